@@ -1,0 +1,184 @@
+"""MNIST, LeNet-5: accuracy of the integer model under a limit on relative BOPs.
+
+Protocol: inputs scaled to [0, 1] and nothing else, 8-bit network input, no augmentation, batch 128, 5,000 training
+images held out for validation (the split is fixed by the seed), Adam 1e-3 for the float network. The test set is
+opened once, at the end. One JSON line per run is appended to the results; a run that is already there is skipped.
+
+    python benchmarks/mnist_lenet5.py --data DIR --budget 0.52 --seed 0 --out results.jsonl
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import data
+import networks
+import numpy as np
+import pyro
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+import probq
+from probq import decide
+
+BATCH, HELD_OUT = 128, 5000
+CACHE = Path(__file__).parent / "cache"
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help=data.DATA_HELP)
+    parser.add_argument("--budget", type=float, default=0.52, help="limit in percent of the 32x32-bit network's BOPs")
+    parser.add_argument("--epochs", type=int, default=10, help="epochs of probq.fit, both phases together")
+    parser.add_argument("--float-epochs", type=int, default=5, help="epochs of the float network before it")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--temperature", type=float, help="of the KL terms; default: that of probq.fit")
+    parser.add_argument("--search", type=float, help="share of the steps that learn widths; default: that of probq.fit")
+    parser.add_argument("--name", default="probq", help="the method's name in the results")
+    parser.add_argument("--no-test", action="store_true", help="leave the test set closed, as in tuning")
+    parser.add_argument("--out", type=Path, help="results file, one JSON record per line")
+    return parser.parse_args()
+
+
+def accuracy(outputs: Tensor, targets: Tensor) -> float:
+    """Share of right classes in percent."""
+    return 100 * float((outputs.argmax(1) == targets).float().mean())
+
+
+@torch.no_grad()
+def in_parts(function: Any, x: Tensor) -> Tensor:
+    """Outputs of a function of images, a few at a time."""
+    return torch.cat([torch.as_tensor(function(part)) for part in x.split(1000)])
+
+
+def float_network(train: tuple[Tensor, Tensor], epochs: int, seed: int) -> nn.Sequential:
+    """The float network of a seed, from the cache or trained now."""
+    path = CACHE / f"lenet5-seed{seed}-epochs{epochs}.safetensors"
+    torch.manual_seed(seed)
+    net = networks.lenet5()
+    if path.exists():
+        net.load_state_dict(safetensors.torch.load_file(path))
+        return net.eval()
+    optimizer = torch.optim.Adam(net.parameters(), 1e-3)
+    for _ in range(epochs):
+        for x, y in data.Shuffled(*train, BATCH):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(net(x), y).backward()
+            optimizer.step()
+    path.parent.mkdir(exist_ok=True)
+    safetensors.torch.save_file(net.state_dict(), path)
+    return net.eval()
+
+
+def integer_outputs(q: probq.Quantized, assignment: Any, x: Tensor) -> tuple[Tensor, int | None]:
+    """Outputs of what ships, and how many of its output numbers differ from the mode of `q`.
+
+    The second is None where this build of probq has no `lower` yet: then the first are those of the mode.
+    """
+    simulated = in_parts(q, x)
+    try:
+        from probq.lower import lower
+    except ImportError:
+        return simulated, None
+    model = lower(q, assignment)
+    integers = in_parts(lambda part: model(part.numpy()), x)
+    outputs = integers.double() * torch.as_tensor(np.asarray(model.output_scale)).double()
+    return outputs, int((outputs.float() != simulated.float()).sum())
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """One run, from the float network to the integer model's accuracy."""
+    train, held = data.split(*data.mnist(args.data, train=True), HELD_OUT, args.seed)
+    net = float_network(train, args.float_epochs, args.seed)
+    start = time.perf_counter()
+    q = probq.quantize(net, train[0][:512])
+    budget = probq.Budget(percent=args.budget)
+    options = {k: v for k in ("temperature", "search") if (v := getattr(args, k)) is not None}
+    batches = data.Shuffled(*train, BATCH)
+    history = probq.fit(q, batches, budget, args.epochs, seed=args.seed, progress=False, **options)
+    seconds = time.perf_counter() - start
+    assignment = q.mode(budget)
+    row: dict[str, Any] = key(args)
+    row |= {
+        "float_validation": accuracy(in_parts(net, held[0]), held[1]),
+        "validation": accuracy(in_parts(q, held[0]), held[1]),
+        "percent": assignment.percent(),
+        "within": decide.probability_within(q, budget),
+        "widths": {name: int(bits) for name, bits in assignment.widths.items()},
+        "temperature": q.temperature,
+        "last_loss": history.steps[-1].loss,
+        "seconds": round(seconds, 1),
+    }
+    if not args.no_test:
+        row |= tested(q, assignment, net, args.data)
+    return row | {"versions": versions()}
+
+
+def tested(q: probq.Quantized, assignment: Any, net: nn.Module, folder: Path) -> dict[str, Any]:
+    """Everything that needs the test set."""
+    x, y = data.mnist(folder, train=False)
+    outputs, differing = integer_outputs(q, assignment, x)
+    figure = "integer_test" if differing is not None else "simulated_test"
+    return {"float_test": accuracy(in_parts(net, x), y), figure: accuracy(outputs, y), "differing": differing}
+
+
+def key(args: argparse.Namespace) -> dict[str, Any]:
+    """What tells one run from another."""
+    names = ("budget", "epochs", "float_epochs", "seed", "no_test")
+    own = {name: getattr(args, name) for name in ("temperature", "search") if getattr(args, name) is not None}
+    return {"method": args.name, **{name: getattr(args, name) for name in names}, **({"own": own} if own else {})}
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a figure depends on."""
+    return {"python": platform.python_version(), "torch": torch.__version__, "pyro": pyro.__version__}
+
+
+def done(args: argparse.Namespace) -> dict[str, Any] | None:
+    """The record of this run, if the results already hold it."""
+    if args.out is None or not args.out.exists():
+        return None
+    records = [json.loads(line) for line in args.out.read_text().splitlines() if line.strip()]
+    return next((r for r in records if all(r.get(k) == v for k, v in key(args).items())), None)
+
+
+def show(row: dict[str, Any]) -> None:
+    """Print one row."""
+    widths = row["widths"]
+    layers = dict.fromkeys(name.rsplit(".", 1)[0] for name in widths)
+    bits = ", ".join(f"{layer} {widths[f'{layer}.weight']}x{widths[f'{layer}.input']}" for layer in layers)
+    kind = "integer" if row.get("differing") is not None else "simulated (no integer model yet)"
+    test = row.get("integer_test", row.get("simulated_test"))
+    result = "test closed" if test is None else f"float test {row['float_test']:.2f} %, {kind} test {test:.2f} %"
+    print(
+        f"{row['method']} seed {row['seed']}: {result}, validation {row['validation']:.2f} % (float "
+        f"{row['float_validation']:.2f} %), BOPs {row['percent']:.4f} of {row['budget']} %, P(cost <= limit) "
+        f"{row['within']:.3f}, weight x input bits {bits}, epochs {row['float_epochs']} + {row['epochs']}, temperature "
+        f"{row['temperature']:g}, differing outputs {row.get('differing')}, {row['seconds']} s, {row['versions']}"
+    )
+
+
+def main() -> None:
+    """Run once, or show the record of the same run."""
+    args = arguments()
+    torch.set_num_threads(args.threads)
+    row = done(args)
+    if row is None:
+        row = run(args)
+        if args.out is not None:
+            args.out.parent.mkdir(parents=True, exist_ok=True)
+            with args.out.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+    show(row)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,22 @@
+"""probq: how many bits does each tensor of a trained network need, and how sure are we?"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submodules=["codebooks", "cost", "export", "likelihoods", "plot"],
+    submod_attrs={
+        "assignment": ["Assignment"],
+        "budget": ["Budget"],
+        "errors": ["ProbqError"],
+        "fit": ["Rates", "fit", "steps"],
+        "history": ["History", "Step"],
+        "integer": ["IntegerModel"],
+        "layers": ["Layer", "layers"],
+        "lower": ["lower"],
+        "plan": ["Plan"],
+        "posterior": ["load"],
+        "quantized": ["Quantized", "quantize"],
+        "summary": ["table", "to_arviz"],
+    },
+)

@@ -1,0 +1,8 @@
+"""`python -m probq`: the command line."""
+
+import sys
+
+from probq.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

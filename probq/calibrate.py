@@ -1,0 +1,87 @@
+"""Statistics from data: the inputs' scales before a fit, batch normalisation once widths are decided."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from probq.batches import Batches
+from probq.layers import NORMS, arguments
+from probq.program import Program, substitute
+
+ROWS = 512
+NORM_BATCHES = 20
+
+
+@torch.no_grad()
+def calibrate(q: Program, data: Batches) -> None:
+    """Set the scales of all input quantizers from the first 512 examples, run through the float network.
+
+    Warns:
+        UserWarning: where an input has negative values and its ladder none; they will be cut off.
+    """
+    samples: dict[str, list[Tensor]] = {name: [] for name in q.input_names}
+    rows = 0
+    with q.evaluating():
+        for x, y in data:
+            recorders = {name.removesuffix(".input"): _recorder(kept) for name, kept in samples.items()}
+            substitute(q.net, {}, recorders, {}, *arguments(x))
+            rows += y.shape[0]
+            if rows >= ROWS:
+                break
+    for name, quantizer in q.inputs.items():
+        sample = torch.cat([part.reshape(-1) for part in samples[name]])
+        quantizer.calibrate(sample)
+        if not quantizer.ladder.signed and float(sample.min()) < 0:
+            warnings.warn(
+                f"{name} has negative values (least: {float(sample.min()):.3g}) but an unsigned ladder; they will be cut "
+                "off. Use ladder(..., signed=True) for it",
+                UserWarning,
+                stacklevel=2,
+            )
+    q.calibrated = True
+
+
+def _recorder(kept: list[Tensor]) -> Callable[[Tensor], Tensor]:
+    def record(x: Tensor) -> Tensor:
+        kept.append(x.detach())
+        return x
+
+    return record
+
+
+@torch.no_grad()
+def estimate_norms(q: Program, data: Batches) -> None:
+    """Re-estimate the statistics of batch normalisation at fixed widths, as averages over 20 batches.
+
+    Source: X. Sun et al., 2019, "Hybrid 8-bit Floating Point (HFP8) Training and Inference for Deep Neural Networks"
+    (batch-norm re-tuning after quantization).
+    """
+    norms = [m for m in q.net.modules() if isinstance(m, NORMS) and m.track_running_stats]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    try:
+        for x, _ in islice(data, NORM_BATCHES):
+            decided_output(q, arguments(x))
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            norm.eval()
+
+
+def decided_output(q: Program, args: tuple[Any, ...]) -> Any:
+    """Output at fixed widths with every code at its mode, normalisation as it stands."""
+    onehots = {name: quantizer.probs() for name, quantizer in q.named_quantizers()}
+    levels = {n: w.law(q.location(n), q.rung(n, onehots[n]), nearest=1).rsample() for n, w in q.weights.items()}
+    return q.run(onehots, levels, args)
+

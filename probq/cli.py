@@ -1,0 +1,192 @@
+"""The command `probq`: a demonstration, and a look into the files that probq writes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from probq.errors import ProbqError
+from probq.integer import LAYERS, IntegerModel, Node
+from probq.packing import bits_of
+
+FAILED, WRONG_USE = 1, 2
+HEADINGS = ("layer", "op", "weight shape", "bits", "input bits", "accumulator bits", "MACs", "BOPs %")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: without the program's name; by default those of the process.
+
+    Returns:
+        0: done, and all that was promised holds; 1: it does not, or the user interrupted; 2: probq could not do what was
+        asked, in one line on stderr.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.command(options))
+    except ProbqError as error:
+        print(f"probq: {' '.join(str(error).split())}", file=sys.stderr)
+        return WRONG_USE
+    except KeyboardInterrupt:
+        print("probq: interrupted", file=sys.stderr)
+        return FAILED
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of a pipe has gone, as `head` does
+        return FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="probq", description="How many bits does each tensor of a network need?")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    demo = commands.add_parser("demo", help="train, decide, lower and check a small network on handwritten digits")
+    demo.add_argument("--out", type=Path, default=Path("demo-output"), metavar="DIR", help="folder for the results")
+    demo.add_argument(
+        "--budget", type=float, default=0.5, metavar="PERCENT", help="BOPs in %% of 32 bits (default 0.5)"
+    )
+    demo.add_argument("--seed", type=_seed, default=0, metavar="N", help="of data, training and fit (default 0)")
+    demo.set_defaults(command=_demo)
+    show = commands.add_parser("show", help="describe an integer model or a posterior")
+    show.add_argument("file", type=Path, metavar="FILE", help="what model.save or q.save wrote")
+    show.set_defaults(command=_show)
+    return parser
+
+
+def _seed(text: str) -> int:
+    seed = int(text)
+    if not 0 <= seed < 2**63:
+        raise argparse.ArgumentTypeError("a seed is an integer from 0 to 2^63 - 1")
+    return seed
+
+
+def _demo(options: argparse.Namespace) -> int:
+    import matplotlib
+
+    from probq import demo
+
+    matplotlib.use("Agg")
+    return 0 if demo.run(options.out, options.budget, options.seed) else FAILED
+
+
+def _show(options: argparse.Namespace) -> int:
+    path: Path = options.file
+    print(posterior_text(path) if kind(path) == "probq.posterior" else integer_text(path))
+    return 0
+
+
+def kind(path: Path) -> str | None:
+    """Format that a file's metadata names, or None."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            manifest = json.loads((file.metadata() or {}).get("probq", "null"))
+    except FileNotFoundError as error:
+        raise ProbqError(f"there is no file {path}") from error
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
+        raise ProbqError(f"{path} is not a safetensors file, or is damaged ({error!s:.80})") from error
+    return manifest.get("format") if isinstance(manifest, dict) else None
+
+
+def posterior_text(path: Path) -> str:
+    """A readable summary of a posterior file; needs no network.
+
+    Raises:
+        ProbqError: as `probq.load`.
+    """
+    from probq import posterior, summary
+    from probq.posterior_format import read
+
+    manifest, tensors = read(path)
+    frame = summary.table(posterior.assemble(path, manifest, tensors))
+    lines = [
+        f"posterior of {len(manifest['layers'])} layers, {_size(path)}",
+        f"versions:      {_versions(manifest['versions'])}",
+        f"likelihood:    {manifest['likelihood']['kind']}, temperature {manifest['temperature']:g}",
+        f"expected cost: {frame.attrs['expected cost percent']:.4g} % of 32 bits ({frame.attrs['cost']})",
+    ]
+    if frame.attrs["budget"] is not None:
+        within = frame.attrs["P(cost<=limit)"]
+        lines.append(f"budget:        {frame.attrs['budget']}, kept by a draw with probability {within:.4g}")
+    return "\n".join([*lines, *(f"note: {note}" for note in manifest["notes"]), "", summary.text(frame)])
+
+
+def integer_text(path: Path) -> str:
+    """A readable summary of the file of an integer model, a line for each layer.
+
+    Raises:
+        ProbqError: as `IntegerModel.load`.
+    """
+    model = IntegerModel.load(path)
+    layers = [node for node in model.nodes if node.op in LAYERS]
+    known = {name: entry for entry in _entries(model.metadata) if isinstance(name := entry.get("name"), str)}
+    total = sum(_number(known.get(node.name, {}), "bops") or 0 for node in layers)
+    rows = [_layer_texts(node, known.get(node.name, {}), total) for node in layers]
+    lines = [
+        f"integer model of {len(model.nodes)} operations, {len(layers)} of them layers; {_size(path)}",
+        f"versions: {_versions(model.metadata.get('versions'))}",
+        f"weights and biases: {sum(node.bits for node in model.nodes):,} bits",
+        f"output: {model.output} * {model.output_scale:g}",
+        _cost_text(model.metadata),
+        "",
+    ]
+    return "\n".join([*lines, *_aligned([HEADINGS, *rows])])
+
+
+def _entries(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What lowering noted on each layer; metadata is free, so nothing in it is sure."""
+    found = metadata.get("layers")
+    return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+
+
+def _number(entry: Mapping[str, Any], name: str) -> float | None:
+    value = entry.get(name)
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _layer_texts(node: Node, known: Mapping[str, Any], total: float) -> tuple[str, ...]:
+    packing = node.packing_of("weight")
+    bits = float(np.mean(np.array([bits_of(levels) for levels in packing.codebooks])[packing.rung]))
+    share = _number(known, "bops")
+    numbers = (
+        (bits, "{:.4g}"),
+        (_number(known, "input_bits"), "{:.4g}"),
+        (node.bound.bit_length() + 1 if node.bound else None, "{}"),
+        (_number(known, "macs"), "{:,}"),
+        (100 * share / total if share is not None and total else share, "{:.1f}"),
+    )
+    shape = "x".join(map(str, node.tensors["weight"].shape))
+    return (node.name, node.op, shape, *("-" if value is None else form.format(value) for value, form in numbers))
+
+
+def _cost_text(metadata: Mapping[str, Any]) -> str:
+    bops, percent, limit = (_number(metadata, name) for name in ("bops", "percent", "limit"))
+    if bops is None or percent is None:
+        return "BOPs: not recorded"
+    under = "" if limit is None else f", limit {limit:,.0f}"
+    return f"BOPs: {bops:,.0f}, {percent:.4g} % of 32-bit weights and inputs{under}"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of columns: the first three to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [t.ljust(w) if k < 3 else t.rjust(w) for k, (t, w) in enumerate(zip(row, widths, strict=True))]
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+def _size(path: Path) -> str:
+    return f"{path.stat().st_size:,} bytes"
+
+
+def _versions(versions: Any) -> str:
+    known = versions.items() if isinstance(versions, dict) else ()
+    return ", ".join(f"{name} {version}" for name, version in known) or "not recorded"

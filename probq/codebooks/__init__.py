@@ -1,0 +1,25 @@
+"""What values a quantized number may take: codebooks, and ladders of them."""
+
+from probq.codebooks.binary import binary
+from probq.codebooks.codebook import Codebook, Grid, Table
+from probq.codebooks.ladder import Ladder, ladder
+from probq.codebooks.levels import learned, levels
+from probq.codebooks.powers_of_two import powers_of_two
+from probq.codebooks.pruned import pruned
+from probq.codebooks.ternary import ternary
+from probq.codebooks.uniform import uniform
+
+__all__ = [
+    "Codebook",
+    "Grid",
+    "Ladder",
+    "Table",
+    "binary",
+    "ladder",
+    "learned",
+    "levels",
+    "powers_of_two",
+    "pruned",
+    "ternary",
+    "uniform",
+]

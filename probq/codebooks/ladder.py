@@ -1,0 +1,63 @@
+"""The ladder: the codebooks of growing width one quantizer may choose from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from probq.codebooks.codebook import Codebook, Grid, Table
+from probq.codebooks.pruned import pruned
+from probq.codebooks.uniform import uniform
+from probq.errors import ProbqError
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """Codebooks `rungs` of strictly growing width."""
+
+    rungs: tuple[Codebook, ...]
+
+    def __post_init__(self) -> None:
+        if not self.rungs:
+            raise ProbqError("a ladder needs at least one rung, for example ladder(2, 4, 8)")
+        if any(a >= b for a, b in zip(self.bits, self.bits[1:], strict=False)):
+            raise ProbqError(f"the widths of a ladder must grow from rung to rung, not {list(self.bits)}")
+
+    def __len__(self) -> int:
+        return len(self.rungs)
+
+    @property
+    def bits(self) -> tuple[int, ...]:
+        """Width of every rung in bits."""
+        return tuple(rung.bits for rung in self.rungs)
+
+    @property
+    def signed(self) -> bool:
+        """Whether any rung has a negative level."""
+        return any(float(rung.levels()[0]) < 0 for rung in self.rungs)
+
+
+def ladder(*rungs: int | Codebook, signed: bool = True) -> Ladder:
+    """The codebooks one quantizer may choose from, narrowest first.
+
+    Args:
+        rungs: widths in bits (0 is pruned, 1 to 16 are uniform codebooks) or codebooks.
+        signed: whether the uniform codebooks among them have negative levels. Use `False` for inputs that are never
+            negative, such as those behind a ReLU.
+
+    Raises:
+        ProbqError: if there is no rung, a width is out of range, or the widths do not grow.
+
+    Example:
+        >>> ladder(0, 1, 2, 4, 8).bits
+        (0, 1, 2, 4, 8)
+    """
+    for rung in rungs:
+        if not isinstance(rung, int | Grid | Table):
+            raise ProbqError(f"a rung is a width in bits or a codebook, not {rung!r}")
+    return Ladder(tuple(_codebook(rung, signed) for rung in rungs))
+
+
+def _codebook(rung: int | Codebook, signed: bool) -> Codebook:
+    if isinstance(rung, Grid | Table):
+        return rung
+    return pruned() if rung == 0 and not isinstance(rung, bool) else uniform(rung, signed)

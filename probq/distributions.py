@@ -1,0 +1,286 @@
+"""The two discrete laws of probq: `Widths` (a chain of gates) and `Codes` (the levels nearest to a location).
+
+Both have exact probabilities, entropies and Kullback-Leibler divergences, all in nats, and draws with a hard forward
+value whose gradient is a straight-through one.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+from torch.distributions import constraints, register_kl
+
+from probq.codebooks import Grid
+from probq.errors import ProbqError
+from probq.rounding import Grids, Levels, decode, first_code, largest_count, nearest_level, two_nearest
+
+
+class Widths(TorchDistribution):
+    """Law of a width: the number of leading open gates of a chain (stick breaking).
+
+    With gate probabilities `p_k = sigmoid(logits_k)`,
+
+        P(width = b_k) = p_1 ... p_k (1 - p_{k+1}),    k = 0 .. B - 1,   p_B = 0.
+
+    A draw is a one-hot vector over the `B` rungs. Its forward value is hard; its gradient is that of relaxed Bernoulli
+    gates at `temperature`.
+
+    Args:
+        logits: log-odds of each gate, shape `[..., B - 1]`.
+        temperature: of the gates' relaxation, above 0. It changes gradients only, never a drawn value.
+
+    Source: E. Jang, S. Gu, B. Poole, 2017, "Categorical Reparameterization with Gumbel-Softmax" (relaxed Bernoulli,
+    straight-through).
+
+    Example:
+        >>> Widths(torch.tensor([0.0, 0.0])).probs
+        tensor([0.5000, 0.2500, 0.2500])
+    """
+
+    arg_constraints = {"logits": constraints.real_vector}
+    support = constraints.one_hot
+    has_rsample = True
+
+    def __init__(self, logits: Tensor, temperature: float = 0.5, validate_args: bool | None = None) -> None:
+        self.logits, self.temperature = logits, temperature
+        super().__init__(logits.shape[:-1], torch.Size([logits.shape[-1] + 1]), validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Widths:
+        """The same law for a larger batch."""
+        return Widths(self.logits.expand(*batch_shape, self.logits.shape[-1]), self.temperature, validate_args=False)
+
+    @property
+    def log_probs(self) -> Tensor:
+        """Log-probability of each rung, shape `[..., B]`."""
+        reached = F.pad(F.logsigmoid(self.logits).cumsum(-1), (1, 0))
+        return reached + F.pad(F.logsigmoid(-self.logits), (0, 1))
+
+    @property
+    def probs(self) -> Tensor:
+        """Probability of each rung, shape `[..., B]`."""
+        return self.log_probs.exp()
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of the one-hot vector, that is `probs`."""
+        return self.probs
+
+    @property
+    def mode(self) -> Tensor:
+        """One-hot vector of the most probable rung (the narrowest of equally probable ones)."""
+        return F.one_hot(self.log_probs.argmax(-1), self.event_shape[0]).to(self.logits.dtype)
+
+    def entropy(self) -> Tensor:
+        """Entropy in nats, shape `[...]`."""
+        log_probs = self.log_probs
+        return -(log_probs.exp() * log_probs).sum(-1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-probability of one-hot draws `[..., B]`."""
+        return (value * self.log_probs).sum(-1)
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        """One-hot draws `[*sample_shape, ..., B]`, hard forward, relaxed backward."""
+        logits = self.logits.expand(*sample_shape, *self.logits.shape)
+        uniform = torch.rand_like(logits).clamp_(1e-7, 1 - 1e-7)
+        relaxed = torch.sigmoid((logits + torch.logit(uniform)) / self.temperature)
+        gates = (relaxed.detach() > 0.5).to(relaxed.dtype) + (relaxed - relaxed.detach())
+        return _break_stick(gates)
+
+
+def _break_stick(gates: Tensor) -> Tensor:
+    """One-hot rung `[..., B]` of gates `[..., B - 1]`: the number of leading open ones."""
+    reached, parts = gates.new_ones(gates.shape[:-1]), []
+    for gate in gates.unbind(-1):
+        parts.append(reached * (1 - gate))
+        reached = reached * gate
+    return torch.stack([*parts, reached], -1)
+
+
+@register_kl(Widths, Widths)
+def _kl_widths(p: Widths, q: Widths) -> Tensor:
+    """`sum_k P(gate k is reached) KL(Bernoulli(p_k) || Bernoulli(q_k))`, written over the rungs."""
+    log_p = p.log_probs
+    return (log_p.exp() * (log_p - q.log_probs)).sum(-1)
+
+
+class Codes(TorchDistribution):
+    """Law of the levels that weights take: a discretised logistic law over the `nearest` levels around a location.
+
+    With `u = location / scale` and the `m` neighbouring levels `l_1 < ... < l_m` around `u`, whose midpoints are
+    `c_1 .. c_{m-1}` (`c_0 = -inf`, `c_m = inf`) and `F` the logistic distribution function,
+
+        P(l_j) = F((c_j - u) / (spread d)) - F((c_{j-1} - u) / (spread d)),    d = mean distance of levels.
+
+    `m = 1` is deterministic rounding, `m = 2` learned stochastic rounding, `m = K` the full law. A draw is one level
+    for each weight (in units of the scale); its gradient is that of the law's exact mean, and for `m = 1` the
+    clipped straight-through one.
+
+    Args:
+        location: real-valued locations, any shape; all of it is one event.
+        scale: the step, positive, broadcastable to the location.
+        levels: a `Grid`, `Grids` (one for each location) or ascending levels `[K]`.
+        spread: of the law in steps, positive, broadcastable.
+        nearest: number `m` of levels with positive probability.
+
+    Source: C. Louizos, M. Reisser, T. Blankevoort, E. Gavves, M. Welling, 2019, "Relaxed Quantization for
+    Discretized Neural Networks" (the discretised logistic law).
+
+    Example:
+        >>> Codes(torch.tensor([0.5, 3.0]), torch.tensor(1.0), Grid(-1, 1, 3), torch.tensor(0.1)).mode
+        tensor([1., 1.])
+    """
+
+    arg_constraints: dict[str, Any] = {}
+    support = constraints.independent(constraints.real, 0)
+    has_rsample = True
+
+    def __init__(
+        self,
+        location: Tensor,
+        scale: Tensor,
+        levels: Levels,
+        spread: Tensor,
+        nearest: int = 2,
+        validate_args: bool | None = None,
+    ) -> None:
+        if nearest < 1:
+            raise ProbqError(f"a code law needs at least 1 nearest level, not {nearest}")
+        self.location, self.scale, self.levels, self.spread = location, scale, levels, spread
+        self.nearest = min(nearest, largest_count(levels))
+        self._drawn: tuple[Tensor, Tensor] | None = None
+        self._entropy: Tensor | None = None
+        super().__init__(torch.Size(), location.shape, validate_args=False)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Codes:
+        """The law itself: it has no batch."""
+        if tuple(batch_shape):
+            raise NotImplementedError("a code law has no batch dimensions; draw it several times instead")
+        return self
+
+    @property
+    def mode(self) -> Tensor:
+        """Most probable level of each weight: the nearest one, ties up."""
+        return nearest_level(self.location / self.scale, self.levels)
+
+    @property
+    def mean(self) -> Tensor:
+        """Exact mean of the levels, shape of the location."""
+        if self.nearest == 1:
+            return self.mode
+        levels, log_probs = self.window()
+        return (levels * log_probs.exp()).sum(-1)
+
+    def window(self) -> tuple[Tensor, Tensor]:
+        """The `m` levels around each location and their log-probabilities, both `[*location, m]`."""
+        u = self.location / self.scale
+        first = first_code(u, self.levels, self.nearest)
+        codes = first.unsqueeze(-1) + torch.arange(self.nearest, device=u.device)
+        levels, last = decode(codes, self.levels)
+        distance = (levels[..., -1] - levels[..., 0]) / max(self.nearest - 1, 1)
+        distance = torch.where(distance > 0, distance, torch.ones_like(distance))
+        width = (self.spread * distance).unsqueeze(-1)
+        bounds = ((levels[..., 1:] + levels[..., :-1]) / 2 - u.unsqueeze(-1)) / width
+        bounds = torch.where(codes[..., 1:] > last, torch.full_like(bounds, math.inf), bounds)
+        upper, lower = F.pad(bounds, (0, 1), value=math.inf), F.pad(bounds, (1, 0), value=-math.inf)
+        return levels, _log_difference(upper, lower)
+
+    def entropy(self) -> Tensor:
+        """Entropy of all codes together in nats, a scalar."""
+        if self._entropy is not None:
+            return self._entropy
+        if self.nearest == 1:
+            return self.location.new_zeros(())
+        _, log_probs = self.window()
+        return -torch.special.xlogy(log_probs.exp(), log_probs.exp()).sum()
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-probability of one level for each weight, a scalar; `-inf` where a level is not among the nearest."""
+        if self._drawn is not None and value is self._drawn[0]:
+            return self._drawn[1]
+        levels, log_probs = self.window()
+        hit = torch.isclose(levels, value.detach().unsqueeze(-1), rtol=1e-5, atol=1e-6) & log_probs.isfinite()
+        chosen = torch.where(hit, log_probs, torch.full_like(log_probs, -math.inf)).amax(-1)
+        return chosen.sum()
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        """Levels `[*sample_shape, *location]`, hard forward, gradient of the exact mean."""
+        if tuple(sample_shape):
+            draws = [self.rsample() for _ in range(torch.Size(sample_shape).numel())]
+            return torch.stack(draws).reshape(*sample_shape, *self.event_shape)
+        if not isinstance(self.levels, Tensor) and self.nearest == 2:
+            value, self._entropy, log_prob = two_nearest(self.location, self.scale, self.spread, self.levels)
+            self._drawn = (value, log_prob)
+            return value
+        if self.nearest == 1:
+            return nearest_level(self.location / self.scale, self.levels, straight_through=True)
+        levels, log_probs = self.window()
+        probs = log_probs.exp()
+        draw = torch.rand_like(probs[..., :1])
+        code = (draw > probs.detach().cumsum(-1)).sum(-1, keepdim=True).clamp_max(self.nearest - 1)
+        mean, hard = (levels * probs).sum(-1), levels.gather(-1, code).squeeze(-1)
+        return hard.detach() + (mean - mean.detach())
+
+
+class UniformCodes(TorchDistribution):
+    """Every level of a codebook is equally probable for every weight: the default prior over codes.
+
+    Args:
+        shape: of the weight; all of it is one event.
+        levels: a `Grid`, `Grids` (one for each weight) or ascending levels `[K]`.
+
+    `gate_term`, zero in value, carries the gradient of the divergence to the gates that drew the codebook.
+    """
+
+    arg_constraints: dict[str, Any] = {}
+    support = constraints.independent(constraints.real, 0)
+    has_rsample = True
+
+    def __init__(self, shape: torch.Size, levels: Levels, validate_args: bool | None = None) -> None:
+        self.levels = levels
+        self.gate_term: Tensor | float = 0.0
+        super().__init__(torch.Size(), shape, validate_args=False)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> UniformCodes:
+        """The law itself: it has no batch."""
+        if tuple(batch_shape):
+            raise NotImplementedError("a code law has no batch dimensions; draw it several times instead")
+        return self
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """`- sum over weights of log K`, a scalar; the support is not checked."""
+        return value.new_tensor(-self.log_count()) - self.gate_term
+
+    def log_count(self) -> float:
+        """`sum over weights of log K` in nats."""
+        if isinstance(self.levels, Grids):
+            return float(self.levels.count.double().log().expand(self.event_shape).sum())
+        return self.event_shape.numel() * math.log(largest_count(self.levels))
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        """Independent levels `[*sample_shape, *shape]`."""
+        count = self.levels.shape[0] if isinstance(self.levels, Tensor) else self.levels.count
+        codes = torch.floor(torch.rand(*sample_shape, *self.event_shape) * count).long()
+        flat = codes.reshape(-1, *self.event_shape)
+        return torch.stack([decode(part, self.levels)[0] for part in flat]).reshape(codes.shape)
+
+
+@register_kl(Codes, UniformCodes)
+def _kl_codes(p: Codes, q: UniformCodes) -> Tensor:
+    """`sum over weights of log K - H(code)`."""
+    return q.log_count() - p.entropy() + q.gate_term
+
+
+def _log_difference(upper: Tensor, lower: Tensor) -> Tensor:
+    """`log(F(upper) - F(lower))` of the logistic `F`, for `lower <= upper`, exact in both tails; `-inf` where equal."""
+    flip = (upper + lower) > 0
+    high, low = torch.where(flip, -lower, upper), torch.where(flip, -upper, lower)
+    log_high, log_low = F.logsigmoid(high), F.logsigmoid(low)
+    gap = (log_low - log_high).clamp_max(-1e-12)
+    log_difference = log_high + torch.log(-torch.expm1(gap))
+    return torch.where(high > low, log_difference, torch.full_like(log_difference, -math.inf))

@@ -1,0 +1,65 @@
+"""What happened during a fit."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pandas
+
+
+@dataclass(frozen=True)
+class Step:
+    """One training step.
+
+    Attributes:
+        step, epoch: counted from 0.
+        phase: "search" while widths are learned, "tune" once they are fixed.
+        loss: negative ELBO for one example in nats, plus the budget's term.
+        nll: negative log-likelihood for one example in nats.
+        kl: temperature times all Kullback-Leibler terms for one example, in nats.
+        percent: E[cost] in percent of the 32-bit network.
+        limit: the limit in force in percent, or None without a budget.
+        multiplier: of the budget.
+    """
+
+    step: int
+    epoch: int
+    phase: str
+    loss: float
+    nll: float
+    kl: float
+    percent: float
+    limit: float | None
+    multiplier: float
+
+
+@dataclass
+class History:
+    """Steps and validation records of a fit, in order.
+
+    Attributes:
+        steps: every training step.
+        validation: for each validated epoch: epoch, loss (nats for one example), accuracy where targets are classes.
+        settings: the arguments that matter: epochs, temperature, budget, seed.
+    """
+
+    steps: list[Step] = field(default_factory=list)
+    validation: list[dict[str, float]] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def to_frame(self) -> pandas.DataFrame:
+        """One row a step."""
+        return pandas.DataFrame([asdict(step) for step in self.steps])
+
+    def plot(self, ax: Any = None) -> Any:
+        """Loss and expected cost over the steps; see `probq.plot.history`."""
+        from probq import plot
+
+        return plot.history(self, ax=ax)
+
+    def __repr__(self) -> str:
+        if not self.steps:
+            return "History(no steps)"
+        last = self.steps[-1]
+        return f"History({len(self.steps)} steps, loss {last.loss:.4g}, E[cost] {last.percent:.4g} %)"

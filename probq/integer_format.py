@@ -1,0 +1,271 @@
+"""The file of an integer model: safetensors with one bit-packed u8 blob per tensor and a JSON manifest.
+
+The metadata key `probq` holds the manifest, `probq.sha256` its hash; the manifest holds the hash of every blob. A
+blob's key is `node/tensor`; where the values of a tensor lie on several codebooks, `node/tensor/rung` says which. The
+hashes find damage, not forgery: everything read is checked as if a stranger had written it, and memory stays in
+proportion to the file.
+"""
+
+import hashlib
+import json
+import math
+import os
+import secrets
+from collections.abc import Iterable, Mapping
+from os import PathLike
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from probq.errors import ProbqError
+from probq.packing import LARGEST_LEVEL, MOST_ELEMENTS, Levels, Packing, bits_of, pack, size_in_bits, unpack
+
+if TYPE_CHECKING:
+    from probq.integer import Node
+
+FORMAT, VERSION = "probq.integer", 1
+MOST_HEADER = 100_000_000  # bytes; safetensors reads no more
+FREE_ELEMENTS = 2**24  # a file may always unpack to this many integers, beyond it to 64 per bit
+
+Fields = Mapping[str, type]
+_TOP: Fields = MappingProxyType(
+    {"format": str, "version": int, "nodes": list, "output": str, "output_scale": float, "metadata": dict}
+)
+_NODE: Fields = MappingProxyType(
+    {"name": str, "op": str, "inputs": list, "attributes": dict, "bound": int, "tensors": dict}
+)
+_TENSOR: Fields = MappingProxyType({"shape": list, "codebooks": list, "rung": object, "sha256": str})
+_RUNG: Fields = MappingProxyType({"blob": str, "shape": list, "sha256": str})
+_RANGE: Fields = MappingProxyType({"bits": int, "signed": bool, "start": int, "step": int, "count": int})
+_LEVELS: Fields = MappingProxyType({"bits": int, "signed": bool, "levels": list})
+
+Tensors = tuple[dict[str, np.ndarray], dict[str, Packing]]
+
+
+def describe(
+    nodes: Iterable["Node"], output: str, output_scale: float, metadata: dict[str, Any]
+) -> tuple[str, dict[str, np.ndarray]]:
+    """The manifest of a model and the blobs it refers to, by key; equal models give equal text.
+
+    Raises:
+        ProbqError: a tensor's value is not a level of its codebook.
+    """
+    entries, blobs, elements = [], {}, 0
+    for node in nodes:
+        entry = {name: getattr(node, name) for name in ("name", "op", "inputs", "attributes", "bound")}
+        entry["tensors"] = {}
+        for name, tensor in node.tensors.items():
+            try:
+                entry["tensors"][name], new = _describe_tensor(tensor, node.packing_of(name), f"{node.name}/{name}")
+            except ProbqError as error:
+                raise ProbqError(f"node {node.name}, tensor {name}: {error}") from error
+            blobs.update(new)
+            elements += tensor.size if new[f"{node.name}/{name}"].size else 0
+        entries.append(entry)
+    if elements > _allowance(blobs):
+        raise ProbqError(f"{elements} integers of so few bits could not be loaded again; remove pruned channels first")
+    top = {"format": FORMAT, "version": VERSION, "nodes": entries, "output": output}
+    top |= {"output_scale": output_scale, "metadata": metadata}
+    return json.dumps(top, sort_keys=True, separators=(",", ":"), allow_nan=False), blobs
+
+
+def _describe_tensor(values: np.ndarray, packing: Packing, key: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    blobs = {key: pack(values, packing)}
+    rung: int | dict[str, Any] = 0
+    if len(packing.codebooks) > 1 and packing.rung.ndim == 0:
+        rung = int(packing.rung)
+    elif len(packing.codebooks) > 1:
+        blobs[key + "/rung"] = pack(packing.rung, _rung_packing(packing.codebooks))
+        rung = {"blob": key + "/rung", "shape": packing.rung.shape, "sha256": _digest(blobs[key + "/rung"])}
+    codebooks = [_describe_levels(levels) for levels in packing.codebooks]
+    return {"shape": values.shape, "codebooks": codebooks, "rung": rung, "sha256": _digest(blobs[key])}, blobs
+
+
+def _describe_levels(levels: Levels) -> dict[str, Any]:
+    entry: dict[str, Any] = {"bits": bits_of(levels), "signed": levels[0] < 0}
+    if isinstance(levels, range):
+        return entry | {"start": levels.start, "step": levels.step, "count": len(levels)}
+    return entry | {"levels": levels}
+
+
+def _rung_packing(codebooks: tuple[Levels, ...]) -> Packing:
+    return Packing((range(len(codebooks)),), np.array(0))
+
+
+def _digest(blob: np.ndarray) -> str:
+    return hashlib.sha256(blob.tobytes()).hexdigest()
+
+
+def write(path: str | PathLike[str], manifest: str, blobs: Mapping[str, np.ndarray]) -> None:
+    """Writes the file under a temporary name beside `path`, then moves it there.
+
+    Raises:
+        ProbqError: the file cannot be written.
+    """
+    # by hand, because safetensors shuffles the metadata: equal models shall give equal bytes
+    metadata = {"probq": manifest, "probq.sha256": hashlib.sha256(manifest.encode()).hexdigest()}
+    header: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for key, blob in sorted(blobs.items()):
+        header[key] = {"dtype": "U8", "shape": [blob.size], "data_offsets": [end, end + blob.size]}
+        end += blob.size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    if len(text) > MOST_HEADER:
+        raise ProbqError(f"the manifest takes {len(text)} bytes, more than safetensors reads; shorten the metadata")
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.writelines([len(text).to_bytes(8, "little"), text, *[blobs[key].tobytes() for key in sorted(blobs)]])
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ProbqError(f"cannot write {path}: {error}; name a file in a folder that exists") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read(path: str | PathLike[str]) -> tuple[dict[str, Any], list[Tensors]]:
+    """The manifest without format, version and tensors, and for each node its tensors and their packing.
+
+    Raises:
+        ProbqError: there is no such file, or it is damaged, edited or of another kind.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            manifest = _manifest(file.metadata() or {})
+            blobs = {key: _blob(file, key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+        nodes, tensors = zip(*_nodes(manifest["nodes"], blobs), strict=True) if manifest["nodes"] else ((), ())
+    except FileNotFoundError as error:
+        raise ProbqError(f"there is no file {path}; give the path that IntegerModel.save wrote") from error
+    except (OSError, SafetensorError) as error:
+        raise ProbqError(f"{path} is not a safetensors file, or is damaged ({error}); save the model again") from error
+    except ProbqError as error:
+        raise ProbqError(f"{path} cannot be loaded: {error}") from error
+    if blobs:
+        raise ProbqError(f"{path} holds {min(blobs)!r:.80}, which its manifest does not mention; save the model again")
+    kept = {name: manifest[name] for name in ("output", "output_scale", "metadata")}
+    return kept | {"nodes": list(nodes)}, list(tensors)
+
+
+def _manifest(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The parsed and checked manifest out of a file's metadata."""
+    if "probq" not in metadata:
+        raise ProbqError("it is a safetensors file, but probq did not write it; give one that IntegerModel.save wrote")
+    try:
+        manifest = json.loads(metadata["probq"], parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise ProbqError(f"its manifest is not JSON ({error!s:.80}); save the model again") from error
+    kind = manifest.get("format") if isinstance(manifest, dict) else None
+    if kind == "probq.posterior":
+        raise ProbqError("it holds a posterior, not an integer model; load it with probq.load(path, net)")
+    if kind != FORMAT:
+        raise ProbqError(f"its format is {kind!r:.80}, not {FORMAT!r}; give a file that IntegerModel.save wrote")
+    if manifest.get("version") != VERSION:
+        raise ProbqError(f"its version is {manifest.get('version')!r:.80}, this probq reads {VERSION}; update probq")
+    if hashlib.sha256(metadata["probq"].encode()).hexdigest() != metadata.get("probq.sha256"):
+        raise ProbqError("its manifest does not have the recorded SHA-256: it was edited or damaged; save it again")
+    _check(manifest, _TOP, "the manifest")
+    return manifest
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not a number of JSON")
+
+
+def _allowance(blobs: Mapping[str, np.ndarray]) -> int:
+    return FREE_ELEMENTS + 64 * 8 * sum(blob.size for blob in blobs.values())
+
+
+def _blob(file: Any, key: str) -> np.ndarray:
+    part = file.get_slice(key)
+    if part.get_dtype() != "U8" or len(part.get_shape()) != 1:
+        raise ProbqError(f"{key!r:.80} is not a list of bytes; save the model again")
+    return np.asarray(file.get_tensor(key))
+
+
+def _check(entry: Any, fields: Fields, where: str) -> None:
+    """Refuses what is not a dict of exactly these fields and types."""
+    if not isinstance(entry, dict) or set(entry) != set(fields):
+        raise ProbqError(f"{where} must hold exactly {', '.join(fields)}")
+    for name, kind in fields.items():
+        right = isinstance(entry[name], kind) and (kind is not int or type(entry[name]) is int)
+        if not right:
+            raise ProbqError(f"{where}: {name} must be of type {kind.__name__}, not {entry[name]!r:.80}")
+
+
+def _nodes(entries: list[Any], blobs: dict[str, np.ndarray]) -> Iterable[tuple[dict[str, Any], Tensors]]:
+    """Each node's fields and tensors; takes the blobs in use out of `blobs`."""
+    allowance = _allowance(blobs)
+    for k, entry in enumerate(entries):
+        _check(entry, _NODE, f"node {k} of the manifest")
+        if not all(isinstance(name, str) for name in entry["inputs"]):
+            raise ProbqError(f"node {k} of the manifest: inputs must be names")
+        arrays, packings = {}, {}
+        for name, tensor in entry.pop("tensors").items():
+            key = f"{entry['name']}/{name}"
+            try:
+                arrays[name], packings[name], elements = _tensor(tensor, key, blobs, allowance)
+            except ProbqError as error:
+                raise ProbqError(f"tensor {key:.80}: {error}") from error
+            allowance -= elements
+        yield entry, (arrays, packings)
+
+
+def _tensor(entry: Any, key: str, blobs: dict[str, np.ndarray], allowance: int) -> tuple[np.ndarray, Packing, int]:
+    """One tensor, its packing, and the number of elements it takes memory for (none for 0 bits)."""
+    _check(entry, _TENSOR, "its entry")
+    shape = _shape(entry["shape"])
+    codebooks = tuple(_levels(levels) for levels in entry["codebooks"])
+    if isinstance(entry["rung"], dict):
+        _check(entry["rung"], _RUNG, "its rung")
+        if entry["rung"]["blob"] != key + "/rung" or len(codebooks) < 2:
+            raise ProbqError("its rungs must lie in its own blob and choose between codebooks")
+        blob = _take(blobs, key + "/rung", entry["rung"])
+        rung = unpack(blob, _shape(entry["rung"]["shape"]), _rung_packing(codebooks))
+    else:
+        _check(entry, {**_TENSOR, "rung": int}, "its entry")
+        rung = np.array(entry["rung"])
+    packing, blob = Packing(codebooks, rung), _take(blobs, key, entry)
+    elements = math.prod(shape) if size_in_bits(shape, packing) else 0
+    if elements > allowance:
+        raise ProbqError(f"its shape {list(shape)} is out of proportion to the file; save the model again")
+    return unpack(blob, shape, packing), packing, elements
+
+
+def _take(blobs: dict[str, np.ndarray], key: str, entry: Mapping[str, Any]) -> np.ndarray:
+    if key not in blobs:
+        raise ProbqError(f"the blob {key!r:.80} is missing; save the model again")
+    blob = blobs.pop(key)
+    if _digest(blob) != entry["sha256"]:
+        raise ProbqError(f"the blob {key!r:.80} does not have the recorded SHA-256: it is damaged; save it again")
+    return blob
+
+
+def _shape(shape: list[Any]) -> tuple[int, ...]:
+    sane = len(shape) <= 32 and all(type(size) is int and size >= 0 for size in shape)
+    if not sane or math.prod(max(size, 1) for size in shape) > MOST_ELEMENTS:
+        raise ProbqError(f"{shape!r:.80} is not a shape of at most 2^31 elements")
+    return tuple(shape)
+
+
+def _levels(entry: Any) -> Levels:
+    is_range = isinstance(entry, dict) and "levels" not in entry
+    _check(entry, _RANGE if is_range else _LEVELS, "a codebook")
+    numbers = [entry["start"], entry["step"], entry["count"]] if is_range else entry["levels"]
+    if not all(type(number) is int and abs(number) <= LARGEST_LEVEL for number in numbers):
+        raise ProbqError("a codebook must hold integers within +-2^61")
+    if is_range:
+        start, step, count = numbers
+        if step < 1 or count < 1 or start + step * (count - 1) > LARGEST_LEVEL:
+            raise ProbqError("a codebook must hold at least one level, ascending, within +-2^61")
+        levels: Levels = range(start, start + step * count, step)
+    else:
+        levels = tuple(numbers)
+    Packing((levels,), np.array(0))
+    if entry["bits"] != bits_of(levels) or entry["signed"] != (levels[0] < 0):
+        raise ProbqError("a codebook's bits or sign disagree with its levels")
+    return levels

@@ -1,0 +1,317 @@
+"""Layers of a network: the multiply-accumulate (MAC) operations with a weight, and the geometry a cost may depend on."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from probq.errors import ProbqError
+
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
+QUANTIZABLE = (nn.Linear, *CONVOLUTIONS, nn.Embedding)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One multiply-accumulate operation of a network with its weight and its input. Counts are for one example.
+
+    Attributes:
+        name: of the module, as in `named_modules()`.
+        weight: name of the weight tensor, as in `named_parameters()`; tied layers name the same one.
+        input: name of the input's quantizer, or None where no quantizer can reach it.
+        macs: multiply-accumulates, all calls together.
+        weights: numbers in the weight tensor; 0 where an earlier layer owns it (tied weights are stored once).
+        inputs, outputs: numbers in the input and output tensors, all calls together.
+        shape: of the weight.
+        channel_axis: axis of the weight that runs over output channels.
+        transposed: whether it is a transposed convolution.
+        first: whether the input is the network's own input, reached by no trained parameter.
+        smallest: least value of the input on the example.
+        norm: name of the batch normalisation that alone follows, or None.
+    """
+
+    name: str
+    weight: str
+    input: str | None
+    macs: int
+    weights: int
+    inputs: int
+    outputs: int
+    shape: tuple[int, ...]
+    channel_axis: int = 0
+    transposed: bool = False
+    first: bool = False
+    smallest: float = 0.0
+    norm: str | None = None
+
+
+@dataclass
+class Trace:
+    """What one run of the network on the example showed."""
+
+    layers: list[Layer] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    inputs: dict[str, Tensor] = field(default_factory=dict)
+
+
+def layers(net: nn.Module, example: Any) -> tuple[Layer, ...]:
+    """The layers of a network in the order in which the example reaches them.
+
+    Args:
+        net: the network; it is left untouched.
+        example: a batch of inputs (batch axis first), or a tuple of the network's arguments.
+
+    Raises:
+        ProbqError: if the network has no quantizable layer, cannot run on the example, or has a layer that the
+            example never reaches.
+    """
+    return tuple(trace(copy.deepcopy(net), example).layers)
+
+
+def arguments(example: Any) -> tuple[Any, ...]:
+    """The positional arguments that an example stands for: itself, or its members if it is a tuple or a list."""
+    return tuple(example) if isinstance(example, tuple | list) else (example,)
+
+
+def trace(net: nn.Module, example: Any) -> Trace:
+    """Run `net` (a copy that may be used freely) once on the example and record its layers."""
+    modules = {n: m for n, m in net.named_modules() if isinstance(m, QUANTIZABLE)}
+    if not modules:
+        raise ProbqError(
+            "the network has no layer that probq can quantize (linear, convolution or embedding); "
+            "give the module that holds such layers"
+        )
+    _check_finite(net)
+    owners = _owners(modules)
+    watch = _Watch(net, modules, {m.weight.untyped_storage().data_ptr(): n for n, m in modules.items()})
+    args = tuple(a.detach() if isinstance(a, Tensor) else a for a in arguments(example))
+    batch = _batch(args)
+    _run(net, args, watch)
+    found = Trace(notes=_notes(watch, modules, owners), inputs=watch.samples)
+    seen: set[str] = set()
+    for name, record in watch.records.items():
+        alone = list(owners.values()).count(owners[name]) == 1 and watch.norms.get(record.norm or "") == 1
+        found.layers.append(_layer(record, owners[name], batch, seen, alone))
+    found.layers.extend(_functional(watch, owners, batch))
+    _check_reached(modules, owners, found)
+    return found
+
+
+def _check_finite(net: nn.Module) -> None:
+    for name, tensor in net.state_dict().items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ProbqError(f"{name} holds a value that is not finite; train or load the network again")
+
+
+def _owners(modules: Mapping[str, nn.Module]) -> dict[str, str]:
+    """Name of each module's weight tensor; tied modules share the first one's."""
+    first: dict[int, str] = {}
+    return {name: first.setdefault(id(module.weight), f"{name}.weight") for name, module in modules.items()}
+
+
+def _batch(args: tuple[Any, ...]) -> int:
+    sizes = [a.shape[0] for a in args if isinstance(a, Tensor) and a.dim()]
+    if not sizes or not sizes[0]:
+        raise ProbqError("the example must hold at least one tensor with a batch axis of size 1 or more")
+    return int(sizes[0])
+
+
+def _run(net: nn.Module, args: tuple[Any, ...], watch: _Watch) -> None:
+    training = [m for m in net.modules() if m.training]
+    trainable = [(p, p.requires_grad) for p in net.parameters() if p.is_floating_point()]
+    net.eval()
+    for parameter, _ in trainable:
+        parameter.requires_grad_(True)
+    try:
+        with torch.enable_grad(), watch.hooked(), watch:
+            net(*args)
+    except ProbqError:
+        raise
+    except Exception as error:
+        shapes = [tuple(a.shape) if isinstance(a, Tensor) else type(a).__name__ for a in args]
+        raise ProbqError(f"the network cannot run on the example (shapes {shapes}): {error}") from error
+    finally:
+        for module in training:
+            module.training = True
+        for parameter, wanted in trainable:
+            parameter.requires_grad_(wanted)
+
+
+@dataclass
+class _Record:
+    name: str
+    module: nn.Module
+    macs: int = 0
+    inputs: int = 0
+    outputs: int = 0
+    first: bool = True
+    smallest: float = float("inf")
+    norm: str | None = None
+    uses: int = 0
+
+
+class _Watch(TorchDispatchMode):
+    """Records the calls of layers, and every matrix product that happens outside of one."""
+
+    def __init__(self, net: nn.Module, modules: Mapping[str, nn.Module], storages: Mapping[int, str]) -> None:
+        super().__init__()
+        self.net, self.modules, self.storages = net, modules, storages
+        self.records: dict[str, _Record] = {}
+        self.samples: dict[str, Tensor] = {}
+        self.stray: dict[tuple[str, str, str | None], int] = {}
+        self.norms: dict[str, int] = {}  # calls of each normalisation
+        self._names = {id(m): n for n, m in modules.items()}
+        self._stack: list[str] = []
+        self._made: dict[int, tuple[Tensor, str]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if _is_product(func) and not (self._stack and self._stack[-1] in self.records):
+            tensors = [a for a in args if isinstance(a, Tensor)]
+            weight = next((w for w in map(self._weight, tensors) if w), None)
+            key = (self._stack[-1] if self._stack else "", func.overloadpacket.__name__, weight)
+            count = flop_registry.get(func.overloadpacket)
+            macs = count(*args, **(kwargs or {}), out_val=out) // 2 if count else 0
+            self.stray[key] = self.stray.get(key, 0) + int(macs)
+        return out
+
+    def _weight(self, tensor: Tensor) -> str | None:
+        return self.storages.get(tensor.untyped_storage().data_ptr())
+
+    @contextmanager
+    def hooked(self) -> Iterator[None]:
+        handles = []
+        for name, module in self.net.named_modules():
+            handles.append(module.register_forward_pre_hook(self._enter(name), with_kwargs=True))
+            handles.append(module.register_forward_hook(self._leave(name), with_kwargs=True, always_call=True))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _enter(self, name: str) -> Any:
+        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
+            self._stack.append(name)
+            if id(module) in self._names:
+                self._record(name, module, hook_input(args, kwargs))
+
+        return hook
+
+    def _record(self, name: str, module: nn.Module, x: Tensor) -> None:
+        record = self.records.setdefault(name, _Record(name, module))
+        record.inputs += x.numel()
+        record.first &= not x.requires_grad
+        if x.is_floating_point():
+            record.smallest = min(record.smallest, float(x.detach().min()))
+            self.samples.setdefault(name, x.detach())
+
+    def _leave(self, name: str) -> Any:
+        def hook(module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
+            self._stack.pop()
+            if name in self.records and isinstance(out, Tensor):
+                x = hook_input(args, kwargs)
+                record = self.records[name]
+                record.outputs += out.numel()
+                record.macs += _macs(module, x, out)
+                record.uses += 1
+                self._made[id(out)] = (out, name)
+            elif isinstance(module, NORMS) and module.track_running_stats:
+                self.norms[name] = self.norms.get(name, 0) + 1
+                _, layer = self._made.get(id(hook_input(args, kwargs)), (None, None))
+                if layer is not None:
+                    self.records[layer].norm = name
+
+        return hook
+
+
+def hook_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The input tensor of a module called with `args` and `kwargs`."""
+    return args[0] if args else kwargs.get("input", next(iter(kwargs.values()), None))
+
+
+def _is_product(func: Any) -> bool:
+    name = func.overloadpacket.__name__.lstrip("_")
+    return name in {"mm", "bmm", "addmm", "addmv", "mv", "baddbmm", "dot", "convolution"} or any(
+        part in name for part in ("attention", "rnn", "lstm", "gru", "embedding_bag", "trilinear")
+    )
+
+
+def _macs(module: nn.Module, x: Tensor, out: Tensor) -> int:
+    if isinstance(module, nn.Embedding):
+        return 0
+    if isinstance(module, nn.Linear):
+        return out.numel() * module.in_features
+    kernel = int(torch.tensor(module.kernel_size).prod())
+    if isinstance(module, TRANSPOSED):
+        return x.numel() * module.out_channels // module.groups * kernel
+    return out.numel() * module.in_channels // module.groups * kernel
+
+
+def _layer(record: _Record, weight: str, batch: int, seen: set[str], alone: bool) -> Layer:
+    module = record.module
+    owned = weight not in seen
+    seen.add(weight)
+    embedding = isinstance(module, nn.Embedding)
+    return Layer(
+        name=record.name,
+        weight=weight,
+        input=None if embedding else f"{record.name}.input",
+        macs=record.macs // batch,
+        weights=module.weight.numel() if owned else 0,
+        inputs=record.inputs // batch,
+        outputs=record.outputs // batch,
+        shape=tuple(module.weight.shape),
+        channel_axis=1 if isinstance(module, (nn.Embedding, *TRANSPOSED)) else 0,
+        transposed=isinstance(module, TRANSPOSED),
+        first=record.first and not embedding,
+        smallest=0.0 if embedding else record.smallest,
+        norm=record.norm if record.uses == 1 and alone and not embedding else None,
+    )
+
+
+def _functional(watch: _Watch, owners: Mapping[str, str], batch: int) -> Iterator[Layer]:
+    """Layers for products that use a module's weight outside of the module: their input cannot be reached."""
+    for (place, operation, module), macs in watch.stray.items():
+        if module is not None:
+            shape = tuple(watch.modules[module].weight.shape)
+            name = f"{owners[module]} ({operation} in {place or 'the network'})"
+            own = 0 if module in watch.records else watch.modules[module].weight.numel()
+            yield Layer(name, owners[module], None, macs // batch, own, 0, 0, shape)
+
+
+def _notes(watch: _Watch, modules: Mapping[str, nn.Module], owners: Mapping[str, str]) -> list[str]:
+    notes = []
+    for (place, operation, module), macs in watch.stray.items():
+        where = f"{place} ({type(watch.net.get_submodule(place)).__name__})" if place else "the network's own forward"
+        if module is None:
+            notes.append(
+                f"{where} computes {operation} outside of any layer that can be quantized; "
+                "it stays float and is not counted in the cost"
+            )
+        else:
+            notes.append(
+                f"{where} uses {owners[module]} in {operation} without calling the module; "
+                "the weight is quantized, but that operation's input stays float and counts as 32 bits"
+            )
+    return list(dict.fromkeys(notes))
+
+
+def _check_reached(modules: Mapping[str, nn.Module], owners: Mapping[str, str], found: Trace) -> None:
+    reached = {layer.name for layer in found.layers} | {layer.weight for layer in found.layers}
+    for name in modules:
+        if name not in reached and owners[name] not in reached:
+            raise ProbqError(
+                f"the example never reaches layer {name}; give an example that does, or remove the layer"
+            )
+

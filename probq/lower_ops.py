@@ -1,0 +1,197 @@
+"""What each operation of an exported network becomes; the operations that change no width."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from probq.errors import ProbqError
+from probq.values import Value, aligned, clipped, common, compressed, moved
+
+
+def _refuse(where: str, why: str) -> ProbqError:
+    return ProbqError(f"{where} cannot be lowered to integers: {why}")
+
+
+def numbers(where: str, value: Value) -> Value:
+    """The value itself, unless it is the network's own input, which no quantizer has rounded yet."""
+    if value.op in ("real", "index"):
+        raise _refuse(where, "it works on the network's own input before any layer; do it outside of the network")
+    return value
+
+
+def same(value: Value, *_: Any) -> Value:
+    """Operations that change nothing when the network is evaluated."""
+    return value
+
+
+def clip(low: float | None, high: float | None) -> Callable[..., Value]:
+    """A clip with fixed limits, such as a ReLU."""
+    return lambda value, where, shape: clipped(value, low, high, where)
+
+
+def clamp(value: Value, where: str, shape: tuple[int, ...], low: Any = None, high: Any = None) -> Value:
+    """`clamp` and `hardtanh`, their limits as float32 as the network has them."""
+    limits = [None if c is None else float(np.float32(c)) for c in (low, high)]
+    return clipped(value, limits[0], limits[1], where)
+
+
+def hardtanh(value: Value, where: str, shape: tuple[int, ...], low: float = -1.0, high: float = 1.0) -> Value:
+    """`hardtanh`."""
+    return clamp(value, where, shape, low, high)
+
+
+def reshape(value: Value, where: str, shape: tuple[int, ...], *_: Any) -> Value:
+    """Flatten, view, squeeze and the like: the exported shape says it all."""
+    if math.prod(shape) != math.prod(value.shape):
+        raise _refuse(where, "it mixes the batch with other axes")
+    return moved("reshape", value, shape, where, {"shape": list(shape)}, lambda a: a.reshape(shape))
+
+
+def permute(value: Value, where: str, shape: tuple[int, ...], axes: Sequence[int]) -> Value:
+    """`permute`, the batch staying first."""
+    rank = len(value.shape) + 1
+    axes = [axis % rank for axis in axes]
+    if axes[0] != 0:
+        raise _refuse(where, "it moves the batch axis")
+    inner = [axis - 1 for axis in axes[1:]]
+    return moved("permute", value, shape, where, {"axes": inner}, lambda a: a.transpose(inner))
+
+
+def transpose(value: Value, where: str, shape: tuple[int, ...], first: int, second: int) -> Value:
+    """`transpose` of two axes."""
+    axes = list(range(len(value.shape) + 1))
+    axes[first], axes[second] = axes[second], axes[first]
+    return permute(value, where, shape, axes)
+
+
+def many(value: Any, count: int) -> list[int]:
+    """A number for each spatial axis, from one number or a list."""
+    values = [value] if isinstance(value, int) else list(value)
+    return [int(v) for v in (values * count if len(values) == 1 else values)]
+
+
+def max_pool(value: Value, where: str, shape: tuple[int, ...], kernel: Any, stride: Any = None, padding: Any = 0,
+             dilation: Any = 1, ceil_mode: bool = False) -> Value:
+    """Maximum pooling."""
+    axes = len(value.shape) - 1
+    window = many(kernel, axes)
+    attributes = {"kernel": window, "stride": many(stride, axes) if stride else window,
+                  "padding": [[p, p] for p in many(padding, axes)], "dilation": many(dilation, axes),
+                  "ceil_mode": ceil_mode}
+    if value.op == "real":
+        return Value("max_pool", (value,), shape, where, attributes=attributes)
+    value = _same_within(value)
+    return Value("max_pool", (value,), shape, where, value.exponent, value.divisor, *_everywhere(value), attributes)
+
+
+def _same_within(value: Value) -> Value:
+    """The value with one step over all spatial positions of a channel."""
+    if value.exponent.ndim and any(n > 1 for n in value.exponent.shape[1:]):
+        return aligned(value, int(value.exponent.min()), value.divisor)
+    return value
+
+
+def _everywhere(value: Value) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds that hold at every spatial position of a channel."""
+    low, high = value.low, value.high
+    if low.ndim and any(n > 1 for n in low.shape[1:]):
+        low = np.array(low.min())
+    if high.ndim and any(n > 1 for n in high.shape[1:]):
+        high = np.array(high.max())
+    return low, high
+
+
+def avg_pool(value: Value, where: str, shape: tuple[int, ...], kernel: Any, stride: Any = None, padding: Any = 0,
+             ceil_mode: bool = False, count_include_pad: bool = True, divisor: Any = None) -> Value:
+    """Average pooling: a sum, its divisor carried into the next rounding."""
+    value = numbers(where, value)
+    axes = len(value.shape) - 1
+    window, pads = many(kernel, axes), many(padding, axes)
+    if ceil_mode or (any(pads) and not count_include_pad):
+        raise _refuse(where, "the number of values it averages differs between positions")
+    attributes = {"kernel": window, "stride": many(stride, axes) if stride else window,
+                  "padding": [[p, p] for p in pads]}
+    count = math.prod(window)
+    return _summed(_same_within(value), shape, where, attributes, count, int(divisor or count))
+
+
+def adaptive_avg_pool(value: Value, where: str, shape: tuple[int, ...], size: Any) -> Value:
+    """Adaptive average pooling, where all windows are alike."""
+    inside, outside = value.shape[1:], shape[1:]
+    if any(a % b for a, b in zip(inside, outside, strict=True)):
+        raise _refuse(where, f"its windows differ in size ({inside} to {outside}); choose sizes that divide")
+    return avg_pool(value, where, shape, [a // b for a, b in zip(inside, outside, strict=True)])
+
+
+def mean(value: Value, where: str, shape: tuple[int, ...], axes: Any, keepdims: bool = False, **_: Any) -> Value:
+    """Mean over axes other than the batch."""
+    value = numbers(where, value)
+    rank = len(value.shape) + 1
+    inner = sorted(axis % rank - 1 for axis in (axes if isinstance(axes, list | tuple) else [axes]))
+    if inner[0] < 0:
+        raise _refuse(where, "it averages over the batch")
+    if value.exponent.ndim and any(value.exponent.shape[axis] > 1 for axis in inner):
+        value = aligned(value, int(value.exponent.min()), value.divisor)
+    count = math.prod(value.shape[axis] for axis in inner)
+    attributes = {"axes": inner, "keepdims": bool(keepdims)}
+    exponent = value.exponent
+    if exponent.ndim:
+        exponent = exponent if keepdims else exponent.reshape([n for k, n in enumerate(exponent.shape) if k not in inner])
+    low, high = np.array(min(0, int(value.low.min())) * count), np.array(max(0, int(value.high.max())) * count)
+    return Value("sum", (value,), shape, where, exponent, value.divisor * count, low, high, attributes)
+
+
+def _summed(
+    value: Value, shape: tuple[int, ...], where: str, attributes: Mapping[str, Any], count: int, divisor: int
+) -> Value:
+    low, high = _everywhere(value)
+    low, high = np.minimum(low, 0) * count, np.maximum(high, 0) * count
+    return Value("sum_pool", (value,), shape, where, value.exponent, value.divisor * divisor, low, high, attributes)
+
+
+def add(first: Any, where: str, shape: tuple[int, ...], second: Any, alpha: Any = 1) -> Value:
+    """Sum of two values, brought to one step."""
+    if not isinstance(first, Value) or not isinstance(second, Value) or alpha != 1:
+        raise _refuse(where, "only two tensors that layers computed can be added")
+    a, b = common([numbers(where, first), numbers(where, second)])
+    return Value("add", (a, b), shape, where, a.exponent, a.divisor, np.asarray(a.low + b.low),
+                 np.asarray(a.high + b.high))
+
+
+def concat(values: Sequence[Value], where: str, shape: tuple[int, ...], axis: int = 0) -> Value:
+    """Concatenation along an axis other than the batch."""
+    rank = len(values[0].shape) + 1
+    if axis % rank == 0:
+        raise _refuse(where, "it concatenates along the batch")
+    inner = axis % rank - 1
+    divisor = math.lcm(*(numbers(where, v).divisor for v in values))
+    parts = [aligned(v, int(v.exponent.min()), divisor) for v in values]
+    joined = [
+        np.concatenate([np.broadcast_to(getattr(p, name), p.shape) for p in parts], inner)
+        for name in ("exponent", "low", "high")
+    ]
+    exponent, low, high = map(compressed, joined)
+    return Value("concat", tuple(parts), shape, where, exponent, divisor, low, high, {"axis": inner})
+
+
+OPERATIONS: Mapping[str, Callable[..., Value]] = MappingProxyType(
+    {
+        "relu": clip(0.0, None), "relu_": clip(0.0, None), "relu6": clip(0.0, 6.0), "relu6_": clip(0.0, 6.0),
+        "clamp": clamp, "clamp_": clamp, "clamp_min": clamp, "hardtanh": hardtanh, "hardtanh_": hardtanh,
+        "dropout": same, "feature_dropout": same, "alpha_dropout": same, "contiguous": same, "clone": same,
+        "detach": same, "detach_": same, "alias": same, "to": same,
+        "flatten": reshape, "view": reshape, "reshape": reshape, "squeeze": reshape, "unsqueeze": reshape,
+        "unflatten": reshape, "_unsafe_view": reshape,
+        "permute": permute, "transpose": transpose,
+        "max_pool1d": max_pool, "max_pool2d": max_pool, "max_pool3d": max_pool,
+        "avg_pool1d": avg_pool, "avg_pool2d": avg_pool, "avg_pool3d": avg_pool,
+        "adaptive_avg_pool1d": adaptive_avg_pool, "adaptive_avg_pool2d": adaptive_avg_pool,
+        "adaptive_avg_pool3d": adaptive_avg_pool, "mean": mean,
+        "add": add, "add_": add, "cat": concat,
+    }
+)  # fmt: skip

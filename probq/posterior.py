@@ -1,0 +1,254 @@
+"""The file of a posterior: a safetensors file of the quantized network's tensors and a JSON manifest; never pickle."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from os import PathLike
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from probq import cost as costs
+from probq.budget import Budget
+from probq.codebooks import Codebook, Grid, Ladder, Table
+from probq.errors import ProbqError
+from probq.layers import Layer
+from probq.likelihoods import Likelihood, Normal, categorical
+from probq.plan import Plan
+from probq.posterior_format import read, write
+from probq.quantized import Quantized
+from probq.quantizer import InputQuantizer, Quantizer, WeightQuantizer
+
+DTYPES = MappingProxyType(
+    {str(d).removeprefix("torch."): d for d in vars(torch).values() if isinstance(d, torch.dtype)}
+)
+COSTS = (costs.bops, costs.storage)  # costs that a file can name
+NET, LIKELIHOOD = "net.", "likelihood."  # how the keys of their tensors begin
+
+
+def save(q: Quantized, path: str | PathLike[str]) -> None:
+    """Write a posterior: every tensor of `q.state_dict()` under its own key, and all else as JSON under `probq`.
+
+    The same posterior always gives the same bytes, and the file appears whole or not at all. What a file cannot hold,
+    a budget on a cost of the user's own and a likelihood of the user's own, is left out; a note in `notes` says so.
+
+    Raises:
+        ProbqError: if the file cannot be written.
+    """
+    notes = list(q.notes)
+    budget, likelihood = _budget_entry(q.budget, notes), _likelihood_entry(q.likelihood, notes)
+    tensors, tied = _tensors(q, keep_likelihood=likelihood["kind"] == "normal")
+    content = {
+        "layers": [asdict(layer) for layer in q.layers],
+        "quantizers": {name: _quantizer_entry(quantizer) for name, quantizer in q.named_quantizers()},
+        "tied": tied,
+        "frozen": [name for name, parameter in q.named_parameters() if not parameter.requires_grad],
+        "signature": [[list(shape), str(dtype).removeprefix("torch.")] for shape, dtype in q.signature],
+        "temperature": q.temperature,
+        "budget": budget,
+        "likelihood": likelihood,
+        "calibrated": q.calibrated,
+        "folded": q.folded,
+        "training": q.training,
+        "notes": notes,
+        "versions": {"probq": probq_version(), "torch": str(torch.__version__)},
+    }
+    write(path, content, tensors)
+
+
+def load(path: str | PathLike[str], net: nn.Module) -> Quantized:
+    """The posterior of a file, on a copy of the network it was made for; ready to decide, and to continue with `fit`.
+
+    Args:
+        path: of a file that `Quantized.save` wrote.
+        net: a network of the same class and sizes; its weights are replaced in the copy by those of the file.
+
+    Warns:
+        UserWarning: where the file could not hold the budget's cost or the likelihood; give them again.
+
+    Raises:
+        ProbqError: if there is no such file, it is damaged, edited or of another kind, or it belongs to another
+            network.
+    """
+    if not isinstance(net, nn.Module):
+        raise ProbqError(f"load takes the network that was quantized, a torch.nn.Module, not {type(net).__name__}")
+    manifest, tensors = read(path)
+    try:
+        _check_same(net, tensors, manifest["tied"])
+    except ProbqError as error:
+        raise ProbqError(f"{path} holds a posterior of another network: {error}") from error
+    q = assemble(path, manifest, tensors, net)
+    for entry in (manifest["budget"], manifest["likelihood"]):
+        if entry and entry.get("note"):
+            warnings.warn(entry["note"], UserWarning, stacklevel=2)
+    return q
+
+
+def assemble(
+    path: str | PathLike[str], manifest: dict[str, Any], tensors: Mapping[str, Tensor], net: nn.Module | None = None
+) -> Quantized:
+    """A quantized network from what `read` gave. Without `net` it has widths and costs, but cannot be run.
+
+    Raises:
+        ProbqError: if the parts do not fit one another.
+    """
+    try:
+        q = _assembled(manifest, tensors, copy.deepcopy(net) if net is not None else nn.Module())
+        own = {name: tensor for name, tensor in tensors.items() if net is not None or not name.startswith(NET)}
+        own |= {alias: own[owner] for alias, owner in manifest["tied"].items() if owner in own}
+        missing, unexpected = q.load_state_dict(own, strict=False)
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, StopIteration, TypeError, ValueError) as error:
+        raise ProbqError(f"{path} is not a valid posterior ({error!s:.200}); save it again") from error
+    lost = [name for name in (*missing, *unexpected) if not name.endswith("_extra_state")]
+    if lost:
+        raise ProbqError(f"{path} is not a valid posterior: its tensors do not match at {lost[0]!r}; save it again")
+    return q
+
+
+def _assembled(manifest: Mapping[str, Any], tensors: Mapping[str, Tensor], net: nn.Module) -> Quantized:
+    """The object without the values of its tensors."""
+    layers = tuple(Layer(**{**entry, "shape": tuple(entry["shape"])}) for entry in manifest["layers"])
+    weights: dict[str, WeightQuantizer] = {}
+    inputs: dict[str, InputQuantizer] = {}
+    for name, entry in manifest["quantizers"].items():
+        quantizer = _quantizer(entry)
+        quantizer.to(tensors[f"quantizers.{name.replace('.', '/')}.log2_scale"].dtype)
+        if isinstance(quantizer, WeightQuantizer):
+            weights[name] = quantizer
+        else:
+            inputs[name] = quantizer
+    q = Quantized(net, layers, weights, inputs, tuple(manifest["notes"]), _likelihood(manifest["likelihood"]))
+    q.temperature, q.budget = float(manifest["temperature"]), _budget(manifest["budget"])
+    q.folded, q.calibrated = bool(manifest["folded"]), bool(manifest["calibrated"])
+    q.signature = tuple((tuple(shape), DTYPES[dtype]) for shape, dtype in manifest["signature"])
+    frozen = set(manifest["frozen"])
+    for name, parameter in q.named_parameters():
+        parameter.requires_grad_(parameter.is_floating_point() and name not in frozen)
+    q.to(next((p.device for p in net.parameters()), torch.device("cpu")))
+    return q if manifest["training"] else q.eval()
+
+
+def _quantizer(entry: Mapping[str, Any]) -> WeightQuantizer | InputQuantizer:
+    """A quantizer of the recorded shapes; meta tensors stand in for the data that would set its scales."""
+    ladder = Ladder(tuple(_codebook(rung) for rung in entry["ladder"]))
+    gates = tuple(entry["gates"])
+    if entry["kind"] == "weight":
+        shape = tuple(entry["shape"])
+        shared = "tensor" if not gates else "weight" if gates == shape else "channel"
+        scales = "channel" if entry["scales"] else "tensor"
+        plan = Plan(weight=ladder, gates=shared, scales=scales, codes=entry["nearest"])
+        made: WeightQuantizer | InputQuantizer = WeightQuantizer(
+            torch.empty(shape, device="meta"), plan, entry["channel_axis"]
+        )
+    else:
+        made = InputQuantizer(ladder, torch.empty(0, device="meta"))
+    if entry["fixed"]:
+        made.fixed = torch.zeros(gates, dtype=torch.int64)
+    return made
+
+
+def _codebook(entry: Mapping[str, Any]) -> Codebook:
+    return Table(tuple(entry["values"]), bool(entry["learned"])) if "values" in entry else Grid(**entry)
+
+
+def _budget(entry: Mapping[str, Any] | None) -> Budget | None:
+    if entry is None or "note" in entry:
+        return None
+    cost = next(cost for cost in COSTS if cost.__name__ == entry["cost"])
+    return Budget(entry["percent"], entry["limit"], cost)
+
+
+def _likelihood(entry: Mapping[str, Any]) -> Likelihood | None:
+    if entry["kind"] == "normal":
+        return Normal(None if entry["learned"] else entry["sd"])
+    return categorical if entry["kind"] == "categorical" else None
+
+
+def probq_version() -> str:
+    """Version of the installed probq; "unknown" where it runs from its source without being installed."""
+    try:
+        return version("probq")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _tensors(q: Quantized, keep_likelihood: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Every tensor once, and for each name of a tied one the name it is stored under."""
+    stored: dict[str, Tensor] = {}
+    tied: dict[str, str] = {}
+    owners: dict[Any, str] = {}
+    for name, tensor in q.state_dict().items():
+        if not isinstance(tensor, Tensor) or (name.startswith(LIKELIHOOD) and not keep_likelihood):
+            continue
+        owner = owners.setdefault(_place(tensor) or name, name)
+        if owner == name:
+            stored[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        else:
+            tied[name] = owner
+    return stored, tied
+
+
+def _place(tensor: Tensor) -> Any:
+    """What two names of one tensor have in common; None for an empty tensor."""
+    return (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) if tensor.numel() else None
+
+
+def _quantizer_entry(quantizer: Quantizer) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "kind": "weight" if isinstance(quantizer, WeightQuantizer) else "input",
+        "ladder": [asdict(rung) for rung in quantizer.ladder.rungs],
+        "gates": list(quantizer.gates),
+        "scales": list(quantizer.log2_scale.shape[1:]),
+        "fixed": quantizer.fixed is not None,
+    }
+    if isinstance(quantizer, WeightQuantizer):
+        entry |= {"shape": quantizer.shape, "channel_axis": quantizer.channel_axis, "nearest": quantizer.nearest}
+    return entry
+
+
+def _budget_entry(budget: Budget | None, notes: list[str]) -> dict[str, Any] | None:
+    if budget is None:
+        return None
+    if budget.cost not in COSTS:
+        notes.append(f"{budget!r} was not saved, because a file cannot hold its cost; give it to fit, mode and sample")
+        return {"note": notes[-1]}
+    return {"percent": budget.percent, "limit": budget.limit, "cost": budget.cost.__name__}
+
+
+def _likelihood_entry(likelihood: Likelihood | None, notes: list[str]) -> dict[str, Any]:
+    if likelihood is None or likelihood is categorical:
+        return {"kind": "none" if likelihood is None else "categorical"}
+    if type(likelihood) is Normal:
+        return {"kind": "normal", "learned": likelihood.log_sd.requires_grad, "sd": float(likelihood.log_sd.exp())}
+    name = getattr(likelihood, "__name__", type(likelihood).__name__)
+    notes.append(f"the likelihood {name} was not saved, because a file cannot hold a function; give it to fit again")
+    return {"kind": "none", "note": notes[-1]}
+
+
+def _net_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(NET): tensor for name, tensor in tensors.items() if name.startswith(NET)}
+
+
+def _check_same(net: nn.Module, tensors: Mapping[str, Tensor], tied: Mapping[str, str]) -> None:
+    """Raise at the first tensor in which a network differs from that of the file."""
+    there = _net_tensors(tensors)
+    there |= {a.removeprefix(NET): there[o.removeprefix(NET)] for a, o in tied.items() if o.removeprefix(NET) in there}
+    here = {name: tensor for name, tensor in net.state_dict().items() if isinstance(tensor, Tensor)}
+    for name, tensor in here.items():
+        if name not in there:
+            raise ProbqError(f"{name} of the network given is not in it")
+        if tensor.shape != there[name].shape or tensor.dtype != there[name].dtype:
+            found, wanted = (f"{t.dtype} {list(t.shape)}".removeprefix("torch.") for t in (there[name], tensor))
+            raise ProbqError(f"{name} is {found} in it and {wanted} in the network given")
+    for name in there:
+        if name not in here:
+            raise ProbqError(f"its {name} is not in the network given")
+    for alias, owner in ((a.removeprefix(NET), o.removeprefix(NET)) for a, o in tied.items() if a.startswith(NET)):
+        if _place(here[alias]) != _place(here[owner]):
+            raise ProbqError(f"{alias} and {owner} are one tensor in it, but not in the network given")

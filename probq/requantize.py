@@ -1,0 +1,94 @@
+"""The integers `(multiplier, add, shift)` that bring an accumulator to the next tensor's codes, exactly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from probq.errors import ProbqError
+
+MOST_BITS = 62
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a value is rounded to: levels `start + step * code` for `code = 0 .. count - 1`, times `2^exponent`."""
+
+    exponent: int
+    start: int
+    step: int
+    count: int
+
+    def code(self, value: float, exponent_step: float = 1.0) -> int:
+        """Code of a real number, ties up, clipped to the codebook."""
+        u = value / 2.0**self.exponent
+        return int(np.clip(np.floor((u - self.start) / self.step + 0.5), 0, self.count - 1))
+
+    @property
+    def bits(self) -> int:
+        """Width in bits."""
+        return int(np.ceil(np.log2(self.count)))
+
+
+@dataclass(frozen=True)
+class Requantization:
+    """`code = clip((x * multiplier + add) >> shift, lo, hi)`; arrays broadcast to the value."""
+
+    multiplier: np.ndarray
+    add: np.ndarray
+    shift: np.ndarray
+
+
+def requantization(exponent: np.ndarray, divisor: int, bound: int, target: Target) -> Requantization:
+    """Integers that map `x`, worth `x * 2^exponent / divisor`, to codes, equal to exact arithmetic for `|x| <= bound`.
+
+        code = floor(x * 2^(exponent - target.exponent) / (divisor * step) + 1/2 - start / step)
+
+    Args:
+        exponent: of the accumulator's step, integers of any shape.
+        divisor: of the accumulator's step, 1 or more.
+        bound: greatest `|x|`.
+        target: the codebook.
+
+    Raises:
+        ProbqError: if the integers would not fit 62 bits.
+    """
+    parts = [_one(int(e), divisor, bound, target) for e in exponent.reshape(-1)]
+    arrays = (np.array(column, dtype=np.int64).reshape(exponent.shape) for column in zip(*parts, strict=True))
+    return Requantization(*arrays)
+
+
+def _one(exponent: int, divisor: int, bound: int, target: Target) -> tuple[int, int, int]:
+    # twice the constant 1/2 - start/step is an integer: step is 1, or 2 with an odd start
+    twice = (target.step - 2 * target.start) // target.step
+    if target.step & (target.step - 1) or (target.step - 2 * target.start) % target.step:
+        raise ProbqError("only codebooks with steps of 1 or 2 can be reached by an integer shift")
+    shift = target.exponent + (target.step.bit_length() - 1) - exponent
+    largest = max(bound, 1).bit_length()
+    if divisor == 1:
+        if shift <= 0:
+            scale = 2 ** min(-shift, MOST_BITS - largest - 1)
+            return _fitting(scale if twice % 2 == 0 else 2 * scale, *((twice // 2, 0) if twice % 2 == 0 else (twice, 1)), bound)
+        shift = min(shift, max(largest + 3, 1))
+        return _fitting(1, twice * 2 ** (shift - 1), shift, bound)
+    return _by_division(shift, divisor, bound, twice)
+
+
+def _by_division(shift: int, divisor: int, bound: int, twice: int) -> tuple[int, int, int]:
+    """`floor(x / (2^shift * divisor) + twice / 2)` as one multiplication.
+
+    With `m = ceil(2^n / D)` the product errs by less than `bound / 2^n`; `bound` is added so that it never errs
+    downwards. Distinct values lie `1 / (2 D)` apart, so `2^n > 4 * bound * D` makes the floor exact.
+    """
+    before = 2 ** max(-shift, 0)
+    denominator = divisor * 2 ** max(min(shift, bound.bit_length() + 3), 0)
+    n = (4 * bound * before * denominator).bit_length() + 1
+    multiplier = -(-(2**n) // denominator) * before
+    return _fitting(multiplier, twice * 2 ** (n - 1) + bound * before, n, bound)
+
+
+def _fitting(multiplier: int, add: int, shift: int, bound: int) -> tuple[int, int, int]:
+    if abs(multiplier) * bound + abs(add) >= 2**MOST_BITS:
+        raise ProbqError("the requantization needs integers beyond 62 bits; use narrower widths or a smaller average")
+    return multiplier, add, shift

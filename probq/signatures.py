@@ -1,0 +1,164 @@
+"""What a node of an integer model must hold: for each operation its inputs, tensors and attributes."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from probq.errors import ProbqError
+
+LARGEST = 2**61
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The parts of one operation.
+
+    Args:
+        inputs: how many values it takes; None for one or more.
+        tensors: each tensor's allowed numbers of axes; an empty tuple allows any.
+        attributes: each attribute's kind, a key of `KINDS`.
+        optional: attributes that may be left out.
+    """
+
+    inputs: int | None = 1
+    tensors: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    optional: frozenset[str] = frozenset()
+
+
+def _is_integer(value: Any) -> bool:
+    return type(value) is int and abs(value) <= LARGEST
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**31
+
+
+def _is_positive(value: Any) -> bool:
+    return _is_size(value) and value > 0
+
+
+def _all(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list | tuple) and all(map(check, value))
+
+
+def _is_pair(value: Any) -> bool:
+    return _all(_is_size)(value) and len(value) == 2
+
+
+def _is_power_of_two(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value) and value > 0 and math.frexp(value)[0] == 0.5
+
+
+KINDS: Mapping[str, Callable[[Any], bool]] = MappingProxyType(
+    {
+        "an integer": _is_integer,
+        "an integer or null": lambda value: value is None or _is_integer(value),
+        "a positive integer": _is_positive,
+        "true or false": lambda value: type(value) is bool,
+        "a positive power of two": _is_power_of_two,
+        "a list of sizes": _all(_is_size),
+        "a list of positive integers": _all(_is_positive),
+        "a list of integers": _all(_is_integer),
+        "a list of pairs [low, high]": _all(_is_pair),
+    }
+)
+
+_WINDOW = MappingProxyType(
+    {
+        "kernel": "a list of positive integers",
+        "stride": "a list of positive integers",
+        "padding": "a list of pairs [low, high]",
+    }
+)
+_LIMITS = MappingProxyType({"lo": "an integer", "hi": "an integer"})
+_LEVELS = MappingProxyType({"start": "an integer", "step": "a positive integer"})
+_CONV = MappingProxyType(
+    {
+        "stride": "a list of positive integers",
+        "padding": "a list of pairs [low, high]",
+        "dilation": "a list of positive integers",
+        "groups": "a positive integer",
+        "transposed": "true or false",
+        "output_padding": "a list of sizes",
+    }
+)
+_INDEX = Signature(0, {}, {"shape": "a list of sizes", "index": "true or false", "count": "a positive integer"})
+
+SIGNATURES: Mapping[str, Signature] = MappingProxyType(
+    {
+        "input": Signature(
+            0,
+            {},
+            {"shape": "a list of sizes", "scale": "a positive power of two", "index": "true or false"} | _LIMITS | _LEVELS,
+            frozenset({"index", "start", "step"}),
+        ),
+        "linear": Signature(1, {"weight": (2,), "bias": (1,)}),
+        "conv": Signature(1, {"weight": (3, 4, 5), "bias": (1,)}, _CONV, frozenset({"output_padding"})),
+        "embedding": Signature(1, {"weight": (2,)}),
+        "requantize": Signature(1, {"multiplier": (), "add": (), "shift": ()}, _LIMITS | _LEVELS, frozenset(_LEVELS)),
+        "multiply": Signature(1, {"multiplier": ()}),
+        "clip": Signature(1, {}, {"lo": "an integer or null", "hi": "an integer or null"}),
+        "max_pool": Signature(
+            1, {}, _WINDOW | {"dilation": "a list of positive integers", "ceil_mode": "true or false"}
+        ),
+        "sum_pool": Signature(1, {}, _WINDOW),
+        "sum": Signature(1, {}, {"axes": "a list of integers", "keepdims": "true or false"}),
+        "reshape": Signature(1, {}, {"shape": "a list of sizes"}),
+        "permute": Signature(1, {}, {"axes": "a list of integers"}),
+        "add": Signature(2),
+        "concat": Signature(None, {}, {"axis": "an integer"}),
+    }
+)  # fmt: skip
+
+
+def check(op: str, inputs: int, tensors: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> None:
+    """Refuses a node whose parts are not those of its operation.
+
+    Raises:
+        ProbqError: the operation is unknown, or a part is missing, unknown or of the wrong kind.
+    """
+    if op not in SIGNATURES:
+        raise ProbqError(f"unknown operation {op!r}; use one of {', '.join(SIGNATURES)}")
+    signature = _INDEX if op == "input" and attributes.get("index") is True else SIGNATURES[op]
+    if signature.inputs not in (inputs, None) or (signature.inputs is None and not inputs):
+        raise ProbqError(f"{op} takes {signature.inputs or 'one or more'} inputs, not {inputs}")
+    _check_names("tensor", tensors, signature.tensors, frozenset())
+    _check_names("attribute", attributes, signature.attributes, signature.optional)
+    for name, axes in signature.tensors.items():
+        if axes and tensors[name].ndim not in axes:
+            raise ProbqError(f"{name} has {tensors[name].ndim} axes; {op} takes {' or '.join(map(str, axes))}")
+    for name, value in attributes.items():
+        if not KINDS[signature.attributes[name]](value):
+            raise ProbqError(f"attribute {name} must be {signature.attributes[name]}, not {value!r:.80}")
+    _check_agreement(op, tensors, attributes)
+
+
+def _check_names(part: str, given: Mapping[str, Any], known: Mapping[str, Any], optional: frozenset[str]) -> None:
+    unknown, missing = sorted(set(given) - set(known)), sorted(set(known) - set(given) - optional)
+    if unknown:
+        raise ProbqError(f"unknown {part} {unknown[0]!r:.80}; known are: {', '.join(known) or 'none'}")
+    if missing:
+        raise ProbqError(f"{part} {missing[0]} is missing")
+
+
+def _check_agreement(op: str, tensors: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> None:
+    """What the parts of one node must have in common."""
+    if "lo" in attributes and None not in (attributes["lo"], attributes["hi"]) and attributes["lo"] > attributes["hi"]:
+        raise ProbqError(f"lo = {attributes['lo']} is above hi = {attributes['hi']}")
+    if op == "input" and "scale" in attributes and max(abs(attributes["lo"]), abs(attributes["hi"])) >= 2**53:
+        raise ProbqError("an input's lo and hi must stay within float64's exact integers, 2^53")
+    if "bias" in tensors:
+        weight, grouped = tensors["weight"], attributes.get("transposed", False)
+        outputs = weight.shape[1] * attributes["groups"] if grouped else weight.shape[0]
+        if len(tensors["bias"]) != outputs:
+            raise ProbqError(f"bias has {len(tensors['bias'])} elements for {outputs} outputs")
+    lists = {name: attributes[name] for name in _WINDOW | _CONV if isinstance(attributes.get(name), list | tuple)}
+    spatial = tensors["weight"].ndim - 2 if op == "conv" else len(lists.get("kernel", ()))
+    for name, value in lists.items():
+        if len(value) != spatial:
+            raise ProbqError(f"attribute {name} has {len(value)} entries for {spatial} spatial axes")

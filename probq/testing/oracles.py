@@ -1,0 +1,203 @@
+"""Oracles by enumeration. They share no arithmetic with what they check: plain float64, written from the definitions."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from probq.assignment import Assignment
+from probq.codebooks import Codebook, Grid
+from probq.layers import Layer
+from probq.program import Program
+from probq.quantizer import FINEST_LEVEL, Quantizer, WeightQuantizer
+
+MOST_STATES = 100_000
+
+
+def book_levels(quantizer: Quantizer, rung: int) -> np.ndarray:
+    """Levels of one rung `[K]` in float64; learned ones rounded to multiples of 1/16."""
+    book: Codebook = quantizer.ladder.rungs[rung]
+    if isinstance(book, Grid):
+        return np.arange(book.count) * float(book.step) + book.start
+    if not book.learned:
+        return np.array(book.values)
+    return np.round(np.sort(_numbers(quantizer.tables[str(rung)])) / FINEST_LEVEL) * FINEST_LEVEL
+
+
+def decided_copy(q: Program, assignment: Assignment) -> nn.Module:
+    """A plain float64 copy of the network that computes what an assignment decides.
+
+    Weights are the levels of the codes times their scale, inputs are rounded by hooks, biases are rounded to the
+    accumulator's step, and folded normalisations are gone.
+    """
+    net = copy.deepcopy(q.net).double().eval()
+    plain = _numbers_of(net)
+    weight_scales: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for name in q.weight_names:
+        layer = next((m for m in q.layers if m.weight == name and m.norm), None)
+        gain, _ = _norm(plain, net, layer) if layer else (np.ones(1), None)
+        shape = [-1 if axis == layer.channel_axis else 1 for axis in range(len(layer.shape))] if layer else [1]
+        values, scale, finest = _dequantized(q.quantizer(name), assignment.widths[name], assignment.codes[name])
+        power = 2.0 ** np.round(np.log2(np.maximum(np.abs(gain), 2.0**-20))).reshape(shape)
+        weight_scales[name] = (scale * power, finest * power)
+        net.get_parameter(name).data.copy_(torch.from_numpy(values * power))
+    for layer in q.layers:
+        _replace_bias(q, net, plain, layer, assignment, weight_scales)
+    return net
+
+
+def _replace_bias(
+    q: Program, net: nn.Module, plain: Mapping[str, np.ndarray], layer: Layer, assignment: Assignment,
+    weight_scales: Mapping[str, tuple[np.ndarray, np.ndarray]],
+) -> None:  # fmt: skip
+    if layer.input not in q.input_names:
+        return
+    module, name = net.get_submodule(layer.name), layer.input or ""
+    quantizer = q.quantizer(name)
+    rung = list(quantizer.ladder.bits).index(int(assignment.widths[name]))
+    scale = float(2.0 ** np.round(_numbers(quantizer.log2_scale)[rung]))
+    module.register_forward_pre_hook(_rounding(scale, book_levels(quantizer, rung)), with_kwargs=True)
+    bias = plain.get(f"{layer.name}.bias")
+    if layer.norm:
+        gain, shift = _norm(plain, net, layer)
+        bias = shift if bias is None else bias * gain + shift
+        _set(net, layer.norm, nn.Identity())
+    if bias is None or layer.weight not in weight_scales:
+        return
+    others = tuple(axis for axis in range(len(layer.shape)) if axis != layer.channel_axis)
+    all_scales, unpruned = (scales.min(others) for scales in weight_scales[layer.weight])
+    step = scale * np.where(np.isfinite(unpruned), unpruned, all_scales)
+    step = np.tile(step, module.groups) if layer.transposed else step  # type: ignore[arg-type]
+    rounded = torch.from_numpy(np.floor(bias / step + 0.5) * step)
+    module.bias = nn.Parameter(rounded)
+
+
+def _rounding(scale: float, levels: np.ndarray) -> Any:
+    def rounded(x: Tensor) -> Tensor:
+        u = x.detach().double().numpy() / scale
+        below = np.clip(np.searchsorted(levels, u, side="right") - 1, 0, len(levels) - 1)
+        above = np.minimum(below + 1, len(levels) - 1)
+        return torch.from_numpy(scale * np.where(levels[above] - u <= u - levels[below], levels[above], levels[below]))
+
+    def hook(module: nn.Module, args: Any, kwargs: Any) -> Any:
+        if args:
+            return (rounded(args[0]), *args[1:]), kwargs
+        return args, {**kwargs, "input": rounded(kwargs["input"])}
+
+    return hook
+
+
+def _dequantized(quantizer: Quantizer, widths: Any, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Values of decided codes, the scale of each, and the same with infinity where the weight is pruned; float64."""
+    bits = np.broadcast_to(np.reshape(np.asarray(widths), quantizer.gates), codes.shape)
+    exponents = _numbers(quantizer.log2_scale)
+    values, scales, finest = np.zeros(codes.shape), np.ones(codes.shape), np.full(codes.shape, np.inf)
+    for rung, of_rung in enumerate(quantizer.ladder.bits):
+        scale = np.broadcast_to(2.0 ** np.round(exponents[rung]), codes.shape)
+        levels = book_levels(quantizer, rung)
+        here = bits == of_rung
+        values = np.where(here, scale * levels[np.minimum(codes, len(levels) - 1)], values)
+        scales = np.where(here, scale, scales)
+        finest = np.where(here & (len(levels) > 1), scale, finest)
+    return values, scales, finest
+
+
+def _norm(plain: Mapping[str, np.ndarray], net: nn.Module, layer: Layer) -> tuple[np.ndarray, np.ndarray]:
+    deviation = np.sqrt(plain[f"{layer.norm}.running_var"] + 1e-5)
+    gain = plain[f"{layer.norm}.weight"] / deviation
+    return gain, plain[f"{layer.norm}.bias"] - plain[f"{layer.norm}.running_mean"] * gain
+
+
+def _set(net: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, last = name.rpartition(".")
+    setattr(net.get_submodule(parent), last, module)
+
+
+def _numbers(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().double().numpy()  # type: ignore[no-any-return]
+
+
+def _numbers_of(net: nn.Module) -> dict[str, np.ndarray]:
+    return {name: _numbers(tensor).copy() for name, tensor in net.state_dict().items()}
+
+
+def rung_probabilities(quantizer: Quantizer) -> list[float]:
+    """Probability of each rung of a quantizer with one gate chain, by the definition."""
+    if quantizer.fixed is not None or len(quantizer.ladder) == 1:
+        return [float(k == int(quantizer.fixed or 0)) for k in range(len(quantizer.ladder))]
+    gates = [1 / (1 + math.exp(-float(logit))) for logit in quantizer.logits]
+    return [math.prod(gates[:k]) * (1 - gates[k] if k < len(gates) else 1.0) for k in range(len(gates) + 1)]
+
+
+def width_states(q: Program) -> Iterator[tuple[dict[str, int], float]]:
+    """Every choice of rungs and its probability, for networks whose gates are shared by a tensor."""
+    names = [name for name, _ in q.named_quantizers()]
+    probabilities = [rung_probabilities(quantizer) for _, quantizer in q.named_quantizers()]
+    for rungs in itertools.product(*(range(len(p)) for p in probabilities)):
+        yield dict(zip(names, rungs, strict=True)), math.prod(p[k] for p, k in zip(probabilities, rungs, strict=True))
+
+
+def code_probabilities(quantizer: WeightQuantizer, weight: Tensor, rung: int) -> np.ndarray:
+    """Probability of every code of every weight, `[weights, K]`: logistic cells over the `m` nearest levels of a grid."""
+    levels = book_levels(quantizer, rung)
+    scale = np.broadcast_to(2.0 ** np.round(_numbers(quantizer.log2_scale)[rung]), tuple(weight.shape)).reshape(-1)
+    spread = float(quantizer.log_spread.exp())
+    result = np.zeros((weight.numel(), len(levels)))
+    for row, u in enumerate(_numbers(weight).reshape(-1) / scale):
+        near = np.sort(np.argsort(np.abs(levels - u), kind="stable")[: quantizer.nearest])
+        step = np.diff(levels[near]).mean() if len(near) > 1 else 1.0
+        bounds = (levels[near][1:] + levels[near][:-1]) / 2
+        below = 1 / (1 + np.exp(-(bounds - u) / (spread * step)))
+        result[row, near] = np.diff(np.concatenate([[0.0], below, [1.0]]))
+    return result
+
+
+def enumerate_elbo(q: Program, x: Any, y: Tensor, size: int | None = None) -> float:
+    """Exact evidence lower bound in nats, summed over every width and every code, of a small network.
+
+    Args:
+        q: a network on grids, gates shared by a tensor, nothing folded.
+        x, y: a batch.
+        size: number of examples in the data set, by default that of the batch.
+    """
+    likelihood = divergence = 0.0
+    for rungs, probability in width_states(q):
+        laws = {n: code_probabilities(w, q.net.get_parameter(n), rungs[n]) for n, w in q.weights.items()}
+        widths = {n: quantizer.ladder.bits[rungs[n]] for n, quantizer in q.named_quantizers()}
+        for codes, weight in _code_states(laws):
+            shaped = {n: c.reshape(q.weights[n].shape) for n, c in codes.items()}
+            likelihood += probability * weight * _log_likelihood(q, Assignment(widths, shaped, q.layers), x, y)
+        if probability:
+            prior = math.prod(1 / len(quantizer.ladder) for _, quantizer in q.named_quantizers() if quantizer.free)
+            divergence += probability * (math.log(probability / prior) + _code_divergence(q, laws))
+    return likelihood * (size or len(y)) / len(y) - q.temperature * divergence
+
+
+def _code_divergence(q: Program, laws: Mapping[str, np.ndarray]) -> float:
+    """`KL(codes || uniform)` in nats of the weights whose codes are drawn."""
+    drawn = [laws[n] for n, w in q.weights.items() if w.nearest > 1 and not q.rounding]
+    return float(sum((p[p > 0] * np.log(p[p > 0] * p.shape[1])).sum() for p in drawn))
+
+
+def _code_states(laws: Mapping[str, np.ndarray]) -> Iterator[tuple[dict[str, np.ndarray], float]]:
+    rows = [[(k, p) for k, p in enumerate(row) if p > 0] for law in laws.values() for row in law]
+    if math.prod(len(row) for row in rows) > MOST_STATES:
+        raise ValueError("too many codes to enumerate; use a smaller network")
+    ends = np.cumsum([len(law) for law in laws.values()])
+    for state in itertools.product(*rows):
+        parts = np.split(np.array([code for code, _ in state]), ends[:-1])
+        yield dict(zip(laws, parts, strict=True)), math.prod(p for _, p in state)
+
+
+@torch.no_grad()
+def _log_likelihood(q: Program, assignment: Assignment, x: Any, y: Tensor) -> float:
+    args = [a.double() if a.is_floating_point() else a for a in (x if isinstance(x, tuple) else (x,))]
+    output = decided_copy(q, assignment)(*args)
+    return float(q.law(output, y).log_prob(y.reshape(q.law(output, y).batch_shape)).sum())

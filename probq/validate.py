@@ -1,0 +1,29 @@
+"""Loss and accuracy of a network on held-out data."""
+
+from __future__ import annotations
+
+import torch
+
+from probq.batches import Batches
+from probq.program import Observation
+from probq.quantized import Quantized
+
+
+@torch.no_grad()
+def validate(q: Quantized, data: Batches) -> dict[str, float]:
+    """Negative log-likelihood for one example in nats at the mode, and accuracy in [0, 1] where targets are classes."""
+    nll, right, rows, classes = 0.0, 0, 0, False
+    training = q.training
+    q.eval()
+    try:
+        for x, y in data:
+            output = q(*x) if isinstance(x, tuple) else q(x)
+            nll -= float(Observation(q.law(output, y)).log_prob(y).sum())
+            rows += y.shape[0]
+            classes = not y.is_floating_point() and isinstance(output, torch.Tensor) and output.dim() == y.dim() + 1
+            if classes:
+                right += int((output.argmax(-1) == y).float().mean() * y.shape[0] + 0.5)
+    finally:
+        q.train(training)
+    result = {"loss": nll / rows}
+    return {**result, "accuracy": right / rows} if classes else result

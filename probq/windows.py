@@ -1,0 +1,76 @@
+"""A kernel moved over the last axes of an array: sizes, padding, unfolding and pooling (numpy only)."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from probq.errors import ProbqError
+
+
+def span(length: int, kernel: int, stride: int, dilation: int) -> int:
+    """Positions of a kernel on `length` padded elements: `floor((length - dilation (kernel - 1) - 1) / stride) + 1`.
+
+    >>> span(28, 5, 2, 1)
+    12
+
+    Raises:
+        ProbqError: the kernel is longer than the elements.
+    """
+    free = length - dilation * (kernel - 1) - 1
+    if free < 0:
+        raise ProbqError(f"a kernel of {kernel} (dilation {dilation}) is longer than the {length} padded elements")
+    return free // stride + 1
+
+
+def pad(x: np.ndarray, padding: Sequence[Sequence[int]], fill: int) -> np.ndarray:
+    """The last axes widened by a pair [low, high] of elements each; negative numbers cut off.
+
+    Raises:
+        ProbqError: there are more pairs than axes after the batch.
+    """
+    first = x.ndim - len(padding)
+    if first < 1:
+        raise ProbqError(f"padding for {len(padding)} axes of a value with {x.ndim - 1}")
+    if not any(end for pair in padding for end in pair):
+        return x
+    ends = [(max(low, 0), max(high, 0)) for low, high in padding]
+    x = np.pad(x, [(0, 0)] * first + ends, constant_values=fill)
+    ends = [(max(-low, 0), max(n - max(-high, 0), 0)) for (low, high), n in zip(padding, x.shape[first:], strict=True)]
+    return _take(x, [slice(*pair) for pair in ends])
+
+
+def _take(x: np.ndarray, last: Sequence[slice]) -> np.ndarray:
+    index: tuple[Any, ...] = (..., *last)
+    return x[index]
+
+
+def columns(x: np.ndarray, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> np.ndarray:
+    """Every window of a padded value `[batch, channels, *in]`, contiguous `[batch, channels, *kernel, *out]`."""
+    spatial = len(kernel)
+    window = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
+    view = sliding_window_view(x, window, axis=tuple(range(2, 2 + spatial)))
+    view = _take(view, [slice(None, None, step) for step in (*stride, *dilation)])
+    return np.ascontiguousarray(view.transpose(0, 1, *range(2 + spatial, 2 + 2 * spatial), *range(2, 2 + spatial)))
+
+
+def pool(
+    x: np.ndarray,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    join: Callable[..., Any],
+) -> np.ndarray:
+    """`join` (as numpy.add) of a padded value over every window of its last axes, one pass per kernel element."""
+    lengths = x.shape[x.ndim - len(kernel) :]
+    size = [span(*each) for each in zip(lengths, kernel, stride, dilation, strict=True)]
+    out: np.ndarray | None = None
+    for tap in itertools.product(*map(range, kernel)):
+        steps = zip(tap, dilation, stride, size, strict=True)
+        part = _take(x, [slice(k * d, k * d + (n - 1) * s + 1, s) for k, d, s, n in steps])
+        out = part.copy() if out is None else join(out, part, out=out)
+    if out is None:
+        raise ProbqError("a kernel has at least one element")
+    return out
