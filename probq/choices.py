@@ -69,7 +69,8 @@ class Problem:
     @property
     def cheapest(self) -> float:
         """Least reachable cost."""
-        return self.constant + sum(float(g.cost.min(1).min()) for g in self.groups)
+        # summed gate by gate like every other choice, so that a limit of exactly this cost can be kept
+        return self.constant + sum(float(np.full(g.gates, g.cost.min()).sum() / g.gates) for g in self.groups)
 
     def inside(self, limit: float) -> float:
         """The limit, a rounding error lower where costs are fractions; raises if no choice keeps it.
@@ -77,8 +78,8 @@ class Problem:
         Raises:
             ProbqError: with the cheapest reachable cost.
         """
-        if any(group.gates > 1 for group in self.groups):
-            limit = limit * (1 - 1e-12)
+        if any(group.gates > 1 for group in self.groups) and self.cheapest <= limit:
+            limit = max(limit * (1 - 1e-12), self.cheapest)
         if self.cheapest > limit:
             raise ProbqError(
                 f"the budget of {limit:,.0f} ({100 * limit / self.full:.4g} %) cannot be reached: the narrowest rungs "

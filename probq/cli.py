@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,8 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; by default those of the process.
 
     Returns:
-        0: done, and all that was promised holds; 1: it does not, or the user interrupted; 2: probq could not do what was
-        asked, in one line on stderr.
+        0: done, and all that was promised holds; 1: it does not, or the user interrupted; 2: probq could not do what
+        was asked, in one line on stderr.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -40,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("probq: interrupted", file=sys.stderr)
         return FAILED
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of a pipe has gone, as `head` does
+        # the reader of the pipe has gone, as `head` does; the flush at exit must not fail again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
 
 

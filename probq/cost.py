@@ -75,4 +75,4 @@ def expected(table: np.ndarray | Tensor, weight_probs: Tensor, input_probs: Tens
         input_probs: `[input rungs]`.
     """
     share = weight_probs.reshape(-1, weight_probs.shape[-1]).mean(0).double()
-    return share @ torch.as_tensor(table, dtype=torch.float64) @ input_probs.double()
+    return share @ torch.as_tensor(table, dtype=torch.float64, device=share.device) @ input_probs.double()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -16,14 +17,14 @@ from probq.budget import Budget
 from probq.choices import Problem, problem
 from probq.errors import ProbqError
 from probq.program import Program
-from probq.quantizer import Quantizer, code_indices
+from probq.quantizer import Quantizer, WeightQuantizer, code_indices
 
 
 def problem_of(q: Program, cost: costs.Cost = costs.bops) -> Problem:
     """The discrete problem of a network's posterior over widths."""
     ladders = {name: quantizer.ladder for name, quantizer in q.named_quantizers()}
     with torch.no_grad():
-        log_probs = {n: quantizer.widths().log_probs.double().numpy() for n, quantizer in q.named_quantizers()}
+        log_probs = {n: quantizer.widths().log_probs.double().cpu().numpy() for n, quantizer in q.named_quantizers()}
     for name, quantizer in q.named_quantizers():
         if quantizer.gates:
             log_probs[name] = log_probs[name].reshape(-1, len(quantizer.ladder))
@@ -67,8 +68,21 @@ def sample(q: Program, n: int, budget: Budget | None, seed: int | None) -> list[
         return result
 
 
-def probability_within(q: Program, budget: Budget, draws: int = 20000, seed: int = 0) -> float:
-    """`P(cost <= limit)` of a draw of widths: exact where the cost takes few values, else from `draws` draws."""
+def probability_within(q: Program, budget: Budget, draws: int | None = None, seed: int = 0) -> float:
+    """`P(cost <= limit)` of a draw of widths; 0 or 1 where they are fixed.
+
+    Args:
+        q: the network.
+        budget: the limit.
+        draws: where the cost takes too many values for an exact sum, the number of draws to estimate it from; by
+            default 20,000, and at least 100 where very many gates would make that slow.
+        seed: of those draws.
+    """
+    if decided(q):
+        return float(_fixed(q, None).cost(budget.cost) <= budget.absolute(q.layers))
+    if draws is None:
+        gates = sum(max(1, math.prod(quantizer.gates)) for _, quantizer in q.named_quantizers())
+        draws = max(100, min(20000, 100_000_000 // gates))
     return solve.probability_within(problem_of(q, budget.cost), budget.absolute(q.layers), draws, seed)
 
 
@@ -76,7 +90,7 @@ def _fixed(q: Program, budget: Budget | None) -> Assignment:
     widths: dict[str, Any] = {}
     for name, quantizer in q.named_quantizers():
         rung = quantizer.fixed if quantizer.fixed is not None else torch.zeros(quantizer.gates, dtype=torch.int64)
-        widths[name] = np.asarray(quantizer.ladder.bits)[rung.numpy()]
+        widths[name] = np.asarray(quantizer.ladder.bits)[rung.cpu().numpy()]
     widths = shaped(q, widths)
     cost = costs.total(q.layers, widths, budget.cost if budget else costs.bops)
     limit = budget.absolute(q.layers) if budget else None
@@ -93,8 +107,8 @@ def shaped(q: Program, widths: dict[str, Any]) -> dict[str, Any]:
         if not quantizer.gates:
             result[name] = int(bits.reshape(-1)[0])
         else:
-            own = tuple(n for n in quantizer.gates if n > 1) if 1 in quantizer.gates else quantizer.gates
-            result[name] = bits.reshape(own or (1,))
+            own = isinstance(quantizer, WeightQuantizer) and quantizer.gates == quantizer.shape
+            result[name] = bits.reshape(quantizer.gates if own else -1)
     return result
 
 
@@ -103,7 +117,7 @@ def onehots(q: Program, widths: Any) -> dict[str, Tensor]:
     result = {}
     for name, quantizer in q.named_quantizers():
         bits = np.asarray(widths[name]).reshape(quantizer.gates)
-        rung = torch.from_numpy(np.asarray(np.searchsorted(quantizer.ladder.bits, bits)))
+        rung = torch.as_tensor(np.searchsorted(quantizer.ladder.bits, bits), device=q.device)
         result[name] = F.one_hot(rung, len(quantizer.ladder)).to(torch.get_default_dtype())
     return result
 
@@ -112,11 +126,12 @@ def onehots(q: Program, widths: Any) -> dict[str, Tensor]:
 def codes(q: Program, widths: Any, draw: bool = False) -> dict[str, np.ndarray]:
     """Codes of every weight at decided widths: the most probable ones, or a draw."""
     chosen, result = onehots(q, widths), {}
-    for name, quantizer in q.weights.items():
-        rung = q.rung(name, chosen[name])
-        law = quantizer.law(q.location(name), rung)
-        levels = law.rsample() if draw and quantizer.nearest > 1 else law.mode
-        result[name] = code_indices(rung.levels, levels).int().numpy()
+    with q.evaluating():  # the codes of what ships: normalisation folded
+        for name, quantizer in q.weights.items():
+            rung = q.rung(name, chosen[name])
+            law = quantizer.law(q.location(name), rung)
+            levels = law.rsample() if draw and quantizer.nearest > 1 else law.mode
+            result[name] = code_indices(rung.levels, levels).int().cpu().numpy()
     return result
 
 

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 import probq
-from probq import codebooks, plot, summary
+from probq import codebooks, decide, plot, summary
 from probq.errors import ProbqError
 from probq.files import replacing
 
-EPOCHS_FLOAT, EPOCHS = 12, 20
+EPOCHS_FLOAT, EPOCHS = 10, 16
 FILES = ("posterior.safetensors", "model.safetensors", "table.csv", "widths.png", "cost.png", "history.png")
 BATCH = 64
 
@@ -188,7 +188,8 @@ def _write(out: Path, q: probq.Quantized, model: probq.IntegerModel, history: pr
 
 def _report(result: Result, q: probq.Quantized, budget: probq.Budget, out: Path, say: Callable[[str], None]) -> None:
     """Say what was measured."""
-    within = summary.probability_within(q, budget)
+    within = decide.probability_within(q, budget)
+    cost = f"{result.bops:,.0f} of at most {result.limit:,.0f} ({result.percent:.4g} %, budget {budget.percent:g} %)"
     say(f"""
 {summary.text(summary.table(q))}
 
@@ -196,6 +197,6 @@ accuracy on {result.images} test images
   float network   {100 * result.float_accuracy:6.2f} %
   integer model   {100 * result.integer_accuracy:6.2f} %   (validation: {100 * result.validation_accuracy:.2f} %)
 test images for which integers and network differ: {result.differing} of {result.images}
-BOPs for one image: {result.bops:,.0f} of at most {result.limit:,.0f} ({result.percent:.4g} % of 32-bit; budget {budget.percent:g} %)
+BOPs for one image: {cost}
 probability that a draw keeps the budget: {within:.4g}
 written to {out}: {", ".join(FILES)}""")

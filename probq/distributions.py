@@ -233,6 +233,7 @@ class UniformCodes(TorchDistribution):
     Args:
         shape: of the weight; all of it is one event.
         levels: a `Grid`, `Grids` (one for each weight) or ascending levels `[K]`.
+        device: where draws are made.
 
     `gate_term`, zero in value, carries the gradient of the divergence to the gates that drew the codebook.
     """
@@ -241,8 +242,14 @@ class UniformCodes(TorchDistribution):
     support = constraints.independent(constraints.real, 0)
     has_rsample = True
 
-    def __init__(self, shape: torch.Size, levels: Levels, validate_args: bool | None = None) -> None:
-        self.levels = levels
+    def __init__(
+        self,
+        shape: torch.Size,
+        levels: Levels,
+        device: torch.device | None = None,
+        validate_args: bool | None = None,
+    ) -> None:
+        self.levels, self.device = levels, device
         self.gate_term: Tensor | float = 0.0
         super().__init__(torch.Size(), shape, validate_args=False)
 
@@ -265,7 +272,8 @@ class UniformCodes(TorchDistribution):
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
         """Independent levels `[*sample_shape, *shape]`."""
         count = self.levels.shape[0] if isinstance(self.levels, Tensor) else self.levels.count
-        codes = torch.floor(torch.rand(*sample_shape, *self.event_shape) * count).long()
+        uniform = torch.rand(*sample_shape, *self.event_shape, device=self.device)
+        codes = torch.floor(uniform * count).long()
         flat = codes.reshape(-1, *self.event_shape)
         return torch.stack([decode(part, self.levels)[0] for part in flat]).reshape(codes.shape)
 

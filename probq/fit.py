@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,7 +13,7 @@ import pyro
 import torch
 from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from probq import cost as costs
 from probq import decide
@@ -78,6 +79,7 @@ def fit(
         ProbqError: if the data is empty or not finite, the budget cannot be reached, an option is unknown, or the
             loss is not finite (the network then keeps the last good state).
     """
+    _check_options(options)
     history = History(settings={"epochs": epochs, "budget": budget, "seed": seed, **options})
     held = Batches(validation, q.device) if validation is not None else None
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
@@ -145,7 +147,9 @@ def steps(
     """
     _check(epochs, search, temperature)
     data = Batches(batches, q.device)
-    if budget is not None and not decide.decided(q):
+    if budget is not None and decide.decided(q):
+        decide.mode(q, budget)  # raises if the widths exceed it
+    elif budget is not None:
         decide.problem_of(q, budget.cost).inside(budget.absolute(q.layers))
     if seed is not None:
         torch.manual_seed(seed)
@@ -155,6 +159,13 @@ def steps(
     searching = 0 if decide.decided(q) else max(1, round(search * total))
     rates = rates or Rates()
     return _run(q, data, budget, optimizer, rates, searching, total)
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    known = [name for name, p in inspect.signature(steps).parameters.items() if p.kind is p.KEYWORD_ONLY and name != "seed"]
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise ProbqError(f"fit has no option {unknown[0]!r}; besides its own arguments it takes {', '.join(known)}")
 
 
 def _check(epochs: int, search: float, temperature: float) -> None:
@@ -168,6 +179,7 @@ def _check(epochs: int, search: float, temperature: float) -> None:
 
 def _prepare(q: Quantized, data: Batches, likelihood: Likelihood | None) -> None:
     if likelihood is not None:
+        del q.likelihood  # torch lets no function take a module's place
         q.likelihood = likelihood
     if q.likelihood is None:
         q.likelihood = for_target(next(iter(data))[1])
@@ -298,9 +310,9 @@ class _Loop:
 
         with pyro.validation_enabled(self.unchecked):
             loss = self.elbo.differentiable_loss(model, self.q.guide, x, y, self.size) / self.size
+            with torch.no_grad():
+                nll = -Observation(self.q.law(outputs[-1], y)).log_prob(y).mean()
         self.unchecked = False
-        with torch.no_grad():
-            nll = -Observation(self.q.law(outputs[-1], y)).log_prob(y).mean()
         return loss, nll
 
     def _guard(self, loss: Tensor, number: int) -> None:

@@ -14,7 +14,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from probq import cost as costs
-from probq import summary
+from probq import decide, summary
 from probq.budget import Budget
 from probq.errors import ProbqError
 from probq.files import replacing
@@ -112,7 +112,8 @@ def _shortened(name: str) -> str:
 def cost(q: Program, budget: Budget | None = None, ax: Axes | None = None) -> Axes:
     """Distribution of the cost of 10,000 draws of widths, in percent of the 32-bit network.
 
-    A vertical line marks the limit, a triangle what `q.mode(budget)` costs; the title gives `P(cost <= limit)`.
+    A vertical line marks the limit, a triangle what `q.mode(budget)` costs; the title gives `P(cost <= limit)`. The
+    most expensive thousandth of the draws may lie outside of the picture.
 
     Args:
         q: a quantized network, fitted or not.
@@ -129,7 +130,7 @@ def cost(q: Program, budget: Budget | None = None, ax: Axes | None = None) -> Ax
     decided = percent * costs.total(q.layers, summary.decided_widths(q, budget), function)
     limit = None if budget is None else percent * budget.absolute(q.layers)
     ax = _axes(ax, 3.2)
-    edges = _edges([drawn.min(), drawn.max(), decided, *([] if limit is None else [limit])])
+    edges = _edges([drawn.min(), np.quantile(drawn, 0.999), decided, *([] if limit is None else [limit])])
     share = np.histogram(drawn, edges)[0] / len(drawn)
     ax.stairs(share, edges, fill=True, color="#7a9cc6", label="draws from the posterior")
     ax.set_ylim(0, 1.18 * share.max())
@@ -138,7 +139,7 @@ def cost(q: Program, budget: Budget | None = None, ax: Axes | None = None) -> Ax
     ax.plot(decided, 0, "^", color=DARK, markersize=10, clip_on=False, zorder=4, label=f"decided {decided:.3g} %")
     ax.set(xlabel=f"cost ({_unit(function)}) in % of the 32-bit network", ylabel="share of draws", xlim=edges[[0, -1]])
     if budget is not None:
-        ax.set_title(f"P(cost ≤ limit) = {summary.probability_within(q, budget):.3g}", fontsize=11)
+        ax.set_title(f"P(cost ≤ limit) = {decide.probability_within(q, budget):.3g}", fontsize=11)
     _legend(ax, *ax.get_legend_handles_labels())
     ax.spines[["top", "right"]].set_visible(False)
     return ax

@@ -6,7 +6,6 @@ import copy
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from os import PathLike
 from types import MappingProxyType
 from typing import Any
@@ -24,6 +23,7 @@ from probq.plan import Plan
 from probq.posterior_format import read, write
 from probq.quantized import Quantized
 from probq.quantizer import InputQuantizer, Quantizer, WeightQuantizer
+from probq.versions import probq_version
 
 DTYPES = MappingProxyType(
     {str(d).removeprefix("torch."): d for d in vars(torch).values() if isinstance(d, torch.dtype)}
@@ -170,14 +170,6 @@ def _likelihood(entry: Mapping[str, Any]) -> Likelihood | None:
     return categorical if entry["kind"] == "categorical" else None
 
 
-def probq_version() -> str:
-    """Version of the installed probq; "unknown" where it runs from its source without being installed."""
-    try:
-        return version("probq")
-    except PackageNotFoundError:
-        return "unknown"
-
-
 def _tensors(q: Quantized, keep_likelihood: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Every tensor once, and for each name of a tied one the name it is stored under."""
     stored: dict[str, Tensor] = {}
@@ -225,7 +217,7 @@ def _likelihood_entry(likelihood: Likelihood | None, notes: list[str]) -> dict[s
     if likelihood is None or likelihood is categorical:
         return {"kind": "none" if likelihood is None else "categorical"}
     if type(likelihood) is Normal:
-        return {"kind": "normal", "learned": likelihood.log_sd.requires_grad, "sd": float(likelihood.log_sd.exp())}
+        return {"kind": "normal", "learned": likelihood.log_sd.requires_grad, "sd": float(likelihood.log_sd.detach().exp())}
     name = getattr(likelihood, "__name__", type(likelihood).__name__)
     notes.append(f"the likelihood {name} was not saved, because a file cannot hold a function; give it to fit again")
     return {"kind": "none", "note": notes[-1]}

@@ -79,21 +79,41 @@ class Observation(TorchDistribution):
         self.law, self._target = law, law.batch_shape + law.event_shape
         super().__init__(law.batch_shape[:1], self._target[1:], validate_args=False)
 
+    def shaped(self, value: Tensor) -> Tensor:
+        """Targets in the law's own shape, which may have or lack axes of length 1.
+
+        Raises:
+            ProbqError: if they are more or fewer than the law has.
+        """
+        if value.shape == self._target:
+            return value
+        if value.numel() != self._target.numel():
+            raise ProbqError(
+                f"targets of shape {tuple(value.shape)} do not fit outputs whose law has shape "
+                f"{tuple(self._target)}; change the targets' shape or give another likelihood"
+            )
+        return value.reshape(self._target)
+
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-probability of each example's target, `[batch]`."""
-        if value.shape != self._target:
-            if value.numel() != self._target.numel():
-                raise ProbqError(
-                    f"targets of shape {tuple(value.shape)} do not fit outputs whose law has shape "
-                    f"{tuple(self._target)}; change the targets' shape or give another likelihood"
-                )
-            value = value.reshape(self._target)
-        log_prob = self.law.log_prob(value)
+        log_prob = self.law.log_prob(self.shaped(value))
         return log_prob.reshape(log_prob.shape[0], -1).sum(-1)
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
         """Drawn targets."""
         return self.law.sample(sample_shape)
+
+
+class Part(nn.Module):
+    """The model or the guide as a module that holds the network's parameters, as `ELBO()(model, guide)` wants it."""
+
+    def __init__(self, program: Program, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.program, self.function = program, function
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the function returns."""
+        return self.function(*args, **kwargs)
 
 
 class Program(nn.Module):
@@ -192,8 +212,9 @@ class Program(nn.Module):
 
     # The program
 
-    def model(self, x: Any, y: Tensor | None = None, size: int | None = None) -> Any:
-        """The model: prior over widths and codes, then the likelihood of the targets.
+    @property
+    def model(self) -> Part:
+        """The model `model(x, y=None, size=None)`: prior over widths and codes, then the likelihood of the targets.
 
         Sample sites: `NAME.width` (one-hot over the rungs) for every quantizer with more than one rung, `NAME.code`
         (a level for each weight) for every weight, and `obs`.
@@ -206,6 +227,14 @@ class Program(nn.Module):
         Returns:
             The network's output.
         """
+        return Part(self, self._model)
+
+    @property
+    def guide(self) -> Part:
+        """The guide: the variational posterior over widths, and over codes given widths. Arguments as `model`."""
+        return Part(self, self._guide)
+
+    def _model(self, x: Any, y: Tensor | None = None, size: int | None = None) -> Any:
         onehots: dict[str, Tensor] = {}
         levels: dict[str, Tensor] = {}
         with poutine.scale(scale=self.temperature):
@@ -217,11 +246,10 @@ class Program(nn.Module):
         law = Observation(self.law(output, y))
         rows = law.batch_shape[0] if law.batch_shape else 1
         with pyro.plate("data", rows), poutine.scale(scale=(size or rows) / rows):
-            pyro.sample("obs", law, obs=y)
+            pyro.sample("obs", law, obs=None if y is None else law.shaped(y))
         return output
 
-    def guide(self, x: Any = None, y: Tensor | None = None, size: int | None = None) -> None:
-        """The guide: the variational posterior over widths, and over codes given widths. Arguments as `model`."""
+    def _guide(self, x: Any = None, y: Tensor | None = None, size: int | None = None) -> None:
         self._param_sites()
         with poutine.scale(scale=self.temperature):
             for name, quantizer in self.named_quantizers():

@@ -77,15 +77,16 @@ class Quantized(Program):
         current = decide.codes(self, assignment.widths)
         chosen = decide.onehots(self, assignment.widths)
         for name in self.weight_names:
-            wanted = torch.from_numpy(np.asarray(assignment.codes[name]))
+            wanted = torch.as_tensor(np.asarray(assignment.codes[name]), device=self.device)
             if wanted.shape != current[name].shape:
                 raise ProbqError(f"the assignment's codes for {name} do not fit; was it made for another network?")
-            differ = wanted != torch.from_numpy(current[name])
+            differ = wanted != torch.as_tensor(current[name], device=self.device)
             if differ.any():
                 rung = self.rung(name, chosen[name])
                 value = (code_levels(rung.levels, wanted.long()) * rung.scale).expand_as(wanted)
                 folded = self.fold(name)
                 gain = per_channel(folded[0].gain, folded[1]).expand_as(wanted) if folded else torch.ones_like(value)
+                gain = torch.where(gain == 0, torch.ones_like(gain), gain)  # a dead channel: any weight will do
                 self.net.get_parameter(name)[differ] = (value / gain)[differ]
 
     def forward(self, *args: Any) -> Any:
@@ -106,7 +107,7 @@ class Quantized(Program):
         onehots = decide.onehots(self, assignment.widths)
         with self.evaluating():
             levels = {
-                name: code_levels(self.rung(name, onehots[name]).levels, torch.from_numpy(assignment.codes[name]).long())
+                name: code_levels(self.rung(name, onehots[name]).levels, torch.as_tensor(assignment.codes[name], device=self.device).long())
                 for name in self.weight_names
             }
             try:
@@ -221,11 +222,11 @@ def _folds(net: nn.Module, layers: list[Layer], example: Any) -> bool:
     """Whether folding leaves the output as it is, for other statistics than the present ones too (they will change)."""
     training = [m for m in net.modules() if m.training]
     net.eval()
-    norms = {m.norm: net.get_submodule(m.norm) for m in layers if m.norm is not None}
+    norms: dict[str, Any] = {m.norm: net.get_submodule(m.norm) for m in layers if m.norm is not None}
     kept = {name: (norm.running_mean.clone(), norm.running_var.clone()) for name, norm in norms.items()}
     try:
         for norm in norms.values():
-            tilt = torch.linspace(0.5, 1.5, norm.num_features, dtype=norm.running_var.dtype, device=norm.running_var.device)
+            tilt = torch.linspace(0.5, 1.5, norm.num_features).to(norm.running_var)
             norm.running_mean.add_(tilt * (norm.running_var + norm.eps).sqrt())
             norm.running_var.mul_(tilt)
         reference = net(*arguments(example))

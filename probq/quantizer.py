@@ -85,7 +85,7 @@ class Quantizer(nn.Module):
 
     def prior(self) -> Widths:
         """Prior over the rungs: all equally probable."""
-        remaining = torch.arange(len(self.ladder) - 1, 0, -1, dtype=self.logits.dtype)
+        remaining = torch.arange(len(self.ladder) - 1, 0, -1, dtype=self.logits.dtype, device=self.logits.device)
         return Widths(remaining.log().expand_as(self.logits))
 
     def probs(self) -> Tensor:
@@ -134,7 +134,8 @@ class Quantizer(nn.Module):
             k = int(index)
             return Rung(self.levels(k), power_of_two(self.log2_scale[k]))
         grids = [rung for rung in self.ladder.rungs if isinstance(rung, Grid)]
-        start, step, count = (torch.tensor([getattr(g, f) for g in grids])[index] for f in ("start", "step", "count"))
+        fields = torch.tensor([[g.start, g.step, g.count] for g in grids], device=index.device)
+        start, step, count = fields[index].unbind(-1)
         scale = sum((index == k) * scale for k, scale in enumerate(self.scales()))
         return Rung(Grids(start, step, count), scale)
 
@@ -199,7 +200,7 @@ class WeightQuantizer(Quantizer):
             onehot: the draw; if it carries a gradient, the code's divergence tells the gates what each rung costs.
             location: of the codes' law.
         """
-        prior = UniformCodes(torch.Size(self.shape), rung.levels)
+        prior = UniformCodes(torch.Size(self.shape), rung.levels, location.device)
         if onehot.requires_grad and not self.gates:
             prior.gate_term = ((onehot - onehot.detach()) * self._divergences(location.detach())).sum()
         return prior

@@ -15,6 +15,7 @@ Choice: TypeAlias = list[tuple[int, np.ndarray]]
 BATCH = 2048
 MOST_NUMBERS = 4_000_000
 MOST_BATCHES = 2000
+MOST_CUTS = 100
 
 
 def most_probable(problem: Problem, limit: float) -> tuple[Choice, float]:
@@ -42,13 +43,14 @@ def _integer_programme(problem: Problem, limit: float) -> Choice:
     owner = np.concatenate([np.full(v.size, k) for k, v in enumerate(values)])
     one_each = (np.arange(len(values))[:, None] == owner[None]).astype(float)
     room = limit - problem.constant
-    for slack in (0.0, 1e-9, 1e-7, 1e-6, 1e-5, 1e-4):
-        constraints = [
-            LinearConstraint(one_each, 1, 1),
-            LinearConstraint(price[None] / max(room, 1e-300), ub=1 - slack),
-        ]
+    least = np.array([g.cost.min() for g in problem.groups])
+    # what no choice of the others can make room for is out; the solver's tolerance would let some of it pass
+    possible = price - least[owner] <= room - least.sum() + 1e-9 * abs(room)
+    unit = max(room, float(price.max()) * 1e-9, 1e-300)
+    constraints = [LinearConstraint(one_each, 1, 1), LinearConstraint(price[None] / unit, ub=room / unit)]
+    for _ in range(MOST_CUTS):
         result = milp(
-            -gain, constraints=constraints, integrality=np.ones(len(gain)), bounds=Bounds(0, 1),
+            -gain, constraints=constraints, integrality=np.ones(len(gain)), bounds=Bounds(0, possible),
             options={"mip_rel_gap": 0.0},
         )
         if result.x is None:
@@ -56,6 +58,7 @@ def _integer_programme(problem: Problem, limit: float) -> Choice:
         choice = _read(result.x, values)
         if problem.value(choice)[1] <= limit:
             return choice
+        constraints.append(LinearConstraint((result.x > 0.5)[None].astype(float), ub=len(values) - 1))  # not this one
     return _cheapest(problem)
 
 
@@ -92,8 +95,9 @@ def _lagrangian(problem: Problem, limit: float) -> tuple[Choice, float]:
     choice, bound = _priced(problem, 0.0)
     if problem.value(choice)[1] <= limit:
         return choice, 0.0
-    best, low, high = _cheapest(problem), 0.0, 1.0 / limit
-    while problem.value(_priced(problem, high)[0])[1] > limit and high < 1e12 / limit:
+    unit = 1.0 / max(limit, 1e-12)
+    best, low, high = _cheapest(problem), 0.0, unit
+    while problem.value(_priced(problem, high)[0])[1] > limit and high < 1e12 * unit:
         high *= 4
     for _ in range(100):
         price = (low + high) / 2
@@ -165,8 +169,9 @@ def _mean_cost(problem: Problem, price: float) -> float:
 def _price(problem: Problem, limit: float) -> float:
     if _mean_cost(problem, 0.0) <= limit:
         return 0.0
-    low, high = 0.0, 1.0 / limit
-    while _mean_cost(problem, high) > limit and high < 1e6 / limit:
+    unit = 1.0 / max(limit, 1e-12)
+    low, high = 0.0, unit
+    while _mean_cost(problem, high) > limit and high < 1e6 * unit:
         high *= 4
     for _ in range(60):
         middle = (low + high) / 2
@@ -208,5 +213,10 @@ def probability_within(problem: Problem, limit: float, draws: int = 20000, seed:
 
 def _drawn_probability(problem: Problem, limit: float, draws: int, seed: int) -> float:
     generator = np.random.default_rng(seed)
-    cost = problem.constant + sum(_propose(group, 0.0, draws, generator)[2] for group in problem.groups)
-    return float(np.mean(cost <= limit))
+    rows = max(1, min(draws, MOST_NUMBERS // sum(group.gates for group in problem.groups)))
+    within = 0
+    for first in range(0, draws, rows):
+        part = min(rows, draws - first)
+        cost = problem.constant + sum(_propose(group, 0.0, part, generator)[2] for group in problem.groups)
+        within += int(np.sum(cost <= limit))
+    return within / draws

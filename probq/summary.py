@@ -14,9 +14,9 @@ from probq import decide, solve
 from probq.budget import Budget
 from probq.errors import ProbqError
 from probq.layers import Layer
-from probq.posterior import probq_version
 from probq.program import Program
 from probq.quantizer import Quantizer, WeightQuantizer
+from probq.versions import probq_version
 
 CONVENTION = "BOP = MACs * weight bits * input bits; percentages refer to 32-bit weights and inputs"
 MOST_NUMBERS = 2**23  # random numbers held at once
@@ -98,7 +98,7 @@ def _attributes(q: Program, total: float) -> dict[str, Any]:
         "budget": None if q.budget is None else repr(q.budget),
     }
     if q.budget is not None:
-        attributes["P(cost<=limit)"] = probability_within(q, q.budget)
+        attributes["P(cost<=limit)"] = decide.probability_within(q, q.budget)
     return attributes
 
 
@@ -117,16 +117,6 @@ def expected_costs(q: Program) -> dict[str, float]:
     """Exact expected cost of each layer by name, in the unit of `cost_of(q)`."""
     shares = _shares(q)
     return {layer.name: float(_pair(layer, shares, table)) for layer, table in _cost_tables(q, cost_of(q))}
-
-
-def probability_within(q: Program, budget: Budget) -> float:
-    """`P(cost <= limit)` of a draw of widths; 0 or 1 where they are fixed."""
-    if decide.decided(q):
-        shares = _shares(q)
-        cost = sum(_pair(layer, shares, table) for layer, table in _cost_tables(q, budget.cost))
-        return float(cost <= budget.absolute(q.layers))
-    gates = sum(int(np.prod(quantizer.gates)) for _, quantizer in q.named_quantizers())
-    return decide.probability_within(q, budget, draws=max(100, min(20000, MOST_NUMBERS // gates)))
 
 
 def _shares(q: Program) -> dict[str, np.ndarray]:

@@ -19,13 +19,14 @@ PACKAGE = Path(__file__).parents[1] / "probq"
 
 # From the bottom up. A module may import from its own row (without a circle) and from the rows below.
 ORDER = (
-    {"errors", "files"},
+    {"errors", "files", "versions"},
     {"packing", "windows", "signatures", "integer_format", "interpreter", "integer", "export"},
     {"codebooks", "rounding", "distributions", "likelihoods", "layers", "fold", "cost"},
     {"plan", "quantizer", "budget", "assignment", "choices", "solve"},
     {"program"},
     {"decide"},
     {"quantized"},
+    {"lowering", "calibrate", "validate", "batches", "history"},
     {"posterior", "posterior_format", "fit", "lower", "summary", "plot", "criteria", "allocate"},
     {"__init__"},  # the public names, for those who use probq as a user does
     {"demo", "testing"},
@@ -33,7 +34,7 @@ ORDER = (
     {"__main__"},
 )
 # Methods of the public contract whose work is done above their class: imported inside the method.
-UPWARD = {("quantized", "posterior")}  # Quantized.save
+UPWARD = {("quantized", "posterior"), ("history", "plot")}  # Quantized.save, History.plot
 
 INTEGER_HALF = sorted(ORDER[0] | ORDER[1])
 TRAINING = {"torch", "pyro"}

@@ -28,7 +28,12 @@ BY_HAND = {
     "learned": (learned(range(5)), [0, 1, 2, 3, 4], 3),
     "coarse grid": (Grid(-5, 4, 4), [-5, -1, 3, 7], 2),
 }
-BOOKS = [book for book, _, _ in BY_HAND.values()] + [Grid(1, 3, 6), uniform(8), uniform(5, signed=False), powers_of_two(5)]
+BOOKS = [book for book, _, _ in BY_HAND.values()] + [
+    Grid(1, 3, 6),
+    uniform(8),
+    uniform(5, signed=False),
+    powers_of_two(5),
+]
 
 
 @pytest.mark.parametrize(("book", "values", "bits"), BY_HAND.values(), ids=BY_HAND)
@@ -87,10 +92,21 @@ def test_buckets_at_midpoints_are_the_argmin(numbers: list[int], eighths: int) -
 
 @pytest.mark.parametrize(
     ("value", "rounded"),
-    [(0.5 - 2.0**-25, 0), (0.5, 1), (-0.5, 0), (-0.5 - 2.0**-24, -1), (1.5, 2), (2.5, 3), (8388607.5, 8388608), (-2.5, -2)],
+    [
+        (0.5 - 2.0**-25, 0),
+        (0.5, 1),
+        (-0.5, 0),
+        (-0.5 - 2.0**-24, -1),
+        (1.5, 2),
+        (2.5, 3),
+        (8388607.5, 8388608),
+        (-2.5, -2),
+    ],
 )
 def test_half_up_is_exact(value: float, rounded: int) -> None:
-    assert float(half_up(torch.tensor(value))) == rounded == math.floor(value + 0.5 if abs(value) != 0.5 - 2**-25 else 0)
+    assert (
+        float(half_up(torch.tensor(value))) == rounded == math.floor(value + 0.5 if abs(value) != 0.5 - 2**-25 else 0)
+    )
 
 
 def test_grids_round_exactly_just_below_a_tie() -> None:
@@ -151,7 +167,13 @@ def test_powers_of_two_refuse(bits: object) -> None:
 @pytest.mark.parametrize("make", [levels, learned])
 @pytest.mark.parametrize(
     ("values", "part"),
-    [([], "at least one"), ([0, math.inf], "finite"), ([math.nan], "finite"), ([1, 0], "ascending"), ([1, 1], "ascending")],
+    [
+        ([], "at least one"),
+        ([0, math.inf], "finite"),
+        ([math.nan], "finite"),
+        ([1, 0], "ascending"),
+        ([1, 1], "ascending"),
+    ],
 )
 def test_given_levels_refuse(make: object, values: list[float], part: str) -> None:
     with pytest.raises(ProbqError, match=part):
@@ -165,4 +187,9 @@ def test_grids_refuse(step: int, count: int) -> None:
 
 
 def test_only_learned_levels_are_learned() -> None:
-    assert [book.learned for book in (learned([0, 1]), levels([0, 1]), ternary(), powers_of_two(3))] == [True, False, False, False]
+    assert [book.learned for book in (learned([0, 1]), levels([0, 1]), ternary(), powers_of_two(3))] == [
+        True,
+        False,
+        False,
+        False,
+    ]

@@ -148,7 +148,7 @@ def values_of(levels: Levels) -> np.ndarray:
 
 
 def window_of(levels: np.ndarray, u: float, m: int) -> np.ndarray:
-    """The `m` neighbouring levels around `u`: for an even `m` half of them below, for an odd one the nearest central."""
+    """The `m` neighbouring levels around `u`: half of them below for an even `m`, the nearest central for an odd one."""
     m = min(m, len(levels))
     if m % 2:
         centre = max(k for k in range(len(levels)) if abs(levels[k] - u) == np.abs(levels - u).min())
@@ -313,7 +313,9 @@ def test_fused_gradients_are_those_of_the_plain_formulas(book: Grid) -> None:
     torch.testing.assert_close(law.entropy(), entropy, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize(("levels", "m"), [(uniform(4), 2), (uniform(4), 3), (UNEVEN.double(), 3), (UNEVEN.double(), 99)])
+@pytest.mark.parametrize(
+    ("levels", "m"), [(uniform(4), 2), (uniform(4), 3), (UNEVEN.double(), 3), (UNEVEN.double(), 99)]
+)
 def test_entropy_gradient_by_finite_differences(levels: Levels, m: int) -> None:
     location, scale, spread = leaves()
 
@@ -354,7 +356,9 @@ def test_channels_with_codebooks_of_their_own() -> None:
     """Each channel of a mixed grid is the law of that channel's codebook alone."""
     location, scale = torch.randn(3, 200), torch.tensor([[0.5], [0.4], [0.3]])
     law = Codes(location, scale, mixed_grid(), torch.tensor(0.3))
-    parts = [Codes(location[k], scale[k], book, torch.tensor(0.3)) for k, book in enumerate((pruned(), binary(), uniform(3)))]
+    parts = [
+        Codes(location[k], scale[k], book, torch.tensor(0.3)) for k, book in enumerate((pruned(), binary(), uniform(3)))
+    ]
     assert float(law.entropy()) == pytest.approx(sum(float(part.entropy()) for part in parts), rel=1e-5)
     assert torch.equal(law.mode, torch.stack([part.mode for part in parts]))
     assert torch.allclose(law.mean, torch.stack([part.mean for part in parts]), atol=1e-6)

@@ -79,7 +79,12 @@ class Block(nn.Module):
 
 
 def test_macs_of_resnet18() -> None:
-    body: list[nn.Module] = [nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
+    body: list[nn.Module] = [
+        nn.Conv2d(3, 64, 7, 2, 3, bias=False),
+        nn.BatchNorm2d(64),
+        nn.ReLU(),
+        nn.MaxPool2d(3, 2, 1),
+    ]
     before = 64
     for channels, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
         body += [Block(before, channels, stride), Block(channels, channels, 1)]
@@ -109,7 +114,9 @@ GEOMETRY = {
 
 
 @pytest.mark.parametrize(("module", "shape", "macs", "weight", "axis"), GEOMETRY.values(), ids=GEOMETRY)
-def test_geometry_by_hand(module: nn.Module, shape: tuple[int, ...], macs: int, weight: tuple[int, ...], axis: int) -> None:
+def test_geometry_by_hand(
+    module: nn.Module, shape: tuple[int, ...], macs: int, weight: tuple[int, ...], axis: int
+) -> None:
     layer = counted(module, shape)
     assert (layer.macs, layer.shape, layer.channel_axis) == (macs, weight, axis)
     assert layer.weights == math.prod(weight)
@@ -119,7 +126,9 @@ def test_geometry_by_hand(module: nn.Module, shape: tuple[int, ...], macs: int, 
 
 
 def test_layers_called_more_than_once_or_tied_count_their_calls_and_store_once() -> None:
-    found = {name: layers(net, example) for name, net, example in zoo() if name in ("layer used twice", "tied embedding")}
+    found = {
+        name: layers(net, example) for name, net, example in zoo() if name in ("layer used twice", "tied embedding")
+    }
     shared, out = found["layer used twice"]
     assert (shared.macs, shared.weights, shared.inputs) == (2 * 16, 16, 8)
     assert (out.macs, out.weights) == (8, 8)

@@ -67,12 +67,14 @@ def test_gradient_of_the_scale_outside_the_range_by_finite_differences() -> None
     direction = torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64)
     (gradient,) = torch.autograd.grad((round_input(x, onehot(1), scales, GRIDS) * direction).sum(), scales)
     moved = scales.detach() + step * torch.eye(4, dtype=torch.float64)[1]
-    slope = ((round_input(x, onehot(1), moved, GRIDS) - round_input(x, onehot(1), scales, GRIDS)) * direction).sum() / step
+    slope = (
+        (round_input(x, onehot(1), moved, GRIDS) - round_input(x, onehot(1), scales, GRIDS)) * direction
+    ).sum() / step
     assert float(gradient[1]) == pytest.approx(float(slope.detach()), rel=1e-6)
 
 
 def test_gradient_of_gates_is_the_product_with_every_rung() -> None:
-    """A loss linear in the chosen output: moving weight `e` to rung k changes it by `e <direction, value of rung k>`."""
+    """A loss linear in the output: moving weight `e` to rung k changes it by `e <direction, value of rung k>`."""
     x, direction = torch.randn(7, 9, dtype=torch.float64), torch.randn(7, 9, dtype=torch.float64)
     chosen = onehot(2)
     y = round_input(x, chosen, torch.tensor(SCALES, dtype=torch.float64), GRIDS)

@@ -1,4 +1,4 @@
-"""Oracles by enumeration. They share no arithmetic with what they check: plain float64, written from the definitions."""
+"""Oracles by enumeration: plain float64 from the definitions, no arithmetic shared with what they check."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def rung_probabilities(quantizer: Quantizer) -> list[float]:
     """Probability of each rung of a quantizer with one gate chain, by the definition."""
     if quantizer.fixed is not None or len(quantizer.ladder) == 1:
         return [float(k == int(quantizer.fixed or 0)) for k in range(len(quantizer.ladder))]
-    gates = [1 / (1 + math.exp(-float(logit))) for logit in quantizer.logits]
+    gates = [1 / (1 + math.exp(-float(logit))) for logit in quantizer.logits.tolist()]
     return [math.prod(gates[:k]) * (1 - gates[k] if k < len(gates) else 1.0) for k in range(len(gates) + 1)]
 
 
@@ -145,10 +145,10 @@ def width_states(q: Program) -> Iterator[tuple[dict[str, int], float]]:
 
 
 def code_probabilities(quantizer: WeightQuantizer, weight: Tensor, rung: int) -> np.ndarray:
-    """Probability of every code of every weight, `[weights, K]`: logistic cells over the `m` nearest levels of a grid."""
+    """Probability of every code of every weight `[weights, K]`: logistic cells over the nearest levels of a grid."""
     levels = book_levels(quantizer, rung)
     scale = np.broadcast_to(2.0 ** np.round(_numbers(quantizer.log2_scale)[rung]), tuple(weight.shape)).reshape(-1)
-    spread = float(quantizer.log_spread.exp())
+    spread = math.exp(float(quantizer.log_spread.detach()))
     result = np.zeros((weight.numel(), len(levels)))
     for row, u in enumerate(_numbers(weight).reshape(-1) / scale):
         near = np.sort(np.argsort(np.abs(levels - u), kind="stable")[: quantizer.nearest])
@@ -164,7 +164,8 @@ def enumerate_elbo(q: Program, x: Any, y: Tensor, size: int | None = None) -> fl
 
     Args:
         q: a network on grids, gates shared by a tensor, nothing folded.
-        x, y: a batch.
+        x: a batch of inputs.
+        y: its targets.
         size: number of examples in the data set, by default that of the batch.
     """
     likelihood = divergence = 0.0

@@ -12,7 +12,7 @@ import numpy as np
 
 from probq.errors import ProbqError
 from probq.packing import Packing
-from probq.requantize import Target, requantization
+from probq.lowering.requantize import Target, requantization
 
 MOST = 2**31 - 1
 
@@ -74,8 +74,10 @@ def along(array: np.ndarray, shape: tuple[int, ...], function: Any) -> np.ndarra
     return array if array.ndim == 0 else compressed(function(np.broadcast_to(array, shape)))
 
 
-def moved(op: str, value: Value, shape: tuple[int, ...], where: str, attributes: Mapping[str, Any], function: Any) -> Value:
-    """A value whose numbers are only moved (reshape, permute): `function` does the same to an array of `value.shape`."""
+def moved(
+    op: str, value: Value, shape: tuple[int, ...], where: str, attributes: Mapping[str, Any], function: Any
+) -> Value:
+    """A value whose numbers are only moved (reshape, permute); `function` does the same to an array."""
     exponent, low, high = (along(a, value.shape, function) for a in (value.exponent, value.low, value.high))
     return Value(op, (value,), shape, where, exponent, value.divisor, low, high, attributes)
 
@@ -113,8 +115,18 @@ def clipped(value: Value, low: float | None, high: float | None, where: str) -> 
         return Value("clip", (value,), value.shape, where, limits=(low, high))
     fine = _fine_enough(value, low, high)
     if fine is None:
-        return Value("clip", (value,), value.shape, where, value.exponent, value.divisor, value.low, value.high,
-                     limits=(low, high), attributes={"refused": True})
+        return Value(
+            "clip",
+            (value,),
+            value.shape,
+            where,
+            value.exponent,
+            value.divisor,
+            value.low,
+            value.high,
+            limits=(low, high),
+            attributes={"refused": True},
+        )
     bounds = [None if c is None else _in_steps(c, fine) for c in (low, high)]
     lo, hi = fine.low, fine.high
     if bounds[0] is not None:
@@ -122,7 +134,9 @@ def clipped(value: Value, low: float | None, high: float | None, where: str) -> 
     if bounds[1] is not None:
         lo, hi = np.minimum(lo, bounds[1]), np.minimum(hi, bounds[1])
     attributes = {"lo": bounds[0], "hi": bounds[1]}
-    return Value("clip", (fine,), value.shape, where, fine.exponent, fine.divisor, lo, hi, attributes, limits=(low, high))
+    return Value(
+        "clip", (fine,), value.shape, where, fine.exponent, fine.divisor, lo, hi, attributes, limits=(low, high)
+    )
 
 
 def _in_steps(limit: float, value: Value) -> int:
@@ -184,8 +198,18 @@ class Requantizer:
         if value.op in COMMUTING:
             parents = tuple(self(p, target, name, lo, hi) for p in value.parents)
             low, high = (int(min(p.low.min() for p in parents)), int(max(p.high.max() for p in parents)))
-            return Value(value.op, parents, value.shape, value.where, np.array(target.exponent), 1, np.array(low),
-                         np.array(high), value.attributes, quantizer=name)
+            return Value(
+                value.op,
+                parents,
+                value.shape,
+                value.where,
+                np.array(target.exponent),
+                1,
+                np.array(low),
+                np.array(high),
+                value.attributes,
+                quantizer=name,
+            )
         return _rounded(value, target, name, lo, hi)
 
 
@@ -196,7 +220,11 @@ def _rounded(value: Value, target: Target, name: str, lo: int, hi: int) -> Value
         reached = Target(target.exponent, 0, 1, target.count)
     else:
         attributes, reached = {"lo": lo, "hi": hi, "start": target.start, "step": target.step}, target
-    made: dict[str, Any] = {"exponent": np.array(target.exponent), "low": np.array(levels[0]), "high": np.array(levels[1])}
+    made: dict[str, Any] = {
+        "exponent": np.array(target.exponent),
+        "low": np.array(levels[0]),
+        "high": np.array(levels[1]),
+    }
     if value.op == "real":
         attributes |= {"shape": list(value.shape), "scale": 2.0**target.exponent}
         return Value("input", (), value.shape, value.where, attributes=attributes, quantizer=name, **made)
@@ -204,5 +232,6 @@ def _rounded(value: Value, target: Target, name: str, lo: int, hi: int) -> Value
         raise ProbqError(f"{value.where}: its integers may reach {value.bound:,}, beyond 31 bits; use narrower widths")
     r = requantization(value.exponent, value.divisor, value.bound, reached)
     tensors = {"multiplier": compressed(r.multiplier), "add": compressed(r.add), "shift": compressed(r.shift)}
-    return Value("requantize", (value,), value.shape, value.where, attributes=attributes, tensors=tensors,
-                 quantizer=name, **made)
+    return Value(
+        "requantize", (value,), value.shape, value.where, attributes=attributes, tensors=tensors, quantizer=name, **made
+    )

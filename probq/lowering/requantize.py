@@ -69,7 +69,9 @@ def _one(exponent: int, divisor: int, bound: int, target: Target) -> tuple[int, 
     if divisor == 1:
         if shift <= 0:
             scale = 2 ** min(-shift, MOST_BITS - largest - 1)
-            return _fitting(scale if twice % 2 == 0 else 2 * scale, *((twice // 2, 0) if twice % 2 == 0 else (twice, 1)), bound)
+            return _fitting(
+                scale if twice % 2 == 0 else 2 * scale, *((twice // 2, 0) if twice % 2 == 0 else (twice, 1)), bound
+            )
         shift = min(shift, max(largest + 3, 1))
         return _fitting(1, twice * 2 ** (shift - 1), shift, bound)
     return _by_division(shift, divisor, bound, twice)

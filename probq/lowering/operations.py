@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from probq.errors import ProbqError
-from probq.values import Value, aligned, clipped, common, compressed, moved
+from probq.lowering.values import Value, aligned, clipped, common, compressed, moved
 
 
 def _refuse(where: str, why: str) -> ProbqError:
@@ -35,8 +35,10 @@ def clip(low: float | None, high: float | None) -> Callable[..., Value]:
 
 
 def clamp(value: Value, where: str, shape: tuple[int, ...], low: Any = None, high: Any = None) -> Value:
-    """`clamp` and `hardtanh`, their limits as float32 as the network has them."""
-    limits = [None if c is None else float(np.float32(c)) for c in (low, high)]
+    """`clamp` with fixed limits."""
+    if isinstance(low, Value) or isinstance(high, Value):
+        raise _refuse(where, "its limits are computed")
+    limits = [None if c is None else float(c) for c in (low, high)]
     return clipped(value, limits[0], limits[1], where)
 
 
@@ -75,14 +77,26 @@ def many(value: Any, count: int) -> list[int]:
     return [int(v) for v in (values * count if len(values) == 1 else values)]
 
 
-def max_pool(value: Value, where: str, shape: tuple[int, ...], kernel: Any, stride: Any = None, padding: Any = 0,
-             dilation: Any = 1, ceil_mode: bool = False) -> Value:
+def max_pool(
+    value: Value,
+    where: str,
+    shape: tuple[int, ...],
+    kernel: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+) -> Value:
     """Maximum pooling."""
     axes = len(value.shape) - 1
     window = many(kernel, axes)
-    attributes = {"kernel": window, "stride": many(stride, axes) if stride else window,
-                  "padding": [[p, p] for p in many(padding, axes)], "dilation": many(dilation, axes),
-                  "ceil_mode": ceil_mode}
+    attributes = {
+        "kernel": window,
+        "stride": many(stride, axes) if stride else window,
+        "padding": [[p, p] for p in many(padding, axes)],
+        "dilation": many(dilation, axes),
+        "ceil_mode": ceil_mode,
+    }
     if value.op == "real":
         return Value("max_pool", (value,), shape, where, attributes=attributes)
     value = _same_within(value)
@@ -106,16 +120,28 @@ def _everywhere(value: Value) -> tuple[np.ndarray, np.ndarray]:
     return low, high
 
 
-def avg_pool(value: Value, where: str, shape: tuple[int, ...], kernel: Any, stride: Any = None, padding: Any = 0,
-             ceil_mode: bool = False, count_include_pad: bool = True, divisor: Any = None) -> Value:
+def avg_pool(
+    value: Value,
+    where: str,
+    shape: tuple[int, ...],
+    kernel: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor: Any = None,
+) -> Value:
     """Average pooling: a sum, its divisor carried into the next rounding."""
     value = numbers(where, value)
     axes = len(value.shape) - 1
     window, pads = many(kernel, axes), many(padding, axes)
     if ceil_mode or (any(pads) and not count_include_pad):
         raise _refuse(where, "the number of values it averages differs between positions")
-    attributes = {"kernel": window, "stride": many(stride, axes) if stride else window,
-                  "padding": [[p, p] for p in pads]}
+    attributes = {
+        "kernel": window,
+        "stride": many(stride, axes) if stride else window,
+        "padding": [[p, p] for p in pads],
+    }
     count = math.prod(window)
     return _summed(_same_within(value), shape, where, attributes, count, int(divisor or count))
 
@@ -141,7 +167,9 @@ def mean(value: Value, where: str, shape: tuple[int, ...], axes: Any, keepdims: 
     attributes = {"axes": inner, "keepdims": bool(keepdims)}
     exponent = value.exponent
     if exponent.ndim:
-        exponent = exponent if keepdims else exponent.reshape([n for k, n in enumerate(exponent.shape) if k not in inner])
+        exponent = (
+            exponent if keepdims else exponent.reshape([n for k, n in enumerate(exponent.shape) if k not in inner])
+        )
     low, high = np.array(min(0, int(value.low.min())) * count), np.array(max(0, int(value.high.max())) * count)
     return Value("sum", (value,), shape, where, exponent, value.divisor * count, low, high, attributes)
 
@@ -159,8 +187,9 @@ def add(first: Any, where: str, shape: tuple[int, ...], second: Any, alpha: Any 
     if not isinstance(first, Value) or not isinstance(second, Value) or alpha != 1:
         raise _refuse(where, "only two tensors that layers computed can be added")
     a, b = common([numbers(where, first), numbers(where, second)])
-    return Value("add", (a, b), shape, where, a.exponent, a.divisor, np.asarray(a.low + b.low),
-                 np.asarray(a.high + b.high))
+    return Value(
+        "add", (a, b), shape, where, a.exponent, a.divisor, np.asarray(a.low + b.low), np.asarray(a.high + b.high)
+    )
 
 
 def concat(values: Sequence[Value], where: str, shape: tuple[int, ...], axis: int = 0) -> Value:

@@ -1,0 +1,1 @@
+"""How `probq.lower` works inside: symbolic integers, and what each operation and layer makes of them."""

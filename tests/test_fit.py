@@ -1,0 +1,393 @@
+"""Fits of small networks: reproducible, stopped in time, restored after trouble, and no wider than their budget."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyro
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributions import Laplace
+from torch.utils.data import DataLoader, TensorDataset
+
+import probq
+from probq import Budget, Plan, ProbqError, Quantized, Rates
+from probq import cost as costs
+from probq.batches import Batches
+from probq.budget import DualAscent
+from probq.calibrate import calibrate, estimate_norms
+from probq.codebooks import ladder
+from probq.likelihoods import for_target
+from probq.validate import validate
+
+CPU = torch.device("cpu")
+
+
+def data(n: int = 96) -> tuple[Tensor, Tensor]:
+    """Two rings of points, told apart by their distance from the origin."""
+    generator = torch.Generator().manual_seed(11)
+    angle = torch.rand(n, generator=generator) * 2 * math.pi
+    y = torch.arange(n) % 2
+    radius = 0.5 + y + 0.1 * torch.randn(n, generator=generator)
+    return torch.stack([radius * angle.cos(), radius * angle.sin()], 1), y
+
+
+XS, YS = data()
+PAIRS = [(XS[k : k + 32], YS[k : k + 32]) for k in range(0, 96, 32)]
+
+
+def network(norm: bool = False) -> Quantized:
+    torch.manual_seed(3)
+    net = nn.Sequential(nn.Linear(2, 16), *([nn.BatchNorm1d(16)] if norm else []), nn.ReLU(), nn.Linear(16, 2))
+    return probq.quantize(net, XS, plan=Plan(weight=ladder(1, 2, 4), input=ladder(1, 2, 4)))
+
+
+def state(q: Quantized) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in q.state_dict().items()}
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def quiet(
+    q: Quantized, batches: Any = PAIRS, budget: Budget | None = None, epochs: int = 2, **options: Any
+) -> probq.History:
+    return probq.fit(q, batches, budget, epochs, progress=False, **options)
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_the_same_seed_gives_the_same_fit(norm: bool) -> None:
+    results = []
+    for seed in (0, 0, 1):
+        q = network(norm)
+        history = quiet(q, budget=Budget(percent=1.5), seed=seed)
+        results.append((history.to_frame(), state(q)))
+        torch.rand(5)  # whatever else happens in between
+    assert results[0][0].equals(results[1][0])
+    assert same(results[0][1], results[1][1])
+    assert not same(results[0][1], results[2][1])
+
+
+def test_a_seeded_fit_leaves_the_global_generator_alone_and_the_store_empty() -> None:
+    before = torch.get_rng_state()
+    quiet(network(), seed=0)
+    assert not torch.equal(before, torch.get_rng_state())  # making the network seeds torch
+    q = network()
+    before = torch.get_rng_state()
+    quiet(q, seed=0)
+    assert torch.equal(before, torch.get_rng_state())
+    assert not pyro.get_param_store().keys()
+
+
+def test_a_fit_learns_and_keeps_its_budget() -> None:
+    q, budget = network(), Budget(percent=2.0)
+    before = validate(q, Batches(PAIRS, CPU))
+    history = quiet(q, budget=budget, epochs=60, rates=Rates(weights=1e-2), validation=PAIRS, seed=0)
+    after = validate(q, Batches(PAIRS, CPU))
+    assert after["accuracy"] > 0.9 > before["accuracy"]
+    assert after["loss"] < before["loss"]
+    assert q.mode().cost() <= budget.absolute(q.layers)
+    assert q.mode().limit == budget.absolute(q.layers)
+    assert all(a.cost() <= budget.absolute(q.layers) for a in q.sample(20, seed=0))
+    frame = history.to_frame()
+    assert list(frame.step) == list(range(180))
+    assert list(frame.epoch) == [k // 3 for k in range(180)]
+    assert set(frame.phase[:108]) == {"search"}
+    assert set(frame.phase[108:]) == {"tune"}
+    assert len(history.validation) == 60
+    assert frame.percent.iloc[-1] == pytest.approx(q.mode().percent())
+    assert [q.training, q.folded, q.rounding, decided(q)] == [False, False, False, False]
+
+
+def decided(q: Quantized) -> bool:
+    return any(quantizer.fixed is not None for _, quantizer in q.named_quantizers())
+
+
+def test_records_of_steps_add_up() -> None:
+    q = network()
+    for step in probq.steps(q, PAIRS, epochs=1, temperature=0.5, search=1.0):
+        assert step.loss == pytest.approx(step.nll + step.kl, rel=1e-4)
+        assert step.limit is None
+        assert step.kl > 0
+    full = costs.full(q.layers)
+    assert step.percent == pytest.approx(100 * float(q.expected_cost(q.cost_tables()).detach()) / full, rel=0.05)
+
+
+def test_an_unreachable_budget_stops_before_the_first_step() -> None:
+    q = network()
+    before = state(q)
+    cheapest = 32 * 1 * 8 + 32 * 1 * 1
+    with pytest.raises(ProbqError, match=f"cost {cheapest:,}"):
+        quiet(q, budget=Budget(limit=cheapest - 1))
+    assert same(before, state(q))
+    quiet(q, budget=Budget(limit=cheapest), epochs=1)
+    assert q.mode().cost() == cheapest
+
+
+def test_a_budget_below_fixed_widths_stops_before_the_first_step() -> None:
+    fixed = network().at(network().mode())
+    before = state(fixed)
+    with pytest.raises(ProbqError, match="the widths are fixed and cost"):
+        quiet(fixed, budget=Budget(limit=fixed.mode().cost() - 1))
+    assert same(before, state(fixed))
+
+
+class Spoiled(nn.Module):
+    """A network whose output stops being finite once it was called `good` times in training."""
+
+    def __init__(self, good: int) -> None:
+        super().__init__()
+        self.layer, self.left = nn.Linear(2, 2), good
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.left -= 1
+        return self.layer(x) * (math.nan if self.left < 0 else 1.0)
+
+
+@pytest.mark.filterwarnings("ignore:Encountered NaN")  # Pyro's own
+@pytest.mark.parametrize(("good", "step", "kept"), [(1, 1, 0), (30, 30, 25)])
+def test_a_loss_that_is_not_finite_names_its_step_and_restores_the_last_good_state(
+    good: int, step: int, kept: int
+) -> None:
+    q = probq.quantize(Spoiled(good).eval(), XS)
+    states = []
+    with pytest.raises(ProbqError, match=f"became nan at step {step}; .* state of step {kept}"):
+        states.extend(state(q) for _ in probq.steps(q, PAIRS, epochs=20, seed=0, search=1.0))
+    assert len(states) == step
+    reference = states[kept - 1] if kept else None
+    if reference is not None:
+        assert same(reference, state(q))
+    assert all(value.isfinite().all() for value in q.state_dict().values() if value.is_floating_point())
+
+
+@pytest.mark.parametrize("spoil", [(0, math.nan), (0, math.inf)])
+def test_data_that_is_not_finite_is_refused(spoil: tuple[int, float]) -> None:
+    x = XS.clone()
+    x[40, 0] = spoil[1]
+    batches = [(x[:32], YS[:32]), (x[32:64], YS[32:64])]
+    with pytest.raises(ProbqError, match="batch 1 of the data holds a value that is not finite"):
+        quiet(network(), batches)
+
+
+BATCHES: dict[str, tuple[Any, str]] = {
+    "empty list": ([], "holds no batch"),
+    "empty generator": ((pair for pair in ()), "holds no batch"),
+    "empty loader": (DataLoader(TensorDataset(XS[:8], YS[:8]), batch_size=32, drop_last=True), "holds no batch"),
+    "not iterable": (3, "an iterable of"),
+    "tensors only": ([XS], "not an .input, target. pair"),
+    "three parts": ([(XS, YS, YS)], "not an .input, target. pair"),
+    "target is a list": ([(XS, [0, 1])], "not an .input, target. pair"),
+}
+
+
+@pytest.mark.parametrize(("batches", "part"), BATCHES.values(), ids=BATCHES)
+def test_data_that_is_none_is_refused(batches: Any, part: str) -> None:
+    with pytest.raises(ProbqError, match=part):
+        quiet(network(), batches)
+
+
+def test_a_generator_read_once_is_kept() -> None:
+    def stream() -> Iterator[tuple[Tensor, Tensor]]:
+        yield from PAIRS
+
+    a, b = network(), network()
+    assert quiet(a, stream(), seed=0).to_frame().equals(quiet(b, PAIRS, seed=0).to_frame())
+    assert same(state(a), state(b))
+
+
+def test_a_loader_and_its_list_have_the_same_size() -> None:
+    loader = DataLoader(TensorDataset(XS, YS), batch_size=20)
+    assert Batches(loader, CPU).size == Batches(list(loader), CPU).size == 96
+    assert len(Batches(loader, CPU)) == 5
+    assert Batches([(XS[:10], YS[:10]), (XS[:4], YS[:4])], CPU).size == 14
+
+
+def regression() -> Quantized:
+    return probq.quantize(nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 1)), XS)
+
+
+def test_real_targets_pick_a_normal_law_with_learned_noise() -> None:
+    q = regression()
+    target = (XS**2).sum(1, keepdim=True)
+    history = quiet(q, [(XS, target)], epochs=60, rates=Rates(weights=1e-2), seed=0)
+    assert isinstance(q.likelihood, probq.likelihoods.Normal)
+    assert float(q.likelihood.log_sd.detach()) != 0
+    assert history.steps[-1].nll < history.steps[0].nll
+    residual = (q(XS) - target).square().mean()
+    assert "accuracy" not in validate(q, Batches([(XS, target)], CPU))
+    sd = math.exp(float(q.likelihood.log_sd.detach()))
+    by_hand = float(residual) / (2 * sd**2) + math.log(sd) + 0.5 * math.log(2 * math.pi)
+    assert validate(q, Batches([(XS, target)], CPU))["loss"] == pytest.approx(by_hand, rel=1e-4)
+
+
+def test_targets_without_the_last_axis_are_given_it() -> None:
+    q = regression()
+    quiet(q, [(XS, XS[:, 0])], epochs=1)
+    with pytest.raises(ProbqError, match="do not fit outputs"):
+        quiet(regression(), [(XS, XS)], epochs=1)
+
+
+def test_a_likelihood_of_ones_own() -> None:
+    q = regression()
+    history = quiet(
+        q, [(XS, XS[:, :1])], epochs=1, search=1.0, temperature=1e-9, likelihood=lambda out: Laplace(out, 2.0)
+    )
+    assert history.steps[0].nll > math.log(4.0)  # the density of a Laplace law is at most 1 / (2 scale)
+    quiet(q, [(XS, XS[:, :1])], epochs=1, likelihood=probq.likelihoods.Normal(0.5))
+    quiet(q, [(XS, XS[:, :1])], epochs=1, likelihood=lambda out: Laplace(out, 1.0))
+    with pytest.raises(ProbqError, match="must return a torch distribution"):
+        quiet(q, [(XS, XS[:, :1])], epochs=1, likelihood=lambda out: out)
+
+
+def test_the_usual_likelihoods() -> None:
+    assert for_target(torch.tensor([1, 2])) is probq.likelihoods.categorical
+    law = probq.likelihoods.Normal(sd=2.0)
+    assert not law.log_sd.requires_grad
+    assert float(law(torch.zeros(1)).log_prob(torch.ones(1))) == pytest.approx(
+        -0.125 - math.log(2) - 0.5 * math.log(2 * math.pi)
+    )
+    with pytest.raises(ProbqError, match="above 0"):
+        probq.likelihoods.Normal(sd=0.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        ({"epoch": 3}, "epoch"),
+        ({"learning_rate": 3}, "learning_rate"),
+        ({"epochs": 0}, "epochs must be"),
+        ({"epochs": 1.5}, "epochs must be"),
+        ({"search": 1.2}, "search is the share"),
+        ({"temperature": 0}, "temperature must be"),
+        ({"temperature": math.nan}, "temperature must be"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(options: dict[str, Any], part: str) -> None:
+    with pytest.raises(ProbqError, match=part):
+        probq.fit(network(), PAIRS, progress=False, **options)
+
+
+def test_steps_in_the_users_own_hands() -> None:
+    q = network()
+    running = probq.steps(q, PAIRS, Budget(percent=3), epochs=2, search=0.5)
+    first = next(running)
+    assert (first.step, first.phase) == (0, "search")
+    assert q.training
+    running.close()  # given up: the network is usable
+    assert not q.training
+    assert not decided(q)
+    assert q(XS).shape == (96, 2)
+    q = network()
+    assert [step.phase for step in probq.steps(q, PAIRS, Budget(percent=3), epochs=2, search=0.5)] == ["search"] * 3 + [
+        "tune"
+    ] * 3
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_fine_tuning_at_an_assignment_keeps_its_widths(norm: bool) -> None:
+    q = network(norm)
+    a = q.sample(1, Budget(percent=2), seed=0)[0]
+    tuned = q.at(a)
+    before = tuned.net[0].weight.detach().clone()
+    history = quiet(tuned, budget=Budget(percent=2), epochs=3, seed=0)
+    assert tuned.mode().widths == a.widths
+    assert {step.phase for step in history.steps} == {"tune"}
+    assert not torch.equal(before, tuned.net[0].weight)
+    assert history.steps[-1].percent == pytest.approx(a.percent())
+    assert q.mode().widths != {}  # the original stays as it was
+    assert not decided(q)
+
+
+def test_the_network_shipped_is_the_network_tuned() -> None:
+    """The last step's loss, taken in training, is that of what ships: same codes, scales, biases and folding."""
+    q = network(norm=True)
+    for step in probq.steps(
+        q, [(XS, YS)], Budget(percent=3), epochs=8, search=0.5, rates=Rates(weights=0.0, scales=0.0)
+    ):
+        if step.phase == "tune":
+            law = torch.log_softmax(q(XS), -1)
+            assert step.nll == pytest.approx(-float(law[torch.arange(96), YS].mean().detach()), rel=1e-3)
+    shipped = q(XS)
+    assert torch.equal(shipped, q.at(q.mode())(XS))
+    assert -float(torch.log_softmax(shipped, -1)[torch.arange(96), YS].mean()) == pytest.approx(step.nll, rel=1e-3)
+
+
+# What a fit is made of
+
+
+def test_the_limit_is_ramped_down_geometrically() -> None:
+    rule = DualAscent(start=1000.0, limit=10.0, ramp=4)
+    assert [rule.limit_at(k) for k in range(6)] == pytest.approx(
+        [1000 ** (1 - d) * 10**d for d in (0.25, 0.5, 0.75, 1, 1, 1)]
+    )
+    assert DualAscent(start=1.0, limit=10.0, ramp=4).limit_at(0) == pytest.approx(10)
+
+
+def test_the_term_of_the_budget_by_hand() -> None:
+    rule = DualAscent(start=10.0, limit=10.0, ramp=1, rate=0.5, penalty=3.0)
+    expected = torch.tensor(20.0, requires_grad=True)
+    gap = math.log(2)
+    assert float(rule.term(expected, 0).detach()) == pytest.approx(1.5 * gap**2)
+    assert rule.multiplier == pytest.approx(0.5 * gap)
+    term = rule.term(expected, 0)
+    assert float(term.detach()) == pytest.approx(0.5 * gap**2 + 1.5 * gap**2)
+    (slope,) = torch.autograd.grad(term, expected)
+    assert float(slope) == pytest.approx((0.5 * gap + 3 * gap) / 20)
+    rule.term(torch.tensor(0.01), 0)
+    assert rule.multiplier == 0
+
+
+def test_the_dual_rule_finds_the_constrained_optimum() -> None:
+    """min (c - 4)^2 subject to c <= 2 in log c: at the optimum, c = 2 and the multiplier is -df/dlog c = 8."""
+    log_c = torch.tensor(math.log(4.0), requires_grad=True)
+    rule, optimizer = DualAscent(4.0, 2.0, ramp=50, rate=0.2), torch.optim.SGD([log_c], 0.02)
+    for step in range(1500):
+        optimizer.zero_grad()
+        ((log_c.exp() - 4) ** 2 + rule.term(log_c.exp(), step)).backward()
+        optimizer.step()
+    assert float(log_c.exp().detach()) == pytest.approx(2, rel=1e-2)
+    assert rule.multiplier == pytest.approx(8, rel=2e-2)
+
+
+def test_validation_by_hand() -> None:
+    q = network()
+    result = validate(q, Batches(PAIRS, CPU))
+    output = q(XS).double().detach().numpy()
+    log_law = output - np.log(np.exp(output).sum(1, keepdims=True))
+    assert result["loss"] == pytest.approx(-log_law[np.arange(96), YS.numpy()].mean(), rel=1e-5)
+    assert result["accuracy"] == pytest.approx((output.argmax(1) == YS.numpy()).mean())
+
+
+def test_calibration_takes_the_scales_of_the_first_examples() -> None:
+    q = network()
+    before = state(q)
+    calibrate(q, Batches([(XS * 100, YS)], CPU))
+    shift = q.inputs["0.input"].log2_scale - before["quantizers.0/input.log2_scale"]
+    assert 6 <= float(shift.detach().mean()) <= 7  # log2 100 = 6.6
+    assert q.calibrated
+
+
+def test_calibration_warns_of_what_an_unsigned_ladder_cuts_off() -> None:
+    q = probq.quantize(nn.Sequential(nn.Linear(2, 2)), XS.abs())
+    with pytest.warns(UserWarning, match=r"0\.input has negative values .* but an unsigned ladder"):
+        calibrate(q, Batches(PAIRS, CPU))
+
+
+def test_statistics_of_normalisation_are_those_of_the_decided_network() -> None:
+    q = network(norm=True).at(network(norm=True).mode())
+    q.folded = False
+    seen: list[Tensor] = []
+    handle = q.net[1].register_forward_pre_hook(lambda module, args: seen.append(args[0].detach()))
+    estimate_norms(q, Batches(PAIRS, CPU))
+    handle.remove()
+    assert len(seen) == 3
+    mean = torch.stack([x.mean(0) for x in seen]).mean(0)
+    variance = torch.stack([x.var(0) for x in seen]).mean(0)
+    torch.testing.assert_close(q.net[1].running_mean, mean)
+    torch.testing.assert_close(q.net[1].running_var, variance)
+    assert q.net[1].momentum == 0.1
+    assert not q.net[1].training

@@ -1,0 +1,222 @@
+"""The integer model computes exactly what the decided network computes."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import probq
+from probq.codebooks import ladder, learned, levels, powers_of_two
+
+PLANS = {
+    "tensor": probq.Plan(weight=ladder(0, 1, 2, 4, 8)),
+    "one scale": probq.Plan(weight=ladder(1, 2, 4, 8), scales="tensor"),
+    "channel": probq.Plan(weight=ladder(0, 1, 2, 4, 8), gates="channel"),
+    "weight": probq.Plan(weight=ladder(0, 1, 2, 4), gates="weight"),
+    "powers of two": probq.Plan(weight=ladder(powers_of_two(3), powers_of_two(4))),
+    "given levels": probq.Plan(weight=ladder(levels([-1.5, -0.25, 0.25, 1.5]), 4)),
+    "learned levels": probq.Plan(weight=ladder(learned([-1.5, -0.4, 0.4, 1.5]), 4)),
+    "wide": probq.Plan(weight=ladder(8), input=ladder(12)),
+    "narrow": probq.Plan(weight=ladder(1, 2), input=ladder(1, 2)),
+}
+
+
+class Residual(nn.Module):
+    """Convolutions of several kinds, batch norm, two kinds of shortcut, averages that are no powers of two."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.conv, self.norm2 = nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.depthwise = nn.Conv2d(8, 8, (3, 1), groups=8, padding=(1, 0), dilation=(1, 2))
+        self.up = nn.ConvTranspose2d(8, 4, 2, stride=2, groups=2)
+        self.fc, self.out = nn.Linear(4, 6), nn.Linear(6, 5)
+
+    def forward(self, x):
+        x = F.relu(self.norm(self.stem(x)))
+        x = F.max_pool2d(F.relu(x + self.norm2(self.conv(x))), 2)
+        x = F.relu(self.up(F.relu6(self.depthwise(x))))
+        x = F.avg_pool2d(x, 3).mean((2, 3))
+        return self.out(F.hardtanh(self.fc(x)))
+
+
+class Text(nn.Module):
+    """Embedding, one-dimensional convolution with "same" padding, batch norm behind a linear layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.conv, self.norm = (
+            nn.Embedding(20, 6),
+            nn.Conv1d(6, 8, 3, padding="same", dilation=2),
+            nn.BatchNorm1d(8),
+        )
+        self.fc, self.norm2, self.out = nn.Linear(40, 7), nn.BatchNorm1d(7), nn.Linear(7, 3)
+
+    def forward(self, x):
+        x = F.relu(self.norm(self.conv(self.embedding(x).transpose(1, 2))))
+        return self.out(F.relu(self.norm2(self.fc(F.avg_pool1d(x, 2).flatten(1)))))
+
+
+class Branches(nn.Module):
+    """Concatenation of branches with different steps, and a shared layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.shared, self.out = nn.Linear(6, 4), nn.Linear(6, 4), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = torch.cat([F.relu(self.a(x)), self.b(x)], 1)
+        return self.out(F.relu(self.shared(self.shared(x))))
+
+
+def images(n):
+    return torch.rand(n, 3, 12, 12)
+
+
+NETWORKS = {
+    "residual": (Residual, images),
+    "text": (Text, lambda n: torch.randint(0, 20, (n, 10))),
+    "branches": (Branches, lambda n: torch.randn(n, 6)),
+    "signed mlp": (
+        lambda: nn.Sequential(nn.Linear(9, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 16), nn.Linear(16, 4)),
+        lambda n: torch.randn(n, 9),
+    ),
+    "volume": (
+        lambda: nn.Sequential(
+            nn.Conv3d(2, 4, 3, stride=2, padding=1), nn.ReLU6(), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(4, 3)
+        ),
+        lambda n: torch.randn(n, 2, 6, 6, 6),
+    ),
+}
+
+
+def trained(make):
+    """A network with batch-norm statistics that are not trivial, some gains negative."""
+    torch.manual_seed(0)
+    net = make()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.3)
+            module.running_var.uniform_(0.2, 2)
+            module.weight.data.normal_(0.7, 0.5)
+            module.bias.data.normal_(0, 0.3)
+    return net.eval()
+
+
+@pytest.mark.filterwarnings("ignore:.*has negative values")
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+@pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
+def test_no_output_differs(network, plan, tmp_path):
+    make, data = network
+    net = trained(make)
+    q = probq.quantize(net, data(64), plan=plan)
+    x = data(50)
+    for assignment in [q.mode(), *q.sample(2, seed=1)]:
+        model = probq.lower(q, assignment)
+        integers = model(x)
+        decided = q.at(assignment).eval()(x)
+        assert decided.std() >= 0
+        assert np.array_equal(integers * model.output_scale, decided.double().numpy())
+        for node, values in zip(model.nodes, model.values(model.quantize_input(x)).values(), strict=True):
+            assert np.abs(values).max() <= node.bound or node.op == "input"
+    model.save(tmp_path / "m.safetensors")
+    assert np.array_equal(probq.IntegerModel.load(tmp_path / "m.safetensors")(x), integers)
+
+
+def test_the_mode_of_a_fitted_network_is_what_is_lowered():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+    x, y = torch.rand(60, 1, 8, 8), torch.randint(0, 3, (60,))
+    q = probq.quantize(net, x[:8])
+    batches = [(x[i : i + 20], y[i : i + 20]) for i in (0, 20, 40)]
+    probq.fit(q, batches, probq.Budget(percent=1.0), epochs=3, seed=0, progress=False)
+    model = probq.lower(q)
+    assert np.array_equal(model(x) * model.output_scale, q(x).double().numpy())
+    assert model.metadata["percent"] <= 1.0
+    assert model.metadata["widths"] == {name: int(bits) for name, bits in q.mode().widths.items()}
+
+
+def test_averages_carry_their_divisor():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.AvgPool2d(3), nn.Flatten(), nn.Linear(8, 2)).eval()
+    q = probq.quantize(net, torch.rand(8, 1, 6, 6), plan=probq.Plan(weight=ladder(4), input=ladder(4)))
+    model = probq.lower(q)
+    requantize = next(node for node in model.nodes if node.name == "3.input")
+    assert int(requantize.tensors["multiplier"].max()) > 1
+    x = torch.rand(200, 1, 6, 6)
+    assert np.array_equal(model(x) * model.output_scale, q(x).double().numpy())
+
+
+def test_an_average_as_output_keeps_its_divisor_in_the_scale():
+    net = nn.Sequential(nn.Conv1d(1, 2, 1), nn.AdaptiveAvgPool1d(1)).eval()
+    q = probq.quantize(net, torch.rand(8, 1, 3), plan=probq.Plan(weight=ladder(4)))
+    model = probq.lower(q)
+    x = torch.rand(20, 1, 3)
+    assert np.allclose(model(x) * model.output_scale, q(x).double().numpy(), rtol=1e-6)
+    assert np.log2(model.output_scale * 3) % 1 == 0
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ([nn.Linear(4, 4), nn.Softmax(1), nn.Linear(4, 2)], "softmax in 1"),
+        ([nn.Linear(4, 4), nn.Sigmoid(), nn.Linear(4, 2)], "sigmoid in 1"),
+        ([nn.BatchNorm1d(4), nn.Linear(4, 2)], "batch_norm in 0"),
+        ([nn.Linear(4, 4), nn.Hardtanh(-0.7, 0.7)], "not multiples of the value's step"),
+    ],
+    ids=["softmax", "sigmoid", "norm first", "clip last"],
+)
+def test_what_has_no_integer_form_is_refused_by_name(layers, message):
+    q = probq.quantize(nn.Sequential(*layers).eval(), torch.randn(8, 4))
+    with pytest.raises(probq.ProbqError, match=message):
+        probq.lower(q)
+
+
+def test_a_layer_left_in_float_is_refused():
+    net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    q = probq.quantize(net, torch.randn(8, 4), plan=lambda layer: probq.Plan() if layer.name == "0" else None)
+    with pytest.raises(probq.ProbqError, match="stays float"):
+        probq.lower(q)
+
+
+def test_an_accumulator_beyond_31_bits_is_refused_with_layer_and_limit():
+    q = probq.quantize(
+        nn.Sequential(nn.Linear(64, 2)),
+        torch.randn(8, 64),
+        plan=probq.Plan(weight=ladder(16), network_input=ladder(16)),
+    )
+    with pytest.raises(probq.ProbqError, match=r"layer 0 .*2,147,483,647 \(31 bits\)"):
+        probq.lower(q)
+
+
+def test_the_input_in_two_scales_is_refused():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.a(x) + self.b(x)
+
+    def plan(layer):
+        return probq.Plan(network_input=ladder(4 if layer.name == "a" else 8))
+
+    q = probq.quantize(Two(), torch.randn(8, 4), plan=plan)
+    with pytest.raises(probq.ProbqError, match="different scales or widths"):
+        probq.lower(q)
+
+
+def test_a_network_with_two_outputs_is_refused():
+    class Pair(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(4, 4)
+
+        def forward(self, x):
+            y = self.fc(x)
+            return y, F.relu(y)
+
+    q = probq.quantize(Pair(), torch.randn(8, 4))
+    with pytest.raises(probq.ProbqError, match="one tensor as output"):
+        probq.lower(q)

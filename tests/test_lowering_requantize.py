@@ -1,0 +1,76 @@
+"""The integers of a requantization equal exact rational arithmetic."""
+
+from fractions import Fraction
+from math import floor
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from probq.errors import ProbqError
+from probq.lowering.requantize import Target, requantization
+
+TARGETS = st.builds(
+    lambda exponent, book: Target(exponent, *book),
+    st.integers(-14, 6),
+    st.sampled_from([(0, 1, 256), (0, 1, 2), (-7, 1, 15), (-127, 1, 255), (-1, 2, 2), (-1, 1, 3)]),
+)
+
+
+def exact(x: int, exponent: int, divisor: int, target: Target) -> int:
+    """The code by rational arithmetic."""
+    u = Fraction(x) * Fraction(2) ** (exponent - target.exponent) / divisor
+    code = floor((u - target.start) / target.step + Fraction(1, 2))
+    return min(max(code, 0), target.count - 1)
+
+
+def ties(exponent: int, divisor: int, target: Target, bound: int) -> list[int]:
+    """Accumulators at and beside every rounding boundary within the bound."""
+    worth = Fraction(2) ** (target.exponent - exponent) * divisor
+    edges = [
+        floor((target.start + target.step * (k + Fraction(1, 2))) * worth) for k in range(-1, min(target.count, 9))
+    ]
+    return [x for edge in edges for x in (edge - 1, edge, edge + 1) if abs(x) <= bound]
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    TARGETS,
+    st.integers(-32, 6),
+    st.sampled_from([1, 1, 3, 4, 7, 9, 25, 49]),
+    st.sampled_from([1, 100, 2**15, 2**24, 2**27]),
+    st.data(),
+)
+def test_equals_rational_arithmetic(target, exponent, divisor, bound, data):
+    try:
+        r = requantization(np.array(exponent), divisor, bound, target)
+    except ProbqError:
+        assume(False)
+    drawn = data.draw(st.lists(st.integers(-bound, bound), min_size=1, max_size=8))
+    for x in [*drawn, *ties(exponent, divisor, target, bound), -bound, bound, 0]:
+        code = min(max((x * int(r.multiplier) + int(r.add)) >> int(r.shift), 0), target.count - 1)
+        assert code == exact(x, exponent, divisor, target)
+
+
+def test_a_power_of_two_is_one_add_and_one_shift():
+    r = requantization(np.array([-6, -9]), 1, 1000, Target(-2, 0, 1, 16))
+    assert r.multiplier.tolist() == [1, 1]
+    assert r.shift.tolist() == [4, 7]
+    assert r.add.tolist() == [8, 64]
+
+
+def test_a_step_that_no_shift_reaches_is_refused():
+    with pytest.raises(ProbqError, match="steps of 1 or 2"):
+        requantization(np.array(0), 1, 10, Target(0, 0, 3, 4))
+
+
+def test_integers_beyond_62_bits_are_refused():
+    with pytest.raises(ProbqError, match="62 bits"):
+        requantization(np.array(0), 49, 2**40, Target(0, 0, 1, 256))
+
+
+def test_code_of_a_real_number():
+    target = Target(-1, 0, 1, 4)
+    assert [target.code(v) for v in (-3.0, 0.24, 0.25, 1.0, 9.0)] == [0, 0, 1, 2, 3]
+    assert target.bits == 2
