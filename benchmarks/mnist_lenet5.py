@@ -1,8 +1,9 @@
 """MNIST, LeNet-5: accuracy of the integer model under a limit on relative BOPs.
 
 Protocol: inputs scaled to [0, 1] and nothing else, 8-bit network input, no augmentation, batch 128, 5,000 training
-images held out for validation (the split is fixed by the seed), Adam from 1e-3 with a cosine schedule for the float network. The test set is
-opened once, at the end. One JSON line per run is appended to the results; a run that is already there is skipped.
+images held out for validation (the split is fixed by the seed), Adam from 1e-3 with a cosine schedule for the float
+network. The test set is opened once, at the end. One JSON line per run is appended to the results; a run that is
+already there is skipped.
 
     python benchmarks/mnist_lenet5.py --data DIR --budget 0.52 --seed 0 --out results.jsonl
 """
@@ -17,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import data
-import networks
 import numpy as np
 import pyro
 import safetensors.torch
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 import probq
 from probq import decide
+from probq.testing import lenet5
 
 BATCH, HELD_OUT = 128, 5000
 CACHE = Path(__file__).parent / "cache"
@@ -63,7 +64,7 @@ def float_network(train: tuple[Tensor, Tensor], epochs: int, seed: int) -> nn.Se
     """The float network of a seed, from the cache or trained now."""
     path = CACHE / f"lenet5-seed{seed}-epochs{epochs}.safetensors"
     torch.manual_seed(seed)
-    net = networks.lenet5()
+    net = lenet5()
     if path.exists():
         net.load_state_dict(safetensors.torch.load_file(path))
         return net.eval()

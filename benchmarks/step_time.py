@@ -20,12 +20,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import networks
 import torch
 from torch import Tensor, nn
 
 import probq
 from probq.codebooks import ladder
+from probq.testing import lenet5, vgg7
 
 WARM_UP = 5
 
@@ -76,8 +76,8 @@ def cases() -> dict[str, tuple[Callable[[], nn.Sequential], Tensor, Tensor]]:
     """Networks and batches. Random images: a step's time does not depend on what they show."""
     torch.manual_seed(0)
     return {
-        "LeNet-5": (networks.lenet5, torch.rand(128, 1, 28, 28), torch.randint(10, (128,))),
-        "VGG-7, quarter width": (lambda: networks.vgg7(0.25), torch.randn(64, 3, 32, 32), torch.randint(10, (64,))),
+        "LeNet-5": (lenet5, torch.rand(128, 1, 28, 28), torch.randint(10, (128,))),
+        "VGG-7, quarter width": (lambda: vgg7(0.25), torch.randn(64, 3, 32, 32), torch.randint(10, (64,))),
     }
 
 
@@ -133,9 +133,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     table = [
-        row
-        for network, (make, x, y) in cases().items()
-        for row in rows(network, measure(make, x, y, args.repetitions))
+        row for network, (make, x, y) in cases().items() for row in rows(network, measure(make, x, y, args.repetitions))
     ]
     print("| network | method | CPU ms a step | ratio to float | quartiles |\n|---|---|---|---|---|")
     for row in table:

@@ -39,7 +39,8 @@ class Assignment:
 
     def percent(self, cost: costs.Cost = costs.bops) -> float:
         """Cost in percent of the network with 32-bit weights and inputs."""
-        return 100 * self.cost(cost) / costs.full(self.layers, cost)
+        full = costs.full(self.layers, cost)
+        return 100 * self.cost(cost) / full if full else 0.0
 
     def __eq__(self, other: Any) -> bool:
         if not isinstance(other, Assignment):

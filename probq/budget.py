@@ -39,8 +39,7 @@ class Budget:
         if (self.percent is None) == (self.limit is None):
             raise ProbqError("a budget takes either percent=... or limit=..., one of the two")
         value = self.percent if self.limit is None else self.limit
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not math.isfinite(value) or not value > 0:  # type: ignore[arg-type]
+        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value) or value <= 0:
             raise ProbqError(f"a budget must be a positive number, not {value!r}")
 
     def __repr__(self) -> str:

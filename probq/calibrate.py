@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from probq.batches import Batches
-from probq.layers import NORMS, arguments
-from probq.program import Program, substitute
+from probq.layers import arguments
+from probq.program import Program
+from probq.substitute import substitute
+from probq.watch import NORMS
 
 ROWS = 512
 NORM_BATCHES = 20

@@ -148,10 +148,11 @@ def _group(
         log_inputs = log_inputs + log_probs[name][combinations[:, column]]
     weight_bits = ladders[weight].bits if weight in ladders else (costs.FLOAT_BITS,)
     table = np.zeros((len(combinations), len(weight_bits)))
+    where: np.ndarray
     for layer in members:
-        bits = ladders[layer.input].bits if layer.input in ladders else (costs.FLOAT_BITS,)
+        bits = ladders[layer.input].bits if layer.input is not None and layer.input in ladders else (costs.FLOAT_BITS,)
         of_pair = costs.pairs(layer, weight_bits, bits, cost)
-        column = combinations[:, inputs.index(layer.input)] if layer.input in ladders else np.zeros(len(table), int)
-        table += of_pair[:, column].T
+        where = combinations[:, inputs.index(layer.input)] if layer.input in inputs else np.zeros(len(table), int)
+        table += of_pair[:, where].T
     log_gates = log_probs[weight].reshape(-1, len(weight_bits)) if weight in ladders else np.zeros((1, 1))
     return Group(weight if weight in ladders else None, inputs, combinations, log_inputs, log_gates, table)

@@ -56,7 +56,7 @@ def total(layers: Iterable[Layer], widths: Mapping[str, Any], cost: Cost = bops)
     """
     result = 0.0
     for layer in layers:
-        input_bits = int(widths[layer.input]) if layer.input in widths else FLOAT_BITS
+        input_bits = int(widths.get(layer.input or "", FLOAT_BITS))
         bits, counts = np.unique(np.asarray(widths.get(layer.weight, FLOAT_BITS)), return_counts=True)
         result += sum(
             float(cost(layer, int(b), input_bits)) * int(n) for b, n in zip(bits, counts, strict=True)

@@ -51,7 +51,7 @@ def mode(q: Program, budget: Budget | None) -> Assignment:
 def sample(q: Program, n: int, budget: Budget | None, seed: int | None) -> list[Assignment]:
     """Draws of widths from the posterior given that they keep the budget, and of codes given the widths."""
     with torch.random.fork_rng(devices=[]):
-        generator = np.random.default_rng(seed)
+        generator = np.random.default_rng(int(torch.randint(2**62, ())) if seed is None else seed)
         torch.manual_seed(int(generator.integers(2**62)))
         if decided(q):
             widths = _fixed(q, budget).widths

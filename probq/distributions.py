@@ -15,7 +15,6 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints, register_kl
 
-from probq.codebooks import Grid
 from probq.errors import ProbqError
 from probq.rounding import Grids, Levels, decode, first_code, largest_count, nearest_level, two_nearest
 

@@ -28,6 +28,7 @@ from probq.quantized import Quantized
 from probq.validate import validate
 
 SNAPSHOT_EVERY = 25
+ADAM = partial(torch.optim.Adam, fused=True)
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def steps(
     temperature: float = 0.001,
     likelihood: Likelihood | None = None,
     rates: Rates | None = None,
-    optimizer: Callable[..., torch.optim.Optimizer] = partial(torch.optim.Adam, fused=True),
+    optimizer: Callable[..., torch.optim.Optimizer] = ADAM,
     seed: int | None = None,
 ) -> Iterator[Step]:
     """The training loop as a generator: each `next` is one step, so that it stays in the user's hands.
@@ -309,7 +310,12 @@ class _Loop:
             outputs.append(self.q.model(*args))
 
         with pyro.validation_enabled(self.unchecked):
-            loss = self.elbo.differentiable_loss(model, self.q.guide, x, y, self.size) / self.size
+            try:
+                loss = self.elbo.differentiable_loss(model, self.q.guide, x, y, self.size) / self.size
+            except ProbqError:
+                raise
+            except ValueError as error:  # the first batch is checked by torch and Pyro
+                raise ProbqError(f"the data does not fit the likelihood: {error}") from error
             with torch.no_grad():
                 nll = -Observation(self.q.law(outputs[-1], y)).log_prob(y).mean()
         self.unchecked = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,7 @@ def fold(net: nn.Module, layer: Layer) -> Fold | None:
     """
     if layer.norm is None:
         return None
-    norm = net.get_submodule(layer.norm)
+    norm: Any = net.get_submodule(layer.norm)
     gain = torch.rsqrt(norm.running_var + norm.eps)
     if norm.weight is not None:
         gain = gain * norm.weight

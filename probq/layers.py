@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from probq.errors import ProbqError
-
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
-QUANTIZABLE = (nn.Linear, *CONVOLUTIONS, nn.Embedding)
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+from probq.watch import QUANTIZABLE, TRANSPOSED, Record, Watch
 
 
 @dataclass(frozen=True)
@@ -93,7 +86,7 @@ def trace(net: nn.Module, example: Any) -> Trace:
         )
     _check_finite(net)
     owners = _owners(modules)
-    watch = _Watch(net, modules, {m.weight.untyped_storage().data_ptr(): n for n, m in modules.items()})
+    watch = Watch(net, modules, {m.weight.untyped_storage().data_ptr(): n for n, m in modules.items()})
     args = tuple(a.detach() if isinstance(a, Tensor) else a for a in arguments(example))
     batch = _batch(args)
     _run(net, args, watch)
@@ -113,7 +106,7 @@ def _check_finite(net: nn.Module) -> None:
             raise ProbqError(f"{name} holds a value that is not finite; train or load the network again")
 
 
-def _owners(modules: Mapping[str, nn.Module]) -> dict[str, str]:
+def _owners(modules: Mapping[str, Any]) -> dict[str, str]:
     """Name of each module's weight tensor; tied modules share the first one's."""
     first: dict[int, str] = {}
     return {name: first.setdefault(id(module.weight), f"{name}.weight") for name, module in modules.items()}
@@ -126,7 +119,7 @@ def _batch(args: tuple[Any, ...]) -> int:
     return int(sizes[0])
 
 
-def _run(net: nn.Module, args: tuple[Any, ...], watch: _Watch) -> None:
+def _run(net: nn.Module, args: tuple[Any, ...], watch: Watch) -> None:
     training = [m for m in net.modules() if m.training]
     trainable = [(p, p.requires_grad) for p in net.parameters() if p.is_floating_point()]
     net.eval()
@@ -147,118 +140,7 @@ def _run(net: nn.Module, args: tuple[Any, ...], watch: _Watch) -> None:
             parameter.requires_grad_(wanted)
 
 
-@dataclass
-class _Record:
-    name: str
-    module: nn.Module
-    macs: int = 0
-    inputs: int = 0
-    outputs: int = 0
-    first: bool = True
-    smallest: float = float("inf")
-    norm: str | None = None
-    uses: int = 0
-
-
-class _Watch(TorchDispatchMode):
-    """Records the calls of layers, and every matrix product that happens outside of one."""
-
-    def __init__(self, net: nn.Module, modules: Mapping[str, nn.Module], storages: Mapping[int, str]) -> None:
-        super().__init__()
-        self.net, self.modules, self.storages = net, modules, storages
-        self.records: dict[str, _Record] = {}
-        self.samples: dict[str, Tensor] = {}
-        self.stray: dict[tuple[str, str, str | None], int] = {}
-        self.norms: dict[str, int] = {}  # calls of each normalisation
-        self._names = {id(m): n for n, m in modules.items()}
-        self._stack: list[str] = []
-        self._made: dict[int, tuple[Tensor, str]] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if _is_product(func) and not (self._stack and self._stack[-1] in self.records):
-            tensors = [a for a in args if isinstance(a, Tensor)]
-            weight = next((w for w in map(self._weight, tensors) if w), None)
-            key = (self._stack[-1] if self._stack else "", func.overloadpacket.__name__, weight)
-            count = flop_registry.get(func.overloadpacket)
-            macs = count(*args, **(kwargs or {}), out_val=out) // 2 if count else 0
-            self.stray[key] = self.stray.get(key, 0) + int(macs)
-        return out
-
-    def _weight(self, tensor: Tensor) -> str | None:
-        return self.storages.get(tensor.untyped_storage().data_ptr())
-
-    @contextmanager
-    def hooked(self) -> Iterator[None]:
-        handles = []
-        for name, module in self.net.named_modules():
-            handles.append(module.register_forward_pre_hook(self._enter(name), with_kwargs=True))
-            handles.append(module.register_forward_hook(self._leave(name), with_kwargs=True, always_call=True))
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _enter(self, name: str) -> Any:
-        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
-            self._stack.append(name)
-            if id(module) in self._names:
-                self._record(name, module, hook_input(args, kwargs))
-
-        return hook
-
-    def _record(self, name: str, module: nn.Module, x: Tensor) -> None:
-        record = self.records.setdefault(name, _Record(name, module))
-        record.inputs += x.numel()
-        record.first &= not x.requires_grad
-        if x.is_floating_point():
-            record.smallest = min(record.smallest, float(x.detach().min()))
-            self.samples.setdefault(name, x.detach())
-
-    def _leave(self, name: str) -> Any:
-        def hook(module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
-            self._stack.pop()
-            if name in self.records and isinstance(out, Tensor):
-                x = hook_input(args, kwargs)
-                record = self.records[name]
-                record.outputs += out.numel()
-                record.macs += _macs(module, x, out)
-                record.uses += 1
-                self._made[id(out)] = (out, name)
-            elif isinstance(module, NORMS) and module.track_running_stats:
-                self.norms[name] = self.norms.get(name, 0) + 1
-                _, layer = self._made.get(id(hook_input(args, kwargs)), (None, None))
-                if layer is not None:
-                    self.records[layer].norm = name
-
-        return hook
-
-
-def hook_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The input tensor of a module called with `args` and `kwargs`."""
-    return args[0] if args else kwargs.get("input", next(iter(kwargs.values()), None))
-
-
-def _is_product(func: Any) -> bool:
-    name = func.overloadpacket.__name__.lstrip("_")
-    return name in {"mm", "bmm", "addmm", "addmv", "mv", "baddbmm", "dot", "convolution"} or any(
-        part in name for part in ("attention", "rnn", "lstm", "gru", "embedding_bag", "trilinear")
-    )
-
-
-def _macs(module: nn.Module, x: Tensor, out: Tensor) -> int:
-    if isinstance(module, nn.Embedding):
-        return 0
-    if isinstance(module, nn.Linear):
-        return out.numel() * module.in_features
-    kernel = int(torch.tensor(module.kernel_size).prod())
-    if isinstance(module, TRANSPOSED):
-        return x.numel() * module.out_channels // module.groups * kernel
-    return out.numel() * module.in_channels // module.groups * kernel
-
-
-def _layer(record: _Record, weight: str, batch: int, seen: set[str], alone: bool) -> Layer:
+def _layer(record: Record, weight: str, batch: int, seen: set[str], alone: bool) -> Layer:
     module = record.module
     owned = weight not in seen
     seen.add(weight)
@@ -280,7 +162,7 @@ def _layer(record: _Record, weight: str, batch: int, seen: set[str], alone: bool
     )
 
 
-def _functional(watch: _Watch, owners: Mapping[str, str], batch: int) -> Iterator[Layer]:
+def _functional(watch: Watch, owners: Mapping[str, str], batch: int) -> Iterator[Layer]:
     """Layers for products that use a module's weight outside of the module: their input cannot be reached."""
     for (place, operation, module), macs in watch.stray.items():
         if module is not None:
@@ -290,7 +172,7 @@ def _functional(watch: _Watch, owners: Mapping[str, str], batch: int) -> Iterato
             yield Layer(name, owners[module], None, macs // batch, own, 0, 0, shape)
 
 
-def _notes(watch: _Watch, modules: Mapping[str, nn.Module], owners: Mapping[str, str]) -> list[str]:
+def _notes(watch: Watch, modules: Mapping[str, Any], owners: Mapping[str, str]) -> list[str]:
     notes = []
     for (place, operation, module), macs in watch.stray.items():
         where = f"{place} ({type(watch.net.get_submodule(place)).__name__})" if place else "the network's own forward"
@@ -307,11 +189,8 @@ def _notes(watch: _Watch, modules: Mapping[str, nn.Module], owners: Mapping[str,
     return list(dict.fromkeys(notes))
 
 
-def _check_reached(modules: Mapping[str, nn.Module], owners: Mapping[str, str], found: Trace) -> None:
+def _check_reached(modules: Mapping[str, Any], owners: Mapping[str, str], found: Trace) -> None:
     reached = {layer.name for layer in found.layers} | {layer.weight for layer in found.layers}
     for name in modules:
         if name not in reached and owners[name] not in reached:
-            raise ProbqError(
-                f"the example never reaches layer {name}; give an example that does, or remove the layer"
-            )
-
+            raise ProbqError(f"the example never reaches layer {name}; give an example that does, or remove the layer")

@@ -19,8 +19,9 @@ from probq.fold import fold, foldable, per_channel
 from probq.layers import Layer, Trace, arguments, trace
 from probq.likelihoods import Likelihood
 from probq.plan import Plan, Planner, plan_for
-from probq.program import Program, substitute
+from probq.program import Program
 from probq.quantizer import InputQuantizer, WeightQuantizer, code_levels
+from probq.substitute import substitute
 
 
 class Quantized(Program):
@@ -47,7 +48,7 @@ class Quantized(Program):
         Args:
             n: number of draws.
             budget: the limit; by default the one last fitted for, if any.
-            seed: makes the draws reproducible.
+            seed: makes the draws reproducible; by default torch's random state decides.
 
         Raises:
             ProbqError: if the budget is below the cheapest reachable cost.
@@ -191,7 +192,7 @@ def quantize(net: nn.Module, example: Any, plan: Planner | None = None, likeliho
         parameter.requires_grad_(parameter.is_floating_point())
     quantized = Quantized(copied, tuple(layers), weights, inputs, tuple(notes), likelihood)
     quantized.signature = signature(example)
-    return quantized.train(net.training)  # type: ignore[no-any-return]
+    return quantized.train(net.training)
 
 
 def _as_shipped(net: nn.Module, layer: Layer) -> Tensor:

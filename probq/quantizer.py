@@ -108,7 +108,7 @@ class Quantizer(nn.Module):
             raise ProbqError(f"a width of {widths} bits is not on the ladder {self.ladder.bits}")
         self.fixed = torch.as_tensor(np.searchsorted(self.ladder.bits, bits)).to(self.logits.device)
 
-    def levels(self, rung: int) -> Levels:
+    def levels(self, rung: int) -> Grid | Tensor:
         """Levels of one rung: a grid, or a tensor `[K]` (learned ones snapped to multiples of 1/16)."""
         book = self.ladder.rungs[rung]
         if isinstance(book, Grid):
@@ -140,7 +140,7 @@ class Quantizer(nn.Module):
         return Rung(Grids(start, step, count), scale)
 
 
-def best_log2_scale(values: Tensor, levels: Levels, rows: int) -> Tensor:
+def best_log2_scale(values: Tensor, levels: Grid | Tensor, rows: int) -> Tensor:
     """Exponent of the power-of-two scale with the least squared rounding error, one for each of `rows` rows.
 
     Args:
@@ -149,7 +149,7 @@ def best_log2_scale(values: Tensor, levels: Levels, rows: int) -> Tensor:
         rows: number of scales.
     """
     values = values.detach().reshape(rows, -1)
-    table = levels if isinstance(levels, Tensor) else levels.levels().to(values)
+    table = levels.levels().to(values) if isinstance(levels, Grid) else levels
     reach = max(float(table.abs().max()), 1.0)
     top = torch.ceil(torch.log2(values.abs().amax(1).clamp_min(1e-12) / reach))
     best, best_error = top.clone(), torch.full_like(top, math.inf)

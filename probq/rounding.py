@@ -6,7 +6,8 @@ Rounding is half up everywhere, `floor(u + 1/2)`, as in the integers that leave 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeAlias
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,8 @@ from probq.codebooks import Grid
 from probq.codebooks.codebook import encode, half_up
 
 
-class Grids(NamedTuple):
+@dataclass(frozen=True)
+class Grids:
     """A grid for each number: fields of `Grid` as tensors that broadcast to the numbers."""
 
     start: Tensor
@@ -50,7 +52,7 @@ def nearest_level(u: Tensor, levels: Levels, straight_through: bool = False) -> 
     if not straight_through:
         return _nearest(u, levels)
     if isinstance(levels, Grid):
-        return _NearestThrough.apply(u, levels)  # type: ignore[no-any-return]
+        return _NearestThrough.apply(u, levels)
     value = _nearest(u, levels)
     inside = (u.detach() - value.detach()).abs() <= _reach(levels)
     return value + (u - u.detach()) * inside
@@ -71,7 +73,7 @@ class _NearestThrough(torch.autograd.Function):
 
 def inside_range(grad: Tensor, u: Tensor, low: float, high: float) -> Tensor:
     """The gradient where `low < u < high`, else 0, in one pass; a product with a mask takes fifty times longer."""
-    return torch.ops.aten.hardtanh_backward(grad, u, low, high)  # type: ignore[no-any-return]
+    return torch.ops.aten.hardtanh_backward(grad, u, low, high)
 
 
 def _nearest(u: Tensor, levels: Levels) -> Tensor:
@@ -101,7 +103,7 @@ def first_code(u: Tensor, levels: Levels, nearest: int) -> Tensor:
     if isinstance(levels, Tensor):
         below = torch.bucketize(u.detach().contiguous(), levels.detach(), right=True) - 1
         centre = encode(u, levels.detach())
-        last = levels.shape[0] - nearest
+        last: int | Tensor = levels.shape[0] - nearest
     else:
         t = (u.detach() - levels.start) / levels.step
         below, centre = torch.floor(t).long(), torch.floor(t + 0.5).long()
@@ -131,7 +133,7 @@ def two_nearest(location: Tensor, scale: Tensor, spread: Tensor, grid: Grid | Gr
         The drawn levels, the entropy of all codes together and the log-probability of the draw (scalars, nats).
         Gradients are exact for the last two; the levels carry the gradient of their exact mean.
     """
-    return _TwoNearest.apply(location, scale, spread, grid.start, grid.step, grid.count)  # type: ignore[no-any-return]
+    return _TwoNearest.apply(location, scale, spread, grid.start, grid.step, grid.count)
 
 
 class _TwoNearest(torch.autograd.Function):
@@ -240,7 +242,7 @@ def round_input(x: Tensor, onehot: Tensor, scales: Tensor, grids: Sequence[Grid]
     Source: S. K. Esser, J. L. McKinstry, D. Bablani, R. Appuswamy, D. S. Modha, 2020, "Learned Step Size
     Quantization" (gradient of the scale).
     """
-    return _RoundInput.apply(x, onehot, scales, tuple(grids))  # type: ignore[no-any-return]
+    return _RoundInput.apply(x, onehot, scales, tuple(grids))
 
 
 class _RoundInput(torch.autograd.Function):
@@ -295,7 +297,7 @@ def on_grid(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
 def random_part(x: Tensor, size: int = GATE_SAMPLE) -> Any:
     """A function that takes the same random slice of the first axis, some `size` numbers, from tensors like `x`.
 
-    The slices are disjoint, and each is drawn with its share of the rows: what is scaled up by `rows / slice` is unbiased.
+    The slices are disjoint, each drawn with its share of the rows: what is scaled up by `rows / slice` is unbiased.
     """
     rows = x.shape[0] if x.dim() else 1
     slices = -(-rows // max(1, min(rows, size * rows // max(x.numel(), 1)))) if rows else 1
@@ -313,7 +315,7 @@ def gate_gradient(value: Tensor, onehot: Tensor, inner: Any) -> Tensor:
         inner: function of a part of the gradient, and of a function that takes this part from tensors shaped like it,
             to the inner products `[*gates, B]`. With one shared gate the part is random, and the result scaled up.
     """
-    return _GateGradient.apply(value, onehot, inner)  # type: ignore[no-any-return]
+    return _GateGradient.apply(value, onehot, inner)
 
 
 class _GateGradient(torch.autograd.Function):

@@ -196,7 +196,7 @@ def _propose(
 
 def _draw(probs: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     u = generator.random((len(probs), 1))
-    return (u > probs.cumsum(1)).sum(1).clip(max=probs.shape[1] - 1)  # type: ignore[no-any-return]
+    return (u > probs.cumsum(1)).sum(1).clip(max=probs.shape[1] - 1)
 
 
 def probability_within(problem: Problem, limit: float, draws: int = 20000, seed: int = 0) -> float:

@@ -21,8 +21,9 @@ PACKAGE = Path(__file__).parents[1] / "probq"
 ORDER = (
     {"errors", "files", "versions"},
     {"packing", "windows", "signatures", "integer_format", "interpreter", "integer", "export"},
-    {"codebooks", "rounding", "distributions", "likelihoods", "layers", "fold", "cost"},
+    {"codebooks", "rounding", "distributions", "likelihoods", "watch", "layers", "fold", "cost"},
     {"plan", "quantizer", "budget", "assignment", "choices", "solve"},
+    {"substitute", "network"},
     {"program"},
     {"decide"},
     {"quantized"},

@@ -148,7 +148,7 @@ def values_of(levels: Levels) -> np.ndarray:
 
 
 def window_of(levels: np.ndarray, u: float, m: int) -> np.ndarray:
-    """The `m` neighbouring levels around `u`: half of them below for an even `m`, the nearest central for an odd one."""
+    """The `m` neighbouring levels around `u`: half of them below (even `m`), or the nearest central (odd)."""
     m = min(m, len(levels))
     if m % 2:
         centre = max(k for k in range(len(levels)) if abs(levels[k] - u) == np.abs(levels - u).min())

@@ -190,6 +190,11 @@ def test_data_that_is_none_is_refused(batches: Any, part: str) -> None:
         quiet(network(), batches)
 
 
+def test_targets_that_are_no_class_are_refused() -> None:
+    with pytest.raises(ProbqError, match="does not fit the likelihood"):
+        quiet(network(), [(XS, YS + 1)])
+
+
 def test_a_generator_read_once_is_kept() -> None:
     def stream() -> Iterator[tuple[Tensor, Tensor]]:
         yield from PAIRS

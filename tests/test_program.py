@@ -15,7 +15,8 @@ from torch.distributions import Normal
 import probq
 from probq import Plan, Quantized
 from probq.codebooks import ladder
-from probq.program import Observation, substitute
+from probq.program import Observation
+from probq.substitute import substitute
 from probq.testing import code_probabilities, enumerate_elbo, rung_probabilities, width_states, zoo
 
 ZOO = {name: (net, example) for name, net, example in zoo()}

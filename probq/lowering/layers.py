@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from probq.codebooks import Grid
 from probq.errors import ProbqError
-from probq.layers import TRANSPOSED, Layer
+from probq.layers import Layer
 from probq.lowering.operations import many
-from probq.packing import Packing
-from probq.quantized import Quantized
 from probq.lowering.requantize import Target
 from probq.lowering.values import MOST, Requantizer, Value
+from probq.packing import Packing
+from probq.quantized import Quantized
+from probq.watch import TRANSPOSED
 
 FINEST = 8
 

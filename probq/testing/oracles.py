@@ -121,7 +121,7 @@ def _set(net: nn.Module, name: str, module: nn.Module) -> None:
 
 
 def _numbers(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().double().numpy()  # type: ignore[no-any-return]
+    return tensor.detach().double().numpy()
 
 
 def _numbers_of(net: nn.Module) -> dict[str, np.ndarray]:

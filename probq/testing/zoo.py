@@ -129,6 +129,9 @@ class Pair(nn.Module):
 class Buffers(nn.Module):
     """A network that standardises its input with buffers, called with keywords."""
 
+    mean: Tensor
+    sd: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor([0.5, -0.5, 1.0]))
@@ -140,13 +143,13 @@ class Buffers(nn.Module):
         return self.out(input=(x - self.mean) / self.sd)
 
 
-def _trained(norm: nn.Module) -> Any:
+def _trained(norm: Any) -> Any:
     """A normalisation as training leaves it: every statistic away from its start, one gain negative."""
-    channels = torch.arange(norm.num_features, dtype=torch.get_default_dtype())  # type: ignore[call-overload]
+    channels = torch.arange(norm.num_features, dtype=torch.get_default_dtype())
     for name, values in (("running_mean", 0.1 * channels - 0.2), ("running_var", 0.5 + 0.3 * channels)):
         getattr(norm, name).copy_(values)
-    norm.weight.data.copy_(1.2 - 0.5 * channels)  # type: ignore[union-attr, operator]
-    norm.bias.data.copy_(0.3 - 0.2 * channels)  # type: ignore[union-attr, operator]
+    norm.weight.data.copy_(1.2 - 0.5 * channels)
+    norm.bias.data.copy_(0.3 - 0.2 * channels)
     return norm
 
 
@@ -168,7 +171,7 @@ ZOO: tuple[tuple[str, Callable[[], nn.Module], tuple[int, ...]], ...] = (
     ("lstm", Recurrent, (3, 4, 3)),
     ("depthwise", lambda: _image(96, nn.Conv2d(3, 6, 3, groups=3), nn.BatchNorm2d(6)), (2, 3, 6, 6)),
     ("transposed", lambda: _image(150, nn.ConvTranspose2d(2, 3, 3, 2, 1), nn.ReLU(), nn.Conv2d(3, 6, 1)), (2, 2, 3, 3)),
-    ("transposed groups", lambda: _image(216, nn.ConvTranspose2d(4, 6, 2, 2, groups=2), nn.Conv2d(6, 6, 1)), (2, 4, 3, 3)),
+    ("transposed groups", lambda: _image(216, nn.ConvTranspose2d(4, 6, 2, 2, groups=2)), (2, 4, 3, 3)),
     ("non-square", lambda: _image(40, nn.Conv2d(2, 4, (3, 1), (2, 1), (1, 0)), nn.Conv2d(4, 5, (1, 4))), (2, 2, 3, 7)),
     ("nested", _nested, (4, 4)),
     ("tuple", Pair, (3, 4)),

@@ -1,0 +1,57 @@
+"""The only place that touches user code: calling a network with other weights and other inputs of its layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from probq.watch import hook_input
+
+
+def substitute(
+    net: nn.Module,
+    tensors: Mapping[str, Tensor],
+    inputs: Mapping[str, Callable[[Tensor], Tensor]],
+    outputs: Mapping[str, Callable[[Tensor], Tensor]],
+    *args: Any,
+) -> Any:
+    """Call a network with other weights and with functions applied to its layers' inputs.
+
+    Args:
+        net: the network; parameters, buffers and hooks are as before afterwards.
+        tensors: replacements of parameters and buffers by name; tied ones are replaced together.
+        inputs: for each module name, a function of its input.
+        outputs: for each module name, a function of its input that replaces its output.
+        args: the network's arguments.
+    """
+    handles = []
+    for name, function in inputs.items():
+        hook = _input_hook(function)
+        handles.append(net.get_submodule(name).register_forward_pre_hook(hook, with_kwargs=True))
+    for name, function in outputs.items():
+        handles.append(net.get_submodule(name).register_forward_hook(_output_hook(function), with_kwargs=True))
+    try:
+        return torch.func.functional_call(net, dict(tensors), args)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _input_hook(function: Callable[[Tensor], Tensor]) -> Any:
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if args:
+            return (function(args[0]), *args[1:]), kwargs
+        key = "input" if "input" in kwargs else next(iter(kwargs))
+        return args, {**kwargs, key: function(kwargs[key])}
+
+    return hook
+
+
+def _output_hook(function: Callable[[Tensor], Tensor]) -> Any:
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        return function(hook_input(args, kwargs))
+
+    return hook

@@ -1,0 +1,129 @@
+"""Watching one run of a network: the calls of its layers, and every matrix product outside of one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
+QUANTIZABLE = (nn.Linear, *CONVOLUTIONS, nn.Embedding)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+@dataclass
+class Record:
+    name: str
+    module: Any
+    macs: int = 0
+    inputs: int = 0
+    outputs: int = 0
+    first: bool = True
+    smallest: float = float("inf")
+    norm: str | None = None
+    uses: int = 0
+
+
+class Watch(TorchDispatchMode):
+    """Records the calls of layers, and every matrix product that happens outside of one."""
+
+    def __init__(self, net: nn.Module, modules: Mapping[str, Any], storages: Mapping[int, str]) -> None:
+        super().__init__()
+        self.net, self.modules, self.storages = net, modules, storages
+        self.records: dict[str, Record] = {}
+        self.samples: dict[str, Tensor] = {}
+        self.stray: dict[tuple[str, str, str | None], int] = {}
+        self.norms: dict[str, int] = {}  # calls of each normalisation
+        self._names = {id(m): n for n, m in modules.items()}
+        self._stack: list[str] = []
+        self._made: dict[int, tuple[Tensor, str]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if _is_product(func) and not (self._stack and self._stack[-1] in self.records):
+            tensors = [a for a in args if isinstance(a, Tensor)]
+            weight = next((w for w in map(self._weight, tensors) if w), None)
+            key = (self._stack[-1] if self._stack else "", func.overloadpacket.__name__, weight)
+            count = flop_registry.get(func.overloadpacket)
+            macs = count(*args, **(kwargs or {}), out_val=out) // 2 if count else 0
+            self.stray[key] = self.stray.get(key, 0) + int(macs)
+        return out
+
+    def _weight(self, tensor: Tensor) -> str | None:
+        return self.storages.get(tensor.untyped_storage().data_ptr())
+
+    @contextmanager
+    def hooked(self) -> Iterator[None]:
+        handles = []
+        for name, module in self.net.named_modules():
+            handles.append(module.register_forward_pre_hook(self._enter(name), with_kwargs=True))
+            handles.append(module.register_forward_hook(self._leave(name), with_kwargs=True, always_call=True))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _enter(self, name: str) -> Any:
+        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
+            self._stack.append(name)
+            if id(module) in self._names:
+                self._record(name, module, hook_input(args, kwargs))
+
+        return hook
+
+    def _record(self, name: str, module: nn.Module, x: Tensor) -> None:
+        record = self.records.setdefault(name, Record(name, module))
+        record.inputs += x.numel()
+        record.first &= not x.requires_grad
+        if x.is_floating_point():
+            record.smallest = min(record.smallest, float(x.detach().min()))
+            self.samples.setdefault(name, x.detach())
+
+    def _leave(self, name: str) -> Any:
+        def hook(module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
+            self._stack.pop()
+            if name in self.records and isinstance(out, Tensor):
+                x = hook_input(args, kwargs)
+                record = self.records[name]
+                record.outputs += out.numel()
+                record.macs += _macs(module, x, out)
+                record.uses += 1
+                self._made[id(out)] = (out, name)
+            elif isinstance(module, NORMS) and module.track_running_stats:
+                self.norms[name] = self.norms.get(name, 0) + 1
+                _, layer = self._made.get(id(hook_input(args, kwargs)), (None, None))
+                if layer is not None:
+                    self.records[layer].norm = name
+
+        return hook
+
+
+def hook_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The input tensor of a module called with `args` and `kwargs`."""
+    return args[0] if args else kwargs.get("input", next(iter(kwargs.values()), None))
+
+
+def _is_product(func: Any) -> bool:
+    name = func.overloadpacket.__name__.lstrip("_")
+    return name in {"mm", "bmm", "addmm", "addmv", "mv", "baddbmm", "dot", "convolution"} or any(
+        part in name for part in ("attention", "rnn", "lstm", "gru", "embedding_bag", "trilinear")
+    )
+
+
+def _macs(module: Any, x: Tensor, out: Tensor) -> int:
+    if isinstance(module, nn.Embedding):
+        return 0
+    if isinstance(module, nn.Linear):
+        return out.numel() * module.in_features
+    kernel = math.prod(module.kernel_size)
+    if isinstance(module, TRANSPOSED):
+        return x.numel() * module.out_channels // module.groups * kernel
+    return out.numel() * module.in_channels // module.groups * kernel
