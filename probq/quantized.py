@@ -182,7 +182,7 @@ def quantize(net: nn.Module, example: Any, plan: Planner | None = None, likeliho
             weights[layer.weight] = WeightQuantizer(_as_shipped(copied, layers[place]), own, layer.channel_axis)
         if layer.input is not None:
             inputs[layer.input] = InputQuantizer(own.input_ladder(layer), found.inputs[layer.name])
-            # a scale to train would ask for the gradient of the first layer's input, a tenth of a training step
+            # a scale to train would ask for the gradient of the first layer's input, for a power of two that stays
             inputs[layer.input].log2_scale.requires_grad_(not layer.first or len(inputs[layer.input].ladder) > 1)
     if not weights:
         raise ProbqError("the plan leaves every layer in float; let it return a Plan for at least one layer")

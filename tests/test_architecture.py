@@ -28,6 +28,7 @@ ORDER = (
     {"decide"},
     {"quantized"},
     {"lowering", "calibrate", "validate", "batches", "history"},
+    {"loop"},
     {"posterior", "posterior_format", "fit", "lower", "summary", "plot", "criteria", "allocate"},
     {"__init__"},  # the public names, for those who use probq as a user does
     {"demo", "testing"},
@@ -42,7 +43,7 @@ TRAINING = {"torch", "pyro"}
 
 # Where a library may appear; no other module may import it, not even inside a function.
 HOMES = {
-    "pyro": {"distributions", "program", "fit"},
+    "pyro": {"distributions", "program", "loop"},
     "arviz": {"summary"},
     "matplotlib": {"plot"},
     "pickle": set(),
@@ -250,7 +251,7 @@ GOOD = {
     "probq.decide": "from probq.program import Program",
     "probq.quantized": "from probq import decide\ndef save():\n    from probq.posterior import save",
     "probq.posterior": "from probq.quantized import Quantized",
-    "probq.fit": "import pyro, probq.program",
+    "probq.loop": "import pyro, probq.program",
     "probq.lower": "from probq.integer import IntegerModel\ndef lower():\n    state = {}",
     "probq.summary": "def to_arviz():\n    import arviz",
     "probq.cli": "from probq import fit\ndef main():\n    import matplotlib",
