@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.distributions import constraints, register_kl
 
 from probq.errors import ProbqError
-from probq.rounding import Grids, Levels, decode, first_code, largest_count, nearest_level, two_nearest
+from probq.rounding import Grids, Levels, decode, first_code, largest_count, nearest_level
+from probq.stochastic_rounding import two_nearest
 
 
 class Widths(TorchDistribution):

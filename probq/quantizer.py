@@ -14,21 +14,10 @@ from torch import Tensor, nn
 from probq.codebooks import Grid, Ladder, Table
 from probq.distributions import Codes, UniformCodes, Widths
 from probq.errors import ProbqError
+from probq.gate_gradients import ENTROPY_SAMPLE, gate_gradient, inner_products, products, random_part, round_input
 from probq.plan import Plan
-from probq.rounding import (
-    ENTROPY_SAMPLE,
-    Grids,
-    Levels,
-    decode,
-    gate_gradient,
-    inner_products,
-    largest_count,
-    nearest_level,
-    products,
-    random_part,
-    round_input,
-    two_nearest_entropies,
-)
+from probq.rounding import Grids, Levels, decode, largest_count, nearest_level
+from probq.stochastic_rounding import two_nearest_entropies
 
 OPEN = 2.0
 TIE = 2.0**-40  # far below the distance of any two accumulators, far above what averages err by in float64

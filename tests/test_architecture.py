@@ -21,7 +21,7 @@ PACKAGE = Path(__file__).parents[1] / "probq"
 ORDER = (
     {"errors", "files", "versions"},
     {"packing", "windows", "signatures", "integer_format", "interpreter", "integer", "export"},
-    {"codebooks", "rounding", "distributions", "likelihoods", "watch", "layers", "fold", "cost"},
+    {"codebooks", "rounding", "stochastic_rounding", "gate_gradients", "distributions", "likelihoods", "watch", "layers", "fold", "cost"},
     {"plan", "quantizer", "budget", "assignment", "choices", "solve"},
     {"substitute", "network"},
     {"program"},

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from probq.codebooks import Grid, uniform
-from probq.rounding import GATE_SAMPLE, nearest_level, on_grid, random_part, round_input
+from probq.gate_gradients import GATE_SAMPLE, on_grid, random_part, round_input
+from probq.rounding import nearest_level
 
 GRIDS = (uniform(1), uniform(2), uniform(4), uniform(8))
 SCALES = (1.0, 0.5, 0.25, 0.03125)
