@@ -1,6 +1,6 @@
 """Digits: whether every decision keeps its budget. Many seeds, three budgets; the mode and 1,000 draws of each fit.
 
-    python benchmarks/budget_kept.py --seeds 20 --draws 1000 --out budget_kept.json
+python benchmarks/budget_kept.py --seeds 20 --draws 1000 --out budget_kept.json
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ def main() -> None:
     options = arguments()
     runs = [(seed, percent) for seed in range(options.seeds) for percent in BUDGETS]
     records = [one(seed, percent, options.epochs, options.draws) for seed, percent in tqdm(runs)]
-    print("| limit, % | fits | modes over | draws | draws over | mean BOPs of the modes, % |\n|---|---|---|---|---|---|")
+    print(
+        "| limit, % | fits | modes over | draws | draws over | mean BOPs of the modes, % |\n|---|---|---|---|---|---|"
+    )
     for percent in BUDGETS:
         own = [record for record in records if record["budget"] == percent]
         mean = sum(record["mode_percent"] for record in own) / len(own)

@@ -25,13 +25,17 @@ class Batches:
 
     def __init__(self, batches: Iterable[Any], device: torch.device) -> None:
         if not isinstance(batches, Iterable):
-            raise ProbqError(f"batches is an iterable of (input, target), such as a DataLoader, not {type(batches).__name__}")
+            raise ProbqError(
+                f"batches is an iterable of (input, target), such as a DataLoader, not {type(batches).__name__}"
+            )
         if isinstance(batches, Iterator) or not isinstance(batches, Sized):
             batches = list(batches)
         self.source: Any = batches
         self.device = device
         if len(self.source) == 0:
-            raise ProbqError("the data holds no batch; is the data set empty, or smaller than one batch with drop_last?")
+            raise ProbqError(
+                "the data holds no batch; is the data set empty, or smaller than one batch with drop_last?"
+            )
 
     def __len__(self) -> int:
         return len(self.source)

@@ -41,8 +41,8 @@ def calibrate(q: Program, data: Batches) -> None:
         quantizer.calibrate(sample)
         if not quantizer.ladder.signed and float(sample.min()) < 0:
             warnings.warn(
-                f"{name} has negative values (least: {float(sample.min()):.3g}) but an unsigned ladder; they will be cut "
-                "off. Use ladder(..., signed=True) for it",
+                f"{name} has negative values (least: {float(sample.min()):.3g}) but an unsigned ladder; they will be "
+                "cut off. Use ladder(..., signed=True) for it",
                 UserWarning,
                 stacklevel=2,
             )
@@ -86,4 +86,3 @@ def decided_output(q: Program, args: tuple[Any, ...]) -> Any:
     onehots = {name: quantizer.probs() for name, quantizer in q.named_quantizers()}
     levels = {n: w.law(q.location(n), q.rung(n, onehots[n]), nearest=1).rsample() for n, w in q.weights.items()}
     return q.run(onehots, levels, args)
-

@@ -140,7 +140,9 @@ def _group(
     inputs = tuple(layer.input for layer in members if layer.input in ladders and layer.input is not None)
     rungs = [range(len(ladders[name])) for name in inputs]
     if np.prod([len(r) for r in rungs]) > MOST_COMBINATIONS:
-        raise ProbqError(f"{weight} is shared by too many layers with widths of their own; give their inputs fewer rungs")
+        raise ProbqError(
+            f"{weight} is shared by too many layers with widths of their own; give their inputs fewer rungs"
+        )
     every = list(itertools.product(*rungs))
     combinations = np.array(every, dtype=int).reshape(len(every), len(inputs))
     log_inputs = np.zeros(len(combinations))

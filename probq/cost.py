@@ -20,7 +20,8 @@ def bops(layer: Layer, weight_bits: Any, input_bits: Any) -> Any:
 
     Args:
         layer: the layer.
-        weight_bits, input_bits: widths in bits, numbers or arrays that broadcast.
+        weight_bits: width in bits, a number or an array.
+        input_bits: width in bits, a number or an array that broadcasts.
 
     Returns:
         BOPs, of the widths' shape. Biases, pooling and normalisation are not counted.
@@ -58,9 +59,9 @@ def total(layers: Iterable[Layer], widths: Mapping[str, Any], cost: Cost = bops)
     for layer in layers:
         input_bits = int(widths.get(layer.input or "", FLOAT_BITS))
         bits, counts = np.unique(np.asarray(widths.get(layer.weight, FLOAT_BITS)), return_counts=True)
-        result += sum(
-            float(cost(layer, int(b), input_bits)) * int(n) for b, n in zip(bits, counts, strict=True)
-        ) / int(counts.sum())
+        result += sum(float(cost(layer, int(b), input_bits)) * int(n) for b, n in zip(bits, counts, strict=True)) / int(
+            counts.sum()
+        )
     return result
 
 

@@ -7,7 +7,7 @@ value whose gradient is a straight-through one.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -42,7 +42,7 @@ class Widths(TorchDistribution):
         tensor([0.5000, 0.2500, 0.2500])
     """
 
-    arg_constraints = {"logits": constraints.real_vector}
+    arg_constraints: ClassVar[dict[str, Any]] = {"logits": constraints.real_vector}
     support = constraints.one_hot
     has_rsample = True
 
@@ -84,7 +84,7 @@ class Widths(TorchDistribution):
         """Log-probability of one-hot draws `[..., B]`."""
         return (value * self.log_probs).sum(-1)
 
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
         """One-hot draws `[*sample_shape, ..., B]`, hard forward, relaxed backward."""
         logits = self.logits.expand(*sample_shape, *self.logits.shape)
         uniform = torch.rand_like(logits).clamp_(1e-7, 1 - 1e-7)
@@ -136,7 +136,7 @@ class Codes(TorchDistribution):
         tensor([1., 1.])
     """
 
-    arg_constraints: dict[str, Any] = {}
+    arg_constraints: ClassVar[dict[str, Any]] = {}
     support = constraints.independent(constraints.real, 0)
     has_rsample = True
 
@@ -208,7 +208,7 @@ class Codes(TorchDistribution):
         chosen = torch.where(hit, log_probs, torch.full_like(log_probs, -math.inf)).amax(-1)
         return chosen.sum()
 
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Levels `[*sample_shape, *location]`, hard forward, gradient of the exact mean."""
         if tuple(sample_shape):
             draws = [self.rsample() for _ in range(torch.Size(sample_shape).numel())]
@@ -238,7 +238,7 @@ class UniformCodes(TorchDistribution):
     `gate_term`, zero in value, carries the gradient of the divergence to the gates that drew the codebook.
     """
 
-    arg_constraints: dict[str, Any] = {}
+    arg_constraints: ClassVar[dict[str, Any]] = {}
     support = constraints.independent(constraints.real, 0)
     has_rsample = True
 
@@ -269,7 +269,7 @@ class UniformCodes(TorchDistribution):
             return float(self.levels.count.double().log().expand(self.event_shape).sum())
         return self.event_shape.numel() * math.log(largest_count(self.levels))
 
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Independent levels `[*sample_shape, *shape]`."""
         count = self.levels.shape[0] if isinstance(self.levels, Tensor) else self.levels.count
         uniform = torch.rand(*sample_shape, *self.event_shape, device=self.device)

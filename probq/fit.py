@@ -106,7 +106,10 @@ def steps(
     cosine schedule.
 
     Args:
-        q, batches, budget, epochs: as in `fit`.
+        q: as in `fit`.
+        batches: as in `fit`.
+        budget: as in `fit`.
+        epochs: as in `fit`.
         search: share of the steps that learn widths.
         temperature: factor of all KL terms. 1 is the Bayesian posterior; deep networks need a cold one
             (F. Wenzel et al., 2020, "How Good is the Bayes Posterior in Deep Neural Networks Really?").

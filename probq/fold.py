@@ -28,7 +28,7 @@ class Fold:
 def fold(net: nn.Module, layer: Layer) -> Fold | None:
     """The affine map of the batch normalisation behind a layer, with its running statistics; None without one.
 
-        gain = gamma / sqrt(variance + epsilon),    shift = beta - mean * gain
+    gain = gamma / sqrt(variance + epsilon),    shift = beta - mean * gain
     """
     if layer.norm is None:
         return None

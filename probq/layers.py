@@ -1,4 +1,4 @@
-"""Layers of a network: the multiply-accumulate (MAC) operations with a weight, and the geometry a cost may depend on."""
+"""Layers of a network: its multiply-accumulate (MAC) operations, and the geometry a cost may depend on."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def _functional(watch: Watch, owners: Mapping[str, str], batch: int) -> Iterator
 
 def _notes(watch: Watch, modules: Mapping[str, Any], owners: Mapping[str, str]) -> list[str]:
     notes = []
-    for (place, operation, module), macs in watch.stray.items():
+    for place, operation, module in watch.stray:
         where = f"{place} ({type(watch.net.get_submodule(place)).__name__})" if place else "the network's own forward"
         if module is None:
             notes.append(

@@ -142,6 +142,7 @@ class Network(nn.Module):
         return weight if folded is None else weight * per_channel(folded[0].gain, folded[1])
 
     def rung(self, name: str, onehot: Tensor) -> Rung:
+        """Levels and scale of a weight on a drawn rung, normalisation folded in."""
         quantizer = self.quantizer(name)
         rung = quantizer.rung(onehot.detach().argmax(-1))
         folded = self.fold(name)
@@ -206,8 +207,10 @@ class Network(nn.Module):
         return scale.repeat(channels.groups) if layer.transposed else scale
 
     def weight_step(self, layer: Layer, weight: Rung) -> Tensor:
-        """Step that all weights of an output channel are multiples of: their scale, or the finest where each weight
-        has its own; of the shape that broadcasts to the weight."""
+        """Step that all weights of an output channel are multiples of, in a shape that broadcasts to the weight.
+
+        That is their scale, or the finest one where each weight has its own.
+        """
         scale = weight.scale.detach()
         others = [axis for axis, n in enumerate(scale.shape) if n > 1 and axis != layer.channel_axis]
         if not others:

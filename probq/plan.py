@@ -43,7 +43,9 @@ class Plan:
         for name in ("weight", "input", "network_input"):
             value = getattr(self, name)
             if not isinstance(value, Ladder) and (name == "weight" or value is not None):
-                raise ProbqError(f"Plan({name}=...) takes a ladder such as probq.codebooks.ladder(2, 4, 8), not {value!r}")
+                raise ProbqError(
+                    f"Plan({name}=...) takes a ladder such as probq.codebooks.ladder(2, 4, 8), not {value!r}"
+                )
         _one_of("gates", self.gates, GATES)
         _one_of("scales", self.scales, SCALES)
         if isinstance(self.codes, bool) or not isinstance(self.codes, int) or self.codes < 1:

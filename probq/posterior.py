@@ -217,7 +217,11 @@ def _likelihood_entry(likelihood: Likelihood | None, notes: list[str]) -> dict[s
     if likelihood is None or likelihood is categorical:
         return {"kind": "none" if likelihood is None else "categorical"}
     if type(likelihood) is Normal:
-        return {"kind": "normal", "learned": likelihood.log_sd.requires_grad, "sd": float(likelihood.log_sd.detach().exp())}
+        return {
+            "kind": "normal",
+            "learned": likelihood.log_sd.requires_grad,
+            "sd": float(likelihood.log_sd.detach().exp()),
+        }
     name = getattr(likelihood, "__name__", type(likelihood).__name__)
     notes.append(f"the likelihood {name} was not saved, because a file cannot hold a function; give it to fit again")
     return {"kind": "none", "note": notes[-1]}

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro
-import torch
 from pyro import poutine
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
@@ -22,7 +21,7 @@ from probq.quantizer import Quantizer, Rung, WeightQuantizer
 class Observation(TorchDistribution):
     """A likelihood's law with one batch axis, the examples; everything else is the event."""
 
-    arg_constraints: dict[str, Any] = {}
+    arg_constraints: ClassVar[dict[str, Any]] = {}
     support = constraints.independent(constraints.real, 0)
 
     def __init__(self, law: Distribution) -> None:
@@ -49,7 +48,7 @@ class Observation(TorchDistribution):
         log_prob = self.law.log_prob(self.shaped(value))
         return log_prob.reshape(log_prob.shape[0], -1).sum(-1)
 
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Any = ()) -> Tensor:
         """Drawn targets."""
         return self.law.sample(sample_shape)
 
@@ -152,8 +151,8 @@ class Program(Network):
             )
         if self.likelihood is None and not isinstance(output, Tensor):
             raise ProbqError(
-                f"the network returns a {type(output).__name__}; give quantize or fit a likelihood, a function from it to "
-                "a torch distribution"
+                f"the network returns a {type(output).__name__}; give quantize or fit a likelihood, a function from it "
+                "to a torch distribution"
             )
         law = (self.likelihood or categorical)(output)
         if not isinstance(law, Distribution):

@@ -99,7 +99,9 @@ class Quantized(Program):
 
     def _at_fixed(self, args: tuple[Any, ...], exact: bool) -> Any:
         onehots = {name: quantizer.probs() for name, quantizer in self.named_quantizers()}
-        levels = {n: self._code_law(n, w, self.rung(n, onehots[n]), nearest=1).rsample() for n, w in self.weights.items()}
+        levels = {
+            n: self._code_law(n, w, self.rung(n, onehots[n]), nearest=1).rsample() for n, w in self.weights.items()
+        }
         return self.run(onehots, levels, args, exact)
 
     @torch.no_grad()
@@ -108,7 +110,10 @@ class Quantized(Program):
         onehots = decide.onehots(self, assignment.widths)
         with self.evaluating():
             levels = {
-                name: code_levels(self.rung(name, onehots[name]).levels, torch.as_tensor(assignment.codes[name], device=self.device).long())
+                name: code_levels(
+                    self.rung(name, onehots[name]).levels,
+                    torch.as_tensor(assignment.codes[name], device=self.device).long(),
+                )
                 for name in self.weight_names
             }
             try:
@@ -146,7 +151,9 @@ class Quantized(Program):
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)]) + ")"
 
 
-def quantize(net: nn.Module, example: Any, plan: Planner | None = None, likelihood: Likelihood | None = None) -> Quantized:
+def quantize(
+    net: nn.Module, example: Any, plan: Planner | None = None, likelihood: Likelihood | None = None
+) -> Quantized:
     """A quantized copy of a trained network, ready for `fit`; the network itself is left untouched.
 
     Args:

@@ -275,8 +275,10 @@ class InputQuantizer(Quantizer):
 def code_indices(levels: Levels, values: Tensor) -> Tensor:
     """Code (int64) of level values."""
     if isinstance(levels, Tensor):
-        return torch.argmin((values.unsqueeze(-1) - levels.detach()).abs(), -1) if largest_count(levels) > 1 else (
-            torch.zeros_like(values, dtype=torch.int64)
+        return (
+            torch.argmin((values.unsqueeze(-1) - levels.detach()).abs(), -1)
+            if largest_count(levels) > 1
+            else (torch.zeros_like(values, dtype=torch.int64))
         )
     return torch.round((values - levels.start) / levels.step).long()
 

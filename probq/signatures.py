@@ -94,7 +94,9 @@ SIGNATURES: Mapping[str, Signature] = MappingProxyType(
         "input": Signature(
             0,
             {},
-            {"shape": "a list of sizes", "scale": "a positive power of two", "index": "true or false"} | _LIMITS | _LEVELS,
+            {"shape": "a list of sizes", "scale": "a positive power of two", "index": "true or false"}
+            | _LIMITS
+            | _LEVELS,
             frozenset({"index", "start", "step"}),
         ),
         "linear": Signature(1, {"weight": (2,), "bias": (1,)}),

@@ -50,7 +50,10 @@ def _integer_programme(problem: Problem, limit: float) -> Choice:
     constraints = [LinearConstraint(one_each, 1, 1), LinearConstraint(price[None] / unit, ub=room / unit)]
     for _ in range(MOST_CUTS):
         result = milp(
-            -gain, constraints=constraints, integrality=np.ones(len(gain)), bounds=Bounds(0, possible),
+            -gain,
+            constraints=constraints,
+            integrality=np.ones(len(gain)),
+            bounds=Bounds(0, possible),
             options={"mip_rel_gap": 0.0},
         )
         if result.x is None:

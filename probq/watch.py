@@ -20,6 +20,8 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 @dataclass
 class Record:
+    """What the calls of one layer showed, all together."""
+
     name: str
     module: Any
     macs: int = 0
@@ -61,6 +63,7 @@ class Watch(TorchDispatchMode):
 
     @contextmanager
     def hooked(self) -> Iterator[None]:
+        """Within: every module of the network announces when it is entered and left."""
         handles = []
         for name, module in self.net.named_modules():
             handles.append(module.register_forward_pre_hook(self._enter(name), with_kwargs=True))

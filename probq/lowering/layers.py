@@ -168,9 +168,7 @@ class Layers:
 def _rescaled(
     values: np.ndarray, books: list[Any], rung: np.ndarray, ratio: np.ndarray
 ) -> tuple[np.ndarray, int, Packing]:
-    """Weights with steps of their own, as multiples of their channel's finest step; each pair of rung and step is a
-    codebook.
-    """
+    """Weights with steps of their own as multiples of their channel's finest; a codebook for each rung and step."""
     ratio = np.where(np.array([len(book) > 1 for book in books])[rung], ratio, 1.0).astype(np.int64)
     pairs, index = np.unique(np.stack([rung.ravel(), ratio.ravel()]), axis=1, return_inverse=True)
     scaled = tuple(tuple(int(v) * int(r) for v in books[k]) for k, r in pairs.T)

@@ -1,0 +1,49 @@
+"""A C compiler found on this machine, and programs built with it in a temporary folder."""
+
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from probq.errors import ProbqError
+
+COMPILERS = ("cc", "gcc", "clang")
+SECONDS = 600
+
+
+def compiler() -> str:
+    """Path of the first C compiler there is.
+
+    Raises:
+        ProbqError: there is none.
+    """
+    for name in COMPILERS:
+        found = shutil.which(name)
+        if found:
+            return found
+    raise ProbqError(f"no C compiler found: none of {', '.join(COMPILERS)} is on the PATH; install gcc or clang")
+
+
+def build(source: Path, program: Path, flags: Sequence[str]) -> None:
+    """Compiles one C file as C99.
+
+    Raises:
+        ProbqError: there is no compiler, or it refuses the file.
+    """
+    command = [compiler(), "-std=c99", *flags, str(source), "-o", str(program)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+    if done.returncode:
+        raise ProbqError(f"{command[0]} cannot compile {source.name}: {done.stderr.strip()[:2000]}")
+
+
+def execute(program: Path, data: bytes) -> bytes:
+    """What a program writes when it reads the data.
+
+    Raises:
+        ProbqError: it fails.
+    """
+    done = subprocess.run([str(program)], input=data, capture_output=True, timeout=SECONDS, check=False)
+    if done.returncode:
+        message = done.stderr.decode(errors="replace").strip()[:2000]
+        raise ProbqError(f"the compiled program failed with code {done.returncode}: {message}")
+    return done.stdout

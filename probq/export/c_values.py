@@ -1,0 +1,199 @@
+"""What the C exporter knows of a value: its interval, its grid, its C type and how it lies in memory."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+
+from probq.errors import ProbqError
+from probq.integer import IntegerModel, Node
+from probq.interpreter import evaluate
+
+MOST = 2**31 - 1
+LAYERS = frozenset({"linear", "conv"})
+SUMS = frozenset({"linear", "conv", "add", "sum", "sum_pool"})
+SAME_LEVELS = frozenset({"max_pool", "reshape", "permute"})
+
+
+@dataclass(frozen=True)
+class Type:
+    """An integer type of C99 for values of `low .. high`; 64-bit words only hold bits."""
+
+    name: str
+    bits: int
+    low: int
+    high: int
+
+
+def _type(bits: int, signed: bool) -> Type:
+    low = -(2 ** (bits - 1)) if signed else 0
+    return Type(f"{'' if signed else 'u'}int{bits}_t", bits, low, low + 2**bits - 1)
+
+
+U8, I8, I16, I32, U64 = _type(8, False), _type(8, True), _type(16, True), _type(32, True), _type(64, False)
+U16, U32, I64 = _type(16, False), _type(32, False), _type(64, True)
+
+
+def narrowest(low: int, high: int, types: Sequence[Type] = (U8, I8, I16, I32)) -> Type:
+    """The first of the types that holds `low .. high`.
+
+    >>> narrowest(0, 255).name, narrowest(-1, 1).name, narrowest(0, 256).name
+    ('uint8_t', 'int8_t', 'int16_t')
+    """
+    for each in types:
+        if each.low <= low and high <= each.high:
+            return each
+    raise ProbqError(f"integers {low} .. {high} fit none of {', '.join(each.name for each in types)}")
+
+
+@dataclass(frozen=True)
+class Range:
+    """What a value can be: least and greatest integer of each element, and the largest partial sum on the way.
+
+    Attributes:
+        low, high: int64 of the value's shape.
+        most: no partial sum exceeds it in magnitude.
+        step: all values are `low.min() + step * k`.
+    """
+
+    low: np.ndarray
+    high: np.ndarray
+    most: int
+    step: int = 1
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """Least and greatest integer of all elements."""
+        return int(self.low.min()), int(self.high.max())
+
+    @property
+    def type(self) -> Type:
+        """The narrowest type for the values."""
+        return narrowest(*self.limits)
+
+
+def ranges(model: IntegerModel) -> Mapping[str, Range]:
+    """The range of every node's value, found by running the interpreter on intervals.
+
+    Raises:
+        ProbqError: a value could leave 31 bits, or has no elements.
+    """
+    found: dict[str, Range] = {}
+    for node in model.nodes:
+        found[node.name] = _checked(node, _range(node, [found[name] for name in node.inputs]))
+    return MappingProxyType(found)
+
+
+def _checked(node: Node, found: Range) -> Range:
+    if not found.low.size:
+        raise ProbqError(f"node {node.name} ({node.op}) has no elements (shape {found.low.shape}); C arrays need some")
+    reached = max(found.most, -int(found.low.min()), int(found.high.max()))
+    if reached > MOST:
+        raise ProbqError(
+            f"node {node.name} ({node.op}) cannot be written in C: its integers may reach {reached:,}, the limit is "
+            f"{MOST:,} (31 bits); use narrower widths"
+        )
+    return found
+
+
+def _range(node: Node, inputs: list[Range]) -> Range:
+    if node.op == "input":
+        return _input(node)
+    if node.op == "embedding":
+        shape = (*inputs[0].low.shape, node.tensors["weight"].shape[1])
+        weight = node.tensors["weight"]
+        return Range(np.broadcast_to(weight.min(0), shape), np.broadcast_to(weight.max(0), shape), 0)
+    if node.op in LAYERS:
+        return _layer(node, inputs[0])
+    ends = [evaluate(node, *(np.stack([each.low, each.high]) for each in inputs))]
+    low, high = ends[0].min(0), ends[0].max(0)
+    most = 0
+    if node.op in SUMS:
+        largest = (np.maximum(np.abs(each.low), np.abs(each.high))[None] for each in inputs)
+        most = int(evaluate(node, *largest).max(initial=0))
+    return Range(low, high, most, _step(node, inputs))
+
+
+def _input(node: Node) -> Range:
+    shape, attributes = tuple(node.attributes["shape"]), node.attributes
+    if attributes.get("index"):
+        return Range(np.zeros(shape, np.int64), np.full(shape, attributes["count"] - 1), 0)
+    start, step = attributes.get("start", 0), attributes.get("step", 1)
+    low, high = (np.full(shape, start + step * attributes[end], np.int64) for end in ("lo", "hi"))
+    return Range(low, high, 0, step)
+
+
+def _layer(node: Node, x: Range) -> Range:
+    weight, bias = node.tensors["weight"], node.tensors["bias"]
+    parts = (
+        (np.maximum(weight, 0), bias),
+        (np.minimum(weight, 0), np.zeros_like(bias)),
+        (np.abs(weight), np.abs(bias)),
+    )
+    up, down, size = (dataclasses.replace(node, tensors={"weight": w, "bias": b}, packing={}) for w, b in parts)
+    ends = np.stack([x.low, x.high])
+    rising, falling = evaluate(up, ends), evaluate(down, ends[::-1])
+    most = int(evaluate(size, np.maximum(np.abs(x.low), np.abs(x.high))[None]).max(initial=0))
+    return Range(rising[0] + falling[0], rising[1] + falling[1], most)
+
+
+def _step(node: Node, inputs: list[Range]) -> int:
+    if node.op == "requantize":
+        return int(node.attributes.get("step", 1))
+    return inputs[0].step if node.op in SAME_LEVELS else 1
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """Memory of one value or of a step's scratch; a place in a static pool unless it has a `fixed` C expression."""
+
+    key: int
+    type: Type
+    elements: int
+    fixed: str = ""
+
+
+@dataclass(frozen=True)
+class View:
+    """A value as it lies in a buffer: element `[i, j, ...]` at `offset + i * strides[0] + j * strides[1] + ...`."""
+
+    buffer: Buffer
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    offset: int = 0
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    def is_dense(self, order: Sequence[int] | None = None) -> bool:
+        """Whether the elements lie side by side with the axes in this order, by default their own."""
+        axes = range(len(self.shape)) if order is None else order
+        expected = 1
+        for axis in reversed(list(axes)):
+            if self.shape[axis] != 1 and self.strides[axis] != expected:
+                return False
+            expected *= self.shape[axis]
+        return True
+
+
+def dense(shape: Sequence[int], order: Sequence[int] | None = None) -> tuple[int, ...]:
+    """Strides of a value whose axes lie in the given order, the last one fastest.
+
+    >>> dense((2, 3, 4)), dense((2, 3, 4), (1, 2, 0))
+    ((12, 4, 1), (1, 8, 2))
+    """
+    strides, next_stride = [0] * len(shape), 1
+    for axis in reversed(range(len(shape)) if order is None else list(order)):
+        strides[axis] = next_stride
+        next_stride *= shape[axis]
+    return tuple(strides)
+
+
+def channels_last(axes: int) -> tuple[int, ...]:
+    """The order of axes that puts the first one last."""
+    return (*range(1, axes), 0)

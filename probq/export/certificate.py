@@ -1,0 +1,88 @@
+"""The certificate of an artefact: a JSON file beside it that says what was compared, with what, and what it costs."""
+
+import hashlib
+import json
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from probq.errors import ProbqError
+from probq.export.ranges import LAYERS, accumulators, ranges
+from probq.export.verification import Report
+from probq.files import replacing
+from probq.integer import IntegerModel
+
+LIBRARIES = ("probq", "numpy", "onnx", "onnxruntime", "qonnx")
+
+
+def certify(model: IntegerModel, path: str | PathLike[str], report: Report) -> Path:
+    """Writes `PATH.json` beside an artefact, whole or not at all, and returns its path.
+
+    It holds the hashes of model and artefact, the target and the versions in use, inputs compared and differing, the
+    artefact's size in bytes, the bits that the model's parameters take, its BOPs (null where the model does not
+    record them), and for every layer the proven accumulator bound with the bits it needs.
+
+    Args:
+        model: the integer model.
+        path: of the artefact.
+        report: what `verify` returned for it.
+
+    Raises:
+        ProbqError: there is no artefact, or the file cannot be written.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ProbqError(f"there is no file {path} to certify; give the path that write was given")
+    beside = path.with_name(path.name + ".json")
+    with replacing(beside) as temporary:
+        temporary.write_text(json.dumps(content(model, path, report), indent=2) + "\n", encoding="utf-8")
+    return beside
+
+
+def content(model: IntegerModel, path: Path, report: Report) -> dict[str, Any]:
+    """What the certificate says, JSON-able."""
+    artefact = path.read_bytes()
+    return {
+        "format": "probq.certificate",
+        "version": 1,
+        "model_sha256": model.sha256(),
+        "artefact": path.name,
+        "artefact_sha256": hashlib.sha256(artefact).hexdigest(),
+        "target": report.target,
+        "compared": report.compared,
+        "differing": report.differing,
+        "seconds": round(report.seconds, 3),
+        "bytes": len(artefact),
+        "bits": sum(node.bits for node in model.nodes),
+        "bops": model.metadata.get("bops"),
+        "accumulators": bounds(model),
+        "versions": {"python": platform.python_version(), **_versions()},
+        "machine": platform.machine(),
+    }
+
+
+def bounds(model: IntegerModel) -> dict[str, dict[str, int]]:
+    """Each layer's proven accumulator bound and the width of a signed integer that holds it."""
+    found = ranges(model)
+    result = {}
+    for node in model.nodes:
+        if node.op in LAYERS:
+            ends = np.concatenate(accumulators(node, found[node.inputs[0]]))
+            bound = int(max(abs(end) for end in ends)) if ends.size else 0
+            result[node.name] = {"bound": bound, "bits": bound.bit_length() + 1}
+    return result
+
+
+def _versions() -> dict[str, str]:
+    """Of what is installed."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,158 @@
+"""ONNX: standard operators only, integers throughout, for ONNX Runtime and whatever else reads ONNX.
+
+A layer whose requantization is a power of two becomes one `QLinearConv` (a linear layer is a 1x1 convolution) where
+that is certified exact; everything else becomes exact operators on int32 and int64.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from probq.errors import ProbqError
+from probq.export.extras import needed
+from probq.export.onnx_graph import IR_VERSION, OPSET, OPSET_PACKED, Edge, Graph, tensor_type
+from probq.export.onnx_layers import fast_form, fused
+from probq.export.onnx_operations import OPERATIONS, input_type
+from probq.export.ranges import LAYERS, Range, ranges
+from probq.export.requantization import pairs
+from probq.files import replacing
+from probq.integer import IntegerModel, Node
+
+FAST = "QLinearConv"
+BATCH = 64  # inputs that ONNX Runtime gets at once
+
+
+@dataclass(frozen=True)
+class Written:
+    """What `write` wrote.
+
+    Attributes:
+        path: of the file.
+        size: in bytes.
+        forms: for each layer `QLinearConv`, or `integer operators: ` and why.
+    """
+
+    path: Path
+    size: int
+    forms: Mapping[str, str]
+
+    def __str__(self) -> str:
+        fast = sum(form == FAST for form in self.forms.values())
+        lines = [f"{self.path}: {self.size:,} bytes; {fast} of {len(self.forms)} layers as {FAST}"]
+        return "\n".join(lines + [f"  {name}: {form}" for name, form in self.forms.items() if form != FAST])
+
+
+def write(model: IntegerModel, path: str | PathLike[str], packed: bool = False) -> Written:
+    """Writes an ONNX file that computes the same integers as the model.
+
+    Its input `input` takes what `model.quantize_input` gives, as uint8 (int8 or wider where negative or wider); its
+    output `output` is int32, or int64 where 31 bits do not hold it. Both have a free batch axis in front.
+
+    Args:
+        model: the integer model.
+        path: of the file, which appears whole or not at all.
+        packed: whether parameters are stored at their own width, with operators that unpack them when the file is
+            loaded (opset 18 instead of 13).
+
+    Raises:
+        ProbqError: onnx is missing, an operation has no exact ONNX form, or the file cannot be written.
+    """
+    graph, forms = Graph(packed), dict[str, str]()
+    proto = _proto(graph, model, _edges(graph, model, forms))
+    with replacing(path) as temporary:
+        needed("onnx", "onnx").save(proto, str(temporary))
+    return Written(Path(path), Path(path).stat().st_size, forms)
+
+
+def run(path: str | PathLike[str], integers: Any, optimize: bool = True) -> np.ndarray:
+    """The output for integers that `model.quantize_input` gave, int64 `[batch, ...]`, computed by ONNX Runtime.
+
+    Args:
+        path: a file that `write` wrote.
+        integers: the input.
+        optimize: whether ONNX Runtime may rewrite the graph; the integers are the same.
+
+    Raises:
+        ProbqError: onnxruntime is missing or cannot load the file, or the integers leave the input's type.
+    """
+    session = _session(path, optimize)
+    source = session.get_inputs()[0]
+    integers = np.asarray(integers)
+    fed = integers.astype(source.type.removeprefix("tensor(").removesuffix(")"))
+    if not np.array_equal(fed, integers):
+        raise ProbqError(f"the integers leave {fed.dtype}, the type of the file's input; use model.quantize_input")
+    parts = [fed[k : k + BATCH] for k in range(0, max(1, len(fed)), BATCH)]
+    try:
+        return np.concatenate([session.run(None, {source.name: part})[0] for part in parts]).astype(np.int64)
+    except Exception as error:  # its exceptions have no common base
+        raise ProbqError(f"ONNX Runtime cannot run {path}: {str(error).splitlines()[0]}") from error
+
+
+def _session(path: str | PathLike[str], optimize: bool) -> Any:
+    runtime = needed("onnxruntime", "onnx")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    level = runtime.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+    if not Path(path).is_file():
+        raise ProbqError(f"there is no file {path}; give the path that write was given")
+    try:
+        return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its exceptions have no common base
+        raise ProbqError(f"ONNX Runtime cannot load {path}: {str(error).splitlines()[0]}") from error
+
+
+def _edges(graph: Graph, model: IntegerModel, forms: dict[str, str]) -> dict[str, Edge]:
+    """Adds every node of the model; notes which layer took which form."""
+    found, behind = ranges(model), pairs(model)
+    edges: dict[str, Edge] = {}
+    for node in model.nodes:
+        if node.name in edges:  # it came with the layer before it
+            continue
+        inputs = [edges[name] for name in node.inputs]
+        if node.op not in LAYERS:
+            edges[node.name] = _single(graph, node, inputs, found[node.name])
+            continue
+        requantize = behind.get(node.name)
+        form = fast_form(node, requantize, inputs[0], len(found[node.name].shape))
+        if requantize is None or isinstance(form, str):
+            forms[node.name] = f"integer operators: {form}"
+            edges[node.name] = _single(graph, node, inputs, found[node.name])
+        else:
+            forms[node.name] = FAST
+            edges[requantize.name] = fused(graph, node, requantize, form, inputs[0], found[node.name].shape)
+    return edges
+
+
+def _single(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> Edge:
+    try:
+        return OPERATIONS[node.op](graph, node, inputs, reached)
+    except ProbqError as error:
+        raise ProbqError(f"node {node.name} ({node.op}) cannot be written as ONNX: {error}") from error
+
+
+def _proto(graph: Graph, model: IntegerModel, edges: dict[str, Edge]) -> Any:
+    """The model as ONNX holds it, checked."""
+    helper, numpy_helper = needed("onnx.helper", "onnx"), needed("onnx.numpy_helper", "onnx")
+    output = graph.integers(edges[model.output])
+    graph.nodes.append(helper.make_node("Identity", [output.name], ["output"], "output"))
+    shape = ["batch", *model.input.attributes["shape"]]
+    ends = [
+        helper.make_tensor_value_info("input", tensor_type(input_type(model.input)), shape),
+        helper.make_tensor_value_info("output", tensor_type(output.type), ["batch", *output.shape]),
+    ]
+    constants = [numpy_helper.from_array(array, name) for name, array in graph.constants.items()]
+    body = helper.make_graph(graph.nodes, "probq", ends[:1], ends[1:], constants)
+    opset = helper.make_opsetid("", OPSET_PACKED if graph.packed else OPSET)
+    proto = helper.make_model(body, producer_name="probq", opset_imports=[opset], ir_version=IR_VERSION)
+    scale = model.input.attributes.get("scale", 1.0)
+    notes = {"model": model.sha256(), "input_scale": json.dumps(scale), "output_scale": json.dumps(model.output_scale)}
+    helper.set_model_props(proto, {f"probq.{name}": note for name, note in notes.items()})
+    needed("onnx.checker", "onnx").check_model(proto)
+    return proto

@@ -1,0 +1,120 @@
+"""A graph of standard ONNX operators in the making, and the integer tensors that flow through it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from probq.export.extras import needed
+from probq.export.onnx_packed import unpacked
+from probq.packing import Packing
+
+IR_VERSION = 8
+OPSET, OPSET_PACKED = 13, 18  # integers need 13, unpacking bits needs 18
+INT32 = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Edge:
+    """A tensor in the graph that stands for integers: `value = tensor - zero`.
+
+    Attributes:
+        name: of the tensor.
+        type: its numpy type: uint8, int32 or int64.
+        zero: the zero point, not 0 only where the type is uint8.
+        low, high: range of the value.
+        shape: without the batch.
+    """
+
+    name: str
+    type: str
+    zero: int
+    low: int
+    high: int
+    shape: tuple[int, ...]
+
+
+@dataclass
+class Graph:
+    """Nodes and constants of an ONNX graph; every method that adds a node returns its output's name.
+
+    Attributes:
+        packed: whether weights are stored at their own width.
+    """
+
+    packed: bool = False
+    nodes: list[Any] = field(default_factory=list)
+    constants: dict[str, np.ndarray] = field(default_factory=dict)
+    _count: int = 0
+
+    def fresh(self, stem: str) -> str:
+        """A name that nothing has."""
+        self._count += 1
+        return f"{stem}_{self._count}"
+
+    def node(self, op: str, inputs: Sequence[str], **attributes: Any) -> str:
+        """Adds an operator with one output."""
+        output = self.fresh(op)
+        self.nodes.append(needed("onnx.helper", "onnx").make_node(op, list(inputs), [output], output, **attributes))
+        return output
+
+    def constant(self, value: Any, type: str) -> str:
+        """Adds a constant; equal scalars and short vectors share one."""
+        array = np.asarray(value).astype(type)
+        key = f"{type}{list(array.shape)}{array.reshape(-1).tolist()}" if array.size <= 8 else self.fresh("constant")
+        self.constants.setdefault(key, array)
+        return key
+
+    def weight(self, values: np.ndarray, type: str, packing: Packing, zero: int = 0) -> str:
+        """Adds a tensor of parameters as `values + zero`, at its own width where the graph is packed."""
+        if self.packed:
+            return unpacked(self, values, packing, type, zero)
+        return self.constant(values + zero, type)
+
+    def cast(self, name: str, type: str) -> str:
+        """Adds a conversion to a numpy type."""
+        return self.node("Cast", [name], to=tensor_type(type))
+
+    def reshape(self, name: str, shape: Sequence[int]) -> str:
+        """Adds a reshaping to `[batch, *shape]`."""
+        return self.node("Reshape", [name, self.constant([0, *shape], "int64")])
+
+    def integers(self, x: Edge, type: str = "") -> Edge:
+        """The value itself as int32 or int64: the given type, by default the narrowest that holds it."""
+        type = type or integer_type(x.low, x.high)
+        if x.type == type:
+            return x
+        name = self.cast(x.name, type)
+        if x.zero:
+            name = self.node("Sub", [name, self.constant(x.zero, type)])
+        return replace(x, name=name, type=type, zero=0)
+
+    def octets(self, x: Edge) -> Edge | None:
+        """The value as uint8 with a zero point; None where its range takes more than 8 bits."""
+        if x.type == "uint8":
+            return x
+        zero = zero_point(x.low, x.high)
+        if zero is None:
+            return None
+        name = self.node("Add", [x.name, self.constant(zero, x.type)]) if zero else x.name
+        return replace(x, name=self.cast(name, "uint8"), type="uint8", zero=zero)
+
+
+def zero_point(low: int, high: int) -> int | None:
+    """The zero point that brings `low .. high` to uint8: none where it is not needed, 128 where that fits."""
+    if low >= 0:
+        return 0 if high <= 255 else None
+    if low >= -128 and high <= 127:
+        return 128
+    return -low if low >= -255 and high - low <= 255 else None
+
+
+def integer_type(*bounds: int) -> str:
+    """int32 where it holds all these numbers, else int64."""
+    return "int32" if all(abs(bound) <= INT32 for bound in bounds) else "int64"
+
+
+def tensor_type(type: str) -> int:
+    """ONNX's number of a numpy type."""
+    return int(needed("onnx.helper", "onnx").np_dtype_to_tensor_dtype(np.dtype(type)))

@@ -1,0 +1,142 @@
+"""What every node of an integer model may reach: intervals that hold for all inputs, and shapes."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+
+from probq.integer import IntegerModel, Node
+
+LAYERS = ("linear", "conv")
+
+
+@dataclass(frozen=True)
+class Range:
+    """The integers `low .. high` (Python integers, which cannot overflow) of a value of a shape without the batch."""
+
+    low: int
+    high: int
+    shape: tuple[int, ...] = ()
+
+    @property
+    def bound(self) -> int:
+        """Largest magnitude."""
+        return max(-self.low, self.high, 0)
+
+    def within(self, low: int, high: int) -> bool:
+        """Whether the whole range lies in `low .. high`."""
+        return low <= self.low and self.high <= high
+
+
+def ranges(model: IntegerModel) -> dict[str, Range]:
+    """Every node's range by name, proven by interval arithmetic for all inputs that the model accepts.
+
+    Raises:
+        ProbqError: the model's operations do not fit together.
+    """
+    shapes = _shapes(model)
+    found: dict[str, Range] = {}
+    for node in model.nodes:
+        low, high = _INTERVALS[node.op](node, [found[name] for name in node.inputs])
+        found[node.name] = Range(low, high, shapes[node.name])
+    return found
+
+
+def rows(node: Node) -> np.ndarray:
+    """A layer's weight as `[outputs, products]`: each row meets the inputs of one accumulator."""
+    weight = node.tensors["weight"]
+    if node.attributes.get("transposed"):
+        groups = node.attributes["groups"]
+        weight = weight.reshape(groups, -1, *weight.shape[1:]).swapaxes(1, 2)
+        return weight.reshape(weight.shape[0] * weight.shape[1], -1)
+    return weight.reshape(len(weight), -1)
+
+
+def accumulators(node: Node, x: Range) -> tuple[np.ndarray, np.ndarray]:
+    """Least and greatest accumulator of every output channel of a layer, Python integers `[outputs]`.
+
+    low_o = b_o + sum_i min(w_oi x_low, w_oi x_high), high_o likewise; zero padding is an input too.
+    """
+    low, high = min(x.low, 0), max(x.high, 0)
+    products = rows(node)
+    up, down = np.maximum(products, 0).sum(1).astype(object), np.minimum(products, 0).sum(1).astype(object)
+    bias = node.tensors["bias"].astype(object)
+    return bias + up * low + down * high, bias + up * high + down * low
+
+
+def _shapes(model: IntegerModel) -> dict[str, tuple[int, ...]]:
+    """By running the smallest batch."""
+    attributes = model.input.attributes
+    lowest = 0 if attributes.get("index") else attributes["lo"]
+    lowest = attributes.get("start", 0) + attributes.get("step", 1) * lowest
+    values = model.values(np.full((1, *attributes["shape"]), lowest, np.int64))
+    return {name: value.shape[1:] for name, value in values.items()}
+
+
+def _levels(node: Node, _: list[Range]) -> tuple[int, int]:
+    spec = node.attributes
+    if spec.get("index"):
+        return 0, spec["count"] - 1
+    start, step = spec.get("start", 0), spec.get("step", 1)
+    return start + step * spec["lo"], start + step * spec["hi"]
+
+
+def _layer(node: Node, values: list[Range]) -> tuple[int, int]:
+    low, high = accumulators(node, values[0])
+    return int(min(low, default=0)), int(max(high, default=0))
+
+
+def _embedding(node: Node, _: list[Range]) -> tuple[int, int]:
+    return _extent(node.tensors["weight"])
+
+
+def _multiply(node: Node, values: list[Range]) -> tuple[int, int]:
+    ends = [m * end for m in _extent(node.tensors["multiplier"]) for end in (values[0].low, values[0].high)]
+    return min(ends), max(ends)
+
+
+def _clip(node: Node, values: list[Range]) -> tuple[int, int]:
+    low, high = values[0].low, values[0].high
+    lo, hi = node.attributes["lo"], node.attributes["hi"]
+    if lo is not None:
+        low, high = max(low, lo), max(high, lo)
+    if hi is not None:
+        low, high = min(low, hi), min(high, hi)
+    return low, high
+
+
+def _sum_pool(node: Node, values: list[Range]) -> tuple[int, int]:
+    taps = math.prod(node.attributes["kernel"])
+    low, high = values[0].low, values[0].high
+    if any(end for pair in node.attributes["padding"] for end in pair):
+        low, high = min(low, 0), max(high, 0)
+    return taps * low, taps * high
+
+
+def _sum(node: Node, values: list[Range]) -> tuple[int, int]:
+    shape = values[0].shape
+    count = math.prod(shape[axis] for axis in node.attributes["axes"])
+    return count * values[0].low, count * values[0].high
+
+
+def _add(_: Node, values: list[Range]) -> tuple[int, int]:
+    return sum(value.low for value in values), sum(value.high for value in values)
+
+
+def _hull(_: Node, values: list[Range]) -> tuple[int, int]:
+    return min(value.low for value in values), max(value.high for value in values)
+
+
+def _extent(tensor: np.ndarray) -> tuple[int, int]:
+    return (int(tensor.min()), int(tensor.max())) if tensor.size else (0, 0)
+
+
+_INTERVALS: Mapping[str, Callable[[Node, list[Range]], tuple[int, int]]] = MappingProxyType(
+    {
+        "input": _levels, "requantize": _levels, "linear": _layer, "conv": _layer, "embedding": _embedding,
+        "multiply": _multiply, "clip": _clip, "max_pool": _hull, "sum_pool": _sum_pool, "sum": _sum,
+        "reshape": _hull, "permute": _hull, "add": _add, "concat": _hull,
+    }
+)  # fmt: skip

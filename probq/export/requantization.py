@@ -1,0 +1,74 @@
+"""A requantization directly behind a layer as a bias and a power of two: what floating-point targets can round."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from probq.integer import IntegerModel, Node
+
+
+@dataclass(frozen=True)
+class Shift:
+    """`code = floor((acc + add) / 2^shift)`, clipped to the requantization's limits; int64 arrays `[outputs]`.
+
+    A negative shift multiplies.
+    """
+
+    add: np.ndarray
+    shift: np.ndarray
+
+    @property
+    def rounding(self) -> np.ndarray:
+        """What to add to the accumulator so that rounding to nearest gives the code, `add - 2^(shift - 1)`; int64."""
+        return self.add - np.where(self.shift > 0, np.left_shift(1, np.maximum(self.shift, 1) - 1), 0)
+
+
+def pairs(model: IntegerModel) -> dict[str, Node]:
+    """Each layer of which a requantization is the only reader, by the layer's name."""
+    readers: dict[str, list[Node]] = {node.name: [] for node in model.nodes}
+    for node in model.nodes:
+        for name in node.inputs:
+            readers[name].append(node)
+    layers = [node.name for node in model.nodes if node.op in ("linear", "conv") and node.name != model.output]
+    return {name: readers[name][0] for name in layers if [r.op for r in readers[name]] == ["requantize"]}
+
+
+def per_channel(tensor: np.ndarray, layer: Node, rank: int) -> np.ndarray | None:
+    """A requantization's tensor as one number per output channel of the layer, `[outputs]`; None if it varies within.
+
+    Args:
+        tensor: broadcasts to the layer's output without the batch.
+        layer: linear (channels on the last axis) or conv (on the first).
+        rank: axes of the layer's output without the batch.
+    """
+    axis = rank - 1 if layer.op == "linear" else 0
+    full = tensor.reshape([1] * (rank - tensor.ndim) + list(tensor.shape))
+    if any(size != 1 for k, size in enumerate(full.shape) if k != axis):
+        return None
+    return np.broadcast_to(full.reshape(-1), len(layer.tensors["bias"])).astype(np.int64)
+
+
+def as_shift(requantize: Node, layer: Node, rank: int) -> Shift | str:
+    """The requantization of a layer as a shift, or why it is none."""
+    parts = [per_channel(requantize.tensors[name], layer, rank) for name in ("multiplier", "add", "shift")]
+    multiplier, add, shift = parts
+    if multiplier is None or add is None or shift is None:
+        return "its requantization differs within an output channel"
+    return shifted(multiplier, add, shift)
+
+
+def shifted(multiplier: np.ndarray, add: np.ndarray, shift: np.ndarray) -> Shift | str:
+    """`floor((acc multiplier + add) / 2^shift)` without the multiplier, or why there is no such form.
+
+    With `multiplier = 2^k` and `n = shift - k` it is `floor((acc + floor(add / 2^k)) / 2^n)`.
+
+    All are int64 arrays of one shape.
+    """
+    if (multiplier <= 0).any() or (multiplier & (multiplier - 1)).any():
+        return "its multiplier is no power of two"
+    k = np.frexp(multiplier.astype(np.float64))[1].astype(np.int64) - 1
+    n = shift - k
+    whole = np.where(n >= 0, add >> k, add >> shift)
+    if (whole % np.left_shift(1, np.maximum(-n, 0)) != 0).any():
+        return "its addend is finer than its step"
+    return Shift(np.where(n >= 0, whole, whole >> np.maximum(-n, 0)), n)
