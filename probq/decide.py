@@ -17,7 +17,8 @@ from probq.budget import Budget
 from probq.choices import Problem, problem
 from probq.errors import ProbqError
 from probq.program import Program
-from probq.quantizer import Quantizer, WeightQuantizer, code_indices
+from probq.quantizer import Quantizer, WeightQuantizer
+from probq.rounding import code_indices
 
 
 def problem_of(q: Program, cost: costs.Cost = costs.bops) -> Problem:

@@ -194,10 +194,14 @@ class Codes(TorchDistribution):
         """Entropy of all codes together in nats, a scalar."""
         if self._entropy is not None:
             return self._entropy
+        return self.entropies().sum()
+
+    def entropies(self) -> Tensor:
+        """Entropy of each code in nats, shape of the location."""
         if self.nearest == 1:
-            return self.location.new_zeros(())
-        _, log_probs = self.window()
-        return -torch.special.xlogy(log_probs.exp(), log_probs.exp()).sum()
+            return torch.zeros_like(self.location)
+        probs = self.window()[1].exp()
+        return -torch.special.xlogy(probs, probs).sum(-1)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-probability of one level for each weight, a scalar; `-inf` where a level is not among the nearest."""

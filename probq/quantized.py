@@ -20,7 +20,8 @@ from probq.layers import Layer, Trace, arguments, trace
 from probq.likelihoods import Likelihood
 from probq.plan import Plan, Planner, plan_for
 from probq.program import Program
-from probq.quantizer import InputQuantizer, WeightQuantizer, code_levels
+from probq.quantizer import InputQuantizer, WeightQuantizer
+from probq.rounding import code_levels
 from probq.substitute import substitute
 
 

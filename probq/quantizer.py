@@ -16,7 +16,7 @@ from probq.distributions import Codes, UniformCodes, Widths
 from probq.errors import ProbqError
 from probq.gate_gradients import ENTROPY_SAMPLE, gate_gradient, inner_products, products, random_part, round_input
 from probq.plan import Plan
-from probq.rounding import Grids, Levels, decode, largest_count, nearest_level
+from probq.rounding import Grids, Levels, nearest_level
 from probq.stochastic_rounding import two_nearest_entropies
 
 OPEN = 2.0
@@ -190,22 +190,31 @@ class WeightQuantizer(Quantizer):
             location: of the codes' law.
         """
         prior = UniformCodes(torch.Size(self.shape), rung.levels, location.device)
-        if onehot.requires_grad and not self.gates:
+        if onehot.requires_grad:
             prior.gate_term = ((onehot - onehot.detach()) * self._divergences(location.detach())).sum()
         return prior
 
     @torch.no_grad()
     def _divergences(self, location: Tensor) -> Tensor:
-        """`KL(codes || prior)` on every rung in nats, `[B]`, from a random part of the weights, scaled up."""
-        part, spread, grids = random_part(location, ENTROPY_SAMPLE), self.log_spread.exp(), self.grids()
-        scales, here = self._parts(part), part(location)
-        if grids is not None and self.nearest == 2:
-            entropies = two_nearest_entropies(here, scales, spread, grids)
-        else:
-            laws = [Codes(here, s, self.levels(k), spread, self.nearest) for k, s in enumerate(scales)]
-            entropies = torch.stack([law.entropy() for law in laws])
+        """`KL(codes || prior)` on every rung in nats, `[*gates, B]`.
+
+        Where all weights share one gate it is estimated from a random part of them, scaled up.
+        """
+        part = (lambda tensor: tensor) if self.gates else random_part(location, ENTROPY_SAMPLE)
+        entropies = self._entropies(part(location), self._parts(part))
         counts = torch.tensor([float(rung.count) for rung in self.ladder.rungs], device=location.device)
-        return location.numel() * (counts.log() - entropies / here.numel())
+        if not self.gates:
+            return location.numel() * (counts.log() - entropies.flatten(1).mean(1))
+        sharing = location.numel() // math.prod(self.gates)
+        return sharing * counts.log() - torch.stack([e.sum_to_size(self.gates) for e in entropies], -1)
+
+    def _entropies(self, location: Tensor, scales: Tensor) -> Tensor:
+        """Entropy of every code on every rung in nats, `[B, *location]`."""
+        spread, grids = self.log_spread.exp(), self.grids()
+        if grids is not None and self.nearest == 2:
+            return two_nearest_entropies(location, scales, spread, grids)
+        laws = [Codes(location, s, self.levels(k), spread, self.nearest) for k, s in enumerate(scales)]
+        return torch.stack([law.entropies() for law in laws])
 
     def weight(self, codes: Tensor, location: Tensor, rung: Rung, onehot: Tensor) -> Tensor:
         """The weight `scale * level`; its backward pass also tells the gates what other rungs would have given."""
@@ -270,19 +279,3 @@ class InputQuantizer(Quantizer):
             return inner_products(grad, [s * nearest_level(here / s, self.levels(k)) for k, s in enumerate(scales)])
 
         return gate_gradient(value, onehot, inner)
-
-
-def code_indices(levels: Levels, values: Tensor) -> Tensor:
-    """Code (int64) of level values."""
-    if isinstance(levels, Tensor):
-        return (
-            torch.argmin((values.unsqueeze(-1) - levels.detach()).abs(), -1)
-            if largest_count(levels) > 1
-            else (torch.zeros_like(values, dtype=torch.int64))
-        )
-    return torch.round((values - levels.start) / levels.step).long()
-
-
-def code_levels(levels: Levels, codes: Tensor) -> Tensor:
-    """Level values of codes."""
-    return decode(codes, levels)[0]

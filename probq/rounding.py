@@ -125,3 +125,15 @@ def per_rung(grids: Sequence[Grid], like: Tensor) -> tuple[Tensor, Tensor, Tenso
     rows = torch.tensor([[g.start, g.step, g.count] for g in grids], dtype=like.dtype, device=like.device)
     start, step, count = rows.reshape(len(grids), 3, *[1] * like.dim()).unbind(1)
     return start, step, count
+
+
+def code_indices(levels: Levels, values: Tensor) -> Tensor:
+    """Code (int64) of level values."""
+    if isinstance(levels, Tensor):
+        return encode(values, levels.detach())
+    return torch.round((values - levels.start) / levels.step).long()
+
+
+def code_levels(levels: Levels, codes: Tensor) -> Tensor:
+    """Level values of codes."""
+    return decode(codes, levels)[0]

@@ -95,7 +95,7 @@ def softplus_sum(a: Tensor, p: Tensor) -> Tensor:
 
 
 def two_nearest_entropies(location: Tensor, scales: Tensor, spread: Tensor, grids: Sequence[Grid]) -> Tensor:
-    """Entropy in nats of the code law over the two nearest levels, on every rung at once, shape `[B]`, no gradient.
+    """Entropies in nats of the code law over the two nearest levels, on every rung, `[B, *location]`, no gradient.
 
     Args:
         location: real-valued locations.
@@ -105,7 +105,7 @@ def two_nearest_entropies(location: Tensor, scales: Tensor, spread: Tensor, grid
     """
     start, step, count = per_rung(grids, location)
     _, a = _log_odds(location, scales, spread, start, step, count)
-    return (F.softplus(a) - a * torch.sigmoid(a)).reshape(len(grids), -1).sum(1)
+    return (F.softplus(a) - a * torch.sigmoid(a)).expand(len(grids), *location.shape)
 
 
 def _sum_to(value: Tensor, like: Tensor) -> Tensor:

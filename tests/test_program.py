@@ -1,5 +1,6 @@
 """The model and the guide: the evidence lower bound by enumeration, and what Pyro's users expect of a program."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch.distributions import Normal
 import probq
 from probq import Plan, Quantized
 from probq.codebooks import ladder
+from probq.distributions import Codes
 from probq.program import Observation
 from probq.substitute import substitute
 from probq.testing import code_probabilities, enumerate_elbo, rung_probabilities, width_states, zoo
@@ -277,3 +279,20 @@ def test_substitute_restores_everything_even_after_an_error() -> None:
     assert torch.equal(net[0].weight, weight)
     assert not net[0]._forward_pre_hooks
     assert not net[1]._forward_hooks
+
+
+@pytest.mark.parametrize("gates", ["tensor", "channel", "weight"])
+def test_the_codes_divergence_tells_each_gate_what_every_rung_costs(gates):
+    plan = probq.Plan(weight=ladder(0, 1, 2, 4), gates=gates, spread=0.3)
+    q = probq.quantize(nn.Sequential(nn.Linear(6, 5)), torch.randn(8, 6), plan=plan)
+    quantizer, location = q.weights["0.weight"], q.location("0.weight").detach()
+    onehot = quantizer.widths().rsample()
+    onehot.retain_grad()
+    quantizer.code_prior(quantizer.rung(onehot.detach().argmax(-1)), onehot, location).gate_term.backward()
+    scales = quantizer.scales().detach()
+    for k, rung in enumerate(quantizer.ladder.rungs):
+        law = Codes(location, scales[k], rung, quantizer.log_spread.exp())
+        probs = law.window()[1].exp()
+        each = math.log(rung.count) + torch.special.xlogy(probs, probs).sum(-1)
+        shared = each.sum() if gates == "tensor" else each.sum(1, keepdim=True) if gates == "channel" else each
+        torch.testing.assert_close(onehot.grad[..., k], shared.detach(), rtol=1e-4, atol=1e-4)

@@ -1,0 +1,75 @@
+#!/bin/sh
+# Generated C on other processors: 0 differing outputs on ARM (with and without NEON) and big-endian s390x, under qemu.
+#
+# Writes C headers with test programs (random networks of every operation, LeNet-5 of several widths), compiles them for
+# each target, runs them under qemu-user, and fails when any output differs. Not part of CI. Needs on the PATH:
+#   qemu-aarch64-static, qemu-arm-static, qemu-s390x-static    (Debian: qemu-user-static)
+#   one compiler for each target: aarch64-linux-gnu-gcc, arm-linux-gnueabihf-gcc, s390x-linux-gnu-gcc
+#   (Debian: gcc-aarch64-linux-gnu, ...); or zig for all of them: ZIG="python -m ziglang" (pip install ziglang)
+#
+#   sh benchmarks/cross_targets.sh [number of random networks]
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+PYTHONPATH="$here/..:$here:$here/../tests" "${PYTHON:-python3}" - "$folder" "${1:-60}" <<'PYTHON'
+import sys
+from pathlib import Path
+
+import numpy as np
+from integer_lenet import integer_lenet
+from random_models import inputs, random_model
+
+from probq.export import c
+
+folder, count = Path(sys.argv[1]), int(sys.argv[2])
+models = {f"lenet{w}{x}": integer_lenet((8, w, w, 8), (8, x, x, 8), np.random.default_rng(0))
+          for w, x in ((8, 8), (4, 4), (2, 2), (1, 2), (1, 1))}
+for seed in range(count):
+    rng = np.random.default_rng(seed)
+    models[f"random{seed}"] = random_model(lambda low, high: int(rng.integers(low, high + 1)))
+for name, model in models.items():
+    c.write(model, folder / f"{name}.h")
+    c.write_test(model, folder / f"{name}_test.c", inputs(model, 8))
+PYTHON
+
+check() { # name, qemu, compiler and its flags
+    name=$1 qemu=$2
+    shift 2
+    if ! command -v "$qemu" >/dev/null; then
+        echo "$name: skipped, there is no $qemu"
+        return
+    fi
+    programs=0
+    for source in "$folder"/*_test.c; do
+        "$@" -std=c99 -Wall -Wextra -Wconversion -static "$source" -o "$folder/program"
+        if ! "$qemu" "$folder/program" >"$folder/said"; then
+            echo "$name: $(basename "$source"): $(cat "$folder/said")"
+            exit 1
+        fi
+        programs=$((programs + 1))
+    done
+    echo "$name: $programs programs, 0 outputs differ"
+}
+
+zig() { # zig's target, flags
+    target=$1
+    shift
+    echo "$ZIG cc -target $target $*"
+}
+
+if [ -n "${ZIG:-}" ]; then
+    arm64=$(zig aarch64-linux-musl) arm=$(zig arm-linux-musleabihf) s390x=$(zig s390x-linux-musl)
+    thumb=$(zig thumb-linux-musleabi -mcpu=cortex_m4)
+else
+    arm64=aarch64-linux-gnu-gcc arm="arm-linux-gnueabihf-gcc -mfpu=neon" s390x=s390x-linux-gnu-gcc
+    thumb="arm-linux-gnueabihf-gcc -mthumb"
+fi
+# shellcheck disable=SC2086  # words are flags
+check "ARM 64 bits, NEON, -O3" qemu-aarch64-static $arm64 -O3
+# shellcheck disable=SC2086
+check "ARM 32 bits, -O2" qemu-arm-static $arm -O2
+# shellcheck disable=SC2086
+check "ARM Thumb, -Os" qemu-arm-static $thumb -Os
+# shellcheck disable=SC2086
+check "s390x, big-endian, -O2" qemu-s390x-static $s390x -O2

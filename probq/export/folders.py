@@ -1,0 +1,85 @@
+"""Artefacts that are a folder: they appear whole or not at all, and say in `probq.json` which target wrote them."""
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from probq.errors import ProbqError
+
+INDEX = "probq.json"
+VERSION = 1
+
+
+@contextmanager
+def replacing_folder(path: str | PathLike[str]) -> Iterator[Path]:
+    """A new folder beside `path`; what was written there is moved to `path` at the end.
+
+    An artefact of an earlier time, or an empty folder, is replaced.
+
+    Raises:
+        ProbqError: `path` is a file or a folder of something else, or cannot be written.
+    """
+    path = Path(path)
+    if path.exists() and not (path / INDEX).is_file() and not (path.is_dir() and not any(path.iterdir())):
+        raise ProbqError(f"{path} exists and is no artefact of probq; name another folder, or remove it first")
+    new, old = (path.with_name(f".{secrets.token_hex(4)}.{path.name}") for _ in range(2))
+    try:
+        new.mkdir()
+        yield new
+        if path.exists():
+            os.replace(path, old)
+        os.replace(new, path)
+    except OSError as error:
+        if old.exists() and not path.exists():
+            os.replace(old, path)
+        raise ProbqError(f"cannot write {path}: {error}; name a folder inside one that exists") from error
+    finally:
+        for folder in (new, old):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_index(folder: Path, target: str, content: dict[str, Any]) -> None:
+    """Writes the index of a folder: its target and whatever `run` needs to read the rest."""
+    index = {"format": f"probq.{target}", "version": VERSION, **content}
+    (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+
+
+def target_of(path: Path) -> str:
+    """The target that wrote a folder: "memory", "verilog" or "hls".
+
+    Raises:
+        ProbqError: it is no artefact of probq.
+    """
+    return str(_read(path)["format"]).removeprefix("probq.")
+
+
+def read_index(path: str | PathLike[str], target: str) -> dict[str, Any]:
+    """The index of a folder that the target wrote.
+
+    Raises:
+        ProbqError: there is no such folder, or another target or a later version of probq wrote it.
+    """
+    index = _read(Path(path))
+    if index["format"] != f"probq.{target}":
+        raise ProbqError(f"{path} is not a folder that probq.export.{target}.write wrote")
+    if index.get("version") != VERSION:
+        raise ProbqError(f"{path} has version {index.get('version')!r:.20}, this probq reads {VERSION}; write it again")
+    return index
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_dir():
+        raise ProbqError(f"there is no folder {path}; give the path that write was given")
+    try:
+        index = json.loads((path / INDEX).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ProbqError(f"{path} is no artefact of probq, or is damaged: {error}") from error
+    if not isinstance(index, dict) or not isinstance(index.get("format"), str):
+        raise ProbqError(f"{path} is no artefact of probq: its {INDEX} names no format")
+    return index
