@@ -132,7 +132,8 @@ class Codes(TorchDistribution):
     Discretized Neural Networks" (the discretised logistic law).
 
     Example:
-        >>> Codes(torch.tensor([0.5, 3.0]), torch.tensor(1.0), Grid(-1, 1, 3), torch.tensor(0.1)).mode
+        >>> from probq.codebooks import ternary
+        >>> Codes(torch.tensor([0.5, 3.0]), torch.tensor(1.0), ternary(), torch.tensor(0.1)).mode
         tensor([1., 1.])
     """
 

@@ -11,9 +11,11 @@ from networks import NETWORKS, PLANS, lowered
 from torch import nn
 
 import probq
+from probq.codebooks import ladder
 from probq.export.qonnx import run, write
 from probq.export.qonnx_graph import Width, width
 from probq.integer import Node
+from probq.testing import lenet5
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("qonnx")
@@ -147,3 +149,16 @@ def test_a_missing_library_names_its_extra(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(probq.ProbqError, match=r'pip install "probq\[qonnx\]"'):
         write(one_layer([[1]], [0], 1, 3), tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("bits", [(2, 2), (4, 4), (2, 4)], ids=str)
+def test_bops_are_what_qonnx_counts(bits, tmp_path):
+    """An independent count of LeNet-5's BOPs; qonnx takes binary weights for float32, so they are left out."""
+    from qonnx.util.inference_cost import inference_cost
+
+    plan = probq.Plan(weight=ladder(bits[0]), input=ladder(bits[1], signed=False), scales="tensor")
+    model = probq.lower(probq.quantize(lenet5(), torch.rand(4, 1, 28, 28), plan=plan))
+    write(model, tmp_path / "m.onnx", "hls4ml")
+    counted = inference_cost(str(tmp_path / "m.onnx"), discount_sparsity=False)["total_cost"]
+    assert counted["total_bops"] == model.metadata["bops"]
+    assert counted["total_macs"] == sum(layer["macs"] for layer in model.metadata["layers"])
