@@ -2,9 +2,9 @@
 
     python notebooks/run.py [--write] [NOTEBOOK ...]
 
-With `--write` the outputs are stored in the notebooks. With the environment variable `PROBQ_NOTEBOOKS_SHORT=1` each
-notebook is shortened first by the replacements in its own metadata, as in `"short": {"epochs=30": "epochs=1"}`; a
-replacement that matches nothing fails the run, so that none goes stale.
+With `--write` the outputs are stored in the notebooks, without what went to stderr. With the environment variable
+`PROBQ_NOTEBOOKS_SHORT=1` each notebook is shortened first by the replacements in its own metadata, as in
+`"short": {"epochs=30": "epochs=1"}`; a replacement that matches nothing fails the run, so that none goes stale.
 """
 
 import argparse
@@ -56,7 +56,15 @@ def execute(path: Path, *, short: bool, write: bool) -> None:
         )
         client.execute()
     if write:
+        drop_stderr(notebook)
         nbformat.write(notebook, path)
+
+
+def drop_stderr(notebook: nbformat.NotebookNode) -> None:
+    """Remove the outputs that warnings and progress bars left, in place: they tell of this machine, not of probq."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""The command `probq`: a demonstration, and a look into the files that probq writes."""
+"""The command `probq`: a demonstration, a look into the files that probq writes, and export to hardware."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from probq import cli_export
+from probq.cli_arguments import seed
 from probq.errors import ProbqError
 from probq.integer import LAYERS, IntegerModel, Node
 from probq.packing import bits_of
@@ -54,19 +56,13 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--budget", type=float, default=0.5, metavar="PERCENT", help="BOPs in %% of 32 bits (default 0.5)"
     )
-    demo.add_argument("--seed", type=_seed, default=0, metavar="N", help="of data, training and fit (default 0)")
+    demo.add_argument("--seed", type=seed, default=0, metavar="N", help="of data, training and fit (default 0)")
     demo.set_defaults(command=_demo)
     show = commands.add_parser("show", help="describe an integer model or a posterior")
     show.add_argument("file", type=Path, metavar="FILE", help="what model.save or q.save wrote")
     show.set_defaults(command=_show)
+    cli_export.add_commands(commands)
     return parser
-
-
-def _seed(text: str) -> int:
-    seed = int(text)
-    if not 0 <= seed < 2**63:
-        raise argparse.ArgumentTypeError("a seed is an integer from 0 to 2^63 - 1")
-    return seed
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -42,7 +42,8 @@ ORDER = (
     {"loop"},
     {"posterior", "posterior_format", "fit", "lower", "summary", "plot", "criteria", "allocate"},
     {"__init__"},  # the public names, for those who use probq as a user does
-    {"demo", "testing"},
+    {"demo", "testing", "cli_arguments"},
+    {"cli_export"},
     {"cli"},
     {"__main__"},
 )

@@ -22,9 +22,8 @@ from probq.packing import Packing
 
 SANITIZED = ("-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover", "-Werror")
 FASTEST = ("-O3", "-march=native", "-Werror")
-FLAGS = pytest.mark.parametrize(
-    "flags", [SANITIZED, FASTEST, ("-O3", "-Werror")], ids=["-O0 sanitized", "native", "-O3"]
-)
+USUAL = ("-O2", "-Werror")
+FLAGS = pytest.mark.parametrize("flags", [SANITIZED, FASTEST, USUAL], ids=["-O0 sanitized", "native", "-O2"])
 
 
 def differing(
@@ -64,7 +63,7 @@ def test_no_output_differs(network, tmp_path):
     for number, plan in enumerate(PLANS.values()):
         (model,), x = lowered(network, plan)
         models[f"m{number}"] = (model, model.quantize_input(x))
-    assert not any(differing(models, tmp_path, SANITIZED).values())
+    assert not any(differing(models, tmp_path, SANITIZED, USUAL).values())
     some = {name: models[name] for name in list(models)[::4]}
     assert not any(differing(some, tmp_path, FASTEST).values())
 
@@ -78,7 +77,7 @@ def seeded(seed: int) -> IntegerModel:
 @settings(max_examples=1, suppress_health_check=list(HealthCheck), deadline=None, phases=[Phase.generate])
 def test_random_models(tmp_path_factory, seeds):
     models = {f"m{seed}": (seeded(seed), inputs(seeded(seed), 12)) for seed in seeds}
-    found = differing(models, tmp_path_factory.mktemp("c"), SANITIZED, FASTEST)
+    found = differing(models, tmp_path_factory.mktemp("c"), SANITIZED, USUAL, FASTEST)
     assert not any(found.values()), found
 
 

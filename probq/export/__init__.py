@@ -7,6 +7,6 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["c", "onnx", "qonnx"],
+    submodules=["c", "hls", "memory", "onnx", "qonnx", "verilog"],
     submod_attrs={"certificate": ["certify"], "verification": ["Report", "verify"]},
 )

@@ -16,7 +16,7 @@ from probq.export.verification import Report
 from probq.files import replacing
 from probq.integer import IntegerModel
 
-LIBRARIES = ("probq", "numpy", "onnx", "onnxruntime", "qonnx")
+LIBRARIES = ("probq", "numpy", "onnx", "onnxruntime", "qonnx", "hls4ml", "da4ml")
 
 
 def certify(model: IntegerModel, path: str | PathLike[str], report: Report) -> Path:
@@ -35,7 +35,7 @@ def certify(model: IntegerModel, path: str | PathLike[str], report: Report) -> P
         ProbqError: there is no artefact, or the file cannot be written.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise ProbqError(f"there is no file {path} to certify; give the path that write was given")
     beside = path.with_name(path.name + ".json")
     with replacing(beside) as temporary:
@@ -45,24 +45,38 @@ def certify(model: IntegerModel, path: str | PathLike[str], report: Report) -> P
 
 def content(model: IntegerModel, path: Path, report: Report) -> dict[str, Any]:
     """What the certificate says, JSON-able."""
-    artefact = path.read_bytes()
+    digest, size = _hashed(path)
     return {
         "format": "probq.certificate",
         "version": 1,
         "model_sha256": model.sha256(),
         "artefact": path.name,
-        "artefact_sha256": hashlib.sha256(artefact).hexdigest(),
+        "artefact_sha256": digest,
         "target": report.target,
         "compared": report.compared,
         "differing": report.differing,
         "seconds": round(report.seconds, 3),
-        "bytes": len(artefact),
+        "bytes": size,
         "bits": sum(node.bits for node in model.nodes),
         "bops": model.metadata.get("bops"),
         "accumulators": bounds(model),
         "versions": {"python": platform.python_version(), **_versions()},
         "machine": platform.machine(),
     }
+
+
+def _hashed(path: Path) -> tuple[str, int]:
+    """SHA-256 and bytes of a file; of a folder, those of its files' names and contents in order of their names."""
+    if path.is_file():
+        artefact = path.read_bytes()
+        return hashlib.sha256(artefact).hexdigest(), len(artefact)
+    digest, size = hashlib.sha256(), 0
+    for file in sorted(file for file in path.rglob("*") if file.is_file()):
+        artefact = file.read_bytes()
+        name = file.relative_to(path).as_posix()
+        digest.update(f"{name} {len(artefact)}\n".encode() + artefact)
+        size += len(artefact)
+    return digest.hexdigest(), size
 
 
 def bounds(model: IntegerModel) -> dict[str, dict[str, int]]:

@@ -40,7 +40,7 @@ def width_of(low: int, high: int) -> tuple[int, bool]:
     """
     if low >= 0:
         return max(high.bit_length(), 1), False
-    return max((-low - 1).bit_length(), high.bit_length()) + 1, True
+    return max((-low - 1).bit_length(), max(high, 0).bit_length()) + 1, True
 
 
 def write_words(folder: Path, file: str, tensor: np.ndarray, lines: int, span: tuple[int, int] | None = None) -> Any:

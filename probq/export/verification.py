@@ -11,6 +11,7 @@ import numpy as np
 
 from probq.errors import ProbqError
 from probq.export.extras import needed
+from probq.export.folders import target_of
 from probq.integer import IntegerModel
 
 Run = Callable[[Path, np.ndarray], np.ndarray]
@@ -22,7 +23,7 @@ class Report:
     """What `verify` found; true where at least one input was compared and none differs.
 
     Attributes:
-        target: "onnx", "qonnx" or "c".
+        target: "onnx", "qonnx", "c", "memory", "verilog" or "hls".
         compared: inputs.
         differing: inputs for which any integer of the output differs.
         seconds: that the artefact took for all inputs, loading or compiling it included.
@@ -41,11 +42,12 @@ class Report:
 
 
 def verify(model: IntegerModel, path: str | PathLike[str], x: Any) -> Report:
-    """Runs an exported file on real inputs and counts the outputs that differ from the model's.
+    """Runs an exported file or folder on real inputs and counts the outputs that differ from the model's.
 
     Args:
         model: the integer model that was written.
-        path: of the file: `.h` is a C header, `.onnx` is ONNX or, with nodes of its domain, QONNX.
+        path: of the file: `.h` is a C header, `.onnx` is ONNX or, with nodes of its domain, QONNX; or of the folder,
+            whose `probq.json` names its target.
         x: real inputs (or indices) as `model(x)` takes them, `[batch, ...]`.
 
     Raises:
@@ -68,9 +70,15 @@ def verify(model: IntegerModel, path: str | PathLike[str], x: Any) -> Report:
 
 
 def _target(path: Path) -> tuple[str, Run]:
-    """The target that wrote a file, by its name and content, and what runs it."""
-    from probq.export import c, onnx, qonnx
+    """The target that wrote a file or folder, by its name and content, and what runs it."""
+    from probq.export import c, hls, memory, onnx, qonnx, verilog
 
+    if path.is_dir():
+        folders: dict[str, Run] = {"memory": memory.run, "verilog": verilog.run, "hls": hls.run}
+        target = target_of(path)
+        if target not in folders:
+            raise ProbqError(f"{path} is of no known target ({target!r:.40}); give a folder that write wrote")
+        return target, folders[target]
     if not path.is_file():
         raise ProbqError(f"there is no file {path}; give the path that write was given")
     if path.suffix == ".h":

@@ -1,0 +1,188 @@
+"""A small network as fully unrolled, combinational Verilog: da4ml makes its adder trees, Icarus Verilog runs them.
+
+The folder is da4ml's project; the module is `src/network.v`; `model_inp` and `model_out` hold the elements one after
+the other, the first in the least significant bits, at the widths that `probq.json` lists.
+"""
+
+import math
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from probq.errors import ProbqError
+from probq.export.extras import needed
+from probq.export.folders import read_index, replacing_folder, write_index
+from probq.export.ranges import LAYERS, Range, accumulators, ranges
+from probq.export.verilog_trace import OPERATIONS, traced
+from probq.integer import IntegerModel
+
+NAME = "network"
+MOST_WEIGHTS = 16_384  # multiplications that are unrolled
+LIMIT = 2**31
+SECONDS = 600
+
+_BENCH = """\
+`timescale 1ns/1ps
+module bench;
+    reg [{inputs}:0] examples [0:{last}];
+    reg [{inputs}:0] x;
+    wire [{outputs}:0] y;
+    integer k;
+    {name} network (.model_inp(x), .model_out(y));
+    initial begin
+        $readmemh("examples.mem", examples);
+        for (k = 0; k <= {last}; k = k + 1) begin
+            x = examples[k];
+            #1 $display("%h", y);
+        end
+        $finish;
+    end
+endmodule
+"""
+
+
+def write(model: IntegerModel, path: str | PathLike[str]) -> None:
+    """Writes the project; it appears whole or not at all.
+
+    Args:
+        model: the integers: linear layers, requantizations by shifts, clips and reshapes; at most 16,384 weights.
+        path: of the folder.
+
+    Raises:
+        ProbqError: da4ml is missing, the model is too large or holds something else, an integer may leave 31 bits, or
+            the folder cannot be written.
+    """
+    found = ranges(model)
+    _check(model, found)
+    needed("da4ml", "verilog")
+    logic = traced(model, found)
+    outputs = [_place(interval) for interval in logic.out_qint]
+    if not any(bits for bits, _, _ in outputs):
+        raise ProbqError(f"the output {model.output} is 0 for all inputs; there is nothing to build")
+    with replacing_folder(path) as folder:
+        needed("da4ml.codegen", "verilog").VerilogModel(logic, NAME, folder, print_latency=False).write()
+        ends = {"low": found[model.input.name].low, "high": found[model.input.name].high}
+        content: dict[str, Any] = {"model_sha256": model.sha256(), "output_scale": model.output_scale, "module": NAME}
+        elements = [_place(interval) for interval in logic.inp_qint]
+        content["input"] = {"shape": model.input.attributes["shape"], **ends, "elements": elements}
+        content["output"] = {"shape": list(found[model.output].shape), "elements": outputs}
+        write_index(folder, "verilog", content)
+
+
+def _place(interval: Any) -> tuple[int, bool, int]:
+    """Bits, signedness and exponent of an element of a port: it holds `integer * 2^exponent`."""
+    signed, whole, fraction = needed("da4ml.types", "verilog").minimal_kif(interval)
+    return max(int(signed) + int(whole) + int(fraction), 0), bool(signed), -int(fraction)
+
+
+def _check(model: IntegerModel, found: dict[str, Range]) -> None:
+    weights = sum(node.tensors["weight"].size * _uses(found[node.inputs[0]], node.op) for node in model.nodes
+                  if node.op in LAYERS)  # fmt: skip
+    for node in model.nodes:
+        if node.op not in OPERATIONS or node.attributes.get("index"):
+            what = "indices" if node.op == "input" else node.op
+            raise ProbqError(
+                f"node {node.name}: {what} has no Verilog form, only {', '.join(OPERATIONS)}; export to HLS or C"
+            )
+        bound = found[node.name].bound
+        if node.op in LAYERS:
+            bound = max(int(max(abs(end))) for end in accumulators(node, found[node.inputs[0]]) if len(end))
+        if bound >= LIMIT:
+            raise ProbqError(f"node {node.name} may reach {bound:,}, beyond the 31 bits of Verilog's ports")
+    if weights > MOST_WEIGHTS:
+        raise ProbqError(
+            f"the model unrolls to {weights:,} multiplications, more than the {MOST_WEIGHTS:,} that are written; "
+            "export to HLS, which loops over them"
+        )
+
+
+def _uses(x: Range, op: str) -> int:
+    """How often a layer's weight is applied to one example."""
+    return math.prod(x.shape[:-1]) if op == "linear" else 1
+
+
+def run(path: str | PathLike[str], integers: Any) -> np.ndarray:
+    """What the Verilog computes, int64 `[batch, ...]`: simulated by Icarus Verilog.
+
+    Args:
+        path: of a folder that `write` wrote.
+        integers: those of `IntegerModel.quantize_input`, the batch first.
+
+    Raises:
+        ProbqError: Icarus Verilog is missing or refuses the files, or the integers do not fit them.
+    """
+    path, index, x = Path(path).resolve(), read_index(path, "verilog"), np.asarray(integers)
+    spec = index["input"]
+    if x.ndim == 0 or x.dtype.kind not in "iu" or list(x.shape[1:]) != spec["shape"]:
+        raise ProbqError(f"expected integers of shape [batch, {spec['shape']}], not {x.dtype} of shape {x.shape}")
+    if x.size and not spec["low"] <= x.min() <= x.max() <= spec["high"]:
+        raise ProbqError(f"integers {x.min()} .. {x.max()} leave the range {spec['low']} .. {spec['high']}")
+    shape = (len(x), *index["output"]["shape"])
+    if not len(x):
+        return np.zeros(shape, np.int64)
+    words = [_joined(row, spec["elements"]) for row in x.reshape(len(x), -1).tolist()]
+    lines = _simulated(path, words, index)
+    return np.array([_split(line, index["output"]["elements"]) for line in lines], np.int64).reshape(shape)
+
+
+def _joined(row: Sequence[int], elements: Sequence[Sequence[Any]]) -> int:
+    word, place = 0, 0
+    for value, (bits, _, exponent) in zip(row, elements, strict=True):
+        word |= ((value >> exponent if exponent > 0 else value << -exponent) & ((1 << bits) - 1)) << place
+        place += bits
+    return word
+
+
+def _split(line: str, elements: Sequence[Sequence[Any]]) -> list[int]:
+    """The elements of an output word.
+
+    Raises:
+        ProbqError: the simulator left bits undefined.
+    """
+    try:
+        word = int(line, 16)
+    except ValueError as error:
+        raise ProbqError(
+            f"the simulation gave {line.strip()!r:.60}, which is no number; write the model again"
+        ) from error
+    values = []
+    for bits, signed, exponent in elements:
+        value = word & ((1 << bits) - 1)
+        value -= (1 << bits) if signed and bits and value >> (bits - 1) else 0
+        values.append(value << exponent if exponent > 0 else value >> -exponent)
+        word >>= bits
+    return values
+
+
+def _simulated(path: Path, words: Sequence[int], index: dict[str, Any]) -> list[str]:
+    """A line of hexadecimal for each input word."""
+    widths = [sum(bits for bits, _, _ in index[port]["elements"]) for port in ("input", "output")]
+    bench = _BENCH.format(inputs=max(widths[0], 1) - 1, outputs=widths[1] - 1, last=len(words) - 1, name=NAME)
+    sources = [*sorted((path / "src" / "static").glob("*.v")), path / "src" / f"{NAME}.v"]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        (folder / "bench.v").write_text(bench, encoding="ascii")
+        (folder / "examples.mem").write_text("".join(f"{word:x}\n" for word in words), encoding="ascii")
+        for memory in (path / "src" / "memfiles").glob("*"):
+            shutil.copyfile(memory, folder / memory.name)
+        _called(["iverilog", "-g2012", "-s", "bench", "-o", "bench", "bench.v", *map(str, sources)], folder)
+        lines = _called(["vvp", "-n", "bench"], folder).split()
+    if len(lines) != len(words):
+        raise ProbqError(f"the simulation of {path} gave {len(lines)} outputs for {len(words)} inputs")
+    return lines
+
+
+def _called(command: list[str], folder: Path) -> str:
+    """What a program of Icarus Verilog prints."""
+    if shutil.which(command[0]) is None:
+        raise ProbqError(f"{command[0]} is not on the PATH; install Icarus Verilog (on Debian: apt install iverilog)")
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=SECONDS, check=False)
+    if done.returncode:
+        raise ProbqError(f"{command[0]} failed: {(done.stderr or done.stdout).strip()[:1000]}")
+    return done.stdout
