@@ -12,7 +12,7 @@ from networks import NETWORKS, PLANS, lowered
 from random_models import inputs, random_model
 
 from probq import IntegerModel, ProbqError
-from probq.export import c
+from probq.export import c, c_compile
 from probq.export.c_compile import build, execute
 from probq.export.c_text import identifier
 from probq.export.c_values import MOST, ranges
@@ -307,3 +307,12 @@ def test_bad_input_is_refused(tmp_path, monkeypatch):
 def test_a_value_without_elements_is_refused(tmp_path):
     with pytest.raises(ProbqError, match="has no elements"):
         c.write(chain(Node("n", "clip", ("x",), {"lo": 0, "hi": 1}), shape=(0,)), tmp_path / "m.h")
+
+
+def test_a_program_that_takes_too_long_is_one_error(tmp_path, monkeypatch):
+    source = tmp_path / "main.c"
+    source.write_text("int main(void) { volatile int forever = 1; while (forever) { } return 0; }\n")
+    c_compile.build(source, tmp_path / "main", [])
+    monkeypatch.setattr(c_compile, "SECONDS", 0.2)
+    with pytest.raises(ProbqError, match="main took more than 0.2 seconds"):
+        c_compile.execute(tmp_path / "main", b"")

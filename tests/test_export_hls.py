@@ -185,6 +185,7 @@ REFUSED = {
     "has padding": [image([2, 8, 8]), pool("p", "x", padding=[[1, 1]] * 2)],
     "partial": [image([2, 7, 7]), pool("p", "x", ceil_mode=True)],
     "clips to 0 .. 11": [image([5]), layer("a", "x", weights(4, 5)), requantize("q", "a", 2, {"lo": 0, "hi": 11})],
+    "leaves nothing": [image([5]), layer("a", "x", weights(4, 5)), requantize("q", "a", 14, unsigned(4))],
     "only a ReLU": [image([5]), layer("a", "x", weights(4, 5)), Node("r", "clip", ("a",), {"lo": 0, "hi": 37})],
     "of binary values": [image([5]), layer("a", "x", weights(4, 5)), requantize("q", "a", 2, BINARY)],
     "is an image": [image([2, 6, 6]), layer("c", "x", weights(2, 2, 3, 3))],

@@ -28,22 +28,30 @@ def build(source: Path, program: Path, flags: Sequence[str]) -> None:
     """Compiles one C file as C99.
 
     Raises:
-        ProbqError: there is no compiler, or it refuses the file.
+        ProbqError: there is no compiler, it refuses the file, or takes too long.
     """
     command = [compiler(), "-std=c99", *flags, str(source), "-o", str(program)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+    done = _finished(command, b"")
     if done.returncode:
-        raise ProbqError(f"{command[0]} cannot compile {source.name}: {done.stderr.strip()[:2000]}")
+        message = done.stderr.decode(errors="replace").strip()[:2000]
+        raise ProbqError(f"{command[0]} cannot compile {source.name}: {message}")
 
 
 def execute(program: Path, data: bytes) -> bytes:
     """What a program writes when it reads the data.
 
     Raises:
-        ProbqError: it fails.
+        ProbqError: it fails or takes too long.
     """
-    done = subprocess.run([str(program)], input=data, capture_output=True, timeout=SECONDS, check=False)
+    done = _finished([str(program)], data)
     if done.returncode:
         message = done.stderr.decode(errors="replace").strip()[:2000]
         raise ProbqError(f"the compiled program failed with code {done.returncode}: {message}")
     return done.stdout
+
+
+def _finished(command: list[str], data: bytes) -> subprocess.CompletedProcess[bytes]:
+    try:
+        return subprocess.run(command, input=data, capture_output=True, timeout=SECONDS, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise ProbqError(f"{Path(command[0]).name} took more than {SECONDS} seconds; give it fewer inputs") from error

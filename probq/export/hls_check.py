@@ -42,6 +42,14 @@ def _levels(node: Node, _: Range) -> str:
     return "" if (lo, hi) == (least, most) else f"it clips to {lo} .. {hi}, and a fixed-point type to {least} .. {most}"
 
 
+def _requantize(node: Node, x: Range) -> str:
+    """An accumulator wholly below the last bit of its code trips an assertion in the C++ types."""
+    shift, multiplier = node.tensors["shift"], node.tensors["multiplier"]
+    if shift.size and 2 * x.bound * int(multiplier.max()) < 2 ** int(shift.min()):
+        return f"it shifts integers up to {x.bound:,} by {int(shift.min())} bits, which leaves nothing of them"
+    return _levels(node, x)
+
+
 def _linear(_: Node, x: Range) -> str:
     return "" if len(x.shape) == 1 else f"its input has {len(x.shape)} axes"
 
@@ -80,7 +88,7 @@ def _clip(node: Node, x: Range) -> str:
 
 _REASONS: Mapping[str, Callable[[Node, Range], str]] = MappingProxyType(
     {
-        "input": _levels, "linear": _linear, "conv": _conv, "requantize": _levels, "max_pool": _max_pool,
+        "input": _levels, "linear": _linear, "conv": _conv, "requantize": _requantize, "max_pool": _max_pool,
         "reshape": _reshape, "clip": _clip,
     }
 )  # fmt: skip
