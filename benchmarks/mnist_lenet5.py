@@ -13,12 +13,12 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import data
-import numpy as np
 import pyro
 import safetensors.torch
 import torch
@@ -45,6 +45,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--search", type=float, help="share of the steps that learn widths; default: that of probq.fit")
     parser.add_argument("--name", default="probq", help="the method's name in the results")
     parser.add_argument("--no-test", action="store_true", help="leave the test set closed, as in tuning")
+    parser.add_argument("--targets", nargs="*", choices=("c", "onnx"), help="exports to verify on all test images")
     parser.add_argument("--out", type=Path, help="results file, one JSON record per line")
     return parser.parse_args()
 
@@ -82,20 +83,23 @@ def float_network(train: tuple[Tensor, Tensor], epochs: int, seed: int) -> nn.Se
     return net.eval()
 
 
-def integer_outputs(q: probq.Quantized, assignment: Any, x: Tensor) -> tuple[Tensor, int | None]:
-    """Outputs of what ships, and how many of its output numbers differ from the mode of `q`.
-
-    The second is None where this build of probq has no `lower` yet: then the first are those of the mode.
-    """
-    simulated = in_parts(q, x)
-    try:
-        from probq.lower import lower
-    except ImportError:
-        return simulated, None
-    model = lower(q, assignment)
+def integer_outputs(q: probq.Quantized, model: probq.IntegerModel, x: Tensor) -> tuple[Tensor, int]:
+    """Outputs of the integer model, and how many of its output numbers differ from the mode of `q`."""
     integers = in_parts(lambda part: model(part.numpy()), x)
-    outputs = integers.double() * torch.as_tensor(np.asarray(model.output_scale)).double()
-    return outputs, int((outputs.float() != simulated.float()).sum())
+    outputs = integers.double() * model.output_scale
+    return outputs, int((outputs.float() != in_parts(q, x).float()).sum())
+
+
+def exported(model: probq.IntegerModel, targets: list[str], x: Tensor) -> dict[str, int]:
+    """For each export target, how many images give an artefact's integers other than the model's."""
+    endings = {"c": ".h", "onnx": ".onnx"}
+    with tempfile.TemporaryDirectory() as folder:
+        differing = {}
+        for target in targets:
+            path = Path(folder, f"lenet5{endings[target]}")
+            getattr(probq.export, target).write(model, path)
+            differing[target] = probq.export.verify(model, path, x.numpy()).differing
+    return differing
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -122,16 +126,18 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "seconds": round(seconds, 1),
     }
     if not args.no_test:
-        row |= tested(q, assignment, net, args.data)
+        row |= tested(q, assignment, net, args)
     return row | {"versions": versions()}
 
 
-def tested(q: probq.Quantized, assignment: Any, net: nn.Module, folder: Path) -> dict[str, Any]:
+def tested(q: probq.Quantized, assignment: Any, net: nn.Module, args: argparse.Namespace) -> dict[str, Any]:
     """Everything that needs the test set."""
-    x, y = data.mnist(folder, train=False)
-    outputs, differing = integer_outputs(q, assignment, x)
-    figure = "integer_test" if differing is not None else "simulated_test"
-    return {"float_test": accuracy(in_parts(net, x), y), figure: accuracy(outputs, y), "differing": differing}
+    x, y = data.mnist(args.data, train=False)
+    model = probq.lower(q, assignment)
+    outputs, differing = integer_outputs(q, model, x)
+    result: dict[str, Any] = {"float_test": accuracy(in_parts(net, x), y), "integer_test": accuracy(outputs, y)}
+    result |= {"differing": differing}
+    return result | ({"exports_differing": exported(model, args.targets, x)} if args.targets else {})
 
 
 def key(args: argparse.Namespace) -> dict[str, Any]:
@@ -159,9 +165,8 @@ def show(row: dict[str, Any]) -> None:
     widths = row["widths"]
     layers = dict.fromkeys(name.rsplit(".", 1)[0] for name in widths)
     bits = ", ".join(f"{layer} {widths[f'{layer}.weight']}x{widths[f'{layer}.input']}" for layer in layers)
-    kind = "integer" if row.get("differing") is not None else "simulated (no integer model yet)"
-    test = row.get("integer_test", row.get("simulated_test"))
-    result = "test closed" if test is None else f"float test {row['float_test']:.2f} %, {kind} test {test:.2f} %"
+    test = row.get("integer_test")
+    result = "test closed" if test is None else f"float test {row['float_test']:.2f} %, integer test {test:.2f} %"
     print(
         f"{row['method']} seed {row['seed']}: {result}, validation {row['validation']:.2f} % (float "
         f"{row['float_validation']:.2f} %), BOPs {row['percent']:.4f} of {row['budget']} %, P(cost <= limit) "
