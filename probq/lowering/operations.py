@@ -77,6 +77,13 @@ def many(value: Any, count: int) -> list[int]:
     return [int(v) for v in (values * count if len(values) == 1 else values)]
 
 
+def _window(value: Value, kernel: Any, stride: Any, padding: Any) -> dict[str, Any]:
+    axes = len(value.shape) - 1
+    window = many(kernel, axes)
+    pads = [[p, p] for p in many(padding, axes)]
+    return {"kernel": window, "stride": many(stride, axes) if stride else window, "padding": pads}
+
+
 def max_pool(
     value: Value,
     where: str,
@@ -88,15 +95,8 @@ def max_pool(
     ceil_mode: bool = False,
 ) -> Value:
     """Maximum pooling."""
-    axes = len(value.shape) - 1
-    window = many(kernel, axes)
-    attributes = {
-        "kernel": window,
-        "stride": many(stride, axes) if stride else window,
-        "padding": [[p, p] for p in many(padding, axes)],
-        "dilation": many(dilation, axes),
-        "ceil_mode": ceil_mode,
-    }
+    attributes = _window(value, kernel, stride, padding)
+    attributes |= {"dilation": many(dilation, len(value.shape) - 1), "ceil_mode": ceil_mode}
     if value.op == "real":
         return Value("max_pool", (value,), shape, where, attributes=attributes)
     value = _same_within(value)
@@ -133,16 +133,11 @@ def avg_pool(
 ) -> Value:
     """Average pooling: a sum, its divisor carried into the next rounding."""
     value = numbers(where, value)
-    axes = len(value.shape) - 1
-    window, pads = many(kernel, axes), many(padding, axes)
-    if ceil_mode or (any(pads) and not count_include_pad):
+    attributes = _window(value, kernel, stride, padding)
+    padded = any(low for low, _ in attributes["padding"])
+    if ceil_mode or (padded and not count_include_pad):
         raise _refuse(where, "the number of values it averages differs between positions")
-    attributes = {
-        "kernel": window,
-        "stride": many(stride, axes) if stride else window,
-        "padding": [[p, p] for p in pads],
-    }
-    count = math.prod(window)
+    count = math.prod(attributes["kernel"])
     return _summed(_same_within(value), shape, where, attributes, count, int(divisor or count))
 
 
