@@ -130,7 +130,7 @@ def integer_text(path: Path) -> str:
         f"integer model of {len(model.nodes)} operations, {len(layers)} of them layers; {_size(path)}",
         f"versions: {_versions(model.metadata.get('versions'))}",
         f"weights and biases: {sum(node.bits for node in model.nodes):,} bits",
-        f"output: {model.output} * {model.output_scale:g}",
+        f"output: integers of operation {model.output}, each worth {model.output_scale:g}",
         _cost_text(model.metadata),
         "",
     ]
