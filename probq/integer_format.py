@@ -9,11 +9,8 @@ proportion to the file.
 import hashlib
 import json
 import math
-import os
-import secrets
 from collections.abc import Iterable, Mapping
 from os import PathLike
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +18,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from probq.errors import ProbqError
+from probq.files import replacing
 from probq.packing import LARGEST_LEVEL, MOST_ELEMENTS, Levels, Packing, bits_of, pack, size_in_bits, unpack
 
 if TYPE_CHECKING:
@@ -116,16 +114,8 @@ def write(path: str | PathLike[str], manifest: str, blobs: Mapping[str, np.ndarr
     text += b" " * (-len(text) % 8)
     if len(text) > MOST_HEADER:
         raise ProbqError(f"the manifest takes {len(text)} bytes, more than safetensors reads; shorten the metadata")
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            file.writelines([len(text).to_bytes(8, "little"), text, *[blobs[key].tobytes() for key in sorted(blobs)]])
-        os.replace(temporary, path)
-    except OSError as error:
-        raise ProbqError(f"cannot write {path}: {error}; name a file in a folder that exists") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, open(temporary, "xb") as file:
+        file.writelines([len(text).to_bytes(8, "little"), text, *[blobs[key].tobytes() for key in sorted(blobs)]])
 
 
 def read(path: str | PathLike[str]) -> tuple[dict[str, Any], list[Tensors]]:

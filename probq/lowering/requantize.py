@@ -20,7 +20,7 @@ class Target:
     step: int
     count: int
 
-    def code(self, value: float, exponent_step: float = 1.0) -> int:
+    def code(self, value: float) -> int:
         """Code of a real number, ties up, clipped to the codebook."""
         u = value / 2.0**self.exponent
         return int(np.clip(np.floor((u - self.start) / self.step + 0.5), 0, self.count - 1))
