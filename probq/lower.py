@@ -18,7 +18,7 @@ from probq.integer import IntegerModel
 from probq.lowering.emit import emitted
 from probq.lowering.layers import Layers
 from probq.lowering.operations import OPERATIONS
-from probq.lowering.values import Value, common
+from probq.lowering.values import Value, common, reduced
 from probq.quantized import Quantized
 from probq.versions import probq_version
 
@@ -45,8 +45,9 @@ def lower(q: Quantized, assignment: Assignment | None = None) -> IntegerModel:
             raise ProbqError(f"the codes of {name} do not fit the network; decide again after training")
     graph = _Graph(fixed, assignment)
     output = graph.walk()
-    nodes, name = emitted(output)
-    scale = 2.0 ** int(output.exponent) / output.divisor
+    integers, unit = reduced(output)
+    nodes, name = emitted(integers)
+    scale = unit * 2.0 ** int(output.exponent) / output.divisor
     return IntegerModel(nodes, name, scale, _metadata(q, assignment))
 
 

@@ -12,6 +12,7 @@ from probq.layers import Layer
 
 GATES = ("tensor", "channel", "weight")
 SCALES = ("tensor", "channel")
+PROFILES = ("shift", "dyadic")
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,9 @@ class Plan:
         network_input: ladder of the network's own input; by default 8 bits, not learned.
         gates: what shares one weight width: the "tensor", each output "channel", or each "weight" has its own.
         scales: what shares one weight scale: the "tensor" or each output "channel".
+        profile: how hardware applies weight scales: "shift" (powers of two, for every target) or "dyadic" (an integer
+            multiplier of 16 to 31 and a shift, more accurate at few bits; not for FPGA flows). Scales of inputs are
+            powers of two in both, which takes nothing from what the network can express.
         codes: number of nearest levels in the code posterior of a weight; 1 rounds deterministically.
         spread: initial spread of the code posterior in steps.
 
@@ -36,6 +40,7 @@ class Plan:
     network_input: Ladder | None = None
     gates: str = "tensor"
     scales: str = "channel"
+    profile: str = "shift"
     codes: int = 2
     spread: float = 0.1
 
@@ -48,6 +53,12 @@ class Plan:
                 )
         _one_of("gates", self.gates, GATES)
         _one_of("scales", self.scales, SCALES)
+        _one_of("profile", self.profile, PROFILES)
+        if self.profile == "dyadic" and self.gates == "weight":
+            raise ProbqError(
+                'Plan(gates="weight") needs profile="shift": weights of one sum with scales of their own must be '
+                "powers of two apart"
+            )
         if isinstance(self.codes, bool) or not isinstance(self.codes, int) or self.codes < 1:
             raise ProbqError(f"Plan(codes=...) takes a number of levels, 1 or more, not {self.codes!r}")
         if not 0 < self.spread < 10:

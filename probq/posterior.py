@@ -142,7 +142,8 @@ def _quantizer(entry: Mapping[str, Any]) -> WeightQuantizer | InputQuantizer:
         shape = tuple(entry["shape"])
         shared = "tensor" if not gates else "weight" if gates == shape else "channel"
         scales = "channel" if entry["scales"] else "tensor"
-        plan = Plan(weight=ladder, gates=shared, scales=scales, codes=entry["nearest"])
+        profile = entry.get("profile", "shift")
+        plan = Plan(weight=ladder, gates=shared, scales=scales, profile=profile, codes=entry["nearest"])
         made: WeightQuantizer | InputQuantizer = WeightQuantizer(
             torch.empty(shape, device="meta"), plan, entry["channel_axis"]
         )
@@ -201,6 +202,7 @@ def _quantizer_entry(quantizer: Quantizer) -> dict[str, Any]:
     }
     if isinstance(quantizer, WeightQuantizer):
         entry |= {"shape": quantizer.shape, "channel_axis": quantizer.channel_axis, "nearest": quantizer.nearest}
+        entry |= {"profile": "shift" if quantizer.multipliers == 1 else "dyadic"}
     return entry
 
 

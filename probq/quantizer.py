@@ -22,6 +22,7 @@ from probq.stochastic_rounding import two_nearest_entropies
 OPEN = 2.0
 TIE = 2.0**-40  # far below the distance of any two accumulators, far above what averages err by in float64
 FINEST_LEVEL = 1 / 16
+MULTIPLIERS = 16  # integers 16 .. 31: scales 3 % apart from any real one at most, products still within 31 bits
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,22 @@ class Rung:
     scale: Tensor
 
 
-def power_of_two(log2_scale: Tensor) -> Tensor:
-    """`2^round(t)` with the gradient of `2^t`: a learned scale that hardware applies as a shift."""
-    rounded = torch.exp2(torch.round(log2_scale.detach()))
-    return rounded * (1 + math.log(2) * (log2_scale - log2_scale.detach()))
+@torch.no_grad()
+def snapped(log2_scale: Tensor, multipliers: int) -> Tensor:
+    """The scale nearest to `2^t` that hardware applies exactly.
+
+    A power of two (a shift) where `multipliers` is 1; otherwise `m 2^e` with an integer `m = multipliers ..
+    2 multipliers - 1` (a multiplication, then a shift).
+    """
+    if multipliers == 1:
+        return torch.exp2(torch.round(log2_scale))
+    octave = torch.floor(log2_scale)
+    return torch.round(torch.exp2(log2_scale - octave) * multipliers) / multipliers * torch.exp2(octave)
+
+
+def through(value: Tensor, log2_scale: Tensor) -> Tensor:
+    """A snapped scale with the gradient of `2^t`."""
+    return value * (1 + math.log(2) * (log2_scale - log2_scale.detach()))
 
 
 class Quantizer(nn.Module):
@@ -45,11 +58,14 @@ class Quantizer(nn.Module):
         ladder: the codebooks to choose from.
         gates: shape of what has a width of its own, broadcastable to the tensor; `()` for one shared width.
         scales: shape of what has a scale of its own, broadcastable to the tensor.
+        multipliers: see `snapped`.
     """
 
-    def __init__(self, ladder: Ladder, gates: tuple[int, ...] = (), scales: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self, ladder: Ladder, gates: tuple[int, ...] = (), scales: tuple[int, ...] = (), multipliers: int = 1
+    ) -> None:
         super().__init__()
-        self.ladder, self.gates = ladder, gates
+        self.ladder, self.gates, self.multipliers = ladder, gates, multipliers
         if gates and not all(isinstance(rung, Grid) for rung in ladder.rungs):
             raise ProbqError(
                 "gates per channel or weight need equally spaced codebooks (uniform, binary, ternary or pruned); "
@@ -114,14 +130,14 @@ class Quantizer(nn.Module):
         return grids if len(grids) == len(self.ladder) else None
 
     def scales(self) -> Tensor:
-        """Scale of every rung, `[B, *scales]`, powers of two."""
-        return power_of_two(self.log2_scale)
+        """Scale of every rung, `[B, *scales]`."""
+        return through(snapped(self.log2_scale, self.multipliers), self.log2_scale)
 
     def rung(self, index: Tensor) -> Rung:
         """The rung of each gate, `index` of shape `gates`."""
         if not self.gates:
             k = int(index)
-            return Rung(self.levels(k), power_of_two(self.log2_scale[k]))
+            return Rung(self.levels(k), self.scales()[k])
         grids = [rung for rung in self.ladder.rungs if isinstance(rung, Grid)]
         fields = torch.tensor([[g.start, g.step, g.count] for g in grids], device=index.device)
         start, step, count = fields[index].unbind(-1)
@@ -129,21 +145,22 @@ class Quantizer(nn.Module):
         return Rung(Grids(start, step, count), scale)
 
 
-def best_log2_scale(values: Tensor, levels: Grid | Tensor, rows: int) -> Tensor:
-    """Exponent of the power-of-two scale with the least squared rounding error, one for each of `rows` rows.
+def best_log2_scale(values: Tensor, levels: Grid | Tensor, rows: int, multipliers: int = 1) -> Tensor:
+    """Logarithm (base 2) of the scale with the least squared rounding error, one for each of `rows` rows.
 
     Args:
         values: numbers to be quantized, reshaped to `[rows, -1]`.
         levels: of the codebook.
         rows: number of scales.
+        multipliers: see `snapped`; 1 tries powers of two only.
     """
     values = values.detach().reshape(rows, -1)
     table = levels.levels().to(values) if isinstance(levels, Grid) else levels
     reach = max(float(table.abs().max()), 1.0)
     top = torch.ceil(torch.log2(values.abs().amax(1).clamp_min(1e-12) / reach))
     best, best_error = top.clone(), torch.full_like(top, math.inf)
-    for lower in range(8):
-        scale = torch.exp2(top - lower).unsqueeze(1)
+    for lower in np.arange(0, 8, 1 if multipliers == 1 else 1 / 8):
+        scale = snapped(top - lower, multipliers).unsqueeze(1)
         error = (values - scale * nearest_level(values / scale, levels)).square().sum(1)
         better = error < best_error
         best, best_error = torch.where(better, top - lower, best), torch.where(better, error, best_error)
@@ -163,7 +180,8 @@ class WeightQuantizer(Quantizer):
     def __init__(self, weight: Tensor, plan: Plan, channel_axis: int) -> None:
         channels = tuple(n if axis == channel_axis else 1 for axis, n in enumerate(weight.shape))
         gates = {"tensor": (), "channel": channels, "weight": tuple(weight.shape)}[plan.gates]
-        super().__init__(plan.weight, gates, channels if plan.scales == "channel" else ())
+        scales = channels if plan.scales == "channel" else ()
+        super().__init__(plan.weight, gates, scales, MULTIPLIERS if plan.profile == "dyadic" else 1)
         self.shape, self.channel_axis, self.nearest = tuple(weight.shape), channel_axis, plan.codes
         self.log_spread = nn.Parameter(torch.tensor(math.log(plan.spread)), requires_grad=plan.codes > 1)
         if not weight.is_meta:
@@ -175,7 +193,8 @@ class WeightQuantizer(Quantizer):
         shape = self.log2_scale.shape[1:]
         rows = weight.transpose(0, self.channel_axis) if shape else weight
         for k in range(len(self.ladder)):
-            self.log2_scale[k] = best_log2_scale(rows.contiguous(), self.levels(k), shape.numel()).reshape(shape)
+            best = best_log2_scale(rows.contiguous(), self.levels(k), shape.numel(), self.multipliers)
+            self.log2_scale[k] = best.reshape(shape)
 
     def law(self, location: Tensor, rung: Rung, nearest: int | None = None) -> Codes:
         """Posterior of the codes on a drawn rung."""
@@ -234,7 +253,7 @@ class WeightQuantizer(Quantizer):
 
     def _parts(self, part: Any) -> Tensor:
         """Scales of every rung on a part of the weight, without gradient, to broadcast against `[B, *part]`."""
-        scales = torch.exp2(torch.round(self.log2_scale.detach()))
+        scales = snapped(self.log2_scale, self.multipliers)
         if scales.dim() == 1:
             return scales.reshape(-1, *[1] * len(self.shape))
         return torch.stack([part(s) for s in scales]) if self.channel_axis == 0 else scales

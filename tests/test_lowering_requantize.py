@@ -18,16 +18,16 @@ TARGETS = st.builds(
 )
 
 
-def exact(x: int, exponent: int, divisor: int, target: Target) -> int:
+def exact(x: int, exponent: int, divisor: int, target: Target, factor: int) -> int:
     """The code by rational arithmetic."""
-    u = Fraction(x) * Fraction(2) ** (exponent - target.exponent) / divisor
+    u = Fraction(x) * factor * Fraction(2) ** (exponent - target.exponent) / divisor
     code = floor((u - target.start) / target.step + Fraction(1, 2))
     return min(max(code, 0), target.count - 1)
 
 
-def ties(exponent: int, divisor: int, target: Target, bound: int) -> list[int]:
+def ties(exponent: int, divisor: int, target: Target, bound: int, factor: int) -> list[int]:
     """Accumulators at and beside every rounding boundary within the bound."""
-    worth = Fraction(2) ** (target.exponent - exponent) * divisor
+    worth = Fraction(2) ** (target.exponent - exponent) * divisor / factor
     edges = [
         floor((target.start + target.step * (k + Fraction(1, 2))) * worth) for k in range(-1, min(target.count, 9))
     ]
@@ -40,17 +40,18 @@ def ties(exponent: int, divisor: int, target: Target, bound: int) -> list[int]:
     st.integers(-32, 6),
     st.sampled_from([1, 1, 3, 4, 7, 9, 25, 49]),
     st.sampled_from([1, 100, 2**15, 2**24, 2**27]),
+    st.sampled_from([1, 1, 5, 16, 24, 29, 31]),
     st.data(),
 )
-def test_equals_rational_arithmetic(target, exponent, divisor, bound, data):
+def test_equals_rational_arithmetic(target, exponent, divisor, bound, factor, data):
     try:
-        r = requantization(np.array(exponent), divisor, bound, target)
+        r = requantization(np.array(exponent), divisor, bound, target, np.array(factor))
     except ProbqError:
         assume(False)
     drawn = data.draw(st.lists(st.integers(-bound, bound), min_size=1, max_size=8))
-    for x in [*drawn, *ties(exponent, divisor, target, bound), -bound, bound, 0]:
+    for x in [*drawn, *ties(exponent, divisor, target, bound, factor), -bound, bound, 0]:
         code = min(max((x * int(r.multiplier) + int(r.add)) >> int(r.shift), 0), target.count - 1)
-        assert code == exact(x, exponent, divisor, target)
+        assert code == exact(x, exponent, divisor, target, factor)
 
 
 def test_a_power_of_two_is_one_add_and_one_shift():

@@ -14,9 +14,10 @@ from probq.errors import ProbqError
 from probq.layers import Layer
 from probq.lowering.operations import many
 from probq.lowering.requantize import Target
-from probq.lowering.values import MOST, Requantizer, Value
+from probq.lowering.values import MOST, Requantizer, Value, multiplied
 from probq.packing import Packing
 from probq.quantized import Quantized
+from probq.quantizer import MULTIPLIERS
 from probq.watch import TRANSPOSED
 
 FINEST = 8
@@ -53,13 +54,14 @@ class Layers:
         step = self.q.accumulator_step(
             layer, self.q.rung(layer.weight, self.onehots[layer.weight]), self.onehots[layer.input]
         )
-        exponent = np.round(np.log2(step.double().numpy())).astype(np.int64) - finer
+        factor, exponent = _multiplier(step)
+        exponent = exponent - finer
         bias = self._bias(layer, step, weight) * 2**finer
         low, high = _interval(layer, module, weight, bias, x)
         self._check(layer, low, high)
         op, attributes = _geometry(module, layer)
-        exponent, low, high = (_spread(a, op, len(shape)) for a in (exponent, low, high))
-        return Value(
+        exponent, factor, low, high = (_spread(a, op, len(shape)) for a in (exponent, factor, low, high))
+        value = Value(
             op,
             (x,),
             shape,
@@ -72,7 +74,9 @@ class Layers:
             {"weight": weight, "bias": bias},
             {"weight": packing},
             quantizer=layer.name,
+            factor=factor,
         )
+        return multiplied(value, factor, exponent, 1)
 
     def _check(self, layer: Layer, low: np.ndarray, high: np.ndarray) -> None:
         bound = max(-int(low.min()), int(high.max()))
@@ -139,17 +143,18 @@ class Layers:
         if x.op != "index":
             raise ProbqError(f"{where} cannot be lowered to integers: its indices are not the network's input")
         rung = self.q.rung(layer.weight, self.onehots[layer.weight])
-        step = self.q.weight_step(layer, rung).double().numpy()
-        exponent = np.round(np.log2(step)).astype(np.int64) - finer
+        factor, exponent = _multiplier(self.q.weight_step(layer, rung))
+        exponent = exponent - finer
         source = Value(
             "input", (), x.shape, where, attributes={"shape": list(x.shape), "index": True, "count": len(weight)}
         )
         source = self._indices.setdefault(len(weight), source)
         low, high = weight.min(0), weight.max(0)
-        exponent, low, high = (
-            _spread(a.reshape(-1) if a.size > 1 else a.reshape(()), "linear", len(shape)) for a in (exponent, low, high)
+        exponent, factor, low, high = (
+            _spread(a.reshape(-1) if a.size > 1 else a.reshape(()), "linear", len(shape))
+            for a in (exponent, factor, low, high)
         )
-        return Value(
+        value = Value(
             "embedding",
             (source,),
             shape,
@@ -162,7 +167,18 @@ class Layers:
             {"weight": weight},
             {"weight": packing},
             quantizer=layer.name,
+            factor=factor,
         )
+        return multiplied(value, factor, exponent, 1)
+
+
+def _multiplier(step: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Steps as `m 2^e` with the least integer `m`: 1 where scales are powers of two."""
+    fraction, exponent = np.frexp(step.detach().double().numpy())
+    multiplier = np.round(fraction * 2 * MULTIPLIERS).astype(np.int64)
+    twos = multiplier & -multiplier
+    exponent = exponent.astype(np.int64) - (2 * MULTIPLIERS).bit_length() + 1 + np.round(np.log2(twos)).astype(np.int64)
+    return multiplier // twos, exponent
 
 
 def _rescaled(

@@ -40,23 +40,36 @@ class Requantization:
     shift: np.ndarray
 
 
-def requantization(exponent: np.ndarray, divisor: int, bound: int, target: Target) -> Requantization:
-    """Integers that map `x`, worth `x * 2^exponent / divisor`, to codes, equal to exact arithmetic for `|x| <= bound`.
+def requantization(
+    exponent: np.ndarray, divisor: int, bound: int, target: Target, factor: np.ndarray | int = 1
+) -> Requantization:
+    """Integers that map `x`, worth `x * factor * 2^exponent / divisor`, to codes, exactly for `|x| <= bound`.
 
-        code = floor(x * 2^(exponent - target.exponent) / (divisor * step) + 1/2 - start / step)
+        code = floor(x * factor * 2^(exponent - target.exponent) / (divisor * step) + 1/2 - start / step)
 
     Args:
         exponent: of the accumulator's step, integers of any shape.
         divisor: of the accumulator's step, 1 or more.
         bound: greatest `|x|`.
         target: the codebook.
+        factor: positive integers that broadcast with the exponents.
 
     Raises:
         ProbqError: if the integers would not fit 62 bits.
     """
-    parts = [_one(int(e), divisor, bound, target) for e in exponent.reshape(-1)]
-    arrays = (np.array(column, dtype=np.int64).reshape(exponent.shape) for column in zip(*parts, strict=True))
+    exponents, factors = np.broadcast_arrays(exponent, factor)
+    pairs = zip(exponents.reshape(-1), factors.reshape(-1), strict=True)
+    parts = [_scaled(int(e), divisor, bound, target, int(f)) for e, f in pairs]
+    arrays = (np.array(column, dtype=np.int64).reshape(exponents.shape) for column in zip(*parts, strict=True))
     return Requantization(*arrays)
+
+
+def _scaled(exponent: int, divisor: int, bound: int, target: Target, factor: int) -> tuple[int, int, int]:
+    """The integers for `x * factor`, the factor taken into the multiplier (its powers of two into the exponent)."""
+    twos = (factor & -factor).bit_length() - 1
+    odd = factor >> twos
+    multiplier, add, shift = _one(exponent + twos, divisor, bound * odd, target)
+    return multiplier * odd, add, shift
 
 
 def _one(exponent: int, divisor: int, bound: int, target: Target) -> tuple[int, int, int]:

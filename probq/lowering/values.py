@@ -19,7 +19,7 @@ MOST = 2**31 - 1
 
 @dataclass(frozen=True, eq=False)
 class Value:
-    """A tensor of integers, worth `integer * 2^exponent / divisor`.
+    """A tensor of integers, worth `integer * 2^exponent / divisor`, of a layer times its `factor`.
 
     Attributes:
         op: operation of the integer model that makes it; "real" for the network's own input before quantization.
@@ -28,6 +28,7 @@ class Value:
         where: operation and module, for messages.
         exponent: integers that broadcast to the shape.
         divisor: 1 or more.
+        factor: multipliers of a layer's scales; 1 for every other value.
         low, high: least and greatest integer, arrays that broadcast to the shape.
         attributes, tensors, packing: of the integer model's node.
         limits: of a clip, in real numbers.
@@ -47,9 +48,10 @@ class Value:
     packing: Mapping[str, Packing] = field(default_factory=dict)
     limits: tuple[float | None, float | None] = (None, None)
     quantizer: str = ""
+    factor: np.ndarray = field(default_factory=lambda: np.ones((), np.int64))
 
     def __post_init__(self) -> None:
-        for name in ("exponent", "low", "high"):
+        for name in ("exponent", "low", "high", "factor"):
             object.__setattr__(self, name, compressed(np.asarray(getattr(self, name))))
 
     @property
@@ -87,11 +89,22 @@ def multiplied(value: Value, multiplier: np.ndarray, exponent: np.ndarray, divis
     multiplier = compressed(multiplier)
     if multiplier.ndim == 0 and int(multiplier) == 1:
         return value
+    if value.op == "multiply":
+        return multiplied(value.parents[0], multiplier * value.tensors["multiplier"], exponent, divisor)
     if value.bound * int(multiplier.max()) >= 2**62:
         raise ProbqError(f"{value.where}: its integers would not fit a common step; use narrower widths")
     low, high = value.low * multiplier, value.high * multiplier
     tensors = {"multiplier": multiplier}
     return Value("multiply", (value,), value.shape, value.where, exponent, divisor, low, high, {}, tensors)
+
+
+def reduced(value: Value) -> tuple[Value, int]:
+    """The value with what all its integers are multiples of taken out, and that number: an output's scale holds it."""
+    if value.op != "multiply":
+        return value, 1
+    multiplier = value.tensors["multiplier"]
+    unit = int(np.gcd.reduce(multiplier, axis=None))
+    return multiplied(value.parents[0], multiplier // unit, value.exponent, value.divisor), unit
 
 
 def aligned(value: Value, exponent: int, divisor: int) -> Value:
@@ -230,7 +243,7 @@ def _rounded(value: Value, target: Target, name: str, lo: int, hi: int) -> Value
         return Value("input", (), value.shape, value.where, attributes=attributes, quantizer=name, **made)
     if value.bound > MOST:
         raise ProbqError(f"{value.where}: its integers may reach {value.bound:,}, beyond 31 bits; use narrower widths")
-    r = requantization(value.exponent, value.divisor, value.bound, reached)
+    r = requantization(value.exponent, value.divisor, value.bound, reached, value.factor)
     tensors = {"multiplier": compressed(r.multiplier), "add": compressed(r.add), "shift": compressed(r.shift)}
     return Value(
         "requantize", (value,), value.shape, value.where, attributes=attributes, tensors=tensors, quantizer=name, **made

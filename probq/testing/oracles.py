@@ -31,6 +31,15 @@ def book_levels(quantizer: Quantizer, rung: int) -> np.ndarray:
     return np.round(np.sort(_numbers(quantizer.tables[str(rung)])) / FINEST_LEVEL) * FINEST_LEVEL
 
 
+def book_scales(quantizer: Quantizer) -> np.ndarray:
+    """Scale of every rung in float64: powers of two, or multiples 16 .. 31 of one."""
+    logarithms, multipliers = _numbers(quantizer.log2_scale), quantizer.multipliers
+    if multipliers == 1:
+        return 2.0 ** np.round(logarithms)
+    unit = 2.0 ** np.floor(logarithms) / multipliers
+    return unit * np.round(2.0**logarithms / unit)
+
+
 def decided_copy(q: Program, assignment: Assignment) -> nn.Module:
     """A plain float64 copy of the network that computes what an assignment decides.
 
@@ -62,7 +71,7 @@ def _replace_bias(
     module, name = net.get_submodule(layer.name), layer.input or ""
     quantizer = q.quantizer(name)
     rung = list(quantizer.ladder.bits).index(int(assignment.widths[name]))
-    scale = float(2.0 ** np.round(_numbers(quantizer.log2_scale)[rung]))
+    scale = float(book_scales(quantizer)[rung])
     module.register_forward_pre_hook(_rounding(scale, book_levels(quantizer, rung)), with_kwargs=True)
     bias = plain.get(f"{layer.name}.bias")
     if layer.norm:
@@ -97,10 +106,9 @@ def _rounding(scale: float, levels: np.ndarray) -> Any:
 def _dequantized(quantizer: Quantizer, widths: Any, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Values of decided codes, the scale of each, and the same with infinity where the weight is pruned; float64."""
     bits = np.broadcast_to(np.reshape(np.asarray(widths), quantizer.gates), codes.shape)
-    exponents = _numbers(quantizer.log2_scale)
     values, scales, finest = np.zeros(codes.shape), np.ones(codes.shape), np.full(codes.shape, np.inf)
     for rung, of_rung in enumerate(quantizer.ladder.bits):
-        scale = np.broadcast_to(2.0 ** np.round(exponents[rung]), codes.shape)
+        scale = np.broadcast_to(book_scales(quantizer)[rung], codes.shape)
         levels = book_levels(quantizer, rung)
         here = bits == of_rung
         values = np.where(here, scale * levels[np.minimum(codes, len(levels) - 1)], values)
@@ -147,7 +155,7 @@ def width_states(q: Program) -> Iterator[tuple[dict[str, int], float]]:
 def code_probabilities(quantizer: WeightQuantizer, weight: Tensor, rung: int) -> np.ndarray:
     """Probability of every code of every weight `[weights, K]`: logistic cells over the nearest levels of a grid."""
     levels = book_levels(quantizer, rung)
-    scale = np.broadcast_to(2.0 ** np.round(_numbers(quantizer.log2_scale)[rung]), tuple(weight.shape)).reshape(-1)
+    scale = np.broadcast_to(book_scales(quantizer)[rung], tuple(weight.shape)).reshape(-1)
     spread = math.exp(float(quantizer.log_spread.detach()))
     result = np.zeros((weight.numel(), len(levels)))
     for row, u in enumerate(_numbers(weight).reshape(-1) / scale):
