@@ -33,7 +33,7 @@ ORDER = (
         "fold",
         "cost",
     },
-    {"plan", "quantizer", "budget", "assignment", "choices", "solve"},
+    {"plan", "quantizer", "activations", "budget", "assignment", "choices", "solve"},
     {"substitute", "network"},
     {"program"},
     {"decide"},
