@@ -20,7 +20,7 @@ PACKAGE = Path(__file__).parents[1] / "probq"
 # From the bottom up. A module may import from its own row (without a circle) and from the rows below.
 ORDER = (
     {"errors", "files", "versions"},
-    {"packing", "windows", "signatures", "integer_format", "interpreter", "integer", "export"},
+    {"packing", "windows", "moves", "signatures", "integer_format", "interpreter", "integer", "export"},
     {
         "codebooks",
         "rounding",

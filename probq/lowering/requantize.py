@@ -25,6 +25,10 @@ class Target:
         u = value / 2.0**self.exponent
         return int(np.clip(np.floor((u - self.start) / self.step + 0.5), 0, self.count - 1))
 
+    def level(self, code: int, lo: int, hi: int) -> int:
+        """Level of a code limited to `lo .. hi`."""
+        return self.start + self.step * min(max(code, lo), hi)
+
     @property
     def bits(self) -> int:
         """Width in bits."""
