@@ -40,9 +40,10 @@ def transpose(value: Value, where: str, shape: Shape, first: int, second: int) -
 
 def upsample(value: Value, where: str, shape: Shape, *_: Any, **__: Any) -> Value:
     """Nearest upsampling by whole factors: every number repeated."""
-    factors = [a // b for a, b in zip(shape[1:], value.shape[1:], strict=True)]
-    if any(a % b for a, b in zip(shape[1:], value.shape[1:], strict=True)):
-        raise refusal(where, f"sizes {value.shape[1:]} to {shape[1:]} are no whole factors; choose a whole scale_factor")
+    inside, outside = value.shape[1:], shape[1:]
+    if any(b % a for a, b in zip(inside, outside, strict=True)):
+        raise refusal(where, f"sizes {inside} to {outside} are no whole factors; choose a whole scale_factor")
+    factors = [b // a for a, b in zip(inside, outside, strict=True)]
 
     def repeated(array: np.ndarray) -> np.ndarray:
         for axis, factor in enumerate(factors, 1):
@@ -108,8 +109,7 @@ MOVES: Mapping[str, Callable[..., Value]] = MappingProxyType(
         "upsample_nearest1d": upsample, "upsample_nearest2d": upsample, "upsample_nearest3d": upsample,
         "_upsample_nearest_exact1d": upsample, "_upsample_nearest_exact2d": upsample,
         "_upsample_nearest_exact3d": upsample,
-        "pad": pad, "constant_pad_nd": lambda value, where, shape, ends, fill=0: pad(value, where, shape, ends, fill=fill),
-        "slice": cut,
+        "pad": pad, "slice": cut,
     }
 )  # fmt: skip
 PARTS: Mapping[str, Callable[..., list[Value]]] = MappingProxyType(
