@@ -85,9 +85,9 @@ def _by_division(shift: int, divisor: int, bound: int, twice: int, count: int) -
     """`floor(x / (2^shift * divisor) + twice / 2)` as one multiplication, by the smallest one that is exact.
 
     With `D = 2^shift * divisor` and `m = (2^n + e) / D` the product exceeds `2^n x / D` by `e x / D`. The constant
-    `c = ceil(e * max|x| / D)` makes that an excess of 0 to `2 c`. Distinct results lie `1 / D` apart, or half of that, so
-    an excess below `2^n` times their distance leaves the floor as it is. It need not be so for an `x` so large that its
-    code, which ascends with `x`, is cut off.
+    `c = ceil(e * max|x| / D)` makes that an excess of 0 to `2 c`. Distinct results lie `1 / D` apart, or half of that,
+    so an excess below `2^n` times their distance leaves the floor as it is. It need not be so for an `x` so large that
+    its code, which ascends with `x`, is cut off.
     """
     before = 2 ** max(-shift, 0)
     denominator = divisor * 2 ** max(min(shift, bound.bit_length() + 3), 0)
