@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -54,7 +55,7 @@ class Activation(nn.Module):
 
     def after(self, y: Tensor, exact: bool) -> Tensor:
         """The function's value rounded."""
-        return self.output(y, self.output.probs(), exact)  # type: ignore[no-any-return]
+        return self.output(y, self.output.probs(), exact)
 
     @torch.no_grad()
     def table(self, function: Function) -> tuple[Grid, Tensor]:
@@ -88,5 +89,6 @@ def activations(net: nn.Module, found: Trace, plans: Mapping[str, Plan | None]) 
 
 def hooks(made: Mapping[str, Activation], exact: bool) -> tuple[dict[str, Function], dict[str, Function]]:
     """For each activation's name what rounds its input, and what rounds its output, as `substitute` takes them."""
-    before = {name: lambda x, a=a: a.before(x, exact) for name, a in made.items()}
-    return before, {name: lambda y, a=a: a.after(y, exact) for name, a in made.items()}
+    before: dict[str, Function] = {name: partial(a.before, exact=exact) for name, a in made.items()}
+    after: dict[str, Function] = {name: partial(a.after, exact=exact) for name, a in made.items()}
+    return before, after

@@ -140,7 +140,7 @@ class _Graph:
             return None
         if module in self.functions:
             return self._function(node, self.functions[module], where)
-        if name not in OPERATIONS | PARTS:
+        if name not in OPERATIONS and name not in PARTS:
             raise refusal(where, _why(name, node))
         outs = [out] if isinstance(out, Tensor) else list(out)
         if any(each.shape[0] != BATCH for each in outs):

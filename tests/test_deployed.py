@@ -190,3 +190,12 @@ def test_scales_of_functions_are_trained_calibrated_and_saved(tmp_path):
     model = probq.lower(again)
     assert torch.equal(again(x), q(x))
     assert np.array_equal(model(x) * model.output_scale, q(x.double()).detach().numpy())
+
+
+def test_targets_without_tables_say_so(tmp_path):
+    pytest.importorskip("onnx")
+    _, _, model, _ = lowered("functions", "default")
+    with pytest.raises(probq.ProbqError, match=r"QONNX has no table, only .*; export to ONNX or C"):
+        probq.export.qonnx.write(model, tmp_path / "q.onnx")
+    with pytest.raises(probq.ProbqError, match="table has no Verilog form"):
+        probq.export.verilog.write(model, tmp_path / "v")
