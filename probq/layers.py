@@ -55,6 +55,7 @@ class Trace:
     layers: list[Layer] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     inputs: dict[str, Tensor] = field(default_factory=dict)
+    activations: dict[str, tuple[str | None, Tensor]] = field(default_factory=dict)
 
 
 def layers(net: nn.Module, example: Any) -> tuple[Layer, ...]:
@@ -90,7 +91,7 @@ def trace(net: nn.Module, example: Any) -> Trace:
     args = tuple(a.detach() if isinstance(a, Tensor) else a for a in arguments(example))
     batch = _batch(args)
     _run(net, args, watch)
-    found = Trace(notes=_notes(watch, modules, owners), inputs=watch.samples)
+    found = Trace(notes=_notes(watch, modules, owners), inputs=watch.samples, activations=watch.activations)
     seen: set[str] = set()
     for name, record in watch.records.items():
         alone = list(owners.values()).count(owners[name]) == 1 and watch.norms.get(record.norm or "") == 1

@@ -97,7 +97,7 @@ def _groups(q: Quantized, rates: Rates, searching: int | None) -> list[dict[str,
         last = name.rsplit(".", 1)[-1]
         if not parameter.requires_grad or (last == "logits" and searching is None):
             continue
-        quantizing = name.startswith("quantizers.")
+        quantizing = name.startswith(("quantizers.", "tables."))
         rate = rates.weights
         if quantizing:
             rate = {"logits": gates, "log2_scale": rates.scales, "log_spread": rates.spread}.get(last, rates.weights)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from probq import cost as costs
+from probq.activations import Activation, hooks
 from probq.fold import Fold, fold, per_channel
 from probq.layers import Layer, arguments
 from probq.likelihoods import Likelihood
@@ -29,6 +30,7 @@ class Network(nn.Module):
         net: a copy of the user's network.
         layers: its layers.
         weights, inputs: quantizers by name (`conv1.weight`, `conv1.input`).
+        activations: the roundings around non-linear functions, by module name.
         notes: sentences on everything that stays float.
         likelihood: law of the target given the output; None until `fit` sees the targets.
         temperature: factor of all KL terms (1 is the Bayesian posterior, below 1 a "cold" one).
@@ -47,11 +49,13 @@ class Network(nn.Module):
         inputs: Mapping[str, InputQuantizer],
         notes: tuple[str, ...] = (),
         likelihood: Likelihood | None = None,
+        activations: Mapping[str, Activation] | None = None,
     ) -> None:
         super().__init__()
         self.net, self.layers, self.notes = net, layers, notes
         self.quantizers = nn.ModuleDict({name.replace(".", "/"): q for name, q in {**weights, **inputs}.items()})
         self.weight_names, self.input_names = tuple(weights), tuple(inputs)
+        self.tables = nn.ModuleDict({name.replace(".", "/"): a for name, a in (activations or {}).items()})
         self.likelihood = likelihood
         self.temperature = 1.0
         self.budget: Any = None
@@ -68,6 +72,11 @@ class Network(nn.Module):
     def inputs(self) -> dict[str, InputQuantizer]:
         """Input quantizers by name."""
         return {name: self.quantizer(name) for name in self.input_names}  # type: ignore[misc]
+
+    @property
+    def activations(self) -> dict[str, Activation]:
+        """The roundings around non-linear functions, by module name."""
+        return {name.replace("/", "."): table for name, table in self.tables.items()}  # type: ignore[misc]
 
     def quantizer(self, name: str) -> Quantizer:
         """The quantizer of one name, for example `conv1.weight`."""
@@ -165,6 +174,7 @@ class Network(nn.Module):
             onehot = onehots[name].detach() if self.fold(name) else onehots[name]
             tensors[name] = self.quantizer(name).weight(value, self.location(name), rungs[name], onehot)  # type: ignore[operator]
         inputs = {n.removesuffix(".input"): _rounder(q, onehots[n], exact) for n, q in self.inputs.items()}
+        before, after = hooks(self.activations, exact)
         outputs: dict[str, Callable[[Tensor], Tensor]] = {}
         for layer in self.layers:
             self._bias(layer, onehots, rungs, tensors, outputs)
@@ -173,7 +183,7 @@ class Network(nn.Module):
             everything = {n: t.detach() for n, t in (*self.net.named_parameters(), *self.net.named_buffers())}
             tensors = {n: _double(t) for n, t in {**everything, **tensors}.items()}
             args = tuple(_double(a) if isinstance(a, Tensor) else a for a in args)
-        return substitute(self.net, tensors, inputs, outputs, *args)
+        return substitute(self.net, tensors, {**inputs, **before}, outputs, *args, results=after)
 
     def _bias(self, layer: Layer, onehots: Any, rungs: Any, tensors: Any, outputs: Any) -> None:
         """Round a layer's bias, normalisation folded in, to the grid of its accumulator."""

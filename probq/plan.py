@@ -30,6 +30,10 @@ class Plan:
             powers of two in both, which takes nothing from what the network can express.
         codes: number of nearest levels in the code posterior of a weight; 1 rounds deterministically.
         spread: initial spread of the code posterior in steps.
+        activation: width in bits, 2 to 16, of what enters and leaves a non-linear function (modules Sigmoid, Tanh,
+            GELU, SiLU, Hardsigmoid, Hardswish, Softplus, ELU, LeakyReLU), so that it is a table of integers. It is not
+            learned, has no place among the widths, and costs no bit operations; the plan of the layer called before
+            the function counts. None leaves the function in float, where the network cannot be lowered.
 
     Raises:
         ProbqError: if a field has a value that it cannot take.
@@ -43,6 +47,7 @@ class Plan:
     profile: str = "shift"
     codes: int = 2
     spread: float = 0.1
+    activation: int | None = 8
 
     def __post_init__(self) -> None:
         for name in ("weight", "input", "network_input"):
@@ -63,6 +68,8 @@ class Plan:
             raise ProbqError(f"Plan(codes=...) takes a number of levels, 1 or more, not {self.codes!r}")
         if not 0 < self.spread < 10:
             raise ProbqError(f"Plan(spread=...) takes a spread in steps between 0 and 10, not {self.spread!r}")
+        if self.activation is not None and (type(self.activation) is not int or not 2 <= self.activation <= 16):
+            raise ProbqError(f"Plan(activation=...) takes a width of 2 to 16 bits or None, not {self.activation!r}")
 
     def input_ladder(self, layer: Layer) -> Ladder:
         """Ladder of a layer's input, with the defaults filled in from what the example showed."""

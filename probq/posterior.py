@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from probq import cost as costs
+from probq.activations import Activation
 from probq.budget import Budget
 from probq.codebooks import Codebook, Grid, Ladder, Table
 from probq.errors import ProbqError
@@ -47,6 +48,7 @@ def save(q: Quantized, path: str | PathLike[str]) -> None:
     content = {
         "layers": [asdict(layer) for layer in q.layers],
         "quantizers": {name: _quantizer_entry(quantizer) for name, quantizer in q.named_quantizers()},
+        "activations": {name: [a.bits, a.signed] for name, a in q.activations.items()},
         "tied": tied,
         "frozen": [name for name, parameter in q.named_parameters() if not parameter.requires_grad],
         "signature": [[list(shape), str(dtype).removeprefix("torch.")] for shape, dtype in q.signature],
@@ -123,7 +125,12 @@ def _assembled(manifest: Mapping[str, Any], tensors: Mapping[str, Tensor], net: 
             weights[name] = quantizer
         else:
             inputs[name] = quantizer
-    q = Quantized(net, layers, weights, inputs, tuple(manifest["notes"]), _likelihood(manifest["likelihood"]))
+    tables: dict[str, Activation] = {}
+    for name, (bits, signed) in manifest.get("activations", {}).items():
+        tables[name] = Activation(int(bits), bool(signed), torch.empty(0, device="meta"), torch.clone)
+        tables[name].to(tensors[f"tables.{name.replace('.', '/')}.input.log2_scale"].dtype)
+    likelihood = _likelihood(manifest["likelihood"])
+    q = Quantized(net, layers, weights, inputs, tuple(manifest["notes"]), likelihood, tables)
     q.temperature, q.budget = float(manifest["temperature"]), _budget(manifest["budget"])
     q.folded, q.calibrated = bool(manifest["folded"]), bool(manifest["calibrated"])
     q.signature = tuple((tuple(shape), DTYPES[dtype]) for shape, dtype in manifest["signature"])

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from probq import decide
+from probq.activations import activations
 from probq.assignment import Assignment
 from probq.budget import Budget
 from probq.errors import ProbqError
@@ -180,8 +181,9 @@ def quantize(
     weights: dict[str, WeightQuantizer] = {}
     inputs: dict[str, InputQuantizer] = {}
     notes = list(found.notes)
+    plans: dict[str, Plan | None] = {}
     for place, layer in enumerate(layers):
-        own = plan_for(Plan() if plan is None else plan, layer)
+        own = plans[layer.name] = plan_for(Plan() if plan is None else plan, layer)
         if own is None:
             layers[place] = replace(layer, norm=None)  # nothing is folded into what stays float
             notes.append(f"{layer.name} stays float, as planned; it counts as 32 x 32 bits")
@@ -198,7 +200,8 @@ def quantize(
         warnings.warn(note, UserWarning, stacklevel=2)
     for parameter in copied.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
-    quantized = Quantized(copied, tuple(layers), weights, inputs, tuple(notes), likelihood)
+    tables = activations(copied, found, plans)
+    quantized = Quantized(copied, tuple(layers), weights, inputs, tuple(notes), likelihood, tables)
     quantized.signature = signature(example)
     return quantized.train(net.training)
 

@@ -16,6 +16,10 @@ TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
 QUANTIZABLE = (nn.Linear, *CONVOLUTIONS, nn.Embedding)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+# Functions of one number that become tables; a class derived from one of them may be anything.
+TABLES = (
+    nn.Sigmoid, nn.Tanh, nn.GELU, nn.SiLU, nn.Hardsigmoid, nn.Hardswish, nn.Softplus, nn.ELU, nn.LeakyReLU,
+)  # fmt: skip
 
 
 @dataclass
@@ -43,6 +47,8 @@ class Watch(TorchDispatchMode):
         self.samples: dict[str, Tensor] = {}
         self.stray: dict[tuple[str, str, str | None], int] = {}
         self.norms: dict[str, int] = {}  # calls of each normalisation
+        self.activations: dict[str, tuple[str | None, Tensor]] = {}  # the layer called before, and the input
+        self._last: str | None = None
         self._names = {id(m): n for n, m in modules.items()}
         self._stack: list[str] = []
         self._made: dict[int, tuple[Tensor, str]] = {}
@@ -79,12 +85,15 @@ class Watch(TorchDispatchMode):
             self._stack.append(name)
             if id(module) in self._names:
                 self._record(name, module, hook_input(args, kwargs))
+            elif type(module) in TABLES:
+                self.activations.setdefault(name, (self._last, hook_input(args, kwargs).detach().clone()))
 
         return hook
 
     def _record(self, name: str, module: nn.Module, x: Tensor) -> None:
         record = self.records.setdefault(name, Record(name, module))
         record.inputs += x.numel()
+        self._last = name
         record.first &= not x.requires_grad
         if x.is_floating_point():
             record.smallest = min(record.smallest, float(x.detach().min()))

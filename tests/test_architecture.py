@@ -20,7 +20,7 @@ PACKAGE = Path(__file__).parents[1] / "probq"
 # From the bottom up. A module may import from its own row (without a circle) and from the rows below.
 ORDER = (
     {"errors", "files", "versions"},
-    {"packing", "windows", "signatures", "integer_format", "interpreter", "integer", "export"},
+    {"packing", "windows", "moves", "signatures", "integer_format", "interpreter", "integer", "export"},
     {
         "codebooks",
         "rounding",
@@ -33,7 +33,7 @@ ORDER = (
         "fold",
         "cost",
     },
-    {"plan", "quantizer", "budget", "assignment", "choices", "solve"},
+    {"plan", "quantizer", "activations", "budget", "assignment", "choices", "solve"},
     {"substitute", "network"},
     {"program"},
     {"decide"},

@@ -34,7 +34,7 @@ def test_no_output_differs(network, plan, packed, tmp_path):
         assert differing(model, tmp_path / "m.onnx", model.quantize_input(x)) == [0, 0]
 
 
-@given(models(widest=8), st.booleans())
+@given(models(widest=8, moves=True), st.booleans())
 @many
 def test_random_models(tmp_path_factory, model, packed):
     path = tmp_path_factory.mktemp("onnx") / "m.onnx"

@@ -80,6 +80,10 @@ class Graph:
         """Adds a reshaping to `[batch, *shape]`."""
         return self.node("Reshape", [name, self.constant([0, *shape], "int64")])
 
+    def padded(self, name: str) -> bool:
+        """Whether a tensor comes right from a `Pad`."""
+        return any(node.op_type == "Pad" and name in node.output for node in self.nodes)
+
     def integers(self, x: Edge, type: str = "") -> Edge:
         """The value itself as int32 or int64: the given type, by default the narrowest that holds it."""
         type = type or integer_type(x.low, x.high)

@@ -59,7 +59,15 @@ def decided_copy(q: Program, assignment: Assignment) -> nn.Module:
         net.get_parameter(name).data.copy_(torch.from_numpy(values * power))
     for layer in q.layers:
         _replace_bias(q, net, plain, layer, assignment, weight_scales)
+    for name, activation in q.activations.items():
+        hooks = [_rounding(_scale(a), book_levels(a, 0)) for a in (activation.input, activation.output)]
+        net.get_submodule(name).register_forward_pre_hook(hooks[0], with_kwargs=True)
+        net.get_submodule(name).register_forward_hook(lambda _, args, y, hook=hooks[1]: hook(_, (y,), {})[0][0])
     return net
+
+
+def _scale(quantizer: Quantizer) -> float:
+    return float(2.0 ** np.round(_numbers(quantizer.log2_scale)[0]))
 
 
 def _replace_bias(
