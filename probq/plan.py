@@ -26,9 +26,22 @@ class Plan:
         scales: what shares one weight scale: the "tensor" or each output "channel".
         codes: number of nearest levels in the code posterior of a weight; 1 rounds deterministically.
         spread: initial spread of the code posterior in steps.
+        tie_weight: a name; all weights and inputs that carry the same name share one width. Their ladders must have
+            the same widths, and their gates the same shape. None: a width of its own.
+        tie_input: the same for the input; the network's own input is never tied.
 
     Raises:
         ProbqError: if a field has a value that it cannot take.
+
+    Example: a function gives every layer its own ladder. A ladder with one rung requires its width, a width that is
+    not on the ladder is forbidden, and None leaves the layer in float.
+
+        >>> def plan(layer: Layer) -> Plan:
+        ...     if layer.name == "head":
+        ...         return Plan(weight=ladder(8), input=ladder(8))  # required
+        ...     return Plan(weight=ladder(2, 4), tie_weight="body")  # 1 and 8 forbidden, one width for the whole body
+        >>> plan(Layer("head", "head.weight", "head.input", 12, 12, 4, 3, (3, 4))).weight.bits
+        (8,)
     """
 
     weight: Ladder = field(default_factory=lambda: ladder(1, 2, 4, 8))
@@ -38,6 +51,8 @@ class Plan:
     scales: str = "channel"
     codes: int = 2
     spread: float = 0.1
+    tie_weight: str | None = None
+    tie_input: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("weight", "input", "network_input"):
@@ -50,6 +65,10 @@ class Plan:
         _one_of("scales", self.scales, SCALES)
         if isinstance(self.codes, bool) or not isinstance(self.codes, int) or self.codes < 1:
             raise ProbqError(f"Plan(codes=...) takes a number of levels, 1 or more, not {self.codes!r}")
+        for name in ("tie_weight", "tie_input"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, str) or not value):
+                raise ProbqError(f"Plan({name}=...) takes a name, the same for all that share a width, not {value!r}")
         if not 0 < self.spread < 10:
             raise ProbqError(f"Plan(spread=...) takes a spread in steps between 0 and 10, not {self.spread!r}")
 
