@@ -22,7 +22,7 @@ from probq.errors import ProbqError
 from probq.layers import Layer
 from probq.program import Program
 
-SEARCH = 25  # halvings of the limit that stands in for a coupled one
+SEARCH = 16  # halvings of the limit that stands in for a coupled one
 PROPOSALS = 64  # draws for each one wanted, at most, where a coupled limit rejects some
 
 
@@ -98,7 +98,7 @@ class Limited:
     def check(self) -> None:
         """Raise unless some choice keeps all limits."""
         solve.reachable(self.problem, self.limits)
-        if self.coupled:
+        if not self.keeps([group.cheapest(0) for group in self.problem.groups]) or len(self.limits) > len(self.coupled):
             self.most_probable()
 
     def _stand_in(self, share: float) -> np.ndarray:
@@ -128,12 +128,12 @@ class Limited:
         """
         if not self.coupled:
             return solve.conditional_draws(self.problem, self.limits, n, generator)
-        self.most_probable()
         kept: list[Choice] = []
         for _ in range(PROPOSALS):
             kept += [c for c in solve.conditional_draws(self.problem, self.limits, n, generator) if self.keeps(c)]
             if len(kept) >= n:
                 return kept[:n]
+        self.check()
         raise ProbqError(
             f"only {len(kept)} of {n} draws kept the limit; fit under it first, raise it a little, or ask for fewer"
         )

@@ -217,7 +217,7 @@ def _prices(problem: Problem, limits: np.ndarray) -> np.ndarray:
         low, high = 0.0, unit
         while _mean_costs(problem, _at(prices, k, high))[k] > limits[k] and high < 1e6 * unit:
             high *= 4
-        for _ in range(60):
+        for _ in range(60 if len(limits) == 1 else 30):
             middle = (low + high) / 2
             above = _mean_costs(problem, _at(prices, k, middle))[k] > limits[k]
             low, high = (middle, high) if above else (low, middle)

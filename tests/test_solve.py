@@ -267,7 +267,7 @@ def conditional_law(case: Case, limit: Any) -> Mapping[tuple, float]:
 def test_draws_follow_the_conditional_law(seed: int, share: float, gates: int) -> None:
     case = random_case(seed, tied=seed % 2 == 1 and gates == 1, gates=gates, ties=seed % 3)
     reachable = sorted(c[0] for _, c, _ in case.states())
-    limit = reachable[max(2, int(share * (len(reachable) - 1)))] * (1 + 1e-9)
+    limit = reachable[min(len(reachable) - 1, max(2, int(share * (len(reachable) - 1))))] * (1 + 1e-9)
     law = conditional_law(case, limit)
     draws = [case.key(choice) for choice in conditional_draws(case.problem, limit, 2000, np.random.default_rng(seed))]
     fits(draws, law)
