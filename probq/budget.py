@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -43,7 +44,7 @@ class Budget:
             raise ProbqError(f"a budget must be a positive number, not {value!r}")
 
     def __repr__(self) -> str:
-        name = "" if self.cost is costs.bops else f", cost={getattr(self.cost, '__name__', self.cost)}"
+        name = "" if self.cost is costs.bops else f", cost={costs.name(self.cost)}"
         return f"Budget(percent={self.percent}, limit={self.limit}{name})"
 
     def absolute(self, layers: Iterable[Layer]) -> float:
@@ -52,6 +53,28 @@ class Budget:
             return float(self.limit)
         assert self.percent is not None
         return self.percent / 100 * costs.full(layers, self.cost)
+
+
+Budgets: TypeAlias = Budget | Iterable[Budget] | None
+
+
+def budgets(budget: Any) -> tuple[Budget, ...]:
+    """All limits of what a user gave: none, one, or several that hold at once.
+
+    Args:
+        budget: None, a `Budget`, or a list of them.
+
+    Raises:
+        ProbqError: if it is something else.
+
+    Example:
+        >>> budgets([Budget(percent=0.4), Budget(limit=8000, cost=costs.storage)])
+        (Budget(percent=0.4, limit=None), Budget(percent=None, limit=8000, cost=storage))
+    """
+    several = () if budget is None else (budget,) if isinstance(budget, Budget) else budget
+    if not isinstance(several, list | tuple) or not all(isinstance(member, Budget) for member in several):
+        raise ProbqError(f"a budget is a probq.Budget or a list of them, not {budget!r}")
+    return tuple(several)
 
 
 class DualAscent:

@@ -11,25 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from probq import cost as costs
-from probq import solve
 from probq.assignment import Assignment
-from probq.budget import Budget
-from probq.choices import Problem, problem
+from probq.budget import Budgets, budgets
 from probq.errors import ProbqError
+from probq.limited import Limited, limited
 from probq.program import Program
 from probq.quantizer import Quantizer, WeightQuantizer
 from probq.rounding import code_indices
-
-
-def problem_of(q: Program, cost: costs.Cost = costs.bops) -> Problem:
-    """The discrete problem of a network's posterior over widths."""
-    ladders = {name: quantizer.ladder for name, quantizer in q.named_quantizers()}
-    with torch.no_grad():
-        log_probs = {n: quantizer.widths().log_probs.double().cpu().numpy() for n, quantizer in q.named_quantizers()}
-    for name, quantizer in q.named_quantizers():
-        if quantizer.gates:
-            log_probs[name] = log_probs[name].reshape(-1, len(quantizer.ladder))
-    return problem(q.layers, ladders, log_probs, cost)
 
 
 def decided(q: Program) -> bool:
@@ -37,19 +25,38 @@ def decided(q: Program) -> bool:
     return not any(quantizer.free for _, quantizer in q.named_quantizers())
 
 
-def mode(q: Program, budget: Budget | None) -> Assignment:
-    """The most probable widths within the budget, and the most probable code of every weight."""
+def mode(q: Program, budget: Budgets) -> Assignment:
+    """The most probable widths within the budget, or all of several, and the most probable code of every weight."""
     if decided(q):
         return _fixed(q, budget)
-    discrete = problem_of(q, budget.cost if budget else costs.bops)
-    limit = budget.absolute(q.layers) if budget else float("inf")
-    choice, gap = solve.most_probable(discrete, limit if budget else 2 * discrete.full + 1)
-    widths = shaped(q, discrete.widths(choice))
-    log_prob = discrete.value(choice)[0]
-    return Assignment(widths, codes(q, widths), q.layers, log_prob, gap, limit if budget else None)
+    discrete = under(q, budget)
+    choice, gap = discrete.most_probable()
+    widths = shaped(q, discrete.problem.widths(choice))
+    log_prob = discrete.problem.value(choice)[0]
+    return Assignment(widths, codes(q, widths), q.layers, log_prob, gap, _limit(q, budget))
 
 
-def sample(q: Program, n: int, budget: Budget | None, seed: int | None) -> list[Assignment]:
+def reach(q: Program, budget: Budgets) -> None:
+    """Raise unless some widths keep the budget, or all of several."""
+    if decided(q):
+        _fixed(q, budget)
+    else:
+        under(q, budget).check()
+
+
+def under(q: Program, budget: Budgets) -> Limited:
+    """The discrete problem of a network under its limits."""
+    found = limited(q, budgets(budget))
+    assert found is not None  # it raises otherwise
+    return found
+
+
+def _limit(q: Program, budget: Budgets) -> float | tuple[float, ...] | None:
+    limits = tuple(b.absolute(q.layers) for b in budgets(budget))
+    return limits if len(limits) > 1 else limits[0] if limits else None
+
+
+def sample(q: Program, n: int, budget: Budgets, seed: int | None) -> list[Assignment]:
     """Draws of widths from the posterior given that they keep the budget, and of codes given the widths."""
     with torch.random.fork_rng(devices=[]):
         generator = np.random.default_rng(int(torch.randint(2**62, ())) if seed is None else seed)
@@ -57,47 +64,48 @@ def sample(q: Program, n: int, budget: Budget | None, seed: int | None) -> list[
         if decided(q):
             widths = _fixed(q, budget).widths
             return [Assignment(widths, codes(q, widths, draw=True), q.layers) for _ in range(n)]
-        discrete = problem_of(q, budget.cost if budget else costs.bops)
-        limit = budget.absolute(q.layers) if budget else 2 * discrete.full + 1
+        discrete, limit = under(q, budget), _limit(q, budget)
         result = []
-        for choice in solve.conditional_draws(discrete, limit, n, generator):
-            drawn = shaped(q, discrete.widths(choice))
-            log_prob = discrete.value(choice)[0]
-            result.append(
-                Assignment(drawn, codes(q, drawn, draw=True), q.layers, log_prob, limit=limit if budget else None)
-            )
+        for choice in discrete.draws(n, generator):
+            drawn = shaped(q, discrete.problem.widths(choice))
+            log_prob = discrete.problem.value(choice)[0]
+            result.append(Assignment(drawn, codes(q, drawn, draw=True), q.layers, log_prob, limit=limit))
         return result
 
 
-def probability_within(q: Program, budget: Budget, draws: int | None = None, seed: int = 0) -> float:
+def probability_within(q: Program, budget: Budgets, draws: int | None = None, seed: int = 0) -> float:
     """`P(cost <= limit)` of a draw of widths; 0 or 1 where they are fixed.
 
     Args:
         q: the network.
-        budget: the limit.
+        budget: the limit, or several that a draw must keep all.
         draws: where the cost takes too many values for an exact sum, the number of draws to estimate it from; by
             default 20,000, and at least 100 where very many gates would make that slow.
         seed: of those draws.
     """
     if decided(q):
-        return float(_fixed(q, None).cost(budget.cost) <= budget.absolute(q.layers))
+        fixed = _fixed(q, None)
+        return float(all(fixed.cost(b.cost) <= b.absolute(q.layers) for b in budgets(budget)))
     if draws is None:
-        gates = sum(max(1, math.prod(quantizer.gates)) for _, quantizer in q.named_quantizers())
+        gates = sum(max(1, math.prod(quantizer.gates)) for _, quantizer in q.named_sites())
         draws = max(100, min(20000, 100_000_000 // gates))
-    return solve.probability_within(problem_of(q, budget.cost), budget.absolute(q.layers), draws, seed)
+    discrete = limited(q, budgets(budget), strict=False)
+    return 0.0 if discrete is None else discrete.probability(draws, seed)
 
 
-def _fixed(q: Program, budget: Budget | None) -> Assignment:
+def _fixed(q: Program, budget: Budgets) -> Assignment:
     widths: dict[str, Any] = {}
     for name, quantizer in q.named_quantizers():
         rung = quantizer.fixed if quantizer.fixed is not None else torch.zeros(quantizer.gates, dtype=torch.int64)
         widths[name] = np.asarray(quantizer.ladder.bits)[rung.cpu().numpy()]
     widths = shaped(q, widths)
-    cost = costs.total(q.layers, widths, budget.cost if budget else costs.bops)
-    limit = budget.absolute(q.layers) if budget else None
-    if limit is not None and cost > limit:
-        raise ProbqError(f"the widths are fixed and cost {cost:,.0f}, above the budget of {limit:,.0f}; decide again")
-    return Assignment(widths, codes(q, widths), q.layers, limit=limit)
+    for one in budgets(budget):
+        cost, limit = costs.total(q.layers, widths, one.cost), one.absolute(q.layers)
+        if cost > limit:
+            raise ProbqError(
+                f"the widths are fixed and cost {cost:,.0f}, above the budget of {limit:,.0f}; decide again"
+            )
+    return Assignment(widths, codes(q, widths), q.layers, limit=_limit(q, budget))
 
 
 def shaped(q: Program, widths: dict[str, Any]) -> dict[str, Any]:
@@ -140,6 +148,8 @@ def fix(q: Program, widths: Any) -> None:
     """Fix every width of a network in place."""
     for name, quantizer in q.named_quantizers():
         check_width(name, quantizer, widths)
+        if not np.array_equal(widths[name], widths[q.sites.get(name, name)]):
+            raise ProbqError(f"the assignment gives {name} and {q.sites[name]} different widths, but they are tied")
         quantizer.fix(np.asarray(widths[name]).reshape(quantizer.gates))
 
 

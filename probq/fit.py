@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from probq import decide
 from probq.batches import Batches
-from probq.budget import Budget
+from probq.budget import Budgets, budgets
 from probq.calibrate import calibrate
 from probq.errors import ProbqError
 from probq.history import History, Step
@@ -28,7 +28,7 @@ ADAM = partial(torch.optim.Adam, fused=True)
 def fit(
     q: Quantized,
     batches: Iterable[Any],
-    budget: Budget | None = None,
+    budget: Budgets = None,
     epochs: int = 10,
     *,
     validation: Iterable[Any] | None = None,
@@ -42,7 +42,8 @@ def fit(
     Args:
         q: from `quantize`, or from `Quantized.at` (then everything is fine-tuning).
         batches: iterable of `(input, target)`, usually a `DataLoader`.
-        budget: limit on the expected cost; without one, nothing but the priors holds the widths down.
+        budget: limit on the expected cost, or a list of limits that all hold, each with a multiplier of its own;
+            without one, nothing but the priors holds the widths down.
         epochs: passes over the data, both phases together.
         validation: like `batches`; evaluated at the mode after each epoch.
         progress: show a progress bar.
@@ -88,7 +89,7 @@ def _end_epoch(q: Quantized, history: History, held: Batches | None, checkpoint:
 def steps(
     q: Quantized,
     batches: Iterable[Any],
-    budget: Budget | None = None,
+    budget: Budgets = None,
     epochs: int = 10,
     *,
     search: float = 0.6,
@@ -127,19 +128,17 @@ def steps(
     """
     _check(epochs, search, temperature)
     data = batches if isinstance(batches, Batches) else Batches(batches, q.device)
-    if budget is not None and decide.decided(q):
-        decide.mode(q, budget)  # raises if the widths exceed it
-    elif budget is not None:
-        decide.problem_of(q, budget.cost).inside(budget.absolute(q.layers))
+    decide.reach(q, budget)
     if seed is not None:
         torch.manual_seed(seed)
     _prepare(q, data, likelihood)
     q.temperature = temperature
-    q.budget = budget if budget is not None else q.budget
+    several = budgets(budget)
+    q.budget = (several if len(several) > 1 else several[0]) if several else q.budget
     total = epochs * len(data)
     searching = 0 if decide.decided(q) else max(1, round(search * total))
     rates = rates or Rates()
-    return run(q, data, budget, optimizer, rates, searching, total)
+    return run(q, data, several, optimizer, rates, searching, total)
 
 
 def _check_options(options: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from probq import cost as costs
 from probq import decide
 from probq.batches import Batches
-from probq.budget import Budget, DualAscent
+from probq.budget import Budgets, DualAscent, budgets
 from probq.calibrate import estimate_norms
 from probq.errors import ProbqError
 from probq.history import Step
@@ -42,14 +42,14 @@ class Rates:
 
 
 def run(
-    q: Quantized, data: Batches, budget: Budget | None, optimizer: Any, rates: Rates, searching: int, total: int
+    q: Quantized, data: Batches, budget: Budgets, optimizer: Any, rates: Rates, searching: int, total: int
 ) -> Iterator[Step]:
     """All steps of a fit: the search for widths, then the tuning of what was decided.
 
     Args:
         q: the network, calibrated and with a likelihood.
         data: the batches.
-        budget: limit on the expected cost, or None.
+        budget: limit on the expected cost, several, or None.
         optimizer: makes an optimizer of parameter groups.
         rates: learning rates.
         searching: number of steps that learn widths.
@@ -74,7 +74,7 @@ def run(
         _release(q, settled)
 
 
-def _settle(q: Quantized, data: Batches, budget: Budget | None) -> None:
+def _settle(q: Quantized, data: Batches, budget: Budgets) -> None:
     """Fix the widths at the mode within the budget and fold batch normalisation, re-estimated there."""
     decide.fix(q, q.mode(budget).widths)
     estimate_norms(q, data)
@@ -108,11 +108,11 @@ def _groups(q: Quantized, rates: Rates, searching: int | None) -> list[dict[str,
 class _Loop:
     """Steps of one fit, over both phases."""
 
-    def __init__(self, q: Quantized, data: Batches, budget: Budget | None) -> None:
-        self.q, self.data, self.budget, self.size = q, data, budget, data.size
-        self.cost = costs.bops if budget is None else budget.cost
-        self.full = costs.full(q.layers, self.cost)
-        self.tables = q.cost_tables(self.cost)
+    def __init__(self, q: Quantized, data: Batches, budget: Budgets) -> None:
+        self.q, self.data, self.budgets, self.size = q, data, budgets(budget), data.size
+        shown = [one.cost for one in self.budgets] or [costs.bops]
+        self.full = costs.full(q.layers, shown[0])  # what a step reports is of the first budget
+        self.tables = [q.cost_tables(cost) for cost in shown]
         self.elbo = TraceMeanField_ELBO()
         self.unchecked = True  # Pyro's checks are for the first step; on every one they are a tenth of its time
         self.stream = self._endless()
@@ -121,10 +121,10 @@ class _Loop:
 
     def run(self, moving: Any, schedule: Any, first: int, last: int, phase: str) -> Iterator[Step]:
         """Steps `first` to `last - 1`."""
-        rule = self._rule(last - first) if phase == "search" else None
+        rules = self._rules(last - first) if phase == "search" else []
         for number in range(first, last):
             x, y = next(self.stream)
-            step = self._step(moving, rule, x, y, number, number - first, phase)
+            step = self._step(moving, rules, x, y, number, number - first, phase)
             if schedule is not None:
                 schedule.step()
             yield step
@@ -133,25 +133,31 @@ class _Loop:
         while True:
             yield from self.data
 
-    def _rule(self, length: int) -> DualAscent | None:
-        if self.budget is None:
-            return None
-        with torch.no_grad():
-            start = float(self.q.expected_cost(self.tables))
-        limit = self.budget.absolute(self.q.layers)
-        return DualAscent(start, limit, ramp=max(1, length // 2), rate=min(0.1, 20 / length))
+    def _rules(self, length: int) -> list[DualAscent]:
+        """One for each budget."""
+        result = []
+        for budget, tables in zip(self.budgets, self.tables, strict=False):
+            with torch.no_grad():
+                start = float(self.q.expected_cost(tables))
+            limit = budget.absolute(self.q.layers)
+            result.append(DualAscent(start, limit, ramp=max(1, length // 2), rate=min(0.1, 20 / length)))
+        return result
 
     def _step(
-        self, moving: Any, rule: DualAscent | None, x: Any, y: Tensor, number: int, within: int, phase: str
+        self, moving: Any, rules: list[DualAscent], x: Any, y: Tensor, number: int, within: int, phase: str
     ) -> Step:
         moving.zero_grad(set_to_none=True)
         elbo, nll = self._elbo(x, y)
-        expected = self.q.expected_cost(self.tables)
-        loss = elbo if rule is None else elbo + rule.term(expected, within)
+        expected = [self.q.expected_cost(tables) for tables in self.tables]
+        loss = elbo
+        for rule, of_rule in zip(rules, expected, strict=False):
+            loss = loss + rule.term(of_rule, within)
         self._guard(loss, number)
         loss.backward()
         moving.step()
-        limit = rule.limit_at(within) if rule else self.budget.absolute(self.q.layers) if self.budget else None
+        limit = rules[0].limit_at(within) if rules else None
+        if not rules and self.budgets:
+            limit = self.budgets[0].absolute(self.q.layers)
         percent = 100 / self.full
         return Step(
             number,
@@ -160,9 +166,9 @@ class _Loop:
             float(loss.detach()),
             float(nll),
             float(elbo.detach()) - float(nll),
-            float(expected.detach()) * percent,
+            float(expected[0].detach()) * percent,
             None if limit is None else limit * percent,
-            rule.multiplier if rule else 0.0,
+            rules[0].multiplier if rules else 0.0,
         )
 
     def _elbo(self, x: Any, y: Tensor) -> tuple[Tensor, Tensor]:

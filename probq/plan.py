@@ -34,9 +34,22 @@ class Plan:
             GELU, SiLU, Hardsigmoid, Hardswish, Softplus, ELU, LeakyReLU), so that it is a table of integers. It is not
             learned, has no place among the widths, and costs no bit operations; the plan of the layer called before
             the function counts. None leaves the function in float, where the network cannot be lowered.
+        tie_weight: a name; all weights and inputs that carry the same name share one width. Their ladders must have
+            the same widths, and their gates the same shape. None: a width of its own.
+        tie_input: the same for the input; the network's own input is never tied.
 
     Raises:
         ProbqError: if a field has a value that it cannot take.
+
+    Example: a function gives every layer its own ladder. A ladder with one rung requires its width, a width that is
+    not on the ladder is forbidden, and None leaves the layer in float.
+
+        >>> def plan(layer: Layer) -> Plan:
+        ...     if layer.name == "head":
+        ...         return Plan(weight=ladder(8), input=ladder(8))  # required
+        ...     return Plan(weight=ladder(2, 4), tie_weight="body")  # 1 and 8 forbidden, one width for the whole body
+        >>> plan(Layer("head", "head.weight", "head.input", 12, 12, 4, 3, (3, 4))).weight.bits
+        (8,)
     """
 
     weight: Ladder = field(default_factory=lambda: ladder(1, 2, 4, 8))
@@ -48,6 +61,8 @@ class Plan:
     codes: int = 2
     spread: float = 0.1
     activation: int | None = 8
+    tie_weight: str | None = None
+    tie_input: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("weight", "input", "network_input"):
@@ -66,6 +81,10 @@ class Plan:
             )
         if isinstance(self.codes, bool) or not isinstance(self.codes, int) or self.codes < 1:
             raise ProbqError(f"Plan(codes=...) takes a number of levels, 1 or more, not {self.codes!r}")
+        for name in ("tie_weight", "tie_input"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, str) or not value):
+                raise ProbqError(f"Plan({name}=...) takes a name, the same for all that share a width, not {value!r}")
         if not 0 < self.spread < 10:
             raise ProbqError(f"Plan(spread=...) takes a spread in steps between 0 and 10, not {self.spread!r}")
         if self.activation is not None and (type(self.activation) is not int or not 2 <= self.activation <= 16):

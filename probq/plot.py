@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from probq import cost as costs
 from probq import decide, summary
-from probq.budget import Budget
+from probq.budget import Budgets, budgets
 from probq.errors import ProbqError
 from probq.files import replacing
 from probq.history import History
@@ -109,26 +109,27 @@ def _shortened(name: str) -> str:
     return name if len(name) <= 32 else f"{name[:12]}…{name[-19:]}"
 
 
-def cost(q: Program, budget: Budget | None = None, ax: Axes | None = None) -> Axes:
+def cost(q: Program, budget: Budgets = None, ax: Axes | None = None) -> Axes:
     """Distribution of the cost of 10,000 draws of widths, in percent of the 32-bit network.
 
     A vertical line marks the limit, a triangle what `q.mode(budget)` costs; the title gives `P(cost <= limit)`. The
-    most expensive thousandth of the draws may lie outside of the picture.
+    most expensive thousandth of the draws may lie outside of the picture. Of several limits the picture shows the
+    first; the mode keeps all of them, and the probability is that of keeping all.
 
     Args:
         q: a quantized network, fitted or not.
-        budget: the limit; by default the one last fitted for, if any.
+        budget: the limit or a list of them; by default what was last fitted for, if anything.
         ax: where to draw; by default a new figure.
 
     Raises:
         ProbqError: if the budget is below the cheapest reachable cost.
     """
-    budget = budget or q.budget
-    function = summary.cost_of(q) if budget is None else budget.cost
+    every = budgets(budget or q.budget)
+    function = every[0].cost if every else summary.cost_of(q)
     percent = 100 / costs.full(q.layers, function)
     drawn = summary.draw_costs(q, summary.draw_widths(q, _draws(q), 0)[0], function)
-    decided = percent * costs.total(q.layers, summary.decided_widths(q, budget), function)
-    limit = None if budget is None else percent * budget.absolute(q.layers)
+    decided = percent * costs.total(q.layers, summary.decided_widths(q, every), function)
+    limit = percent * every[0].absolute(q.layers) if every else None
     ax = _axes(ax, 3.2)
     edges = _edges([drawn.min(), np.quantile(drawn, 0.999), decided, *([] if limit is None else [limit])])
     share = np.histogram(drawn, edges)[0] / len(drawn)
@@ -138,8 +139,9 @@ def cost(q: Program, budget: Budget | None = None, ax: Axes | None = None) -> Ax
         ax.axvline(limit, color=LIMIT, linewidth=1.6, label=f"limit {limit:.3g} %")
     ax.plot(decided, 0, "^", color=DARK, markersize=10, clip_on=False, zorder=4, label=f"decided {decided:.3g} %")
     ax.set(xlabel=f"cost ({_unit(function)}) in % of the 32-bit network", ylabel="share of draws", xlim=edges[[0, -1]])
-    if budget is not None:
-        ax.set_title(f"P(cost ≤ limit) = {decide.probability_within(q, budget):.3g}", fontsize=11)
+    if every:
+        kept = f"P(cost ≤ limit) = {decide.probability_within(q, every):.3g}"
+        ax.set_title(kept if len(every) == 1 else kept.replace("cost ≤ limit", "all limits kept"), fontsize=11)
     _legend(ax, *ax.get_legend_handles_labels())
     ax.spines[["top", "right"]].set_visible(False)
     return ax
@@ -159,7 +161,9 @@ def _draws(q: Program) -> int:
 
 
 def _unit(cost: costs.Cost) -> str:
-    return {"bops": "BOPs", "storage": "bits of storage"}.get(name := getattr(cost, "__name__", "cost"), name)
+    units = {"bops": "BOPs", "storage": "bits of storage", "ebops": "effective BOPs", "pruned_bops": "BOPs"}
+    bits = {"activations": "bits of activations", "largest_activation": "bits of the largest activation"}
+    return (units | bits).get(costs.name(cost), costs.name(cost))
 
 
 def history(history: History, ax: Axes | None = None) -> Axes:

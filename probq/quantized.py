@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from probq import decide
 from probq.activations import activations
 from probq.assignment import Assignment
-from probq.budget import Budget
+from probq.budget import Budgets
 from probq.errors import ProbqError
 from probq.fold import fold, foldable, per_channel
 from probq.layers import Layer, Trace, arguments, trace
@@ -24,6 +24,7 @@ from probq.program import Program
 from probq.quantizer import InputQuantizer, WeightQuantizer
 from probq.rounding import code_levels
 from probq.substitute import substitute
+from probq.ties import tied_sites
 
 
 class Quantized(Program):
@@ -33,23 +34,23 @@ class Quantized(Program):
     and for `model` and `guide`.
     """
 
-    def mode(self, budget: Budget | None = None) -> Assignment:
+    def mode(self, budget: Budgets = None) -> Assignment:
         """The most probable widths whose cost keeps the budget, and the most probable codes.
 
         Args:
-            budget: the limit; by default the one last fitted for, if any.
+            budget: the limit, or a list of limits that all hold; by default what was last fitted for, if anything.
 
         Raises:
             ProbqError: if the budget is below the cheapest reachable cost.
         """
         return decide.mode(self, budget or self.budget)
 
-    def sample(self, n: int, budget: Budget | None = None, seed: int | None = None) -> list[Assignment]:
+    def sample(self, n: int, budget: Budgets = None, seed: int | None = None) -> list[Assignment]:
         """Draws from the posterior given that the cost keeps the budget; each one does.
 
         Args:
             n: number of draws.
-            budget: the limit; by default the one last fitted for, if any.
+            budget: the limit, or a list of limits that all hold; by default what was last fitted for, if anything.
             seed: makes the draws reproducible; by default torch's random state decides.
 
         Raises:
@@ -124,7 +125,7 @@ class Quantized(Program):
                 # a network with float32 constants of its own cannot run in float64; its own precision must do
                 return self.run(onehots, levels, args)
 
-    def predict(self, x: Any, draws: int = 16, seed: int | None = None, budget: Budget | None = None) -> Tensor:
+    def predict(self, x: Any, draws: int = 16, seed: int | None = None, budget: Budgets = None) -> Tensor:
         """Outputs of networks drawn from the posterior, `[draws, batch, ...]`, one network a row.
 
         Args:
@@ -180,6 +181,7 @@ def quantize(
     layers = _checked_norms(copied, found, example)
     weights: dict[str, WeightQuantizer] = {}
     inputs: dict[str, InputQuantizer] = {}
+    ties: dict[str, list[str]] = {}
     notes = list(found.notes)
     plans: dict[str, Plan | None] = {}
     for place, layer in enumerate(layers):
@@ -190,10 +192,14 @@ def quantize(
             continue
         if layer.weight not in weights:
             weights[layer.weight] = WeightQuantizer(_as_shipped(copied, layers[place]), own, layer.channel_axis)
+            if own.tie_weight is not None:
+                ties.setdefault(own.tie_weight, []).append(layer.weight)
         if layer.input is not None:
             inputs[layer.input] = InputQuantizer(own.input_ladder(layer), found.inputs[layer.name])
             # a scale to train would ask for the gradient of the first layer's input, for a power of two that stays
             inputs[layer.input].log2_scale.requires_grad_(not layer.first or len(inputs[layer.input].ladder) > 1)
+            if own.tie_input is not None and not layer.first:
+                ties.setdefault(own.tie_input, []).append(layer.input)
     if not weights:
         raise ProbqError("the plan leaves every layer in float; let it return a Plan for at least one layer")
     for note in found.notes:
@@ -201,7 +207,8 @@ def quantize(
     for parameter in copied.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
     tables = activations(copied, found, plans)
-    quantized = Quantized(copied, tuple(layers), weights, inputs, tuple(notes), likelihood, tables)
+    sites = tied_sites(ties, weights, inputs)
+    quantized = Quantized(copied, tuple(layers), weights, inputs, tuple(notes), likelihood, tables, sites)
     quantized.signature = signature(example)
     return quantized.train(net.training)
 

@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
+
+from probq.channels import source
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
@@ -35,6 +38,7 @@ class Record:
     smallest: float = float("inf")
     norm: str | None = None
     uses: int = 0
+    reads: str | None = None
 
 
 class Watch(TorchDispatchMode):
@@ -52,6 +56,7 @@ class Watch(TorchDispatchMode):
         self._names = {id(m): n for n, m in modules.items()}
         self._stack: list[str] = []
         self._made: dict[int, tuple[Tensor, str]] = {}
+        self._nodes: dict[Any, tuple[str, Any]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -107,7 +112,11 @@ class Watch(TorchDispatchMode):
                 record = self.records[name]
                 record.outputs += out.numel()
                 record.macs += _macs(module, x, out)
+                reads = source(module, x, self._nodes)
+                record.reads = reads if not record.uses or reads == record.reads else None
                 record.uses += 1
+                if isinstance(out.grad_fn, Node):
+                    self._nodes[out.grad_fn] = (name, module)
                 self._made[id(out)] = (out, name)
             elif isinstance(module, NORMS) and module.track_running_stats:
                 self.norms[name] = self.norms.get(name, 0) + 1
