@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "assignment": ["Assignment"],
         "budget": ["Budget"],
+        "decide": ["decide"],
         "errors": ["ProbqError"],
         "fit": ["fit", "steps"],
         "history": ["History", "Step"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,58 @@ from probq.quantizer import Quantizer, WeightQuantizer
 from probq.rounding import code_indices
 
 
+def decide(
+    q: Any,
+    budget: Budget | None = None,
+    validation: Iterable[Any] = (),
+    *,
+    batches: Iterable[Any] | None = None,
+    evaluations: int = 100,
+    examples: int | None = None,
+    progress: bool = True,
+) -> Assignment:
+    """The decision that spends the budget: least measured validation loss among choices around the most probable one.
+
+    The loss is the likelihood's mean negative log-probability of one example, with every code at its mode. Where no
+    more choices keep the budget than may be measured, all are, and the result is the best of all. Otherwise the most
+    probable ten come first, then steps from the best so far: one quantizer a rung up or down, or a rung up paid for by
+    the fewest rungs down of another one. The order follows a Gaussian process on what was measured, whose mean is the
+    posterior; it ends when no step helps. Where channels or weights have widths of their own, a step moves all of
+    them. So local steps can miss a better choice that lies two steps away.
+
+    Args:
+        q: from `quantize` or `fit`. Fixed widths are returned as they are.
+        budget: the limit, always kept; by default the one last fitted for, if any.
+        validation: iterable of `(input, target)`, kept in memory. What is chosen by it looks better on it than it is.
+        batches: training batches. If there is batch normalisation, the first 20 re-estimate its statistics for each
+            network measured, and in `q` for the one decided; by default they stay as they are.
+        evaluations: greatest number of networks measured.
+        examples: greatest number of validation examples for each; by default all.
+        progress: show a progress bar.
+
+    Returns:
+        The assignment, with its measured `loss`; its `gap` says by how many nats the most probable one is more
+        probable.
+
+    Warns:
+        UserWarning: where the user interrupted; the best assignment so far is returned.
+
+    Raises:
+        ProbqError: if there is no validation data, or no choice keeps the budget.
+
+    Example:
+        >>> net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
+        >>> import probq
+        >>> x, y, budget = torch.rand(8, 2), torch.arange(8) % 2, probq.Budget(percent=2)
+        >>> a = probq.decide(probq.quantize(net, x), budget, [(x, y)], progress=False)
+        >>> a.percent() <= 2
+        True
+    """
+    from probq.refine import refined
+
+    return refined(q, budget, validation, batches, evaluations, examples, progress)
+
+
 def problem_of(q: Program, cost: costs.Cost = costs.bops) -> Problem:
     """The discrete problem of a network's posterior over widths."""
     ladders = {name: quantizer.ladder for name, quantizer in q.named_quantizers()}
@@ -37,16 +90,60 @@ def decided(q: Program) -> bool:
     return not any(quantizer.free for _, quantizer in q.named_quantizers())
 
 
+def settled(q: Program) -> bool:
+    """Whether every width was fixed by a decision; a ladder of one rung alone is none."""
+    return all(quantizer.fixed is not None for _, quantizer in q.named_quantizers())
+
+
+def decided_rungs(q: Program, budget: Budget | None) -> dict[str, np.ndarray] | None:
+    """Rungs of every quantizer where they do not follow from the posterior: fixed, or measured by a fit; else None."""
+    if decided(q):
+        return {n: _rungs(quantizer, quantizer.fixed) for n, quantizer in q.named_quantizers()}
+    if budget is not None and q.budget is not None and budget != q.budget:
+        return None
+    if any(quantizer.tuned is None for _, quantizer in q.named_quantizers()):
+        return None
+    rungs = {n: _rungs(quantizer, quantizer.tuned) for n, quantizer in q.named_quantizers()}
+    if budget is None or costs.total(q.layers, _widths(q, rungs), budget.cost) <= budget.absolute(q.layers):
+        return rungs
+    return None
+
+
+def decision(q: Program, budget: Budget | None) -> Assignment:
+    """What ships: the widths that a fit measured for this budget and tuned the network for, otherwise the mode."""
+    rungs = decided_rungs(q, budget)
+    if rungs is None or decided(q):
+        return mode(q, budget)
+    return with_widths(q, _widths(q, rungs), budget)
+
+
+def with_widths(q: Program, widths: dict[str, Any], budget: Budget | None) -> Assignment:
+    """An assignment of given widths and their most probable codes."""
+    discrete, choice, gap, _ = most_probable(q, budget)
+    log_prob = 0.0
+    for name, chosen in onehots(q, widths).items():
+        with torch.no_grad():
+            log_prob += float((q.quantizer(name).widths().log_probs.double() * chosen).sum())
+    gap = max(0.0, discrete.value(choice)[0] + gap - log_prob)
+    limit = budget.absolute(q.layers) if budget else None
+    return Assignment(widths, codes(q, widths), q.layers, log_prob, gap, limit)
+
+
 def mode(q: Program, budget: Budget | None) -> Assignment:
     """The most probable widths within the budget, and the most probable code of every weight."""
     if decided(q):
         return _fixed(q, budget)
-    discrete = problem_of(q, budget.cost if budget else costs.bops)
-    limit = budget.absolute(q.layers) if budget else float("inf")
-    choice, gap = solve.most_probable(discrete, limit if budget else 2 * discrete.full + 1)
+    discrete, choice, gap, _ = most_probable(q, budget)
     widths = shaped(q, discrete.widths(choice))
-    log_prob = discrete.value(choice)[0]
-    return Assignment(widths, codes(q, widths), q.layers, log_prob, gap, limit if budget else None)
+    limit = budget.absolute(q.layers) if budget else None
+    return Assignment(widths, codes(q, widths), q.layers, discrete.value(choice)[0], gap, limit)
+
+
+def most_probable(q: Program, budget: Budget | None) -> tuple[Problem, solve.Choice, float, float]:
+    """The discrete problem, its most probable choice, the gap proven in nats, and the limit."""
+    discrete = problem_of(q, budget.cost if budget else costs.bops)
+    limit = budget.absolute(q.layers) if budget else 2 * discrete.full + 1
+    return discrete, *solve.most_probable(discrete, limit), limit
 
 
 def sample(q: Program, n: int, budget: Budget | None, seed: int | None) -> list[Assignment]:
@@ -88,11 +185,7 @@ def probability_within(q: Program, budget: Budget, draws: int | None = None, see
 
 
 def _fixed(q: Program, budget: Budget | None) -> Assignment:
-    widths: dict[str, Any] = {}
-    for name, quantizer in q.named_quantizers():
-        rung = quantizer.fixed if quantizer.fixed is not None else torch.zeros(quantizer.gates, dtype=torch.int64)
-        widths[name] = np.asarray(quantizer.ladder.bits)[rung.cpu().numpy()]
-    widths = shaped(q, widths)
+    widths = _widths(q, {n: _rungs(quantizer, quantizer.fixed) for n, quantizer in q.named_quantizers()})
     cost = costs.total(q.layers, widths, budget.cost if budget else costs.bops)
     limit = budget.absolute(q.layers) if budget else None
     if limit is not None and cost > limit:
@@ -100,17 +193,25 @@ def _fixed(q: Program, budget: Budget | None) -> Assignment:
     return Assignment(widths, codes(q, widths), q.layers, limit=limit)
 
 
+def _rungs(quantizer: Quantizer, rungs: Tensor | None) -> np.ndarray:
+    return np.zeros(quantizer.gates, dtype=np.int64) if rungs is None else rungs.cpu().numpy()
+
+
+def _widths(q: Program, rungs: dict[str, np.ndarray]) -> dict[str, Any]:
+    return shaped(q, {n: np.asarray(q.quantizer(n).ladder.bits)[r] for n, r in rungs.items()})
+
+
 def shaped(q: Program, widths: dict[str, Any]) -> dict[str, Any]:
     """Widths as the user reads them: an int for a tensor, `[channels]`, or the weight's own shape."""
-    result: dict[str, Any] = {}
-    for name, quantizer in q.named_quantizers():
-        bits = np.asarray(widths[name])
-        if not quantizer.gates:
-            result[name] = int(bits.reshape(-1)[0])
-        else:
-            own = isinstance(quantizer, WeightQuantizer) and quantizer.gates == quantizer.shape
-            result[name] = bits.reshape(quantizer.gates if own else -1)
-    return result
+    return {name: shape_bits(quantizer, np.asarray(widths[name])) for name, quantizer in q.named_quantizers()}
+
+
+def shape_bits(quantizer: Quantizer, bits: np.ndarray) -> Any:
+    """Widths of one quantizer as in `shaped`."""
+    if not quantizer.gates:
+        return int(bits.reshape(-1)[0])
+    own = isinstance(quantizer, WeightQuantizer) and quantizer.gates == quantizer.shape
+    return bits.reshape(quantizer.gates if own else -1)
 
 
 def onehots(q: Program, widths: Any) -> dict[str, Tensor]:

@@ -14,8 +14,9 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from probq import cost as costs
-from probq import decide, summary
+from probq import summary
 from probq.budget import Budget
+from probq.decide import probability_within
 from probq.errors import ProbqError
 from probq.files import replacing
 from probq.history import History
@@ -139,7 +140,7 @@ def cost(q: Program, budget: Budget | None = None, ax: Axes | None = None) -> Ax
     ax.plot(decided, 0, "^", color=DARK, markersize=10, clip_on=False, zorder=4, label=f"decided {decided:.3g} %")
     ax.set(xlabel=f"cost ({_unit(function)}) in % of the 32-bit network", ylabel="share of draws", xlim=edges[[0, -1]])
     if budget is not None:
-        ax.set_title(f"P(cost ≤ limit) = {decide.probability_within(q, budget):.3g}", fontsize=11)
+        ax.set_title(f"P(cost ≤ limit) = {probability_within(q, budget):.3g}", fontsize=11)
     _legend(ax, *ax.get_legend_handles_labels())
     ax.spines[["top", "right"]].set_visible(False)
     return ax

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TypeAlias
 
 import numpy as np
@@ -38,6 +39,26 @@ def most_probable(problem: Problem, limit: float) -> tuple[Choice, float]:
 
 
 def _integer_programme(problem: Problem, limit: float) -> Choice:
+    return next(_in_order(problem, limit), None) or _cheapest(problem)
+
+
+def most_probable_first(problem: Problem, limit: float) -> Iterator[Choice]:
+    """All choices with `cost <= limit`, in the order of falling log-probability, each from an integer programme.
+
+    Args:
+        problem: the discrete problem, with one gate for each tensor.
+        limit: the greatest allowed cost.
+
+    Raises:
+        ProbqError: if no choice keeps the limit.
+
+    Source: K. G. Murty, 1968, "An Algorithm for Ranking all the Assignments in Order of Increasing Cost" (exclusion of
+    what was found).
+    """
+    return _in_order(problem, problem.inside(limit))
+
+
+def _in_order(problem: Problem, limit: float) -> Iterator[Choice]:
     values = [g.log_inputs[:, None] + g.log_gates for g in problem.groups]
     gain, price = np.concatenate([v.ravel() for v in values]), np.concatenate([g.cost.ravel() for g in problem.groups])
     owner = np.concatenate([np.full(v.size, k) for k, v in enumerate(values)])
@@ -48,7 +69,8 @@ def _integer_programme(problem: Problem, limit: float) -> Choice:
     possible = price - least[owner] <= room - least.sum() + 1e-9 * abs(room)
     unit = max(room, float(price.max()) * 1e-9, 1e-300)
     constraints = [LinearConstraint(one_each, 1, 1), LinearConstraint(price[None] / unit, ub=room / unit)]
-    for _ in range(MOST_CUTS):
+    useless = 0
+    while useless < MOST_CUTS:
         result = milp(
             -gain,
             constraints=constraints,
@@ -57,12 +79,13 @@ def _integer_programme(problem: Problem, limit: float) -> Choice:
             options={"mip_rel_gap": 0.0},
         )
         if result.x is None:
-            break
+            return
         choice = _read(result.x, values)
         if problem.value(choice)[1] <= limit:
-            return choice
+            yield choice
+        else:
+            useless += 1
         constraints.append(LinearConstraint((result.x > 0.5)[None].astype(float), ub=len(values) - 1))  # not this one
-    return _cheapest(problem)
 
 
 def _read(x: np.ndarray, values: list[np.ndarray]) -> Choice:

@@ -10,8 +10,9 @@ import pandas
 import torch
 
 from probq import cost as costs
-from probq import decide, solve
+from probq import solve
 from probq.budget import Budget
+from probq.decide import decided_rungs, probability_within, problem_of
 from probq.errors import ProbqError
 from probq.layers import Layer
 from probq.program import Program
@@ -98,7 +99,7 @@ def _attributes(q: Program, total: float) -> dict[str, Any]:
         "budget": None if q.budget is None else repr(q.budget),
     }
     if q.budget is not None:
-        attributes["P(cost<=limit)"] = decide.probability_within(q, q.budget)
+        attributes["P(cost<=limit)"] = probability_within(q, q.budget)
     return attributes
 
 
@@ -151,10 +152,11 @@ def decided_widths(q: Program, budget: Budget | None) -> dict[str, Any]:
     Raises:
         ProbqError: if the budget is below the cheapest reachable cost.
     """
-    if decide.decided(q):
-        bits = {name: np.array(q.quantizer(name).ladder.bits)[p.argmax(1)] for name, p in _probs(q).items()}
+    rungs = decided_rungs(q, budget)
+    if rungs is not None:
+        bits = {name: np.array(q.quantizer(name).ladder.bits)[r.reshape(-1)] for name, r in rungs.items()}
         return {name: int(b[0]) if len(b) == 1 else b for name, b in bits.items()}
-    discrete = decide.problem_of(q, costs.bops if budget is None else budget.cost)
+    discrete = problem_of(q, costs.bops if budget is None else budget.cost)
     limit = 2 * discrete.full + 1 if budget is None else budget.absolute(q.layers)
     return dict(discrete.widths(solve.most_probable(discrete, limit)[0]))
 

@@ -33,12 +33,12 @@ ORDER = (
         "fold",
         "cost",
     },
-    {"plan", "quantizer", "budget", "assignment", "choices", "solve"},
+    {"plan", "quantizer", "budget", "assignment", "choices", "solve", "neighbours", "search"},
     {"substitute", "network"},
     {"program"},
     {"decide"},
     {"quantized"},
-    {"lowering", "calibrate", "validate", "batches", "history"},
+    {"lowering", "calibrate", "validate", "batches", "history", "measure", "refine"},
     {"loop"},
     {"posterior", "posterior_format", "fit", "lower", "summary", "plot", "criteria", "allocate"},
     {"__init__"},  # the public names, for those who use probq as a user does
@@ -48,7 +48,8 @@ ORDER = (
     {"__main__"},
 )
 # Methods of the public contract whose work is done above their class: imported inside the method.
-UPWARD = {("quantized", "posterior"), ("history", "plot")}  # Quantized.save, History.plot
+# Quantized.save, History.plot, probq.decide
+UPWARD = {("quantized", "posterior"), ("history", "plot"), ("decide", "refine")}
 
 INTEGER_HALF = sorted(ORDER[0] | ORDER[1])
 TRAINING = {"torch", "pyro"}
