@@ -44,9 +44,10 @@ class Search:
         Where no more states keep the limits than may be measured, all of them are.
         """
         every = self._every()
+        first = list(self.starts)[: max(1, self.evaluations // 4)] if every is None else every
         total = self.evaluations if every is None else len(every)
         with tqdm(total=total, disable=not progress, unit="network", desc="decide", dynamic_ncols=True) as bar:
-            for state in self.starts[:1] + self.starts[1 : max(1, self.evaluations // 4)] if every is None else every:
+            for state in first:
                 self._measured(state, bar)
             while every is None and len(self.losses) < self.evaluations and (ahead := self._ahead()):
                 self._measured(ahead[0], bar)
