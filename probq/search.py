@@ -57,7 +57,9 @@ class Search:
         if self.space.size > max(self.evaluations, ENUMERABLE):
             return None
         found = list(islice(self.space.feasible(), self.evaluations + 1))
-        return sorted(found, key=lambda s: (-self.space.log_prob(s), s)) if len(found) <= self.evaluations else None
+        if len(found) > self.evaluations:
+            return None
+        return sorted({*found, self.starts[0]}, key=lambda s: (-self.space.log_prob(s), s))
 
     def _measured(self, state: State, bar: Any) -> None:
         self.losses[state] = self.measure(self.space.widths(state))
