@@ -19,6 +19,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "layers": ["Layer", "layers"],
         "loop": ["Rates"],
         "lower": ["lower"],
+        "pareto": ["Pareto", "pareto"],
         "plan": ["Plan", "uniform"],
         "posterior": ["load"],
         "quantized": ["Quantized", "quantize"],

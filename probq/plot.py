@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from os import PathLike
 from typing import Any
 
@@ -23,7 +22,6 @@ from probq.history import History
 from probq.program import Program
 
 WIDTH = 7.2  # inches: a notebook's column
-DRAWS = 10000
 SMOOTH = 25  # steps
 CROWDED = 24  # rows
 DARK = "#222222"
@@ -127,7 +125,7 @@ def cost(q: Program, budget: Budget | None = None, ax: Axes | None = None) -> Ax
     budget = budget or q.budget
     function = summary.cost_of(q) if budget is None else budget.cost
     percent = 100 / costs.full(q.layers, function)
-    drawn = summary.draw_costs(q, summary.draw_widths(q, _draws(q), 0)[0], function)
+    drawn = summary.draw_costs(q, summary.draw_widths(q, summary.cost_draws(q), 0)[0], function)
     decided = percent * costs.total(q.layers, summary.decided_widths(q, budget), function)
     limit = None if budget is None else percent * budget.absolute(q.layers)
     ax = _axes(ax, 3.2)
@@ -138,7 +136,8 @@ def cost(q: Program, budget: Budget | None = None, ax: Axes | None = None) -> Ax
     if limit is not None:
         ax.axvline(limit, color=LIMIT, linewidth=1.6, label=f"limit {limit:.3g} %")
     ax.plot(decided, 0, "^", color=DARK, markersize=10, clip_on=False, zorder=4, label=f"decided {decided:.3g} %")
-    ax.set(xlabel=f"cost ({_unit(function)}) in % of the 32-bit network", ylabel="share of draws", xlim=edges[[0, -1]])
+    unit = _unit(getattr(function, "__name__", "cost"))
+    ax.set(xlabel=f"cost ({unit}) in % of the 32-bit network", ylabel="share of draws", xlim=edges[[0, -1]])
     if budget is not None:
         ax.set_title(f"P(cost ≤ limit) = {probability_within(q, budget):.3g}", fontsize=11)
     _legend(ax, *ax.get_legend_handles_labels())
@@ -153,14 +152,8 @@ def _edges(seen: list[float]) -> np.ndarray:
     return np.linspace(low - margin, high + margin, 61)
 
 
-def _draws(q: Program) -> int:
-    """Fewer draws where every weight has a width of its own: the cost then hardly varies."""
-    gates = sum(math.prod(quantizer.gates) for _, quantizer in q.named_quantizers())
-    return max(500, min(DRAWS, 200_000_000 // gates))
-
-
-def _unit(cost: costs.Cost) -> str:
-    return {"bops": "BOPs", "storage": "bits of storage"}.get(name := getattr(cost, "__name__", "cost"), name)
+def _unit(name: str) -> str:
+    return {"bops": "BOPs", "storage": "bits of storage"}.get(name, name)
 
 
 def history(history: History, ax: Axes | None = None) -> Axes:
@@ -219,6 +212,42 @@ def _cost_axis(ax: Axes, frame: pandas.DataFrame) -> None:
     ax.legend(
         handles, labels, loc="lower left", bbox_to_anchor=(0, 1.01), ncols=3, frameon=False, borderaxespad=0, fontsize=9
     )
+
+
+def pareto(table: pandas.DataFrame, ax: Axes | None = None) -> Axes:
+    """Accuracy in percent (or loss in nats) over the cost decided, a point for each budget.
+
+    A bar from `low` to `high` holds 94 % of the costs of draws from the posterior, with a tick at their expectation.
+    A line joins the points that no other dominates; crosses are dominated.
+
+    Args:
+        table: from `probq.pareto`, with validation batches.
+        ax: where to draw; by default a new figure.
+
+    Raises:
+        ProbqError: if the table has neither accuracy nor loss.
+    """
+    if "loss" not in table:
+        raise ProbqError("there is no accuracy or loss to draw; give probq.pareto validation batches")
+    ax = _axes(ax, 3.6)
+    classes = "accuracy" in table
+    y = 100 * table["accuracy"] if classes else table["loss"]
+    bars = {"color": "#7a9cc6", "zorder": 1}
+    ax.hlines(y, table["low"], table["high"], linewidth=5, alpha=0.55, label="94 % of draws", **bars)
+    ax.plot(table["expected cost"], y, "|", color=LOSS, markersize=11, label="expected cost")
+    best = table[~table["dominated"]].sort_values("cost").index
+    ax.plot(table["cost"][best], y[best], "o-", color=DARK, label="decided")
+    if table["dominated"].any():
+        others = table.index[table["dominated"]]
+        ax.plot(table["cost"][others], y[others], "x", color=LIMIT, markersize=8, label="decided, dominated")
+    ax.set_xscale("log")
+    for pick in (ax.xaxis.set_major_formatter, ax.xaxis.set_minor_formatter):
+        pick(FuncFormatter(lambda value, _: f"{value:.3g}"))
+    ax.set(xlabel=f"cost ({_unit(table.attrs.get('cost', 'cost'))}) in % of the 32-bit network")
+    ax.set_ylabel("accuracy in %" if classes else "loss in nats per example")
+    _legend(ax, *ax.get_legend_handles_labels())
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
 
 
 def _range(smooth: np.ndarray, raw: np.ndarray) -> tuple[float, float]:

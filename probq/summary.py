@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +21,7 @@ from probq.quantizer import Quantizer, WeightQuantizer
 from probq.versions import probq_version
 
 CONVENTION = "BOP = MACs * weight bits * input bits; percentages refer to 32-bit weights and inputs"
+DRAWS = 10_000
 MOST_NUMBERS = 2**23  # random numbers held at once
 
 
@@ -159,6 +161,12 @@ def decided_widths(q: Program, budget: Budget | None) -> dict[str, Any]:
     discrete = problem_of(q, costs.bops if budget is None else budget.cost)
     limit = 2 * discrete.full + 1 if budget is None else budget.absolute(q.layers)
     return dict(discrete.widths(solve.most_probable(discrete, limit)[0]))
+
+
+def cost_draws(q: Program) -> int:
+    """Draws that show how the cost varies: 10,000, and fewer where every weight has a width of its own."""
+    gates = sum(math.prod(quantizer.gates) for _, quantizer in q.named_quantizers())
+    return max(500, min(DRAWS, 200_000_000 // gates))
 
 
 def draw_widths(q: Program, draws: int, seed: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

@@ -40,7 +40,7 @@ ORDER = (
     {"quantized"},
     {"lowering", "calibrate", "validate", "batches", "history", "measure", "refine"},
     {"loop"},
-    {"posterior", "posterior_format", "fit", "lower", "summary", "plot", "criteria", "allocate"},
+    {"posterior", "posterior_format", "pareto", "fit", "lower", "summary", "plot", "criteria", "allocate"},
     {"__init__"},  # the public names, for those who use probq as a user does
     {"demo", "testing", "cli_arguments"},
     {"cli_export"},
