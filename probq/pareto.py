@@ -184,7 +184,7 @@ def _framed(rows: Sequence[dict[str, Any]], cost: costs.Cost) -> pandas.DataFram
     if "loss" in frame:
         worse = -frame["accuracy"] if "accuracy" in frame else frame["loss"]
         marks = dominated(frame["cost"].to_numpy(), worse.to_numpy())
-        frame.insert(frame.columns.get_loc("widths"), "dominated", marks)  # type: ignore[arg-type]
+        frame.insert(frame.columns.get_loc("widths"), "dominated", marks)
     return frame
 
 

@@ -232,8 +232,7 @@ def pareto(table: pandas.DataFrame, ax: Axes | None = None) -> Axes:
     ax = _axes(ax, 3.6)
     classes = "accuracy" in table
     y = 100 * table["accuracy"] if classes else table["loss"]
-    bars = {"color": "#7a9cc6", "zorder": 1}
-    ax.hlines(y, table["low"], table["high"], linewidth=5, alpha=0.55, label="94 % of draws", **bars)
+    ax.hlines(y, table["low"], table["high"], color="#7a9cc6", linewidth=5, label="94 % of draws", zorder=1)
     ax.plot(table["expected cost"], y, "|", color=LOSS, markersize=11, label="expected cost")
     best = table[~table["dominated"]].sort_values("cost").index
     ax.plot(table["cost"][best], y[best], "o-", color=DARK, label="decided")

@@ -32,13 +32,6 @@ def network() -> nn.Module:
 
 def fits(budgets: Any = BUDGETS, **options: Any) -> probq.Pareto:
     settings = {"plan": Plan(weight=ladder(1, 2, 4)), "epochs": 2, "evaluations": 4, "validation": PAIRS}
-        "plan": Plan(weight=ladder(1, 2, 4)),
-        "epochs": 2,
-        "seed": 0,
-        "progress": False,
-        "validation": PAIRS,
-        "evaluations": 4,
-    }
     return probq.pareto(network(), XS, PAIRS, budgets, seed=0, progress=False, **{**settings, **options})
 
 
