@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 import probq
-from probq import decide
+from probq.decide import probability_within
 from probq.testing import lenet5
 
 BATCH, HELD_OUT = 128, 5000
@@ -119,7 +119,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "float_validation": accuracy(in_parts(net, held[0]), held[1]),
         "validation": accuracy(in_parts(q, held[0]), held[1]),
         "percent": assignment.percent(),
-        "within": decide.probability_within(q, budget),
+        "within": probability_within(q, budget),
         "widths": {name: int(bits) for name, bits in assignment.widths.items()},
         "temperature": q.temperature,
         "last_loss": history.steps[-1].loss,

@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "assignment": ["Assignment"],
         "budget": ["Budget"],
+        "decide": ["decide"],
         "effective": ["effective_bops"],
         "errors": ["ProbqError"],
         "fit": ["fit", "steps"],
@@ -19,7 +20,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "layers": ["Layer", "layers"],
         "loop": ["Rates"],
         "lower": ["lower"],
-        "plan": ["Plan"],
+        "pareto": ["Pareto", "pareto"],
+        "plan": ["Plan", "uniform"],
         "posterior": ["load"],
         "quantized": ["Quantized", "quantize"],
         "summary": ["table", "to_arviz"],

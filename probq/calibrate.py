@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
 
@@ -62,7 +62,7 @@ def _recorder(kept: list[Tensor]) -> Callable[[Tensor], Tensor]:
 
 
 @torch.no_grad()
-def estimate_norms(q: Program, data: Batches) -> None:
+def estimate_norms(q: Program, data: Iterable[Any]) -> None:
     """Re-estimate the statistics of batch normalisation at fixed widths, as averages over 20 batches.
 
     Source: X. Sun et al., 2019, "Hybrid 8-bit Floating Point (HFP8) Training and Inference for Deep Neural Networks"

@@ -11,18 +11,20 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from probq import decide
 from probq.batches import Batches
 from probq.budget import Budgets, budgets
 from probq.calibrate import calibrate
+from probq.decide import reach, settled
 from probq.errors import ProbqError
 from probq.history import History, Step
 from probq.likelihoods import Likelihood, for_target
 from probq.loop import Rates, run
 from probq.quantized import Quantized
+from probq.refine import check_number, measured_widths
 from probq.validate import validate
 
 ADAM = partial(torch.optim.Adam, fused=True)
+OWN = ("validation", "seed", "progress")  # arguments of fit, not among its options
 
 
 def fit(
@@ -45,7 +47,8 @@ def fit(
         budget: limit on the expected cost, or a list of limits that all hold, each with a multiplier of its own;
             without one, nothing but the priors holds the widths down.
         epochs: passes over the data, both phases together.
-        validation: like `batches`; evaluated at the mode after each epoch.
+        validation: like `batches`; evaluated at the mode after each epoch. The widths to tune for are then those of
+            `probq.decide`, and `q.mode(budget)` returns them; `evaluations=0` takes the most probable ones.
         progress: show a progress bar.
         checkpoint: path where the posterior is saved after every epoch.
         seed: makes the fit reproducible; the global random state is restored afterwards.
@@ -63,7 +66,7 @@ def fit(
     held = Batches(validation, q.device) if validation is not None else None
     data = Batches(batches, q.device)
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
-        running = steps(q, data, budget, epochs, seed=seed, **options)
+        running = steps(q, data, budget, epochs, seed=seed, validation=held, progress=progress, **options)
         bar = tqdm(running, total=epochs * len(data), disable=not progress, unit="step", dynamic_ncols=True)
         for step in bar:
             history.steps.append(step)
@@ -97,14 +100,17 @@ def steps(
     likelihood: Likelihood | None = None,
     rates: Rates | None = None,
     optimizer: Callable[..., torch.optim.Optimizer] = ADAM,
+    validation: Iterable[Any] | None = None,
+    evaluations: int = 100,
     seed: int | None = None,
+    progress: bool = False,
 ) -> Iterator[Step]:
     """The training loop as a generator: each `next` is one step, so that it stays in the user's hands.
 
     While widths are learned, the loss of a step is the negative ELBO for one example,
     `E_q[-log p(y | x)] + temperature * KL / N`, plus the budget's term. Then widths are fixed at the mode within the
-    budget, batch normalisation is re-estimated and folded, codes are rounded, and what ships is fine-tuned with a
-    cosine schedule.
+    budget (or as `probq.decide` measures), batch normalisation is re-estimated and folded, codes are rounded, and what
+    ships is fine-tuned with a cosine schedule.
 
     Args:
         q: as in `fit`.
@@ -118,7 +124,10 @@ def steps(
             normal with learned noise for real ones.
         rates: learning rates.
         optimizer: makes an optimizer of parameter groups; by default Adam, one fused pass over the parameters.
+        validation: held-out batches; if given, `probq.decide` measures on them which widths to tune for.
+        evaluations: greatest number of networks it measures; 0 takes the most probable widths.
         seed: sets torch's global random state.
+        progress: show a progress bar while networks are measured.
 
     Yields:
         A record of each step, after the parameters were moved.
@@ -127,8 +136,9 @@ def steps(
         ProbqError: as in `fit`; what can be checked is checked before the first step.
     """
     _check(epochs, search, temperature)
+    check_number("evaluations", evaluations, 0)
     data = batches if isinstance(batches, Batches) else Batches(batches, q.device)
-    decide.reach(q, budget)
+    reach(q, budget)
     if seed is not None:
         torch.manual_seed(seed)
     _prepare(q, data, likelihood)
@@ -136,14 +146,18 @@ def steps(
     several = budgets(budget)
     q.budget = (several if len(several) > 1 else several[0]) if several else q.budget
     total = epochs * len(data)
-    searching = 0 if decide.decided(q) else max(1, round(search * total))
+    searching = 0 if settled(q) else max(1, round(search * total))
     rates = rates or Rates()
-    return run(q, data, several, optimizer, rates, searching, total)
+    measured = None
+    if validation is not None and evaluations:
+        held = validation if isinstance(validation, Batches) else Batches(validation, q.device)
+        measured = partial(measured_widths, q, budget or q.budget, held, data, evaluations, progress)
+    return run(q, data, several, optimizer, rates, searching, total, measured)
 
 
 def _check_options(options: Mapping[str, Any]) -> None:
     known = [
-        name for name, p in inspect.signature(steps).parameters.items() if p.kind is p.KEYWORD_ONLY and name != "seed"
+        name for name, p in inspect.signature(steps).parameters.items() if p.kind is p.KEYWORD_ONLY and name not in OWN
     ]
     unknown = [name for name in options if name not in known]
     if unknown:
@@ -167,5 +181,5 @@ def _prepare(q: Quantized, data: Batches, likelihood: Likelihood | None) -> None
         q.likelihood = for_target(next(iter(data))[1])
     if isinstance(q.likelihood, torch.nn.Module):
         q.likelihood.to(q.device)
-    if not q.calibrated and not decide.decided(q):
+    if not q.calibrated and not settled(q):
         calibrate(q, data)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +12,10 @@ from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor
 
 from probq import cost as costs
-from probq import decide
 from probq.batches import Batches
 from probq.budget import Budgets, DualAscent, budgets
 from probq.calibrate import estimate_norms
+from probq.decide import fix, settled
 from probq.errors import ProbqError
 from probq.history import Step
 from probq.program import Observation
@@ -42,7 +42,14 @@ class Rates:
 
 
 def run(
-    q: Quantized, data: Batches, budget: Budgets, optimizer: Any, rates: Rates, searching: int, total: int
+    q: Quantized,
+    data: Batches,
+    budget: Budgets,
+    optimizer: Any,
+    rates: Rates,
+    searching: int,
+    total: int,
+    measured: Callable[[], Mapping[str, Any]] | None = None,
 ) -> Iterator[Step]:
     """All steps of a fit: the search for widths, then the tuning of what was decided.
 
@@ -54,36 +61,42 @@ def run(
         rates: learning rates.
         searching: number of steps that learn widths.
         total: number of steps.
+        measured: gives the widths to tune for; by default those of the mode.
     """
     loop = _Loop(q, data, budget)
-    settled = decide.decided(q)
+    fixed = settled(q)
     try:
         q.train()
         if searching:
+            for _, quantizer in q.named_quantizers():
+                quantizer.tuned = None
             moving = optimizer(_groups(q, rates, searching))
             yield from loop.run(moving, None, 0, searching, "search")
         if searching < total:
-            if not settled:
-                _settle(q, data, budget)
+            if not fixed:
+                _settle(q, data, budget, measured)
             q.rounding = True
             q.train()
             moving = optimizer(_groups(q, rates, None))
             cosine = torch.optim.lr_scheduler.CosineAnnealingLR(moving, total - searching)
             yield from loop.run(moving, cosine, searching, total, "tune")
     finally:
-        _release(q, settled)
+        _release(q, fixed)
 
 
-def _settle(q: Quantized, data: Batches, budget: Budgets) -> None:
-    """Fix the widths at the mode within the budget and fold batch normalisation, re-estimated there."""
-    decide.fix(q, q.mode(budget).widths)
+def _settle(q: Quantized, data: Batches, budget: Budgets, measured: Callable[[], Mapping[str, Any]] | None) -> None:
+    """Fix the widths at the decision within the budget and fold batch normalisation, re-estimated there."""
+    fix(q, q.mode(budget, measured=False).widths if measured is None else measured())
+    for _, quantizer in q.named_quantizers():
+        quantizer.tuned = None if measured is None else quantizer.fixed
+    q.eval()  # the statistics of what ships: without dropout
     estimate_norms(q, data)
     q.folded = True
 
 
-def _release(q: Quantized, settled: bool) -> None:
+def _release(q: Quantized, fixed: bool) -> None:
     q.rounding = False
-    if not settled:
+    if not fixed:
         q.folded = False
         for _, quantizer in q.named_quantizers():
             quantizer.fixed = None

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from probq import cost as costs
-from probq import decide
 from probq.assignment import Assignment
+from probq.decide import codes, onehots
 from probq.errors import ProbqError
 from probq.integer import IntegerModel
 from probq.lowering.emit import emitted
@@ -44,7 +44,7 @@ def lower(q: Quantized, assignment: Assignment | None = None) -> IntegerModel:
     assignment = q.mode() if assignment is None else assignment
     fixed = q.at(assignment).cpu().eval()
     for name in fixed.weight_names:
-        if not np.array_equal(decide.codes(fixed, assignment.widths)[name], assignment.codes[name]):
+        if not np.array_equal(codes(fixed, assignment.widths)[name], assignment.codes[name]):
             raise ProbqError(f"the codes of {name} do not fit the network; decide again after training")
     graph = _Graph(fixed, assignment)
     output = graph.walk()
@@ -82,7 +82,7 @@ class _Graph:
 
     def __init__(self, q: Quantized, assignment: Assignment) -> None:
         self.q = q
-        self.make = Layers(q, decide.onehots(q, assignment.widths), assignment.codes)
+        self.make = Layers(q, onehots(q, assignment.widths), assignment.codes)
         self.layers = {layer.name: layer for layer in q.layers}
         self.folded = {layer.norm for layer in q.layers if layer.norm}
         self.values: dict[Any, Any] = {}

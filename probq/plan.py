@@ -101,6 +101,34 @@ class Plan:
 Planner: TypeAlias = Plan | Callable[[Layer], Plan | None]
 
 
+def uniform(weight_bits: int, input_bits: int, **options: Any) -> Callable[[Layer], Plan]:
+    """One width for all weights and one for all inputs: the baseline that learned widths are to beat.
+
+    Nothing is left to learn but scales and codes; `fit` takes the same steps as for learned widths.
+
+    Args:
+        weight_bits: width of every weight in bits.
+        input_bits: width of every layer's input in bits, signed where the example has negative values. The network's
+            own input has 8 bits unless `network_input=...` says otherwise.
+        options: further arguments of `Plan`.
+
+    Raises:
+        ProbqError: if there is no such width, or `Plan` has no such argument.
+
+    Example:
+        >>> import torch, probq
+        >>> net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
+        >>> probq.quantize(net, torch.rand(4, 2), probq.uniform(4, 2)).mode().widths
+        {'0.weight': 4, '2.weight': 4, '0.input': 8, '2.input': 2}
+    """
+    known = [f.name for f in fields(Plan) if f.name not in ("weight", "input")]
+    for name in options:
+        if name not in known:
+            raise ProbqError(f"uniform has no option {name!r}; besides the two widths it takes {', '.join(known)}")
+    signed, unsigned = (Plan(ladder(weight_bits), ladder(input_bits, signed=s), **options) for s in (True, False))
+    return lambda layer: signed if layer.smallest < 0 else unsigned
+
+
 def plan_for(plan: Planner, layer: Layer) -> Plan | None:
     """The plan of one layer."""
     result: Any = plan if isinstance(plan, Plan) else plan(layer) if callable(plan) else plan

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from os import PathLike
 from typing import Any
 
@@ -14,15 +13,15 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from probq import cost as costs
-from probq import decide, summary
+from probq import summary
 from probq.budget import Budgets, budgets
+from probq.decide import probability_within
 from probq.errors import ProbqError
 from probq.files import replacing
 from probq.history import History
 from probq.program import Program
 
 WIDTH = 7.2  # inches: a notebook's column
-DRAWS = 10000
 SMOOTH = 25  # steps
 CROWDED = 24  # rows
 DARK = "#222222"
@@ -127,7 +126,7 @@ def cost(q: Program, budget: Budgets = None, ax: Axes | None = None) -> Axes:
     every = budgets(budget or q.budget)
     function = every[0].cost if every else summary.cost_of(q)
     percent = 100 / costs.full(q.layers, function)
-    drawn = summary.draw_costs(q, summary.draw_widths(q, _draws(q), 0)[0], function)
+    drawn = summary.draw_costs(q, summary.draw_widths(q, summary.cost_draws(q), 0)[0], function)
     decided = percent * costs.total(q.layers, summary.decided_widths(q, every), function)
     limit = percent * every[0].absolute(q.layers) if every else None
     ax = _axes(ax, 3.2)
@@ -140,7 +139,7 @@ def cost(q: Program, budget: Budgets = None, ax: Axes | None = None) -> Axes:
     ax.plot(decided, 0, "^", color=DARK, markersize=10, clip_on=False, zorder=4, label=f"decided {decided:.3g} %")
     ax.set(xlabel=f"cost ({_unit(function)}) in % of the 32-bit network", ylabel="share of draws", xlim=edges[[0, -1]])
     if every:
-        kept = f"P(cost ≤ limit) = {decide.probability_within(q, every):.3g}"
+        kept = f"P(cost ≤ limit) = {probability_within(q, every):.3g}"
         ax.set_title(kept if len(every) == 1 else kept.replace("cost ≤ limit", "all limits kept"), fontsize=11)
     _legend(ax, *ax.get_legend_handles_labels())
     ax.spines[["top", "right"]].set_visible(False)
@@ -152,12 +151,6 @@ def _edges(seen: list[float]) -> np.ndarray:
     low, high = float(min(seen)), float(max(seen))
     margin = 0.06 * (high - low) or max(0.05 * abs(high), 1e-6)
     return np.linspace(low - margin, high + margin, 61)
-
-
-def _draws(q: Program) -> int:
-    """Fewer draws where every weight has a width of its own: the cost then hardly varies."""
-    gates = sum(math.prod(quantizer.gates) for _, quantizer in q.named_quantizers())
-    return max(500, min(DRAWS, 200_000_000 // gates))
 
 
 def _unit(cost: costs.Cost) -> str:
@@ -222,6 +215,41 @@ def _cost_axis(ax: Axes, frame: pandas.DataFrame) -> None:
     ax.legend(
         handles, labels, loc="lower left", bbox_to_anchor=(0, 1.01), ncols=3, frameon=False, borderaxespad=0, fontsize=9
     )
+
+
+def pareto(table: pandas.DataFrame, ax: Axes | None = None) -> Axes:
+    """Accuracy in percent (or loss in nats) over the cost decided, a point for each budget.
+
+    A bar from `low` to `high` holds 94 % of the costs of draws from the posterior, with a tick at their expectation.
+    A line joins the points that no other dominates; crosses are dominated.
+
+    Args:
+        table: from `probq.pareto`, with validation batches.
+        ax: where to draw; by default a new figure.
+
+    Raises:
+        ProbqError: if the table has neither accuracy nor loss.
+    """
+    if "loss" not in table:
+        raise ProbqError("there is no accuracy or loss to draw; give probq.pareto validation batches")
+    ax = _axes(ax, 3.6)
+    classes = "accuracy" in table
+    y = 100 * table["accuracy"] if classes else table["loss"]
+    ax.hlines(y, table["low"], table["high"], color="#7a9cc6", linewidth=5, label="94 % of draws", zorder=1)
+    ax.plot(table["expected cost"], y, "|", color=LOSS, markersize=11, label="expected cost")
+    best = table[~table["dominated"]].sort_values("cost").index
+    ax.plot(table["cost"][best], y[best], "o-", color=DARK, label="decided")
+    if table["dominated"].any():
+        others = table.index[table["dominated"]]
+        ax.plot(table["cost"][others], y[others], "x", color=LIMIT, markersize=8, label="decided, dominated")
+    ax.set_xscale("log")
+    for pick in (ax.xaxis.set_major_formatter, ax.xaxis.set_minor_formatter):
+        pick(FuncFormatter(lambda value, _: f"{value:.3g}"))
+    ax.set(xlabel=f"cost ({_unit(table.attrs.get('cost', 'cost'))}) in % of the 32-bit network")
+    ax.set_ylabel("accuracy in %" if classes else "loss in nats per example")
+    _legend(ax, *ax.get_legend_handles_labels())
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
 
 
 def _range(smooth: np.ndarray, raw: np.ndarray) -> tuple[float, float]:

@@ -164,6 +164,8 @@ def _quantizer(entry: Mapping[str, Any]) -> WeightQuantizer | InputQuantizer:
         made = InputQuantizer(ladder, torch.empty(0, device="meta"))
     if entry["fixed"]:
         made.fixed = torch.zeros(gates, dtype=torch.int64)
+    if entry.get("tuned"):
+        made.tuned = torch.zeros(gates, dtype=torch.int64)
     return made
 
 
@@ -220,6 +222,7 @@ def _quantizer_entry(quantizer: Quantizer) -> dict[str, Any]:
         "gates": list(quantizer.gates),
         "scales": list(quantizer.log2_scale.shape[1:]),
         "fixed": quantizer.fixed is not None,
+        "tuned": quantizer.tuned is not None,
     }
     if isinstance(quantizer, WeightQuantizer):
         entry |= {"shape": quantizer.shape, "channel_axis": quantizer.channel_axis, "nearest": quantizer.nearest}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TypeAlias
 
 import numpy as np
@@ -66,6 +67,26 @@ def reachable(problem: Problem, limit: Limits) -> tuple[np.ndarray, Choice]:
 
 
 def _integer_programme(problem: Problem, limits: np.ndarray, start: Choice) -> Choice:
+    return next(_in_order(problem, limits), start)
+
+
+def most_probable_first(problem: Problem, limit: Limits) -> Iterator[Choice]:
+    """All choices with `cost <= limit`, in the order of falling log-probability, each from an integer programme.
+
+    Args:
+        problem: the discrete problem, with one gate for each leaf.
+        limit: the greatest allowed cost, `[K]` where there are several.
+
+    Raises:
+        ProbqError: if no choice keeps the limits.
+
+    Source: K. G. Murty, 1968, "An Algorithm for Ranking all the Assignments in Order of Increasing Cost" (exclusion of
+    what was found).
+    """
+    return _in_order(problem, reachable(problem, limit)[0])
+
+
+def _in_order(problem: Problem, limits: np.ndarray) -> Iterator[Choice]:
     """Columns: for each group its combinations, then for each of those the rungs of each leaf."""
     gain = np.concatenate(
         [np.append(g.log_shared, np.tile(g.log_gates.ravel(), g.own.shape[1])) for g in problem.groups]
@@ -75,7 +96,8 @@ def _integer_programme(problem: Problem, limits: np.ndarray, start: Choice) -> C
     possible = np.isfinite(gain) & _has_room(problem, room)
     unit = np.maximum(np.maximum(room, price.max(1, initial=0) * 1e-9), 1e-300)[:, None]
     constraints = [equations, LinearConstraint(price / unit, ub=room / unit[:, 0])]
-    for _ in range(MOST_CUTS):
+    useless = 0
+    while useless < MOST_CUTS:
         result = milp(
             -np.where(possible, gain, 0),
             constraints=constraints,
@@ -84,13 +106,14 @@ def _integer_programme(problem: Problem, limits: np.ndarray, start: Choice) -> C
             options={"mip_rel_gap": 0.0},
         )
         if result.x is None:
-            break
+            return
         chosen = result.x > 0.5
         choice = [read(g, x) for g, x in zip(problem.groups, split(problem, chosen.astype(int)), strict=True)]
         if problem.keeps(choice, limits):
-            return choice
+            yield choice
+        else:
+            useless += 1
         constraints.append(LinearConstraint(chosen[None].astype(float), ub=int(chosen.sum()) - 1))  # not this one
-    return start
 
 
 def _has_room(problem: Problem, room: np.ndarray) -> np.ndarray:

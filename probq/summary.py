@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,8 +11,8 @@ import pandas
 import torch
 
 from probq import cost as costs
-from probq import decide
 from probq.budget import Budgets, budgets
+from probq.decide import decided_rungs, probability_within, under
 from probq.errors import ProbqError
 from probq.expectation import of_layer
 from probq.layers import Layer
@@ -20,6 +21,7 @@ from probq.quantizer import Quantizer, WeightQuantizer
 from probq.versions import probq_version
 
 CONVENTION = "BOP = MACs * weight bits * input bits; percentages refer to 32-bit weights and inputs"
+DRAWS = 10_000
 MOST_NUMBERS = 2**23  # random numbers held at once
 
 
@@ -102,7 +104,7 @@ def _attributes(q: Program) -> dict[str, Any]:
         "budget": None if q.budget is None else repr(q.budget),
     }
     if q.budget is not None:
-        attributes["P(cost<=limit)"] = decide.probability_within(q, q.budget)
+        attributes["P(cost<=limit)"] = probability_within(q, q.budget)
     return attributes
 
 
@@ -150,11 +152,18 @@ def decided_widths(q: Program, budget: Budgets) -> dict[str, Any]:
     Raises:
         ProbqError: if the budget is below the cheapest reachable cost.
     """
-    if decide.decided(q):
-        bits = {name: np.array(q.quantizer(name).ladder.bits)[p.argmax(1)] for name, p in _probs(q).items()}
+    rungs = decided_rungs(q, budget)
+    if rungs is not None:
+        bits = {name: np.array(q.quantizer(name).ladder.bits)[r.reshape(-1)] for name, r in rungs.items()}
         return {name: int(b[0]) if len(b) == 1 else b for name, b in bits.items()}
-    under = decide.under(q, budget)
-    return dict(under.problem.widths(under.most_probable()[0]))
+    discrete = under(q, budget)
+    return dict(discrete.problem.widths(discrete.most_probable()[0]))
+
+
+def cost_draws(q: Program) -> int:
+    """Draws that show how the cost varies: 10,000, and fewer where every weight has a width of its own."""
+    gates = sum(math.prod(quantizer.gates) for _, quantizer in q.named_quantizers())
+    return max(500, min(DRAWS, 200_000_000 // gates))
 
 
 def draw_widths(q: Program, draws: int, seed: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

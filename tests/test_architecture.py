@@ -36,15 +36,27 @@ ORDER = (
         "expectation",
         "channels",
     },
-    {"plan", "quantizer", "activations", "budget", "assignment", "choices", "feasible", "solve", "ties"},
+    {
+        "plan",
+        "quantizer",
+        "activations",
+        "budget",
+        "assignment",
+        "choices",
+        "feasible",
+        "solve",
+        "ties",
+        "neighbours",
+        "search",
+    },
     {"substitute", "network"},
     {"program"},
     {"limited"},
     {"decide"},
     {"quantized"},
-    {"lowering", "calibrate", "validate", "batches", "history"},
+    {"lowering", "calibrate", "validate", "batches", "history", "measure", "refine"},
     {"loop"},
-    {"posterior", "posterior_format", "fit", "effective", "lower", "summary", "plot", "criteria", "allocate"},
+    {"posterior", "posterior_format", "pareto", "fit", "effective", "lower", "summary", "plot", "criteria", "allocate"},
     {"__init__"},  # the public names, for those who use probq as a user does
     {"demo", "testing", "cli_arguments"},
     {"cli_export"},
@@ -52,7 +64,8 @@ ORDER = (
     {"__main__"},
 )
 # Methods of the public contract whose work is done above their class: imported inside the method.
-UPWARD = {("quantized", "posterior"), ("history", "plot")}  # Quantized.save, History.plot
+# Quantized.save, History.plot, probq.decide
+UPWARD = {("quantized", "posterior"), ("history", "plot"), ("decide", "refine")}
 
 INTEGER_HALF = sorted(ORDER[0] | ORDER[1])
 TRAINING = {"torch", "pyro"}
