@@ -20,9 +20,11 @@ from probq.history import History, Step
 from probq.likelihoods import Likelihood, for_target
 from probq.loop import Rates, run
 from probq.quantized import Quantized
+from probq.rules import DualAscent, Rule
 from probq.validate import validate
 
 ADAM = partial(torch.optim.Adam, fused=True)
+DUAL_ASCENT = DualAscent()
 
 
 def fit(
@@ -96,6 +98,8 @@ def steps(
     likelihood: Likelihood | None = None,
     rates: Rates | None = None,
     optimizer: Callable[..., torch.optim.Optimizer] = ADAM,
+    rule: Rule = DUAL_ASCENT,
+    sharpen: float = 1.0,
     seed: int | None = None,
 ) -> Iterator[Step]:
     """The training loop as a generator: each `next` is one step, so that it stays in the user's hands.
@@ -117,6 +121,8 @@ def steps(
             normal with learned noise for real ones.
         rates: learning rates.
         optimizer: makes an optimizer of parameter groups; by default Adam, one fused pass over the parameters.
+        rule: enforces the budget while widths are learned, one of `probq.rules`.
+        sharpen: TODO
         seed: sets torch's global random state.
 
     Yields:
@@ -126,6 +132,7 @@ def steps(
         ProbqError: as in `fit`; what can be checked is checked before the first step.
     """
     _check(epochs, search, temperature)
+    _check_rule(rule, sharpen)
     data = batches if isinstance(batches, Batches) else Batches(batches, q.device)
     if budget is not None and decide.decided(q):
         decide.mode(q, budget)  # raises if the widths exceed it
@@ -139,7 +146,7 @@ def steps(
     total = epochs * len(data)
     searching = 0 if decide.decided(q) else max(1, round(search * total))
     rates = rates or Rates()
-    return run(q, data, budget, optimizer, rates, searching, total)
+    return run(q, data, budget, rule, optimizer, rates, searching, total, sharpen)
 
 
 def _check_options(options: Mapping[str, Any]) -> None:
@@ -158,6 +165,13 @@ def _check(epochs: int, search: float, temperature: float) -> None:
         raise ProbqError(f"search is the share of steps that learn widths, 0 to 1, not {search!r}")
     if not temperature > 0 or not math.isfinite(temperature):
         raise ProbqError(f"temperature must be a positive number, not {temperature!r}")
+
+
+def _check_rule(rule: Any, sharpen: Any) -> None:
+    if not isinstance(rule, Rule):
+        raise ProbqError(f"rule is one of probq.rules, such as probq.rules.DualAscent(), not {rule!r}")
+    if not isinstance(sharpen, int | float) or not 0 < sharpen <= 1:
+        raise ProbqError(f"sharpen is a temperature above 0 and at most 1, not {sharpen!r}")
 
 
 def _prepare(q: Quantized, data: Batches, likelihood: Likelihood | None) -> None:

@@ -103,10 +103,13 @@ class Network(nn.Module):
             tables.append((layer, torch.as_tensor(costs.pairs(layer, weight, x, cost), device=self.device)))
         return tables
 
-    def expected_cost(self, tables: list[tuple[Layer, Tensor]]) -> Tensor:
-        """Exact `E[cost]` under the posterior over widths, a float64 scalar with gradients."""
+    def expected_cost(
+        self, tables: list[tuple[Layer, Tensor]], probs: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """Exact `E[cost]` under the posterior over widths, or other laws `probs`, a float64 scalar with gradients."""
         certain = torch.ones(1, device=self.device)
-        probs = {name: quantizer.probs() for name, quantizer in self.named_quantizers()}
+        if probs is None:
+            probs = {name: quantizer.probs() for name, quantizer in self.named_quantizers()}
         parts = [
             costs.expected(table, probs.get(layer.weight, certain), probs.get(layer.input or "", certain))
             for layer, table in tables

@@ -161,7 +161,7 @@ def _budget(entry: Mapping[str, Any] | None) -> Budget | None:
     if entry is None or "note" in entry:
         return None
     cost = next(cost for cost in COSTS if cost.__name__ == entry["cost"])
-    return Budget(entry["percent"], entry["limit"], cost)
+    return Budget(entry["percent"], entry["limit"], cost, entry.get("probability"))
 
 
 def _likelihood(entry: Mapping[str, Any]) -> Likelihood | None:
@@ -210,7 +210,8 @@ def _budget_entry(budget: Budget | None, notes: list[str]) -> dict[str, Any] | N
     if budget.cost not in COSTS:
         notes.append(f"{budget!r} was not saved, because a file cannot hold its cost; give it to fit, mode and sample")
         return {"note": notes[-1]}
-    return {"percent": budget.percent, "limit": budget.limit, "cost": budget.cost.__name__}
+    chance = {} if budget.probability is None else {"probability": budget.probability}
+    return {"percent": budget.percent, "limit": budget.limit, "cost": budget.cost.__name__, **chance}
 
 
 def _likelihood_entry(likelihood: Likelihood | None, notes: list[str]) -> dict[str, Any]:
