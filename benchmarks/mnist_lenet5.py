@@ -144,7 +144,9 @@ def tested(q: probq.Quantized, assignment: Any, net: nn.Module, args: argparse.N
 def key(args: argparse.Namespace) -> dict[str, Any]:
     """What tells one run from another."""
     names = ("budget", "epochs", "float_epochs", "seed", "no_test")
-    own = {name: getattr(args, name) for name in ("temperature", "search", "sharpen") if getattr(args, name) is not None}
+    own = {
+        name: getattr(args, name) for name in ("temperature", "search", "sharpen") if getattr(args, name) is not None
+    }
     return {"method": args.name, **{name: getattr(args, name) for name in names}, **({"own": own} if own else {})}
 
 

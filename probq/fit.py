@@ -122,7 +122,11 @@ def steps(
         rates: learning rates.
         optimizer: makes an optimizer of parameter groups; by default Adam, one fused pass over the parameters.
         rule: enforces the budget while widths are learned, one of `probq.rules`.
-        sharpen: TODO
+        sharpen: temperature of the widths whose `E[cost]` the rule sees: 1 until two thirds of the search, then down
+            to this by its end. With `P_t ~ q^(1 / t)` for each width, a low one holds the cost of the most probable
+            widths to the limit, where `E_q[cost]` would also pay for widths that are not taken. What is fitted and
+            reported stays `q`; its own `E[cost]` may then end above or below the limit. Budgets with a probability
+            are held under `q` itself.
         seed: sets torch's global random state.
 
     Yields:

@@ -103,9 +103,7 @@ class Network(nn.Module):
             tables.append((layer, torch.as_tensor(costs.pairs(layer, weight, x, cost), device=self.device)))
         return tables
 
-    def expected_cost(
-        self, tables: list[tuple[Layer, Tensor]], probs: Mapping[str, Tensor] | None = None
-    ) -> Tensor:
+    def expected_cost(self, tables: list[tuple[Layer, Tensor]], probs: Mapping[str, Tensor] | None = None) -> Tensor:
         """Exact `E[cost]` under the posterior over widths, or other laws `probs`, a float64 scalar with gradients."""
         certain = torch.ones(1, device=self.device)
         if probs is None:

@@ -24,10 +24,11 @@ class ConstraintGuided(Rule):
 
         log-odds <- clip(log-odds - s clip(d / typical |d|), -3, 3).
 
-    While the cost of the most probable widths exceeds the limit in force, every gate moves down, by a tenth to four times
-    the typical move; else gates move up, by nothing to four times of it. The typical `|d|` is the geometric mean over
-    gates, each quantizer counting once. In the last part of the search no gate moves up, and moves down are so large
-    that every gate can close before the end: the limit holds there, whatever the options, if costs grow with widths.
+    While the cost of the most probable widths exceeds the limit in force, every gate moves down, by a tenth to four
+    times the typical move; else gates move up, by nothing to four times of it. The typical `|d|` is the geometric mean
+    over gates, each quantizer counting once. In the last part of the search no gate moves up, and moves down are so
+    large that every gate can close before the end: the most probable widths then keep the limit, whatever the options,
+    if costs grow with widths.
 
     This is a re-implementation in probq's terms: the paper's text was not at hand, its step sizes may differ, and its
     gates are real numbers where these are log-odds of a posterior. That posterior is no longer a minimum of the ELBO in
