@@ -97,5 +97,5 @@ def hold(q: Program, constraints: Sequence[Constraint]) -> None:
         with torch.no_grad():
             for gate, slope in zip(gates, slopes, strict=True):
                 if slope is not None:
-                    gate -= 0.01 * 1.03**attempt / max(steepest, 1e-30) * slope
+                    gate.sub_(slope, alpha=0.01 * 1.03**attempt / max(steepest, 1e-30))
     warnings.warn("the search could not make its widths keep the limit with the budget's probability", stacklevel=2)

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -259,6 +260,13 @@ def test_a_probability_that_cannot_be_is_refused(p: Any) -> None:
     with pytest.raises(ProbqError, match="probability lies between 0 and 1"):
         Budget(percent=1.0, probability=p)
     assert repr(Budget(percent=1.0, probability=0.9)) == "Budget(percent=1.0, limit=None, probability=0.9)"
+
+
+def test_a_file_holds_the_probability(tmp_path: Path) -> None:
+    q = network()
+    q.budget = Budget(limit=200.0, probability=0.97)
+    q.save(tmp_path / "q.safetensors")
+    assert probq.load(tmp_path / "q.safetensors", q.net).budget == q.budget
 
 
 @pytest.mark.parametrize("gates", ["tensor", "channel"])

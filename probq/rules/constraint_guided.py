@@ -114,9 +114,9 @@ class GuidedGates(Mover):
         for name, quantizer in self.free.items():
             way = ways[name] / typical
             if exceeded:
-                quantizer.logits -= (size * way.clamp(SLOWEST, FASTEST)).clamp_min(least)
+                quantizer.logits.sub_((size * way.clamp(SLOWEST, FASTEST)).clamp_min(least))
             elif not settling:
-                quantizer.logits -= size * way.clamp(-FASTEST, 0)
+                quantizer.logits.sub_(size * way.clamp(-FASTEST, 0))
             quantizer.logits.clamp_(-FARTHEST, FARTHEST)
             quantizer.logits.grad = None  # the optimizer leaves alone what has no gradient
 
