@@ -11,15 +11,16 @@ import torch
 from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor
 
-from probq import cost as costs
 from probq.batches import Batches
-from probq.budget import Budgets, DualAscent, budgets
+from probq.budget import Budget, Budgets, budgets
 from probq.calibrate import estimate_norms
+from probq.constraint import Constraint, hold
 from probq.decide import fix, settled
 from probq.errors import ProbqError
 from probq.history import Step
 from probq.program import Observation
 from probq.quantized import Quantized
+from probq.rules import Mover, Rule, State
 
 SNAPSHOT_EVERY = 25
 
@@ -45,10 +46,12 @@ def run(
     q: Quantized,
     data: Batches,
     budget: Budgets,
+    rule: Rule,
     optimizer: Any,
     rates: Rates,
     searching: int,
     total: int,
+    sharpen: float,
     measured: Callable[[], Mapping[str, Any]] | None = None,
 ) -> Iterator[Step]:
     """All steps of a fit: the search for widths, then the tuning of what was decided.
@@ -57,13 +60,15 @@ def run(
         q: the network, calibrated and with a likelihood.
         data: the batches.
         budget: limit on the expected cost, several, or None.
+        rule: enforces it in the search.
         optimizer: makes an optimizer of parameter groups.
         rates: learning rates.
         searching: number of steps that learn widths.
         total: number of steps.
+        sharpen: temperature of the widths that the rule sees at the end of the search, 1 for the posterior's own.
         measured: gives the widths to tune for; by default those of the mode.
     """
-    loop = _Loop(q, data, budget)
+    loop = _Loop(q, data, budget, rule, sharpen)
     fixed = settled(q)
     try:
         q.train()
@@ -71,7 +76,7 @@ def run(
             for _, quantizer in q.named_quantizers():
                 quantizer.tuned = None
             moving = optimizer(_groups(q, rates, searching))
-            yield from loop.run(moving, None, 0, searching, "search")
+            yield from loop.search(moving, searching)
         if searching < total:
             if not fixed:
                 _settle(q, data, budget, measured)
@@ -79,7 +84,7 @@ def run(
             q.train()
             moving = optimizer(_groups(q, rates, None))
             cosine = torch.optim.lr_scheduler.CosineAnnealingLR(moving, total - searching)
-            yield from loop.run(moving, cosine, searching, total, "tune")
+            yield from loop.tune(moving, cosine, searching, total)
     finally:
         _release(q, fixed)
 
@@ -121,57 +126,69 @@ def _groups(q: Quantized, rates: Rates, searching: int | None) -> list[dict[str,
 class _Loop:
     """Steps of one fit, over both phases."""
 
-    def __init__(self, q: Quantized, data: Batches, budget: Budgets) -> None:
-        self.q, self.data, self.budgets, self.size = q, data, budgets(budget), data.size
-        shown = [one.cost for one in self.budgets] or [costs.bops]
-        self.full = costs.full(q.layers, shown[0])  # what a step reports is of the first budget
-        self.tables = [q.cost_tables(cost) for cost in shown]
+    def __init__(self, q: Quantized, data: Batches, budget: Budgets, rule: Rule, sharpen: float) -> None:
+        self.q, self.data, self.size = q, data, data.size
+        self.rule, self.sharpen = rule, sharpen
+        self.constraints = tuple(Constraint(q, own) for own in budgets(budget))
+        self.shown = self.constraints[0] if self.constraints else Constraint(q, Budget(percent=100))
         self.elbo = TraceMeanField_ELBO()
         self.unchecked = True  # Pyro's checks are for the first step; on every one they are a tenth of its time
         self.stream = self._endless()
         self.good = _copied(q)
         self.good_step = 0
 
-    def run(self, moving: Any, schedule: Any, first: int, last: int, phase: str) -> Iterator[Step]:
-        """Steps `first` to `last - 1`."""
-        rules = self._rules(last - first) if phase == "search" else []
+    def search(self, moving: Any, last: int) -> Iterator[Step]:
+        """Steps 0 to `last - 1`, in which widths are learned."""
+        states = tuple(self.rule.begin(c.start(), c.limit, last) for c in self.constraints)
+        mover = self.rule.mover(self.q, last) if states else None
+        try:
+            for number in range(last):
+                yield self._step(moving, number, "search", states, mover, self._temperature(number, last))
+            hold(self.q, self.constraints)
+        finally:
+            if mover is not None:
+                mover.close()
+
+    def tune(self, moving: Any, schedule: Any, first: int, last: int) -> Iterator[Step]:
+        """Steps `first` to `last - 1`, at fixed widths."""
         for number in range(first, last):
-            x, y = next(self.stream)
-            step = self._step(moving, rules, x, y, number, number - first, phase)
-            if schedule is not None:
-                schedule.step()
+            step = self._step(moving, number, "tune")
+            schedule.step()
             yield step
+
+    def _temperature(self, number: int, last: int) -> float:
+        """Of the widths that the rule sees: 1, and in the last third of the search geometrically down to `sharpen`."""
+        done = (number + 1) / last
+        return float(self.sharpen ** max(0.0, 3 * done - 2))
 
     def _endless(self) -> Iterator[tuple[Any, Tensor]]:
         while True:
             yield from self.data
 
-    def _rules(self, length: int) -> list[DualAscent]:
-        """One for each budget."""
-        result = []
-        for budget, tables in zip(self.budgets, self.tables, strict=False):
-            with torch.no_grad():
-                start = float(self.q.expected_cost(tables))
-            limit = budget.absolute(self.q.layers)
-            result.append(DualAscent(start, limit, ramp=max(1, length // 2), rate=min(0.1, 20 / length)))
-        return result
-
     def _step(
-        self, moving: Any, rules: list[DualAscent], x: Any, y: Tensor, number: int, within: int, phase: str
+        self,
+        moving: Any,
+        number: int,
+        phase: str,
+        states: tuple[State, ...] = (),
+        mover: Mover | None = None,
+        temperature: float = 1.0,
     ) -> Step:
+        x, y = next(self.stream)
         moving.zero_grad(set_to_none=True)
         elbo, nll = self._elbo(x, y)
-        expected = [self.q.expected_cost(tables) for tables in self.tables]
+        expected = [c.expected() for c in self.constraints] or [self.shown.expected()]
+        limits = [state.limit_at(number) for state in states] or [c.limit for c in self.constraints]
         loss = elbo
-        for rule, of_rule in zip(rules, expected, strict=False):
-            loss = loss + rule.term(of_rule, within)
+        for state, constraint, mean, limit in zip(states, self.constraints, expected, limits, strict=False):
+            loss = loss + state.term(constraint.gap(mean, limit, temperature), number)
         self._guard(loss, number)
         loss.backward()
+        if mover is not None:
+            exceeded = any(c.hard() > limit for c, limit in zip(self.constraints, limits, strict=True))
+            mover.move(exceeded, number)
         moving.step()
-        limit = rules[0].limit_at(within) if rules else None
-        if not rules and self.budgets:
-            limit = self.budgets[0].absolute(self.q.layers)
-        percent = 100 / self.full
+        percent = 100 / self.shown.full
         return Step(
             number,
             number // len(self.data),
@@ -180,8 +197,8 @@ class _Loop:
             float(nll),
             float(elbo.detach()) - float(nll),
             float(expected[0].detach()) * percent,
-            None if limit is None else limit * percent,
-            rules[0].multiplier if rules else 0.0,
+            limits[0] * percent if limits else None,
+            states[0].multiplier if states else 0.0,
         )
 
     def _elbo(self, x: Any, y: Tensor) -> tuple[Tensor, Tensor]:

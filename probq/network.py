@@ -137,9 +137,10 @@ class Network(nn.Module):
                     result[layer.name] = layer.reads
         return result
 
-    def expected_cost(self, tables: Tables) -> Tensor:
-        """Exact `E[cost]` under the posterior over widths, a float64 scalar with gradients."""
-        return expectation(tables, {name: quantizer.probs() for name, quantizer in self.named_quantizers()})
+    def expected_cost(self, tables: Tables, probs: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Exact `E[cost]` under the posterior over widths, or other laws `probs`, a float64 scalar with gradients."""
+        laws = {name: quantizer.probs() for name, quantizer in self.named_quantizers()} if probs is None else probs
+        return expectation(tables, laws)
 
     def __contains__(self, name: Any) -> bool:
         return name in self.weight_names or name in self.input_names

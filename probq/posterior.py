@@ -184,8 +184,10 @@ def _budget(entry: Mapping[str, Any] | None) -> Budget | None:
         return None
     if "table" in entry:
         rows = {(str(layer), int(w), int(a)): float(cost) for layer, w, a, cost in entry["table"]}
-        return Budget(entry["percent"], entry["limit"], CostTable(rows, str(entry["cost"])))
-    return Budget(entry["percent"], entry["limit"], next(c for c in COSTS if costs.name(c) == entry["cost"]))
+        cost: costs.Cost = CostTable(rows, str(entry["cost"]))
+    else:
+        cost = next(c for c in COSTS if costs.name(c) == entry["cost"])
+    return Budget(entry["percent"], entry["limit"], cost, entry.get("probability"))
 
 
 def _likelihood(entry: Mapping[str, Any]) -> Likelihood | None:
@@ -242,7 +244,8 @@ def _budget_entry(budget: Budget, notes: list[str]) -> dict[str, Any]:
     if budget.cost not in COSTS:
         notes.append(f"{budget!r} was not saved, because a file cannot hold its cost; give it to fit, mode and sample")
         return {"note": notes[-1]}
-    return {"percent": budget.percent, "limit": budget.limit, "cost": costs.name(budget.cost)}
+    chance = {} if budget.probability is None else {"probability": budget.probability}
+    return {"percent": budget.percent, "limit": budget.limit, "cost": costs.name(budget.cost), **chance}
 
 
 def _likelihood_entry(likelihood: Likelihood | None, notes: list[str]) -> dict[str, Any]:

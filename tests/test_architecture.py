@@ -45,6 +45,7 @@ ORDER = (
         "choices",
         "feasible",
         "solve",
+        "chance",
         "ties",
         "neighbours",
         "search",
@@ -54,7 +55,7 @@ ORDER = (
     {"limited"},
     {"decide"},
     {"quantized"},
-    {"lowering", "calibrate", "validate", "batches", "history", "measure", "refine"},
+    {"lowering", "calibrate", "validate", "batches", "history", "measure", "refine", "constraint", "rules"},
     {"loop"},
     {"posterior", "posterior_format", "pareto", "fit", "effective", "lower", "summary", "plot", "criteria", "allocate"},
     {"__init__"},  # the public names, for those who use probq as a user does

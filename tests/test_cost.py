@@ -14,9 +14,10 @@ import torch
 from torch import nn
 
 import probq
-from probq import Budget, Plan, ProbqError, Quantized, decide
+from probq import Budget, Plan, ProbqError, Quantized
 from probq import cost as costs
 from probq.codebooks import ladder
+from probq.decide import fix, probability_within
 from probq.layers import Layer, layers
 from probq.testing import width_states
 
@@ -148,7 +149,7 @@ def test_decisions_under_limits_are_the_enumerated_ones(network: str, kinds: tup
         assert a.widths in [bits for _, bits in inside]
         assert math.exp(a.log_prob) == pytest.approx(max(p for p, _ in inside), rel=1e-5)
         assert a.limit == (tuple(limits) if len(limits) > 1 else limits[0])
-        assert decide.probability_within(q, budget) == pytest.approx(sum(p for p, _ in inside), abs=1e-6)
+        assert probability_within(q, budget) == pytest.approx(sum(p for p, _ in inside), abs=1e-6)
         assert all(draw.widths in [bits for _, bits in inside] for draw in q.sample(4, budget, seed=0))
 
 
@@ -161,7 +162,7 @@ def test_limits_that_cannot_be_kept_are_named() -> None:
             act([wide, narrow])
         with pytest.raises(ProbqError, match=r"9 largest_activation cannot be reached: layer 0 alone costs 10"):
             act([wide, Budget(limit=9, cost=costs.largest_activation)])
-    assert decide.probability_within(q, Budget(limit=9, cost=costs.largest_activation)) == 0
+    assert probability_within(q, Budget(limit=9, cost=costs.largest_activation)) == 0
     for wrong in (3, [3], Budget):
         with pytest.raises(ProbqError, match=r"a budget is a probq.Budget or a list"):
             q.mode(wrong)  # type: ignore[arg-type]
@@ -355,7 +356,7 @@ def test_pruned_channels_by_enumeration(name: str, tie: bool) -> None:
         assert math.exp(a.log_prob) >= 0.1 * best
         assert all(draw.cost(cost) <= limit * (1 + 1e-9) for draw in q.sample(5, budget, seed=0))
         exact = sum(p for p, c in every if c <= limit * (1 + 1e-9))
-        assert decide.probability_within(q, budget) == pytest.approx(exact, abs=5 * math.sqrt(0.25 / 2000))
+        assert probability_within(q, budget) == pytest.approx(exact, abs=5 * math.sqrt(0.25 / 2000))
 
 
 def test_draws_with_pruned_channels_follow_the_conditional_law() -> None:
@@ -471,7 +472,7 @@ def test_tied_widths_are_one_site_one_row_and_one_draw(tmp_path: Path) -> None:
     fixed = q.at(q.mode())
     assert fixed.mode().widths == q.mode().widths
     with pytest.raises(ProbqError, match="they are tied"):
-        decide.fix(q, {**q.mode().widths, "0.weight": 1, "2.weight": 4})
+        fix(q, {**q.mode().widths, "0.weight": 1, "2.weight": 4})
 
 
 def test_the_elbo_with_tied_widths_is_the_enumerated_one() -> None:
