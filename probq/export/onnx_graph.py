@@ -25,6 +25,8 @@ class Edge:
         zero: the zero point, not 0 only where the type is uint8.
         low, high: range of the value.
         shape: without the batch.
+        limits: what the tensor is still to be clipped to before it holds the value, as `Clip` may come later; `Graph`
+            does it in `settled`.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Edge:
     low: int
     high: int
     shape: tuple[int, ...]
+    limits: tuple[int | None, int | None] = (None, None)
 
 
 @dataclass
@@ -79,6 +82,25 @@ class Graph:
     def reshape(self, name: str, shape: Sequence[int]) -> str:
         """Adds a reshaping to `[batch, *shape]`."""
         return self.node("Reshape", [name, self.constant([0, *shape], "int64")])
+
+    def prune(self, output: str) -> None:
+        """Drops nodes and constants that the output does not need."""
+        wanted, kept = {output}, []
+        for node in reversed(self.nodes):
+            if wanted.intersection(node.output):
+                kept.append(node)
+                wanted.update(node.input)
+        self.nodes = kept[::-1]
+        self.constants = {name: array for name, array in self.constants.items() if name in wanted}
+
+    def clipped(self, name: str, x: Edge) -> str:
+        """Adds the clip that an edge is still to get to a tensor that holds its elements, in any order."""
+        limits = ["" if limit is None else self.constant(limit, x.type) for limit in x.limits]
+        return self.node("Clip", [name, *limits]) if any(limits) else name
+
+    def settled(self, x: Edge) -> Edge:
+        """The edge with its tensor clipped."""
+        return replace(x, name=self.clipped(x.name, x), limits=(None, None))
 
     def integers(self, x: Edge, type: str = "") -> Edge:
         """The value itself as int32 or int64: the given type, by default the narrowest that holds it."""
