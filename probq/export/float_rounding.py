@@ -25,7 +25,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Rounded:
-    """`code + zero = clip(round((acc + add) scale) + offset, lo + zero, hi + zero)` in float32, the product in 0 .. 255.
+    """`code + zero = clip(round((acc + add) scale) + offset, lo + zero, hi + zero)` in float32; ends 0 and 255 are free.
 
     Attributes:
         scale: float32 `[outputs]`.
@@ -53,7 +53,8 @@ def rounded(rule: Rule, low: np.ndarray, high: np.ndarray) -> Rounded | str:
 
     Args:
         rule: the requantization.
-        low, high: least and greatest accumulator of each output, `[outputs]`.
+        low: least accumulator of each output, `[outputs]`.
+        high: the greatest.
     """
     m, a, n = rule.multiplier, rule.add, rule.shift
     if (m <= 0).any() or (m >= WIDEST_MULTIPLIER).any() or (n > WIDEST_SHIFT).any() or (abs(a) >= WIDEST_ADD).any():

@@ -1,7 +1,7 @@
 """ONNX: standard operators only, integers throughout, for ONNX Runtime and whatever else reads ONNX.
 
-A layer whose requantization is a power of two becomes one `QLinearConv` (a linear layer is a 1x1 convolution) where
-that is certified exact; everything else becomes exact operators on int32 and int64.
+A layer with its requantization becomes one `QLinearConv` (a linear layer is a 1x1 convolution) where that is proven
+exact level by level; everything else becomes exact operators on int32 and int64.
 """
 
 import json
@@ -16,8 +16,8 @@ import numpy as np
 
 from probq.errors import ProbqError
 from probq.export.extras import needed
-from probq.export.onnx_graph import IR_VERSION, OPSET, OPSET_PACKED, Edge, Graph, tensor_type
 from probq.export.onnx_fast import fused, fused_linear
+from probq.export.onnx_graph import IR_VERSION, OPSET, OPSET_PACKED, Edge, Graph, tensor_type
 from probq.export.onnx_layers import FastForm, fast_form
 from probq.export.onnx_operations import OPERATIONS, input_type
 from probq.export.onnx_phases import phases, pooled
@@ -55,7 +55,7 @@ def write(model: IntegerModel, path: str | PathLike[str], packed: bool = False) 
     """Writes an ONNX file that computes the same integers as the model.
 
     Its input `input` takes what `model.quantize_input` gives, as uint8 (int8 or wider where negative or wider); its
-    output `output` is int32, or int64 where 31 bits do not hold it. Both have a free batch axis in front.
+    output `output` is int32, or int64 where 31 bits do not hold it. In front of both is a batch of any size from 1.
 
     Args:
         model: the integer model.
@@ -90,9 +90,11 @@ def run(path: str | PathLike[str], integers: Any, optimize: bool = True) -> np.n
     fed = integers.astype(source.type.removeprefix("tensor(").removesuffix(")"))
     if not np.array_equal(fed, integers):
         raise ProbqError(f"the integers leave {fed.dtype}, the type of the file's input; use model.quantize_input")
-    parts = [fed[k : k + BATCH] for k in range(0, max(1, len(fed)), BATCH)]
+    count = len(fed)
+    fed = fed if count else np.zeros((1, *source.shape[1:]), fed.dtype)  # its kernels take no empty batch
+    parts = [fed[k : k + BATCH] for k in range(0, len(fed), BATCH)]
     try:
-        return np.concatenate([session.run(None, {source.name: part})[0] for part in parts]).astype(np.int64)
+        return np.concatenate([session.run(None, {source.name: part})[0] for part in parts])[:count].astype(np.int64)
     except Exception as error:  # its exceptions have no common base
         raise ProbqError(f"ONNX Runtime cannot run {path}: {str(error).splitlines()[0]}") from error
 

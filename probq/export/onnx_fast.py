@@ -1,7 +1,7 @@
 """A layer with its requantization as one `QLinearConv`, laid out so that ONNX Runtime has nothing to rearrange.
 
-ONNX Runtime computes `QLinearConv` and `MaxPool` of uint8 with the channels last, and removes a transposition that meets
-its own. So a linear layer's batch becomes a spatial axis, and what is flattened is flattened with its channels last.
+ONNX Runtime computes `QLinearConv` and `MaxPool` of uint8 with the channels last, and removes a transposition that
+meets its own. So a linear layer's batch becomes a spatial axis, and what is flattened is flattened with its channels last.
 """
 
 import numpy as np
@@ -28,7 +28,8 @@ def fused_linear(
 
     Args:
         graph: in the making.
-        node, requantize: the two.
+        node: the linear layer.
+        requantize: the only reader of its output.
         form: of the layer.
         x: the layer's input, `[..., features]`.
         shape: of the layer's output.

@@ -4,8 +4,8 @@ ONNX Runtime copies the pixels under a kernel row by row, so an image of one or 
 to multiply. `y[p i + a] = sum_k w[k] x[s (p i + a) + k]` is, for each place a in the pooling window of size p, a
 convolution of stride `s p` with the kernel moved by `s a`: all places together gather each pixel once, and the pooled
 value is their maximum. No product is computed twice; zeros around the moved kernels are the price. An image of one
-channel is taken apart into `s p x s p` blocks of pixels besides, which become its channels: one row of blocks then holds
-`s p` rows of pixels.
+channel is taken apart into `s p x s p` blocks of pixels besides, which become its channels: one row of blocks then
+holds `s p` rows of pixels.
 """
 
 import itertools
@@ -112,7 +112,7 @@ def _in_blocks(graph: Graph, x: Edge, found: Phases) -> str:
 
 def _moved(graph: Graph, weight: str, zero: str, shape: tuple[int, ...], found: Phases) -> str:
     """Adds the kernels of all places in the window, `[places * outputs, channels, *kernel]`, from constants."""
-    outputs, channels, *taps = shape
+    outputs, taps = shape[0], shape[2:]
     places = []
     for place in itertools.product(*(range(p) for p in found.window)):
         lows = [s * k for s, k in zip(found.stride, place, strict=True)]
