@@ -25,7 +25,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Rounded:
-    """`code + zero = clip(round((acc + add) scale) + offset, lo + zero, hi + zero)` in float32; ends 0 and 255 are free.
+    """`code + zero = clip(round((acc + add) scale) + offset, lo + zero, hi + zero)` in float32, saturated to uint8.
 
     Attributes:
         scale: float32 `[outputs]`.

@@ -1,7 +1,8 @@
 """A layer with its requantization as one `QLinearConv`, laid out so that ONNX Runtime has nothing to rearrange.
 
 ONNX Runtime computes `QLinearConv` and `MaxPool` of uint8 with the channels last, and removes a transposition that
-meets its own. So a linear layer's batch becomes a spatial axis, and what is flattened is flattened with its channels last.
+meets its own. So a linear layer's batch becomes a spatial axis, and what is flattened is flattened with its channels
+last.
 """
 
 import numpy as np

@@ -75,7 +75,8 @@ def phases(node: Node, pool: Node | None, x: Edge, outputs: tuple[int, ...]) -> 
             wide = -(-wide // (s * p)) * s * p
             high = (m - 1) * s * p + wide - n - low
         parts.append((s, p, wide, (low, high), m))
-    found = Phases(*zip(*parts, strict=True), apart)
+    strides, steps, wide, pads, counts = zip(*parts, strict=True)
+    found = Phases(strides, steps, wide, pads, counts, apart)
     return found if math.prod(found.kernel) <= PRICE * math.prod(taps) else None
 
 
