@@ -8,11 +8,12 @@ import numpy as np
 
 from probq.export.extras import needed
 from probq.export.onnx_packed import unpacked
-from probq.packing import Packing
+from probq.packing import Packing, size_in_bits
 
 IR_VERSION = 8
 OPSET, OPSET_PACKED = 13, 18  # integers need 13, unpacking bits needs 18
 INT32 = 2**31 - 1
+UNPACKING = 800  # bytes that the operators which unpack a tensor take, about
 
 
 @dataclass(frozen=True)
@@ -52,14 +53,15 @@ class Graph:
     _count: int = 0
 
     def fresh(self, stem: str) -> str:
-        """A name that nothing has."""
+        """A name that nothing has; a short one where the file is to be small."""
         self._count += 1
-        return f"{stem}_{self._count}"
+        return f"{'' if self.packed else stem + '_'}{self._count}"
 
     def node(self, op: str, inputs: Sequence[str], **attributes: Any) -> str:
         """Adds an operator with one output."""
         output = self.fresh(op)
-        self.nodes.append(needed("onnx.helper", "onnx").make_node(op, list(inputs), [output], output, **attributes))
+        name = None if self.packed else output
+        self.nodes.append(needed("onnx.helper", "onnx").make_node(op, list(inputs), [output], name, **attributes))
         return output
 
     def constant(self, value: Any, type: str) -> str:
@@ -70,8 +72,9 @@ class Graph:
         return key
 
     def weight(self, values: np.ndarray, type: str, packing: Packing, zero: int = 0) -> str:
-        """Adds a tensor of parameters as `values + zero`, at its own width where the graph is packed."""
-        if self.packed:
+        """Adds a tensor of parameters as `values + zero`, at its own width where the graph is packed and that pays."""
+        saved = values.size * np.dtype(type).itemsize - size_in_bits(values.shape, packing) / 8
+        if self.packed and saved > UNPACKING:
             return unpacked(self, values, packing, type, zero)
         return self.constant(values + zero, type)
 
