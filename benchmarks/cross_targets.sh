@@ -157,7 +157,7 @@ from probq.errors import ProbqError
 from probq.export import verilog
 
 written = refused = compared = 0
-for seed in range(int(sys.argv[2])):
+for seed in range(20 * int(sys.argv[2])):  # most are refused: too large, or an operation without a Verilog form
     rng = np.random.default_rng(seed)
     model = random_model(lambda low, high: int(rng.integers(low, high + 1)), 3)
     try:

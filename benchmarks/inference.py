@@ -1,9 +1,10 @@
 """What one inference of LeNet-5 takes, as a ratio to float32 in ONNX Runtime: generated C and ONNX integers.
 
-CPU time of one thread, batch 1 and 64, interleaved repetitions. The network is 32C5-MP2-64C5-MP2-512-10 on 28x28 (4.3 MMAC) with
-random weights: no kernel here depends on their values. "C 1x2" has 1-bit weights and 2-bit inputs in the hidden layers
-(conv2 and fc1), 8 bits in the first and last; "4x8, 2x4, 8x4, 8x8" names the four layers. Each row includes one call from Python: through ctypes for C, through
-ONNX Runtime's binding for ONNX; "nothing" is a graph of one Identity on the same input.
+CPU time of one thread, batch 1 and 64, interleaved repetitions. The network is 32C5-MP2-64C5-MP2-512-10 on 28x28 (4.3
+MMAC) with random weights: no kernel here depends on their values. "C 1x2" has 1-bit weights and 2-bit inputs in the
+hidden layers (conv2 and fc1), 8 bits in the first and last; "4x8, 2x4, 8x4, 8x8" names the four layers. Each row
+includes one call from Python: through ctypes for C, through ONNX Runtime's binding for ONNX; "nothing" is a graph of
+one Identity on the same input.
 
     python benchmarks/inference.py --repetitions 300 --out inference.json
 
