@@ -178,13 +178,13 @@ def inputs(model, count=8, seed=0):
     return np.stack([*rows, *rng.integers(spec["lo"], spec["hi"] + 1, (count, *shape))])
 
 
-def one_layer(weight, bias, shift, hi, bits=8, lo=0):
+def one_layer(weight, bias, shift, hi, bits=8, lo=0, multiplier=1):
     """A linear layer, a requantization by a shift, and a layer that passes its codes on."""
     weight = np.asarray(weight)
     nodes = [Node("x", "input", attributes={"shape": [weight.shape[1]], "scale": 1.0, "lo": 0, "hi": 2**bits - 1})]
     nodes.append(Node("fc", "linear", ("x",), tensors={"weight": weight, "bias": np.asarray(bias)}))
     half = np.left_shift(1, shift - 1) if shift else 0
-    numbers = {"multiplier": np.array(1), "add": np.array(half), "shift": np.array(shift)}
+    numbers = {"multiplier": np.array(multiplier), "add": np.array(half), "shift": np.array(shift)}
     nodes.append(Node("q", "requantize", ("fc",), {"lo": lo, "hi": hi}, numbers))
     eye = {"weight": np.eye(len(weight), dtype=int), "bias": np.zeros(len(weight), int)}
     return IntegerModel([*nodes, Node("out", "linear", ("q",), tensors=eye)], "out", 1.0)
