@@ -1,15 +1,11 @@
 """Headers of several models in one C program: one compilation for all of them, and which of them differ."""
 
-import random
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from hypothesis import HealthCheck, find, settings
-from hypothesis.errors import NoSuchExample
-from hypothesis.strategies import SearchStrategy
-from random_models import inputs
+from random_models import inputs, seeded
+from shrinking import smallest
 
 from probq import IntegerModel
 from probq.export import c
@@ -46,45 +42,19 @@ def differing(models: Models, folder: Path, *all_flags: tuple[str, ...]) -> dict
     return found
 
 
-def smallest_differing(
-    drawn: SearchStrategy[IntegerModel], count: int, folder: Path, *all_flags: tuple[str, ...], seed: int = 0
-) -> IntegerModel | None:
-    """The smallest model found for which any output differs; None where none of `count` does.
+def smallest_differing(seeds: Iterable[int], folder: Path, *all_flags: tuple[str, ...]) -> IntegerModel | None:
+    """The smallest part of a seed's model of which any output differs; None where no model does.
 
-    All are compiled in one program first. Only if one differs, hypothesis draws the same again and shrinks it, one
-    program for each try, with the flags that showed it.
+    All are compiled in one program first. Only if one differs, its parts are, each by itself, with the flags that
+    showed it.
     """
-    models: dict[str, IntegerModel] = {}
-    _found(drawn, count, seed, lambda model: models.update({f"m{model.sha256()}": model}))
-    assert len(models) > count // 2
-    batch = {name: (model, inputs(model, 12)) for name, model in models.items()}
+    models = {f"m{seed}": (model := seeded(seed), inputs(model, 12)) for seed in seeds}
     for flags in all_flags:
-        known = {name: bool(wrong) for name, wrong in differing(batch, folder, flags).items()}
-        if any(known.values()):
-            return _found(drawn, count, seed, _Differs(known, folder, flags))
+        wrong = [name for name, count in differing(models, folder, flags).items() if count]
+        if wrong:
+            return smallest(models[wrong[0]][0], lambda part: _differs(part, folder, flags))  # noqa: B023
     return None
 
 
-class _Differs(NamedTuple):
-    """Whether any output of a model differs; `known` holds the answers by name."""
-
-    known: dict[str, bool]
-    folder: Path
-    flags: tuple[str, ...]
-
-    def __call__(self, model: IntegerModel) -> bool:
-        name = f"m{model.sha256()}"
-        if name not in self.known:
-            self.known[name] = bool(differing({name: (model, inputs(model, 12))}, self.folder, self.flags)[name])
-        return self.known[name]
-
-
-def _found(
-    drawn: SearchStrategy[IntegerModel], count: int, seed: int, wanted: Callable[[IntegerModel], object]
-) -> IntegerModel | None:
-    """The smallest wanted model; the same ones are drawn whenever the seed is the same."""
-    once = settings(max_examples=count, database=None, deadline=None, suppress_health_check=list(HealthCheck))
-    try:
-        return find(drawn, lambda model: bool(wanted(model)), settings=once, random=random.Random(seed))
-    except NoSuchExample:
-        return None
+def _differs(model: IntegerModel, folder: Path, flags: tuple[str, ...]) -> bool:
+    return differing({"m": (model, inputs(model, 12))}, folder, flags)["m"] > 0

@@ -5,8 +5,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from hypothesis import reject
-from hypothesis import strategies as st
 
 from probq.errors import ProbqError
 from probq.integer import IntegerModel, Node
@@ -20,14 +18,16 @@ Draw = Callable[[int, int], int]
 class Maker:
     """Grows a network node by node; `draw(low, high)` decides everything.
 
-    The largest value of every node is tracked by interval arithmetic, so that nothing leaves 31 bits.
+    The largest value of every node is tracked by interval arithmetic, so that nothing leaves 31 bits. A dense network
+    has no more than vectors, linear layers, shifts, clips and multiplications.
     """
 
-    def __init__(self, draw: Draw) -> None:
+    def __init__(self, draw: Draw, dense: bool = False) -> None:
+        self.dense = dense
         self.draw, self.nodes = draw, list[Node]()
         self.low, self.high = dict[str, np.ndarray](), dict[str, np.ndarray]()
         self.random = np.random.default_rng(draw(0, 2**31))
-        self.narrow = draw(0, 2) == 2  # one and two bits only: bit planes
+        self.narrow = draw(0, 2) == 2 and not dense  # one and two bits only: bit planes
 
     def choose(self, *options: Any) -> Any:
         return options[self.draw(0, len(options) - 1)]
@@ -110,7 +110,7 @@ class Maker:
         kind = self.choose((), (), (shape[0], *[1] * (len(shape) - 1)), shape)
         shift = max(0, bound.bit_length() - bits - self.draw(0, 3))
         multiplier = np.ones(kind, np.int64)
-        if self.draw(0, 1):
+        if self.draw(0, 1) and not self.dense:
             wide = self.choose(6, 20, 61 - bound.bit_length())
             multiplier = self.random.integers(-(2**wide) // 3, 2**wide, kind)
             shift = min(62, shift + wide)
@@ -180,7 +180,7 @@ class Maker:
         return self.node("concat", [x, x], {"axis": self.draw(-len(shape), len(shape) - 1)})
 
     def arithmetic(self, x: str) -> str:
-        kind, shape = self.draw(0, 2), self.shape(x)
+        kind, shape = self.draw(0, 1 if self.dense else 2), self.shape(x)
         if kind == 0:
             lo, hi = sorted((self.draw(-200, 200), self.draw(-200, 200)))
             return self.node("clip", [x], {"lo": self.choose(lo, None), "hi": self.choose(hi, None)})
@@ -214,13 +214,15 @@ class Maker:
         return self.node("repeat", [x], {"factors": [self.draw(1, 3) for _ in axes]})
 
     def start(self) -> str:
-        if self.draw(0, 5) == 5:
+        if self.draw(0, 5) == 5 and not self.dense:
             count, shape = self.draw(2, 300), [self.draw(2, 6)]
             x = self.node("input", [], {"shape": shape, "index": True, "count": count})
             x = self.node("embedding", [x], weight=self.weight(count, self.draw(1, 9)))
             return self.node("permute", [x], {"axes": [1, 0]}) if self.draw(0, 1) else x
         shape = [self.choose(1, 2, 3, 8, 16, 24), *[self.draw(2, 6) for _ in range(self.choose(0, 1, 2, 2, 2, 3))]]
-        if len(shape) == 1 or self.narrow:
+        if self.dense:
+            shape = [self.draw(1, 12)]
+        elif len(shape) == 1 or self.narrow:
             shape[0] = self.choose(8, 16, 24, 64, 100, 128) if self.narrow else self.choose(1, 7, 64, 100)
         bits = self.choose(1, 2) if self.narrow else self.width(1, 2, 4, 8)
         signed = self.draw(0, 1)
@@ -234,6 +236,7 @@ class Maker:
         spatial = 2 <= len(self.shape(x)) <= 4
         options = [self.linear, self.rearranged, self.arithmetic, self.requantize, self.table, self.moved]
         options += [self.conv, self.conv, self.conv, self.pool] * spatial
+        options = [self.linear, self.arithmetic, self.requantize] if self.dense else options
         try:
             found = self.choose(*options)(x)
         except ProbqError:
@@ -246,22 +249,18 @@ class Maker:
 
 def seeded(seed: int, length: int = 8) -> IntegerModel:
     """A model from the numbers of a seed."""
+    return random_model(uniform(seed), length)
+
+
+def uniform(seed: int) -> Draw:
+    """Every number as likely, where hypothesis prefers few and small ones and repeats itself."""
     rng = np.random.default_rng(seed)
-    return random_model(lambda low, high: int(rng.integers(low, high + 1)), length)
+    return lambda low, high: int(rng.integers(low, high + 1))
 
 
-@st.composite
-def random_models(draw: st.DrawFn, length: int = 8) -> IntegerModel:
-    """Models of at most `length` operations or a few more, which shrink to fewer and narrower ones."""
-    try:
-        return random_model(lambda low, high: draw(st.integers(low, high)), draw(st.integers(1, length)))
-    except ProbqError:
-        reject()
-
-
-def random_model(draw: Draw, length: int = 8) -> IntegerModel:
+def random_model(draw: Draw, length: int = 8, dense: bool = False) -> IntegerModel:
     """A model of `length` operations or a few more."""
-    make = Maker(draw)
+    make = Maker(draw, dense)
     x = make.start()
     for _ in range(length):
         x = make.grow(x)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_features import EVERYTHING, features
 from networks import NETWORKS, PLANS, lowered
-from random_models import inputs, random_models, seeded
+from random_models import inputs, seeded
 
 from probq import IntegerModel, ProbqError
 from probq.export import c, c_compile
@@ -40,7 +40,7 @@ def test_no_output_differs(network, tmp_path):
 
 
 def test_random_models(tmp_path):
-    wrong = smallest_differing(random_models(), 16, tmp_path, SANITIZED, USUAL, FASTEST)
+    wrong = smallest_differing(range(16), tmp_path, SANITIZED, USUAL, FASTEST)
     assert wrong is None, wrong.nodes
 
 
@@ -62,7 +62,7 @@ def test_random_models_hold_everything():
 
 
 def test_a_model_that_differs_is_shrunk_to_its_cause(tmp_path, monkeypatch):
-    """A writer that knows no clip to a greatest integer: nothing but the input and the clip is left."""
+    """A writer that forgets the greatest integer of every clip: an input and a clip are left."""
     write = c.write
 
     def forgetful(model, path):
@@ -73,9 +73,10 @@ def test_a_model_that_differs_is_shrunk_to_its_cause(tmp_path, monkeypatch):
         write(IntegerModel(nodes, model.output, model.output_scale), path)
 
     monkeypatch.setattr(c, "write", forgetful)
-    wrong = smallest_differing(random_models(), 30, tmp_path, ("-O0",))
+    seeds = [seed for seed in range(60) if "clip" in [node.op for node in seeded(seed).nodes]]
+    wrong = smallest_differing(seeds[:8], tmp_path, ("-O0",))
     assert [node.op for node in wrong.nodes] == ["input", "clip"]
-    assert wrong.nodes[0].attributes["shape"] == [1]
+    assert wrong.nodes[1].attributes["hi"] is not None
 
 
 def chain(*nodes: Node, shape=(4,), lo=0, hi=255, scale=1.0, **attributes) -> IntegerModel:
