@@ -19,8 +19,8 @@ PACKAGE = Path(__file__).parents[1] / "probq"
 
 # From the bottom up. A module may import from its own row (without a circle) and from the rows below.
 ORDER = (
-    {"errors", "files", "versions"},
-    {"packing", "windows", "signatures", "integer_format", "interpreter", "integer", "export"},
+    {"errors", "files", "file_kind", "versions"},
+    {"packing", "windows", "signatures", "integer_format", "interpreter", "integer", "model_table", "export"},
     {
         "codebooks",
         "rounding",
@@ -38,7 +38,7 @@ ORDER = (
     {"program"},
     {"decide"},
     {"quantized"},
-    {"lowering", "calibrate", "validate", "batches", "history"},
+    {"lowering", "calibrate", "validate", "batches", "history", "reliability"},
     {"loop"},
     {"posterior", "posterior_format", "fit", "lower", "summary", "plot", "criteria", "allocate"},
     {"__init__"},  # the public names, for those who use probq as a user does
