@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import probq
-from probq import decide, demo
+from probq import demo
+from probq.decide import probability_within
 
 BUDGETS = (0.2, 0.5, 2.0)
 
@@ -46,7 +47,7 @@ def one(seed: int, percent: float, epochs: int, draws: int) -> dict[str, Any]:
         "mode_over": int(mode.cost() > limit),
         "draws": draws,
         "draws_over": over,
-        "probability_within": decide.probability_within(q, budget),
+        "probability_within": probability_within(q, budget),
     }
 
 

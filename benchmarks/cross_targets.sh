@@ -1,11 +1,15 @@
 #!/bin/sh
-# Generated C on other processors: 0 differing outputs on ARM (with and without NEON) and big-endian s390x, under qemu.
+# Exports on other processors: 0 differing outputs of generated C on ARM (with and without NEON) and big-endian s390x, of
+# ONNX Runtime on x86 without AVX-512 and VNNI (all under qemu), and of Verilog in Icarus Verilog.
 #
 # Writes C headers with test programs (random networks of every operation, LeNet-5 of several widths), compiles them for
 # each target, runs them under qemu-user, and fails when any output differs. Not part of CI. Needs on the PATH:
 #   qemu-aarch64-static, qemu-arm-static, qemu-s390x-static    (Debian: qemu-user-static)
 #   one compiler for each target: aarch64-linux-gnu-gcc, arm-linux-gnueabihf-gcc, s390x-linux-gnu-gcc
 #   (Debian: gcc-aarch64-linux-gnu, ...); or zig for all of them: ZIG="python -m ziglang" (pip install ziglang)
+#
+# ONNX Runtime needs qemu-x86_64-static and a PYTHON with probq[onnx]; Verilog needs iverilog and a PYTHON with
+# probq[verilog]. What is missing is skipped, and said.
 #
 #   sh benchmarks/cross_targets.sh [number of random networks]
 set -eu
@@ -38,6 +42,10 @@ check() { # name, qemu, compiler and its flags
     shift 2
     if ! command -v "$qemu" >/dev/null; then
         echo "$name: skipped, there is no $qemu"
+        return
+    fi
+    if ! command -v "$1" >/dev/null; then
+        echo "$name: skipped, there is no $1"
         return
     fi
     programs=0
@@ -73,3 +81,97 @@ check "ARM 32 bits, -O2" qemu-arm-static $arm -O2
 check "ARM Thumb, -Os" qemu-arm-static $thumb -Os
 # shellcheck disable=SC2086
 check "s390x, big-endian, -O2" qemu-s390x-static $s390x -O2
+
+# ONNX Runtime: u8 x s8 products are summed in 16 bits where there is no VNNI, and would saturate.
+onnx() { # name, emulator and its flags
+    name=$1
+    shift
+    if [ $# -gt 0 ] && ! command -v "$1" >/dev/null; then
+        echo "$name: skipped, there is no $1"
+        return
+    fi
+    "$@" "$python" - "$folder" "$name" <<'PYTHON'
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from probq.export import onnx
+
+compared = 0
+for path in sorted(Path(sys.argv[1]).glob("*.onnx")):
+    given = np.load(path.with_suffix(".npz"))
+    compared += len(given["x"])
+    for optimize in (False, True):
+        differing = int((onnx.run(path, given["x"], optimize) != given["y"]).sum())
+        if differing:
+            raise SystemExit(f"{sys.argv[2]}: {path.name}: {differing} integers differ")
+print(f"{sys.argv[2]}: {compared} inputs (each with and without optimizations), 0 outputs differ")
+PYTHON
+}
+
+python=$(command -v "${PYTHON:-python3}")
+export PYTHONPATH="$here/..:$here:$here/../tests" OMP_NUM_THREADS=1
+if "$python" -c "import onnx, onnxruntime" 2>/dev/null; then
+    "$python" - "$folder" "${1:-60}" <<'PYTHON'
+import sys
+from pathlib import Path
+
+import numpy as np
+from integer_lenet import integer_lenet
+from random_models import inputs, random_model
+
+from probq.errors import ProbqError
+from probq.export import onnx
+
+folder, count = Path(sys.argv[1]), int(sys.argv[2])
+models = {f"lenet{w}{x}": integer_lenet((8, w, w, 8), (8, x, x, 8), np.random.default_rng(0))
+          for w, x in ((8, 8), (4, 4), (1, 1))}
+for seed in range(count):
+    rng = np.random.default_rng(seed)
+    models[f"random{seed}"] = random_model(lambda low, high: int(rng.integers(low, high + 1)))
+for name, model in models.items():
+    try:
+        onnx.write(model, folder / f"{name}.onnx")
+    except ProbqError as error:
+        print(f"ONNX: {name} is refused: {error}")
+        continue
+    x = inputs(model, 8)
+    np.savez(folder / f"{name}.npz", x=x, y=model.run(x))
+PYTHON
+    onnx "ONNX Runtime, this processor"
+    onnx "ONNX Runtime, x86-64 without AVX-512 and VNNI" qemu-x86_64-static -cpu max,avx512f=off
+else
+    echo "ONNX Runtime: skipped, there is no onnx or onnxruntime"
+fi
+
+if "$python" -c "import da4ml" 2>/dev/null && command -v iverilog >/dev/null; then
+    "$python" - "$folder" "${1:-60}" <<'PYTHON'
+import sys
+from pathlib import Path
+
+import numpy as np
+from random_models import inputs, random_model
+
+from probq.errors import ProbqError
+from probq.export import verilog
+
+written = refused = compared = 0
+for seed in range(20 * int(sys.argv[2])):  # most are refused: too large, or an operation without a Verilog form
+    rng = np.random.default_rng(seed)
+    model = random_model(lambda low, high: int(rng.integers(low, high + 1)), 3)
+    try:
+        verilog.write(model, Path(sys.argv[1]) / f"verilog{seed}")
+    except ProbqError:
+        refused += 1
+        continue
+    x = inputs(model, 8)
+    differing = int((verilog.run(Path(sys.argv[1]) / f"verilog{seed}", x) != model.run(x)).sum())
+    if differing:
+        raise SystemExit(f"Verilog: random network {seed}: {differing} integers differ")
+    written, compared = written + 1, compared + len(x)
+print(f"Verilog: {written} networks ({refused} refused by name), {compared} inputs, 0 outputs differ")
+PYTHON
+else
+    echo "Verilog: skipped, there is no da4ml or iverilog"
+fi

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 import probq
-from probq import decide
+from probq.decide import probability_within
 from probq.testing import lenet5
 
 BATCH, HELD_OUT = 128, 5000
@@ -43,6 +43,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--temperature", type=float, help="of the KL terms; default: that of probq.fit")
     parser.add_argument("--search", type=float, help="share of the steps that learn widths; default: that of probq.fit")
+    parser.add_argument("--sharpen", type=float, help="of the widths, as in probq.fit")
     parser.add_argument("--name", default="probq", help="the method's name in the results")
     parser.add_argument("--no-test", action="store_true", help="leave the test set closed, as in tuning")
     parser.add_argument("--targets", nargs="*", choices=("c", "onnx"), help="exports to verify on all test images")
@@ -109,7 +110,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     start = time.perf_counter()
     q = probq.quantize(net, train[0][:512])
     budget = probq.Budget(percent=args.budget)
-    options = {k: v for k in ("temperature", "search") if (v := getattr(args, k)) is not None}
+    options = {k: v for k in ("temperature", "search", "sharpen") if (v := getattr(args, k)) is not None}
     batches = data.Shuffled(*train, BATCH)
     history = probq.fit(q, batches, budget, args.epochs, seed=args.seed, progress=False, **options)
     seconds = time.perf_counter() - start
@@ -119,7 +120,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "float_validation": accuracy(in_parts(net, held[0]), held[1]),
         "validation": accuracy(in_parts(q, held[0]), held[1]),
         "percent": assignment.percent(),
-        "within": decide.probability_within(q, budget),
+        "within": probability_within(q, budget),
         "widths": {name: int(bits) for name, bits in assignment.widths.items()},
         "temperature": q.temperature,
         "last_loss": history.steps[-1].loss,
@@ -143,7 +144,9 @@ def tested(q: probq.Quantized, assignment: Any, net: nn.Module, args: argparse.N
 def key(args: argparse.Namespace) -> dict[str, Any]:
     """What tells one run from another."""
     names = ("budget", "epochs", "float_epochs", "seed", "no_test")
-    own = {name: getattr(args, name) for name in ("temperature", "search") if getattr(args, name) is not None}
+    own = {
+        name: getattr(args, name) for name in ("temperature", "search", "sharpen") if getattr(args, name) is not None
+    }
     return {"method": args.name, **{name: getattr(args, name) for name in names}, **({"own": own} if own else {})}
 
 

@@ -7,10 +7,12 @@ from probq.versions import probq_version
 __version__ = probq_version()
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["codebooks", "cost", "export", "likelihoods", "plot"],
+    submodules=["codebooks", "cost", "export", "likelihoods", "plot", "rules"],
     submod_attrs={
         "assignment": ["Assignment"],
         "budget": ["Budget"],
+        "decide": ["decide"],
+        "effective": ["effective_bops"],
         "errors": ["ProbqError"],
         "fit": ["fit", "steps"],
         "history": ["History", "Step"],
@@ -18,9 +20,11 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "layers": ["Layer", "layers"],
         "loop": ["Rates"],
         "lower": ["lower"],
-        "plan": ["Plan"],
+        "pareto": ["Pareto", "pareto"],
+        "plan": ["Plan", "uniform"],
         "posterior": ["load"],
         "quantized": ["Quantized", "quantize"],
+        "report": ["report"],
         "summary": ["table", "to_arviz"],
     },
 )

@@ -23,7 +23,8 @@ class Assignment:
         layers: of the network.
         log_prob: log-probability of the widths in nats.
         gap: nats by which a more probable choice within the limit could at most exceed this one; 0 is proven best.
-        limit: the limit it was decided under, or None.
+        limit: the limit it was decided under, all of them where there were several, or None.
+        loss: measured validation loss for one example in nats, where it was decided by that (`probq.decide`).
     """
 
     widths: Mapping[str, int | np.ndarray]
@@ -31,7 +32,8 @@ class Assignment:
     layers: tuple[Layer, ...] = field(repr=False)
     log_prob: float = 0.0
     gap: float = 0.0
-    limit: float | None = None
+    limit: float | tuple[float, ...] | None = None
+    loss: float | None = None
 
     def cost(self, cost: costs.Cost = costs.bops) -> float:
         """Cost of the widths, in the cost's own unit."""

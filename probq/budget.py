@@ -1,13 +1,11 @@
-"""The budget: an upper limit on the cost, and the rule that enforces it in training."""
+"""The budget: an upper limit on the cost, of its expectation or of most draws."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import Any, TypeAlias
 
 from probq import cost as costs
 from probq.errors import ProbqError
@@ -22,9 +20,12 @@ class Budget:
         percent: limit in percent of the network with 32-bit weights and inputs.
         limit: limit in the cost's own unit. Give one of the two.
         cost: the cost, by default bit operations.
+        probability: None for `E[cost] <= limit` in training; a number `p` for `P(cost <= limit) >= p`, held under the
+            fitted posterior (a chance constraint, see `probq.chance.Chance`). Decisions keep the limit either way.
 
     Raises:
-        ProbqError: unless exactly one of `percent` and `limit` is given, as a positive finite number.
+        ProbqError: unless exactly one of `percent` and `limit` is given, as a positive finite number, and the
+            probability, if any, lies between 0 and 1.
 
     Example:
         >>> Budget(percent=0.4)
@@ -34,6 +35,7 @@ class Budget:
     percent: float | None = None
     limit: float | None = None
     cost: costs.Cost = costs.bops
+    probability: float | None = None
 
     def __post_init__(self) -> None:
         if (self.percent is None) == (self.limit is None):
@@ -41,10 +43,14 @@ class Budget:
         value = self.percent if self.limit is None else self.limit
         if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value) or value <= 0:
             raise ProbqError(f"a budget must be a positive number, not {value!r}")
+        p = self.probability
+        if p is not None and (not isinstance(p, int | float) or isinstance(p, bool) or not 0 < p < 1):
+            raise ProbqError(f"a budget's probability lies between 0 and 1, both excluded, and is not {p!r}")
 
     def __repr__(self) -> str:
-        name = "" if self.cost is costs.bops else f", cost={getattr(self.cost, '__name__', self.cost)}"
-        return f"Budget(percent={self.percent}, limit={self.limit}{name})"
+        name = "" if self.cost is costs.bops else f", cost={costs.name(self.cost)}"
+        chance = "" if self.probability is None else f", probability={self.probability}"
+        return f"Budget(percent={self.percent}, limit={self.limit}{name}{chance})"
 
     def absolute(self, layers: Iterable[Layer]) -> float:
         """The limit in the cost's own unit, for a network with these layers."""
@@ -54,35 +60,23 @@ class Budget:
         return self.percent / 100 * costs.full(layers, self.cost)
 
 
-class DualAscent:
-    """Enforces `E[cost] <= limit` by an augmented Lagrangian on `g = log(E[cost] / limit)`, its limit ramped down.
+Budgets: TypeAlias = Budget | Iterable[Budget] | None
 
-    The loss gains `multiplier * g + penalty / 2 * max(g, 0)^2`; after each step the multiplier rises by `rate * g`,
-    never below 0. The ramp runs geometrically from the starting cost to the limit over the first part of the steps:
-    a tight limit from the start collapses a network with a 0-bit rung.
+
+def budgets(budget: Any) -> tuple[Budget, ...]:
+    """All limits of what a user gave: none, one, or several that hold at once.
 
     Args:
-        start: E[cost] before training.
-        limit: the limit to reach.
-        ramp: number of steps until the full limit holds.
-        rate: step size of the multiplier.
-        penalty: weight of the quadratic term.
+        budget: None, a `Budget`, or a list of them.
 
-    Source: D. P. Bertsekas, 1982, "Constrained Optimization and Lagrange Multiplier Methods".
+    Raises:
+        ProbqError: if it is something else.
+
+    Example:
+        >>> budgets([Budget(percent=0.4), Budget(limit=8000, cost=costs.storage)])
+        (Budget(percent=0.4, limit=None), Budget(percent=None, limit=8000, cost=storage))
     """
-
-    def __init__(self, start: float, limit: float, ramp: int, rate: float = 0.01, penalty: float = 1.0) -> None:
-        self.start, self.limit, self.ramp, self.rate, self.penalty = start, limit, ramp, rate, penalty
-        self.multiplier = 0.0
-
-    def limit_at(self, step: int) -> float:
-        """The limit in force at a step."""
-        done = min(1.0, (step + 1) / max(self.ramp, 1))
-        return float(max(self.start, self.limit) ** (1 - done) * self.limit**done)
-
-    def term(self, expected: Tensor, step: int) -> Tensor:
-        """What the loss gains at a step, a scalar; moves the multiplier."""
-        gap = torch.log(expected / self.limit_at(step))
-        loss = self.multiplier * gap + self.penalty / 2 * gap.clamp_min(0) ** 2
-        self.multiplier = max(0.0, self.multiplier + self.rate * float(gap.detach()))
-        return loss
+    several = () if budget is None else (budget,) if isinstance(budget, Budget) else budget
+    if not isinstance(several, list | tuple) or not all(isinstance(member, Budget) for member in several):
+        raise ProbqError(f"a budget is a probq.Budget or a list of them, not {budget!r}")
+    return tuple(several)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
 
@@ -22,12 +22,14 @@ NORM_BATCHES = 20
 
 @torch.no_grad()
 def calibrate(q: Program, data: Batches) -> None:
-    """Set the scales of all input quantizers from the first 512 examples, run through the float network.
+    """Set the scales of all inputs, and those around non-linear functions, from the first 512 examples.
+
+    They run through the float network.
 
     Warns:
         UserWarning: where an input has negative values and its ladder none; they will be cut off.
     """
-    samples: dict[str, list[Tensor]] = {name: [] for name in q.input_names}
+    samples: dict[str, list[Tensor]] = {name: [] for name in (*q.input_names, *q.activations)}
     rows = 0
     with q.evaluating():
         for x, y in data:
@@ -46,19 +48,21 @@ def calibrate(q: Program, data: Batches) -> None:
                 UserWarning,
                 stacklevel=2,
             )
+    for name, activation in q.activations.items():
+        activation.calibrate(torch.cat([part.reshape(-1) for part in samples[name]]), q.net.get_submodule(name).forward)
     q.calibrated = True
 
 
 def _recorder(kept: list[Tensor]) -> Callable[[Tensor], Tensor]:
     def record(x: Tensor) -> Tensor:
-        kept.append(x.detach())
+        kept.append(x.detach().clone())  # what comes next may work in place
         return x
 
     return record
 
 
 @torch.no_grad()
-def estimate_norms(q: Program, data: Batches) -> None:
+def estimate_norms(q: Program, data: Iterable[Any]) -> None:
     """Re-estimate the statistics of batch normalisation at fixed widths, as averages over 20 batches.
 
     Source: X. Sun et al., 2019, "Hybrid 8-bit Floating Point (HFP8) Training and Inference for Deep Neural Networks"

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from probq import cli_export
+from probq import cli_export, cli_report
 from probq.cli_arguments import seed
 from probq.errors import ProbqError
 from probq.file_kind import kind
@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     show = commands.add_parser("show", help="describe an integer model or a posterior")
     show.add_argument("file", type=Path, metavar="FILE", help="what model.save or q.save wrote")
     show.set_defaults(command=_show)
+    cli_report.add_command(commands)
     cli_export.add_commands(commands)
     return parser
 

@@ -1,15 +1,33 @@
-"""What a choice of widths costs. A cost is a function of a layer and its two widths, so its expectation is exact."""
+"""What a choice of widths costs. A cost is a function of a layer and its two widths, so its expectation is exact.
+
+Most costs are sums over layers; `Largest` takes the maximum, and `Pruned` also sees which channels a layer reads.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from probq.cost_table import CostTable, table
 from probq.layers import Layer
+
+__all__ = [
+    "Cost",
+    "Largest",
+    "Pruned",
+    "activations",
+    "bops",
+    "ebops",
+    "largest_activation",
+    "pruned_bops",
+    "storage",
+    "table",
+]
 
 Cost: TypeAlias = Callable[[Layer, Any, Any], Any]
 FLOAT_BITS = 32
@@ -37,13 +55,108 @@ def storage(layer: Layer, weight_bits: Any, input_bits: Any) -> Any:
     return layer.weights * weight_bits + 0 * input_bits
 
 
+def activations(layer: Layer, weight_bits: Any, input_bits: Any) -> Any:
+    """Bits of the layer's input tensor for one example, `inputs * input bits`.
+
+    A tensor that two layers read counts twice. Inputs that no quantizer reaches count 32 bits for each number.
+    """
+    return layer.inputs * input_bits + 0 * weight_bits
+
+
+def ebops(layer: Layer, weight_bits: Any, input_bits: Any) -> Any:
+    """Effective bit operations at most, `MACs * weight digits * input bits`, of a layer for one example.
+
+    The digits of a weight are the binary digits of its magnitude: none at 0 bits, 1 at 1 bit, one less than the width
+    from 2 bits on, because the sign is none. The figure is what all weights of that width could cost: one whose outer
+    digits are zero costs less, for a constant counts only the digits from its first to its last one. What the decided
+    codes really cost is `probq.effective_bops(q, assignment)`.
+
+    Source: C. Sun, T. K. Aarrestad, V. Loncar, J. Ngadiuba, M. Spiropulu, 2024, "Gradient-based Automatic Mixed
+    Precision Quantization for Neural Networks On-Chip" (EBOPs).
+    """
+    bits = np.asarray(weight_bits)
+    digits = np.where(bits > 1, bits - 1, bits)
+    return layer.macs * (digits if digits.ndim else int(digits)) * input_bits
+
+
+@dataclass(frozen=True)
+class Largest:
+    """`max over layers of cost(layer)` instead of their sum, for a cost of the input alone.
+
+    Args:
+        of: cost of one layer; it must not depend on the weight's width.
+        label: its name.
+    """
+
+    of: Cost
+    label: str
+
+    def __call__(self, layer: Layer, weight_bits: Any, input_bits: Any) -> Any:
+        """What one layer costs."""
+        return self.of(layer, weight_bits, input_bits)
+
+    @property
+    def __name__(self) -> str:
+        return self.label
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """`cost(layer) * share of the input channels that are left`, summed over layers.
+
+    A channel is gone where its producer's weight has a width of its own for each output channel, and 0 bits there: the
+    channel then is a constant, and its products are too. That is known where a layer reads the output of one
+    convolution or linear layer through element-wise functions, pooling, normalisation by constants or flattening only
+    (`Layer.reads`), and is not a grouped convolution. All else counts as without pruning.
+
+    Args:
+        of: cost of a layer, proportional to its products.
+        label: its name.
+
+    Source: M. van Baalen et al., 2020, "Bayesian Bits: Unifying Quantization and Pruning".
+    """
+
+    of: Cost
+    label: str
+
+    def __call__(self, layer: Layer, weight_bits: Any, input_bits: Any) -> Any:
+        """What one layer costs with all its input channels."""
+        return self.of(layer, weight_bits, input_bits)
+
+    @property
+    def __name__(self) -> str:
+        return self.label
+
+
+largest_activation = Largest(activations, "largest_activation")
+pruned_bops = Pruned(bops, "pruned_bops")
+
+
+def name(cost: Cost) -> str:
+    """What a cost is called."""
+    return str(getattr(cost, "__name__", cost))
+
+
+def combined(parts: Sequence[Any], cost: Cost) -> Any:
+    """Cost of a network from those of its layers: their sum, or their maximum."""
+    return max(parts, default=0.0) if isinstance(cost, Largest) else sum(parts)
+
+
 def full(layers: Iterable[Layer], cost: Cost = bops) -> float:
-    """Cost of the network with every width at 32 bits: what a percentage refers to."""
-    return float(sum(cost(layer, FLOAT_BITS, FLOAT_BITS) for layer in layers))
+    """Cost of the network with every width at 32 bits: what a percentage refers to.
+
+    Where a table has no row at 32 bits, the dearest of a layer's rows stands in.
+    """
+    if isinstance(cost, CostTable):
+        return float(sum(cost.reference(layer) for layer in layers))
+    return float(combined([cost(layer, FLOAT_BITS, FLOAT_BITS) for layer in layers], cost))
 
 
 def pairs(layer: Layer, weight_bits: Iterable[int], input_bits: Iterable[int], cost: Cost = bops) -> np.ndarray:
     """Cost of every pair of widths of a layer, float64 `[weight rungs, input rungs]`."""
+    weight_bits, input_bits = tuple(weight_bits), tuple(input_bits)
+    if isinstance(cost, CostTable):
+        cost.check(layer, weight_bits, input_bits)
     return np.array([[float(cost(layer, w, a)) for a in input_bits] for w in weight_bits])
 
 
@@ -55,14 +168,23 @@ def total(layers: Iterable[Layer], widths: Mapping[str, Any], cost: Cost = bops)
         widths: bits of each quantizer, an int or an array; what is not named counts 32 bits.
         cost: the cost.
     """
-    result = 0.0
+    layers, parts = tuple(layers), []
     for layer in layers:
         input_bits = int(widths.get(layer.input or "", FLOAT_BITS))
         bits, counts = np.unique(np.asarray(widths.get(layer.weight, FLOAT_BITS)), return_counts=True)
-        result += sum(float(cost(layer, int(b), input_bits)) * int(n) for b, n in zip(bits, counts, strict=True)) / int(
-            counts.sum()
-        )
-    return result
+        every = sum(float(cost(layer, int(b), input_bits)) * int(n) for b, n in zip(bits, counts, strict=True))
+        left = _left(layer, layers, widths) if isinstance(cost, Pruned) else 1.0
+        parts.append(left * every / int(counts.sum()))
+    return float(combined(parts, cost))
+
+
+def _left(layer: Layer, layers: Sequence[Layer], widths: Mapping[str, Any]) -> float:
+    """Share of a layer's input channels that are not pruned."""
+    producer = next((m for m in layers if m.weight == layer.reads), None)
+    bits = np.asarray(widths.get(layer.reads or "", FLOAT_BITS))
+    if producer is None or not bits.ndim or bits.size != producer.channels:
+        return 1.0
+    return float((bits > 0).mean())
 
 
 def expected(table: np.ndarray | Tensor, weight_probs: Tensor, input_probs: Tensor) -> Tensor:

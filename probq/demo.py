@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
 
 import probq
-from probq import codebooks, decide, plot, summary
+from probq import codebooks, plot, summary
+from probq.decide import probability_within
 from probq.errors import ProbqError
 from probq.files import replacing
 
@@ -188,7 +189,7 @@ def _write(out: Path, q: probq.Quantized, model: probq.IntegerModel, history: pr
 
 def _report(result: Result, q: probq.Quantized, budget: probq.Budget, out: Path, say: Callable[[str], None]) -> None:
     """Say what was measured."""
-    within = decide.probability_within(q, budget)
+    within = probability_within(q, budget)
     cost = f"{result.bops:,.0f} of at most {result.limit:,.0f} ({result.percent:.4g} %, budget {budget.percent:g} %)"
     say(f"""
 {summary.text(summary.table(q))}

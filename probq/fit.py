@@ -11,24 +11,28 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from probq import decide
 from probq.batches import Batches
-from probq.budget import Budget
+from probq.budget import Budgets, budgets
 from probq.calibrate import calibrate
+from probq.decide import reach, settled
 from probq.errors import ProbqError
 from probq.history import History, Step
 from probq.likelihoods import Likelihood, for_target
 from probq.loop import Rates, run
 from probq.quantized import Quantized
+from probq.refine import check_number, measured_widths
+from probq.rules import DualAscent, Rule
 from probq.validate import validate
 
 ADAM = partial(torch.optim.Adam, fused=True)
+DUAL_ASCENT = DualAscent()
+OWN = ("validation", "seed", "progress")  # arguments of fit, not among its options
 
 
 def fit(
     q: Quantized,
     batches: Iterable[Any],
-    budget: Budget | None = None,
+    budget: Budgets = None,
     epochs: int = 10,
     *,
     validation: Iterable[Any] | None = None,
@@ -42,9 +46,11 @@ def fit(
     Args:
         q: from `quantize`, or from `Quantized.at` (then everything is fine-tuning).
         batches: iterable of `(input, target)`, usually a `DataLoader`.
-        budget: limit on the expected cost; without one, nothing but the priors holds the widths down.
+        budget: limit on the expected cost, or a list of limits that all hold, each with a multiplier of its own;
+            without one, nothing but the priors holds the widths down.
         epochs: passes over the data, both phases together.
-        validation: like `batches`; evaluated at the mode after each epoch.
+        validation: like `batches`; evaluated at the mode after each epoch. The widths to tune for are then those of
+            `probq.decide`, and `q.mode(budget)` returns them; `evaluations=0` takes the most probable ones.
         progress: show a progress bar.
         checkpoint: path where the posterior is saved after every epoch.
         seed: makes the fit reproducible; the global random state is restored afterwards.
@@ -62,7 +68,7 @@ def fit(
     held = Batches(validation, q.device) if validation is not None else None
     data = Batches(batches, q.device)
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
-        running = steps(q, data, budget, epochs, seed=seed, **options)
+        running = steps(q, data, budget, epochs, seed=seed, validation=held, progress=progress, **options)
         bar = tqdm(running, total=epochs * len(data), disable=not progress, unit="step", dynamic_ncols=True)
         for step in bar:
             history.steps.append(step)
@@ -88,7 +94,7 @@ def _end_epoch(q: Quantized, history: History, held: Batches | None, checkpoint:
 def steps(
     q: Quantized,
     batches: Iterable[Any],
-    budget: Budget | None = None,
+    budget: Budgets = None,
     epochs: int = 10,
     *,
     search: float = 0.6,
@@ -96,14 +102,19 @@ def steps(
     likelihood: Likelihood | None = None,
     rates: Rates | None = None,
     optimizer: Callable[..., torch.optim.Optimizer] = ADAM,
+    rule: Rule = DUAL_ASCENT,
+    sharpen: float = 1.0,
+    validation: Iterable[Any] | None = None,
+    evaluations: int = 100,
     seed: int | None = None,
+    progress: bool = False,
 ) -> Iterator[Step]:
     """The training loop as a generator: each `next` is one step, so that it stays in the user's hands.
 
     While widths are learned, the loss of a step is the negative ELBO for one example,
     `E_q[-log p(y | x)] + temperature * KL / N`, plus the budget's term. Then widths are fixed at the mode within the
-    budget, batch normalisation is re-estimated and folded, codes are rounded, and what ships is fine-tuned with a
-    cosine schedule.
+    budget (or as `probq.decide` measures), batch normalisation is re-estimated and folded, codes are rounded, and what
+    ships is fine-tuned with a cosine schedule.
 
     Args:
         q: as in `fit`.
@@ -117,7 +128,16 @@ def steps(
             normal with learned noise for real ones.
         rates: learning rates.
         optimizer: makes an optimizer of parameter groups; by default Adam, one fused pass over the parameters.
+        rule: enforces the budget while widths are learned, one of `probq.rules`.
+        sharpen: temperature of the widths whose `E[cost]` the rule sees: 1 until two thirds of the search, then down
+            to this by its end. With `P_t ~ q^(1 / t)` for each width, a low one holds the cost of the most probable
+            widths to the limit, where `E_q[cost]` would also pay for widths that are not taken. What is fitted and
+            reported stays `q`; its own `E[cost]` may then end above or below the limit. Budgets with a probability
+            are held under `q` itself.
+        validation: held-out batches; if given, `probq.decide` measures on them which widths to tune for.
+        evaluations: greatest number of networks it measures; 0 takes the most probable widths.
         seed: sets torch's global random state.
+        progress: show a progress bar while networks are measured.
 
     Yields:
         A record of each step, after the parameters were moved.
@@ -126,25 +146,29 @@ def steps(
         ProbqError: as in `fit`; what can be checked is checked before the first step.
     """
     _check(epochs, search, temperature)
+    check_number("evaluations", evaluations, 0)
+    _check_rule(rule, sharpen)
     data = batches if isinstance(batches, Batches) else Batches(batches, q.device)
-    if budget is not None and decide.decided(q):
-        decide.mode(q, budget)  # raises if the widths exceed it
-    elif budget is not None:
-        decide.problem_of(q, budget.cost).inside(budget.absolute(q.layers))
+    reach(q, budget)
     if seed is not None:
         torch.manual_seed(seed)
     _prepare(q, data, likelihood)
     q.temperature = temperature
-    q.budget = budget if budget is not None else q.budget
+    several = budgets(budget)
+    q.budget = (several if len(several) > 1 else several[0]) if several else q.budget
     total = epochs * len(data)
-    searching = 0 if decide.decided(q) else max(1, round(search * total))
+    searching = 0 if settled(q) else max(1, round(search * total))
     rates = rates or Rates()
-    return run(q, data, budget, optimizer, rates, searching, total)
+    measured = None
+    if validation is not None and evaluations:
+        held = validation if isinstance(validation, Batches) else Batches(validation, q.device)
+        measured = partial(measured_widths, q, budget or q.budget, held, data, evaluations, progress)
+    return run(q, data, several, rule, optimizer, rates, searching, total, sharpen, measured)
 
 
 def _check_options(options: Mapping[str, Any]) -> None:
     known = [
-        name for name, p in inspect.signature(steps).parameters.items() if p.kind is p.KEYWORD_ONLY and name != "seed"
+        name for name, p in inspect.signature(steps).parameters.items() if p.kind is p.KEYWORD_ONLY and name not in OWN
     ]
     unknown = [name for name in options if name not in known]
     if unknown:
@@ -160,6 +184,13 @@ def _check(epochs: int, search: float, temperature: float) -> None:
         raise ProbqError(f"temperature must be a positive number, not {temperature!r}")
 
 
+def _check_rule(rule: Any, sharpen: Any) -> None:
+    if not isinstance(rule, Rule):
+        raise ProbqError(f"rule is one of probq.rules, such as probq.rules.DualAscent(), not {rule!r}")
+    if not isinstance(sharpen, int | float) or not 0 < sharpen <= 1:
+        raise ProbqError(f"sharpen is a temperature above 0 and at most 1, not {sharpen!r}")
+
+
 def _prepare(q: Quantized, data: Batches, likelihood: Likelihood | None) -> None:
     if likelihood is not None:
         del q.likelihood  # torch lets no function take a module's place
@@ -168,5 +199,5 @@ def _prepare(q: Quantized, data: Batches, likelihood: Likelihood | None) -> None
         q.likelihood = for_target(next(iter(data))[1])
     if isinstance(q.likelihood, torch.nn.Module):
         q.likelihood.to(q.device)
-    if not q.calibrated and not decide.decided(q):
+    if not q.calibrated and not settled(q):
         calibrate(q, data)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probq.errors import ProbqError
+from probq.moves import MOVES, behind_batch, check_range
 from probq.windows import columns, pad, pool, span
 
 if TYPE_CHECKING:
@@ -99,13 +100,8 @@ def _input(node: "Node", x: np.ndarray) -> np.ndarray:
     index = node.attributes.get("index")
     limits = (0, node.attributes["count"] - 1) if index else (node.attributes["lo"], node.attributes["hi"])
     lo, hi = (int(value) for value in _levels(node, np.array(limits)))
-    _check_range(x, lo, hi)
+    check_range(x, lo, hi)
     return x.astype(np.int64, copy=False)
-
-
-def _check_range(x: np.ndarray, lo: int, hi: int) -> None:
-    if x.size and not lo <= x.min() <= x.max() <= hi:
-        raise ProbqError(f"integers {x.min()} .. {x.max()} leave the range {lo} .. {hi}")
 
 
 def _largest(x: np.ndarray) -> int:
@@ -178,7 +174,7 @@ def _upright(x: np.ndarray, weight: np.ndarray, spec: Mapping[str, Any]) -> tupl
 
 def _embedding(node: "Node", x: np.ndarray) -> np.ndarray:
     weight = node.tensors["weight"]
-    _check_range(x, 0, len(weight) - 1)
+    check_range(x, 0, len(weight) - 1)
     return weight[x]
 
 
@@ -191,7 +187,7 @@ def _spread(node: "Node", name: str, x: np.ndarray) -> np.ndarray:
 
 def _requantize(node: "Node", x: np.ndarray) -> np.ndarray:
     multiplier, add, shift = (_spread(node, name, x) for name in ("multiplier", "add", "shift"))
-    _check_range(shift, 0, 62)
+    check_range(shift, 0, 62)
     _check_int64(_largest(x) * _largest(multiplier) + _largest(add))
     y = x * multiplier
     y += add
@@ -243,35 +239,16 @@ def _sum_pool(node: "Node", x: np.ndarray) -> np.ndarray:
     return pool(x, kernel, node.attributes["stride"], [1] * len(kernel), np.add)
 
 
-def _axis(axis: int, x: np.ndarray) -> int:
-    """The axis of a value with its batch, from the axis without."""
-    if not -(x.ndim - 1) <= axis < x.ndim - 1:
-        raise ProbqError(f"axis {axis} of a value of shape {x.shape[1:]}")
-    return axis + 1 if axis >= 0 else axis
-
-
 def _sum(node: "Node", x: np.ndarray) -> np.ndarray:
-    axes = tuple(_axis(axis, x) for axis in node.attributes["axes"])
+    axes = tuple(behind_batch(axis, x) for axis in node.attributes["axes"])
     _check_int64(_largest(x) * math.prod(x.shape[axis] for axis in axes))
     return x.sum(axis=axes, keepdims=node.attributes["keepdims"])
-
-
-def _reshape(node: "Node", x: np.ndarray) -> np.ndarray:
-    return x.reshape(len(x), *node.attributes["shape"])
-
-
-def _permute(node: "Node", x: np.ndarray) -> np.ndarray:
-    return x.transpose(0, *[_axis(axis, x) for axis in node.attributes["axes"]])
 
 
 def _add(node: "Node", x: np.ndarray, y: np.ndarray) -> np.ndarray:
     _check_int64(_largest(x) + _largest(y))
     low, high = sorted((x, y), key=np.ndim)
     return high + low.reshape(len(low), *[1] * (high.ndim - low.ndim), *low.shape[1:])
-
-
-def _concat(node: "Node", *values: np.ndarray) -> np.ndarray:
-    return np.concatenate(values, axis=_axis(node.attributes["axis"], values[0]))
 
 
 OPERATIONS: Mapping[str, Callable[..., np.ndarray]] = MappingProxyType(
@@ -286,9 +263,7 @@ OPERATIONS: Mapping[str, Callable[..., np.ndarray]] = MappingProxyType(
         "max_pool": _max_pool,
         "sum_pool": _sum_pool,
         "sum": _sum,
-        "reshape": _reshape,
-        "permute": _permute,
         "add": _add,
-        "concat": _concat,
+        **MOVES,
     }
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -31,6 +31,8 @@ class Layer:
         first: whether the input is the network's own input, reached by no trained parameter.
         smallest: least value of the input on the example.
         norm: name of the batch normalisation that alone follows, or None.
+        reads: name of the weight whose output channels are all that the layer reads, each equally often; None where
+            that is not known.
     """
 
     name: str
@@ -46,6 +48,12 @@ class Layer:
     first: bool = False
     smallest: float = 0.0
     norm: str | None = None
+    reads: str | None = None
+
+    @property
+    def channels(self) -> int:
+        """Number of output channels that a weight can have widths of their own for."""
+        return self.shape[self.channel_axis]
 
 
 @dataclass
@@ -55,6 +63,7 @@ class Trace:
     layers: list[Layer] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     inputs: dict[str, Tensor] = field(default_factory=dict)
+    activations: dict[str, tuple[str | None, Tensor]] = field(default_factory=dict)
 
 
 def layers(net: nn.Module, example: Any) -> tuple[Layer, ...]:
@@ -90,11 +99,12 @@ def trace(net: nn.Module, example: Any) -> Trace:
     args = tuple(a.detach() if isinstance(a, Tensor) else a for a in arguments(example))
     batch = _batch(args)
     _run(net, args, watch)
-    found = Trace(notes=_notes(watch, modules, owners), inputs=watch.samples)
+    found = Trace(notes=_notes(watch, modules, owners), inputs=watch.samples, activations=watch.activations)
     seen: set[str] = set()
     for name, record in watch.records.items():
         alone = list(owners.values()).count(owners[name]) == 1 and watch.norms.get(record.norm or "") == 1
-        found.layers.append(_layer(record, owners[name], batch, seen, alone))
+        reads = owners[record.reads] if record.reads else None
+        found.layers.append(replace(_layer(record, owners[name], batch, seen, alone), reads=reads))
     found.layers.extend(_functional(watch, owners, batch))
     _check_reached(modules, owners, found)
     return found

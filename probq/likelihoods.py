@@ -16,8 +16,8 @@ Likelihood: TypeAlias = Callable[[Tensor], Distribution]
 
 
 def categorical(output: Tensor) -> Distribution:
-    """`target ~ Categorical(softmax(output))`, the classes on the last axis."""
-    return Categorical(logits=output)
+    """`target ~ Categorical(softmax(output))`, the classes on the last axis; in float32 where autocast gave less."""
+    return Categorical(logits=output.float() if output.dtype in (torch.bfloat16, torch.float16) else output)
 
 
 class Normal(nn.Module):

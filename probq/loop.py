@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,15 +11,16 @@ import torch
 from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor
 
-from probq import cost as costs
-from probq import decide
 from probq.batches import Batches
-from probq.budget import Budget, DualAscent
+from probq.budget import Budget, Budgets, budgets
 from probq.calibrate import estimate_norms
+from probq.constraint import Constraint, hold
+from probq.decide import fix, settled
 from probq.errors import ProbqError
 from probq.history import Step
 from probq.program import Observation
 from probq.quantized import Quantized
+from probq.rules import Mover, Rule, State
 
 SNAPSHOT_EVERY = 25
 
@@ -42,48 +43,65 @@ class Rates:
 
 
 def run(
-    q: Quantized, data: Batches, budget: Budget | None, optimizer: Any, rates: Rates, searching: int, total: int
+    q: Quantized,
+    data: Batches,
+    budget: Budgets,
+    rule: Rule,
+    optimizer: Any,
+    rates: Rates,
+    searching: int,
+    total: int,
+    sharpen: float,
+    measured: Callable[[], Mapping[str, Any]] | None = None,
 ) -> Iterator[Step]:
     """All steps of a fit: the search for widths, then the tuning of what was decided.
 
     Args:
         q: the network, calibrated and with a likelihood.
         data: the batches.
-        budget: limit on the expected cost, or None.
+        budget: limit on the expected cost, several, or None.
+        rule: enforces it in the search.
         optimizer: makes an optimizer of parameter groups.
         rates: learning rates.
         searching: number of steps that learn widths.
         total: number of steps.
+        sharpen: temperature of the widths that the rule sees at the end of the search, 1 for the posterior's own.
+        measured: gives the widths to tune for; by default those of the mode.
     """
-    loop = _Loop(q, data, budget)
-    settled = decide.decided(q)
+    loop = _Loop(q, data, budget, rule, sharpen)
+    fixed = settled(q)
     try:
         q.train()
         if searching:
+            for _, quantizer in q.named_quantizers():
+                quantizer.tuned = None
             moving = optimizer(_groups(q, rates, searching))
-            yield from loop.run(moving, None, 0, searching, "search")
+            yield from loop.search(moving, searching)
         if searching < total:
-            if not settled:
-                _settle(q, data, budget)
+            if not fixed:
+                _settle(q, data, budget, measured)
             q.rounding = True
             q.train()
             moving = optimizer(_groups(q, rates, None))
             cosine = torch.optim.lr_scheduler.CosineAnnealingLR(moving, total - searching)
-            yield from loop.run(moving, cosine, searching, total, "tune")
+            yield from loop.tune(moving, cosine, searching, total)
     finally:
-        _release(q, settled)
+        _release(q, fixed)
 
 
-def _settle(q: Quantized, data: Batches, budget: Budget | None) -> None:
-    """Fix the widths at the mode within the budget and fold batch normalisation, re-estimated there."""
-    decide.fix(q, q.mode(budget).widths)
+def _settle(q: Quantized, data: Batches, budget: Budgets, measured: Callable[[], Mapping[str, Any]] | None) -> None:
+    """Fix the widths at the decision within the budget and fold batch normalisation, re-estimated there."""
+    fix(q, q.mode(budget, measured=False).widths if measured is None else measured())
+    for _, quantizer in q.named_quantizers():
+        quantizer.tuned = None if measured is None else quantizer.fixed
+    q.eval()  # the statistics of what ships: without dropout
     estimate_norms(q, data)
     q.folded = True
 
 
-def _release(q: Quantized, settled: bool) -> None:
+def _release(q: Quantized, fixed: bool) -> None:
     q.rounding = False
-    if not settled:
+    if not fixed:
         q.folded = False
         for _, quantizer in q.named_quantizers():
             quantizer.fixed = None
@@ -97,7 +115,7 @@ def _groups(q: Quantized, rates: Rates, searching: int | None) -> list[dict[str,
         last = name.rsplit(".", 1)[-1]
         if not parameter.requires_grad or (last == "logits" and searching is None):
             continue
-        quantizing = name.startswith("quantizers.")
+        quantizing = name.startswith(("quantizers.", "tables."))
         rate = rates.weights
         if quantizing:
             rate = {"logits": gates, "log2_scale": rates.scales, "log_spread": rates.spread}.get(last, rates.weights)
@@ -108,51 +126,69 @@ def _groups(q: Quantized, rates: Rates, searching: int | None) -> list[dict[str,
 class _Loop:
     """Steps of one fit, over both phases."""
 
-    def __init__(self, q: Quantized, data: Batches, budget: Budget | None) -> None:
-        self.q, self.data, self.budget, self.size = q, data, budget, data.size
-        self.cost = costs.bops if budget is None else budget.cost
-        self.full = costs.full(q.layers, self.cost)
-        self.tables = q.cost_tables(self.cost)
+    def __init__(self, q: Quantized, data: Batches, budget: Budgets, rule: Rule, sharpen: float) -> None:
+        self.q, self.data, self.size = q, data, data.size
+        self.rule, self.sharpen = rule, sharpen
+        self.constraints = tuple(Constraint(q, own) for own in budgets(budget))
+        self.shown = self.constraints[0] if self.constraints else Constraint(q, Budget(percent=100))
         self.elbo = TraceMeanField_ELBO()
         self.unchecked = True  # Pyro's checks are for the first step; on every one they are a tenth of its time
         self.stream = self._endless()
         self.good = _copied(q)
         self.good_step = 0
 
-    def run(self, moving: Any, schedule: Any, first: int, last: int, phase: str) -> Iterator[Step]:
-        """Steps `first` to `last - 1`."""
-        rule = self._rule(last - first) if phase == "search" else None
+    def search(self, moving: Any, last: int) -> Iterator[Step]:
+        """Steps 0 to `last - 1`, in which widths are learned."""
+        states = tuple(self.rule.begin(c.start(), c.limit, last) for c in self.constraints)
+        mover = self.rule.mover(self.q, last) if states else None
+        try:
+            for number in range(last):
+                yield self._step(moving, number, "search", states, mover, self._temperature(number, last))
+            hold(self.q, self.constraints)
+        finally:
+            if mover is not None:
+                mover.close()
+
+    def tune(self, moving: Any, schedule: Any, first: int, last: int) -> Iterator[Step]:
+        """Steps `first` to `last - 1`, at fixed widths."""
         for number in range(first, last):
-            x, y = next(self.stream)
-            step = self._step(moving, rule, x, y, number, number - first, phase)
-            if schedule is not None:
-                schedule.step()
+            step = self._step(moving, number, "tune")
+            schedule.step()
             yield step
+
+    def _temperature(self, number: int, last: int) -> float:
+        """Of the widths that the rule sees: 1, and in the last third of the search geometrically down to `sharpen`."""
+        done = (number + 1) / last
+        return float(self.sharpen ** max(0.0, 3 * done - 2))
 
     def _endless(self) -> Iterator[tuple[Any, Tensor]]:
         while True:
             yield from self.data
 
-    def _rule(self, length: int) -> DualAscent | None:
-        if self.budget is None:
-            return None
-        with torch.no_grad():
-            start = float(self.q.expected_cost(self.tables))
-        limit = self.budget.absolute(self.q.layers)
-        return DualAscent(start, limit, ramp=max(1, length // 2), rate=min(0.1, 20 / length))
-
     def _step(
-        self, moving: Any, rule: DualAscent | None, x: Any, y: Tensor, number: int, within: int, phase: str
+        self,
+        moving: Any,
+        number: int,
+        phase: str,
+        states: tuple[State, ...] = (),
+        mover: Mover | None = None,
+        temperature: float = 1.0,
     ) -> Step:
+        x, y = next(self.stream)
         moving.zero_grad(set_to_none=True)
         elbo, nll = self._elbo(x, y)
-        expected = self.q.expected_cost(self.tables)
-        loss = elbo if rule is None else elbo + rule.term(expected, within)
+        expected = [c.expected() for c in self.constraints] or [self.shown.expected()]
+        limits = [state.limit_at(number) for state in states] or [c.limit for c in self.constraints]
+        loss = elbo
+        for state, constraint, mean, limit in zip(states, self.constraints, expected, limits, strict=False):
+            loss = loss + state.term(constraint.gap(mean, limit, temperature), number)
         self._guard(loss, number)
         loss.backward()
+        if mover is not None:
+            exceeded = any(c.hard() > limit for c, limit in zip(self.constraints, limits, strict=True))
+            mover.move(exceeded, number)
         moving.step()
-        limit = rule.limit_at(within) if rule else self.budget.absolute(self.q.layers) if self.budget else None
-        percent = 100 / self.full
+        percent = 100 / self.shown.full
         return Step(
             number,
             number // len(self.data),
@@ -160,9 +196,9 @@ class _Loop:
             float(loss.detach()),
             float(nll),
             float(elbo.detach()) - float(nll),
-            float(expected.detach()) * percent,
-            None if limit is None else limit * percent,
-            rule.multiplier if rule else 0.0,
+            float(expected[0].detach()) * percent,
+            limits[0] * percent if limits else None,
+            states[0].multiplier if states else 0.0,
         )
 
     def _elbo(self, x: Any, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 from importlib.metadata import version
 from typing import Any
 
@@ -11,14 +12,16 @@ import torch
 from torch import Tensor
 
 from probq import cost as costs
-from probq import decide
 from probq.assignment import Assignment
+from probq.decide import codes, onehots
 from probq.errors import ProbqError
 from probq.integer import IntegerModel
 from probq.lowering.emit import emitted
 from probq.lowering.layers import Layers
+from probq.lowering.moves import PARTS
 from probq.lowering.operations import OPERATIONS
-from probq.lowering.values import Value, common, reduced
+from probq.lowering.tables import MODULES, table
+from probq.lowering.values import Value, common, reduced, refusal
 from probq.quantized import Quantized
 from probq.versions import probq_version
 
@@ -41,7 +44,7 @@ def lower(q: Quantized, assignment: Assignment | None = None) -> IntegerModel:
     assignment = q.mode() if assignment is None else assignment
     fixed = q.at(assignment).cpu().eval()
     for name in fixed.weight_names:
-        if not np.array_equal(decide.codes(fixed, assignment.widths)[name], assignment.codes[name]):
+        if not np.array_equal(codes(fixed, assignment.widths)[name], assignment.codes[name]):
             raise ProbqError(f"the codes of {name} do not fit the network; decide again after training")
     graph = _Graph(fixed, assignment)
     output = graph.walk()
@@ -79,10 +82,17 @@ class _Graph:
 
     def __init__(self, q: Quantized, assignment: Assignment) -> None:
         self.q = q
-        self.make = Layers(q, decide.onehots(q, assignment.widths), assignment.codes)
+        self.make = Layers(q, onehots(q, assignment.widths), assignment.codes)
         self.layers = {layer.name: layer for layer in q.layers}
         self.folded = {layer.norm for layer in q.layers if layer.norm}
         self.values: dict[Any, Any] = {}
+        self.functions = self._functions()
+
+    def _functions(self) -> dict[str, str]:
+        """The name under which each module that is a table is kept, by all names that it has."""
+        kept = {id(self.q.net.get_submodule(name)): name for name in self.q.activations}
+        named = self.q.net.named_modules(remove_duplicate=False)
+        return {name: kept[id(module)] for name, module in named if id(module) in kept}
 
     def walk(self) -> Value:
         """The output, in one step."""
@@ -114,6 +124,8 @@ class _Graph:
         return Value("real" if value.is_floating_point() else "index", (), shape, "the network's input")
 
     def _called(self, node: Any) -> Any:
+        if node.target is operator.getitem:
+            return self.values[node.args[0]][node.args[1]]
         name, module = node.target.overloadpacket.__name__, self._module(node)
         where = f"{name} in {module or 'the network'}"
         out = node.meta.get("val")
@@ -127,15 +139,23 @@ class _Graph:
             return self.values[node.args[0]]
         if name == "sym_size":
             return None
-        if name not in OPERATIONS or not isinstance(out, Tensor):
-            raise ProbqError(
-                f"{where} cannot be lowered to integers: probq has no exact integer form of {name}; "
-                "replace it, or end the network before it"
-            )
-        if out.shape[0] != BATCH:
-            raise ProbqError(f"{where} cannot be lowered to integers: it changes the batch axis")
-        args = [self._argument(a) for a in node.args]
-        return OPERATIONS[name](args[0], where, tuple(int(n) for n in out.shape[1:]), *args[1:], **dict(node.kwargs))
+        if module in self.functions:
+            return self._function(node, self.functions[module], where)
+        if name not in OPERATIONS and name not in PARTS:
+            raise refusal(where, _why(name, node))
+        outs = [out] if isinstance(out, Tensor) else list(out)
+        if any(each.shape[0] != BATCH for each in outs):
+            raise refusal(where, "it changes the batch axis")
+        shapes = [tuple(int(n) for n in each.shape[1:]) for each in outs]
+        args, kwargs = [self._argument(a) for a in node.args], dict(node.kwargs)
+        if name in PARTS:
+            return PARTS[name](args[0], where, shapes, *args[1:], **kwargs)
+        return OPERATIONS[name](args[0], where, shapes[0], *args[1:], **kwargs)
+
+    def _function(self, node: Any, name: str, where: str) -> Value:
+        module = self.q.net.get_submodule(name)
+        x = self._argument(node.args[0])
+        return table(self.q.activations[name], module, name, x, where, self.make.requantizer)
 
     def _argument(self, argument: Any) -> Any:
         if isinstance(argument, list | tuple):
@@ -165,3 +185,14 @@ class _Graph:
             raise ProbqError(f"{where} cannot be lowered to integers: it stays float; give it a plan")
         x = self.values[node.args[1 if layer.input is None else 0]]
         return self.make(layer, x, tuple(int(n) for n in node.meta["val"].shape[1:]), where)
+
+
+def _why(name: str, node: Any) -> str:
+    """Why an operation has no integer form, and what to do."""
+    module = MODULES.get(name.removesuffix("_"))
+    if module is None:
+        return f"probq has no exact integer form of {name}; replace it, or end the network before it"
+    owner = list((node.meta.get("nn_module_stack") or {"": ("", None)}).values())[-1][1]
+    if str(owner).endswith(f".{module}") or getattr(owner, "__name__", "") == module:
+        return "it stays float; give the layer before it a plan with an activation width, such as Plan(activation=8)"
+    return f"the function is called without a module; use torch.nn.{module}, which becomes a table"

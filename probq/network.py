@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from probq import cost as costs
+from probq.activations import Activation, hooks
+from probq.expectation import Tables, expectation
 from probq.fold import Fold, fold, per_channel
 from probq.layers import Layer, arguments
 from probq.likelihoods import Likelihood
@@ -29,14 +32,16 @@ class Network(nn.Module):
         net: a copy of the user's network.
         layers: its layers.
         weights, inputs: quantizers by name (`conv1.weight`, `conv1.input`).
+        activations: the roundings around non-linear functions, by module name.
         notes: sentences on everything that stays float.
         likelihood: law of the target given the output; None until `fit` sees the targets.
         temperature: factor of all KL terms (1 is the Bayesian posterior, below 1 a "cold" one).
-        budget: the last budget fitted for; what `mode` and `sample` keep unless told otherwise.
+        budget: the last budget fitted for, or a tuple of several; what `mode` and `sample` keep unless told otherwise.
         folded: whether batch normalisation is folded into the layers, as in everything that is decided.
         rounding: whether codes are rounded deterministically instead of drawn.
         calibrated: whether the inputs' scales were set from data.
         signature: shape without the batch, and type, of the network's arguments.
+        sites: for each quantizer that a plan tied to an earlier one, the name of that one.
     """
 
     def __init__(
@@ -47,11 +52,17 @@ class Network(nn.Module):
         inputs: Mapping[str, InputQuantizer],
         notes: tuple[str, ...] = (),
         likelihood: Likelihood | None = None,
+        activations: Mapping[str, Activation] | None = None,
+        sites: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         self.net, self.layers, self.notes = net, layers, notes
         self.quantizers = nn.ModuleDict({name.replace(".", "/"): q for name, q in {**weights, **inputs}.items()})
         self.weight_names, self.input_names = tuple(weights), tuple(inputs)
+        self.tables = nn.ModuleDict({name.replace(".", "/"): a for name, a in (activations or {}).items()})
+        self.sites = dict(sites or {})
+        for name, site in self.sites.items():
+            self.quantizer(name).logits = self.quantizer(site).logits
         self.likelihood = likelihood
         self.temperature = 1.0
         self.budget: Any = None
@@ -68,6 +79,11 @@ class Network(nn.Module):
     def inputs(self) -> dict[str, InputQuantizer]:
         """Input quantizers by name."""
         return {name: self.quantizer(name) for name in self.input_names}  # type: ignore[misc]
+
+    @property
+    def activations(self) -> dict[str, Activation]:
+        """The roundings around non-linear functions, by module name."""
+        return {name.replace("/", "."): table for name, table in self.tables.items()}  # type: ignore[misc]
 
     def quantizer(self, name: str) -> Quantizer:
         """The quantizer of one name, for example `conv1.weight`."""
@@ -92,7 +108,13 @@ class Network(nn.Module):
                     module.eval()
         return self
 
-    def cost_tables(self, cost: costs.Cost = costs.bops) -> list[tuple[Layer, Tensor]]:
+    def named_sites(self) -> Iterator[tuple[str, Quantizer]]:
+        """The quantizers with a width of their own: of those that are tied, the first one."""
+        for name, quantizer in self.named_quantizers():
+            if name not in self.sites:
+                yield name, quantizer
+
+    def cost_tables(self, cost: costs.Cost = costs.bops) -> Tables:
         """Cost of every pair of widths of every layer, for `expected_cost`."""
         tables = []
         for layer in self.layers:
@@ -101,17 +123,24 @@ class Network(nn.Module):
                 for name in (layer.weight, layer.input)
             )
             tables.append((layer, torch.as_tensor(costs.pairs(layer, weight, x, cost), device=self.device)))
-        return tables
+        return Tables(cost, tuple(tables), self.sites, self._reads() if isinstance(cost, costs.Pruned) else {})
 
-    def expected_cost(self, tables: list[tuple[Layer, Tensor]]) -> Tensor:
-        """Exact `E[cost]` under the posterior over widths, a float64 scalar with gradients."""
-        certain = torch.ones(1, device=self.device)
-        probs = {name: quantizer.probs() for name, quantizer in self.named_quantizers()}
-        parts = [
-            costs.expected(table, probs.get(layer.weight, certain), probs.get(layer.input or "", certain))
-            for layer, table in tables
-        ]
-        return torch.stack(parts).sum()
+    def _reads(self) -> dict[str, str]:
+        """For each layer, the weight it reads where that one has a gate for each channel and may prune it."""
+        channels = {layer.weight: layer.channels for layer in reversed(self.layers)}
+        result = {}
+        for layer in self.layers:
+            if layer.reads is not None and layer.reads in self.weight_names:
+                quantizer = self.quantizer(layer.reads)
+                each = bool(quantizer.gates) and math.prod(quantizer.gates) == channels[layer.reads]
+                if each and quantizer.ladder.bits[0] == 0:
+                    result[layer.name] = layer.reads
+        return result
+
+    def expected_cost(self, tables: Tables, probs: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Exact `E[cost]` under the posterior over widths, or other laws `probs`, a float64 scalar with gradients."""
+        laws = {name: quantizer.probs() for name, quantizer in self.named_quantizers()} if probs is None else probs
+        return expectation(tables, laws)
 
     def __contains__(self, name: Any) -> bool:
         return name in self.weight_names or name in self.input_names
@@ -165,6 +194,7 @@ class Network(nn.Module):
             onehot = onehots[name].detach() if self.fold(name) else onehots[name]
             tensors[name] = self.quantizer(name).weight(value, self.location(name), rungs[name], onehot)  # type: ignore[operator]
         inputs = {n.removesuffix(".input"): _rounder(q, onehots[n], exact) for n, q in self.inputs.items()}
+        before, after = hooks(self.activations, exact)
         outputs: dict[str, Callable[[Tensor], Tensor]] = {}
         for layer in self.layers:
             self._bias(layer, onehots, rungs, tensors, outputs)
@@ -173,7 +203,7 @@ class Network(nn.Module):
             everything = {n: t.detach() for n, t in (*self.net.named_parameters(), *self.net.named_buffers())}
             tensors = {n: _double(t) for n, t in {**everything, **tensors}.items()}
             args = tuple(_double(a) if isinstance(a, Tensor) else a for a in args)
-        return substitute(self.net, tensors, inputs, outputs, *args)
+        return substitute(self.net, tensors, {**inputs, **before}, outputs, *args, results=after)
 
     def _bias(self, layer: Layer, onehots: Any, rungs: Any, tensors: Any, outputs: Any) -> None:
         """Round a layer's bias, normalisation folded in, to the grid of its accumulator."""

@@ -30,9 +30,26 @@ class Plan:
             powers of two in both, which takes nothing from what the network can express.
         codes: number of nearest levels in the code posterior of a weight; 1 rounds deterministically.
         spread: initial spread of the code posterior in steps.
+        activation: width in bits, 2 to 16, of what enters and leaves a non-linear function (modules Sigmoid, Tanh,
+            GELU, SiLU, Hardsigmoid, Hardswish, Softplus, ELU, LeakyReLU), so that it is a table of integers. It is not
+            learned, has no place among the widths, and costs no bit operations; the plan of the layer called before
+            the function counts. None leaves the function in float, where the network cannot be lowered.
+        tie_weight: a name; all weights and inputs that carry the same name share one width. Their ladders must have
+            the same widths, and their gates the same shape. None: a width of its own.
+        tie_input: the same for the input; the network's own input is never tied.
 
     Raises:
         ProbqError: if a field has a value that it cannot take.
+
+    Example: a function gives every layer its own ladder. A ladder with one rung requires its width, a width that is
+    not on the ladder is forbidden, and None leaves the layer in float.
+
+        >>> def plan(layer: Layer) -> Plan:
+        ...     if layer.name == "head":
+        ...         return Plan(weight=ladder(8), input=ladder(8))  # required
+        ...     return Plan(weight=ladder(2, 4), tie_weight="body")  # 1 and 8 forbidden, one width for the whole body
+        >>> plan(Layer("head", "head.weight", "head.input", 12, 12, 4, 3, (3, 4))).weight.bits
+        (8,)
     """
 
     weight: Ladder = field(default_factory=lambda: ladder(1, 2, 4, 8))
@@ -43,6 +60,9 @@ class Plan:
     profile: str = "shift"
     codes: int = 2
     spread: float = 0.1
+    activation: int | None = 8
+    tie_weight: str | None = None
+    tie_input: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("weight", "input", "network_input"):
@@ -61,8 +81,14 @@ class Plan:
             )
         if isinstance(self.codes, bool) or not isinstance(self.codes, int) or self.codes < 1:
             raise ProbqError(f"Plan(codes=...) takes a number of levels, 1 or more, not {self.codes!r}")
+        for name in ("tie_weight", "tie_input"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, str) or not value):
+                raise ProbqError(f"Plan({name}=...) takes a name, the same for all that share a width, not {value!r}")
         if not 0 < self.spread < 10:
             raise ProbqError(f"Plan(spread=...) takes a spread in steps between 0 and 10, not {self.spread!r}")
+        if self.activation is not None and (type(self.activation) is not int or not 2 <= self.activation <= 16):
+            raise ProbqError(f"Plan(activation=...) takes a width of 2 to 16 bits or None, not {self.activation!r}")
 
     def input_ladder(self, layer: Layer) -> Ladder:
         """Ladder of a layer's input, with the defaults filled in from what the example showed."""
@@ -73,6 +99,34 @@ class Plan:
 
 
 Planner: TypeAlias = Plan | Callable[[Layer], Plan | None]
+
+
+def uniform(weight_bits: int, input_bits: int, **options: Any) -> Callable[[Layer], Plan]:
+    """One width for all weights and one for all inputs: the baseline that learned widths are to beat.
+
+    Nothing is left to learn but scales and codes; `fit` takes the same steps as for learned widths.
+
+    Args:
+        weight_bits: width of every weight in bits.
+        input_bits: width of every layer's input in bits, signed where the example has negative values. The network's
+            own input has 8 bits unless `network_input=...` says otherwise.
+        options: further arguments of `Plan`.
+
+    Raises:
+        ProbqError: if there is no such width, or `Plan` has no such argument.
+
+    Example:
+        >>> import torch, probq
+        >>> net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
+        >>> probq.quantize(net, torch.rand(4, 2), probq.uniform(4, 2)).mode().widths
+        {'0.weight': 4, '2.weight': 4, '0.input': 8, '2.input': 2}
+    """
+    known = [f.name for f in fields(Plan) if f.name not in ("weight", "input")]
+    for name in options:
+        if name not in known:
+            raise ProbqError(f"uniform has no option {name!r}; besides the two widths it takes {', '.join(known)}")
+    signed, unsigned = (Plan(ladder(weight_bits), ladder(input_bits, signed=s), **options) for s in (True, False))
+    return lambda layer: signed if layer.smallest < 0 else unsigned
 
 
 def plan_for(plan: Planner, layer: Layer) -> Plan | None:

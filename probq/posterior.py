@@ -14,8 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from probq import cost as costs
-from probq.budget import Budget
+from probq.activations import Activation
+from probq.budget import Budget, Budgets, budgets
 from probq.codebooks import Codebook, Grid, Ladder, Table
+from probq.cost_table import CostTable
 from probq.errors import ProbqError
 from probq.layers import Layer
 from probq.likelihoods import Likelihood, Normal, categorical
@@ -28,7 +30,10 @@ from probq.versions import probq_version
 DTYPES = MappingProxyType(
     {str(d).removeprefix("torch."): d for d in vars(torch).values() if isinstance(d, torch.dtype)}
 )
-COSTS = (costs.bops, costs.storage)  # costs that a file can name
+# costs that a file can name
+COSTS = (
+    costs.bops, costs.pruned_bops, costs.ebops, costs.storage, costs.activations, costs.largest_activation,
+)  # fmt: skip
 NET, LIKELIHOOD = "net.", "likelihood."  # how the keys of their tensors begin
 
 
@@ -42,12 +47,14 @@ def save(q: Quantized, path: str | PathLike[str]) -> None:
         ProbqError: if the file cannot be written.
     """
     notes = list(q.notes)
-    budget, likelihood = _budget_entry(q.budget, notes), _likelihood_entry(q.likelihood, notes)
+    budget, likelihood = _budget_entries(q.budget, notes), _likelihood_entry(q.likelihood, notes)
     tensors, tied = _tensors(q, keep_likelihood=likelihood["kind"] == "normal")
     content = {
         "layers": [asdict(layer) for layer in q.layers],
         "quantizers": {name: _quantizer_entry(quantizer) for name, quantizer in q.named_quantizers()},
+        "activations": {name: [a.bits, a.signed] for name, a in q.activations.items()},
         "tied": tied,
+        "sites": q.sites,
         "frozen": [name for name, parameter in q.named_parameters() if not parameter.requires_grad],
         "signature": [[list(shape), str(dtype).removeprefix("torch.")] for shape, dtype in q.signature],
         "temperature": q.temperature,
@@ -84,7 +91,8 @@ def load(path: str | PathLike[str], net: nn.Module) -> Quantized:
     except ProbqError as error:
         raise ProbqError(f"{path} holds a posterior of another network: {error}") from error
     q = assemble(path, manifest, tensors, net)
-    for entry in (manifest["budget"], manifest["likelihood"]):
+    several = manifest["budget"] if isinstance(manifest["budget"], list) else [manifest["budget"]]
+    for entry in (*several, manifest["likelihood"]):
         if entry and entry.get("note"):
             warnings.warn(entry["note"], UserWarning, stacklevel=2)
     return q
@@ -123,8 +131,13 @@ def _assembled(manifest: Mapping[str, Any], tensors: Mapping[str, Tensor], net: 
             weights[name] = quantizer
         else:
             inputs[name] = quantizer
-    q = Quantized(net, layers, weights, inputs, tuple(manifest["notes"]), _likelihood(manifest["likelihood"]))
-    q.temperature, q.budget = float(manifest["temperature"]), _budget(manifest["budget"])
+    tables: dict[str, Activation] = {}
+    for name, (bits, signed) in manifest.get("activations", {}).items():
+        tables[name] = Activation(int(bits), bool(signed), torch.empty(0, device="meta"), torch.clone)
+        tables[name].to(tensors[f"tables.{name.replace('.', '/')}.input.log2_scale"].dtype)
+    likelihood, sites = _likelihood(manifest["likelihood"]), manifest.get("sites", {})
+    q = Quantized(net, layers, weights, inputs, tuple(manifest["notes"]), likelihood, tables, sites)
+    q.temperature, q.budget = float(manifest["temperature"]), _budgets(manifest["budget"])
     q.folded, q.calibrated = bool(manifest["folded"]), bool(manifest["calibrated"])
     q.signature = tuple((tuple(shape), DTYPES[dtype]) for shape, dtype in manifest["signature"])
     frozen = set(manifest["frozen"])
@@ -151,6 +164,8 @@ def _quantizer(entry: Mapping[str, Any]) -> WeightQuantizer | InputQuantizer:
         made = InputQuantizer(ladder, torch.empty(0, device="meta"))
     if entry["fixed"]:
         made.fixed = torch.zeros(gates, dtype=torch.int64)
+    if entry.get("tuned"):
+        made.tuned = torch.zeros(gates, dtype=torch.int64)
     return made
 
 
@@ -158,11 +173,21 @@ def _codebook(entry: Mapping[str, Any]) -> Codebook:
     return Table(tuple(entry["values"]), bool(entry["learned"])) if "values" in entry else Grid(**entry)
 
 
+def _budgets(entry: Any) -> Budget | tuple[Budget, ...] | None:
+    if isinstance(entry, list):
+        return tuple(b for b in map(_budget, entry) if b is not None) or None
+    return _budget(entry)
+
+
 def _budget(entry: Mapping[str, Any] | None) -> Budget | None:
     if entry is None or "note" in entry:
         return None
-    cost = next(cost for cost in COSTS if cost.__name__ == entry["cost"])
-    return Budget(entry["percent"], entry["limit"], cost)
+    if "table" in entry:
+        rows = {(str(layer), int(w), int(a)): float(cost) for layer, w, a, cost in entry["table"]}
+        cost: costs.Cost = CostTable(rows, str(entry["cost"]))
+    else:
+        cost = next(c for c in COSTS if costs.name(c) == entry["cost"])
+    return Budget(entry["percent"], entry["limit"], cost, entry.get("probability"))
 
 
 def _likelihood(entry: Mapping[str, Any]) -> Likelihood | None:
@@ -199,6 +224,7 @@ def _quantizer_entry(quantizer: Quantizer) -> dict[str, Any]:
         "gates": list(quantizer.gates),
         "scales": list(quantizer.log2_scale.shape[1:]),
         "fixed": quantizer.fixed is not None,
+        "tuned": quantizer.tuned is not None,
     }
     if isinstance(quantizer, WeightQuantizer):
         entry |= {"shape": quantizer.shape, "channel_axis": quantizer.channel_axis, "nearest": quantizer.nearest}
@@ -206,13 +232,20 @@ def _quantizer_entry(quantizer: Quantizer) -> dict[str, Any]:
     return entry
 
 
-def _budget_entry(budget: Budget | None, notes: list[str]) -> dict[str, Any] | None:
-    if budget is None:
-        return None
+def _budget_entries(budget: Budgets, notes: list[str]) -> Any:
+    entries = [_budget_entry(one, notes) for one in budgets(budget)]
+    return entries if len(entries) > 1 else entries[0] if entries else None
+
+
+def _budget_entry(budget: Budget, notes: list[str]) -> dict[str, Any]:
+    if isinstance(budget.cost, CostTable):
+        table = [[*key, cost] for key, cost in budget.cost.entries.items()]
+        return {"percent": budget.percent, "limit": budget.limit, "cost": budget.cost.label, "table": table}
     if budget.cost not in COSTS:
         notes.append(f"{budget!r} was not saved, because a file cannot hold its cost; give it to fit, mode and sample")
         return {"note": notes[-1]}
-    return {"percent": budget.percent, "limit": budget.limit, "cost": budget.cost.__name__}
+    chance = {} if budget.probability is None else {"probability": budget.probability}
+    return {"percent": budget.percent, "limit": budget.limit, "cost": costs.name(budget.cost), **chance}
 
 
 def _likelihood_entry(likelihood: Likelihood | None, notes: list[str]) -> dict[str, Any]:

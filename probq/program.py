@@ -75,7 +75,8 @@ class Program(Network):
     def model(self) -> Part:
         """The model `model(x, y=None, size=None)`: prior over widths and codes, then the likelihood of the targets.
 
-        Sample sites: `NAME.width` (one-hot over the rungs) for every quantizer with more than one rung, `NAME.code`
+        Sample sites: `NAME.width` (one-hot over the rungs) for every quantizer with more than one rung (of those that
+        are tied, the first one), `NAME.code`
         (a level for each weight) for every weight, and `obs`.
 
         Args:
@@ -98,7 +99,7 @@ class Program(Network):
         levels: dict[str, Tensor] = {}
         with poutine.scale(scale=self.temperature):
             for name, quantizer in self.named_quantizers():
-                onehots[name] = self._width_site(name, quantizer, quantizer.prior)
+                onehots[name] = self._width_site(name, quantizer, quantizer.prior, onehots)
                 if isinstance(quantizer, WeightQuantizer):
                     levels[name] = self._prior_code(name, quantizer, onehots[name])
         output = self.run(onehots, levels, x)
@@ -111,12 +112,15 @@ class Program(Network):
     def _guide(self, x: Any = None, y: Tensor | None = None, size: int | None = None) -> None:
         self._param_sites()
         with poutine.scale(scale=self.temperature):
+            onehots: dict[str, Tensor] = {}
             for name, quantizer in self.named_quantizers():
-                onehot = self._width_site(name, quantizer, quantizer.widths)
+                onehot = onehots[name] = self._width_site(name, quantizer, quantizer.widths, onehots)
                 if isinstance(quantizer, WeightQuantizer) and self._draws_codes(quantizer):
                     pyro.sample(f"{name}.code", self._code_law(name, quantizer, self.rung(name, onehot)))
 
-    def _width_site(self, name: str, quantizer: Quantizer, law: Callable[[], Any]) -> Tensor:
+    def _width_site(self, name: str, quantizer: Quantizer, law: Callable[[], Any], drawn: Any) -> Tensor:
+        if name in self.sites:
+            return drawn[self.sites[name]]
         if not quantizer.free:
             return quantizer.probs()
         distribution = law()

@@ -11,9 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from probq import decide
+from probq.activations import activations
 from probq.assignment import Assignment
-from probq.budget import Budget
+from probq.budget import Budgets
+from probq.decide import codes, decided, decision, fix, onehots
+from probq.decide import mode as most_probable
+from probq.decide import sample as draws_within
 from probq.errors import ProbqError
 from probq.fold import fold, foldable, per_channel
 from probq.layers import Layer, Trace, arguments, trace
@@ -23,6 +26,7 @@ from probq.program import Program
 from probq.quantizer import InputQuantizer, WeightQuantizer
 from probq.rounding import code_levels
 from probq.substitute import substitute
+from probq.ties import tied_sites
 
 
 class Quantized(Program):
@@ -32,23 +36,29 @@ class Quantized(Program):
     and for `model` and `guide`.
     """
 
-    def mode(self, budget: Budget | None = None) -> Assignment:
+    def mode(self, budget: Budgets = None, measured: bool = True) -> Assignment:
         """The most probable widths whose cost keeps the budget, and the most probable codes.
 
+        Where `fit` had validation batches and measured that other widths do better, it is those it tuned the network
+        for, and those are returned for the budget that it kept; the assignment's `gap` says by how many nats the most
+        probable ones are more probable.
+
         Args:
-            budget: the limit; by default the one last fitted for, if any.
+            budget: the limit, or a list of limits that all hold; by default what was last fitted for, if anything.
+            measured: False gives the most probable widths whatever was measured.
 
         Raises:
             ProbqError: if the budget is below the cheapest reachable cost.
         """
-        return decide.mode(self, budget or self.budget)
+        decide = decision if measured else most_probable
+        return decide(self, budget or self.budget)
 
-    def sample(self, n: int, budget: Budget | None = None, seed: int | None = None) -> list[Assignment]:
+    def sample(self, n: int, budget: Budgets = None, seed: int | None = None) -> list[Assignment]:
         """Draws from the posterior given that the cost keeps the budget; each one does.
 
         Args:
             n: number of draws.
-            budget: the limit; by default the one last fitted for, if any.
+            budget: the limit, or a list of limits that all hold; by default what was last fitted for, if anything.
             seed: makes the draws reproducible; by default torch's random state decides.
 
         Raises:
@@ -56,7 +66,7 @@ class Quantized(Program):
         """
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
             raise ProbqError(f"sample takes a number of draws, 1 or more, not {n!r}")
-        return decide.sample(self, n, budget or self.budget, seed)
+        return draws_within(self, n, budget or self.budget, seed)
 
     def at(self, assignment: Assignment) -> Quantized:
         """A copy of the network with its widths fixed, batch normalisation folded, and its codes those decided.
@@ -69,15 +79,15 @@ class Quantized(Program):
         """
         fixed = copy.deepcopy(self)
         fixed.folded = True
-        decide.fix(fixed, assignment.widths)
+        fix(fixed, assignment.widths)
         fixed._place(assignment)
         return fixed
 
     @torch.no_grad()
     def _place(self, assignment: Assignment) -> None:
         """Move the location of every weight whose nearest level is not its decided one onto that level."""
-        current = decide.codes(self, assignment.widths)
-        chosen = decide.onehots(self, assignment.widths)
+        current = codes(self, assignment.widths)
+        chosen = onehots(self, assignment.widths)
         for name in self.weight_names:
             wanted = torch.as_tensor(np.asarray(assignment.codes[name]), device=self.device)
             if wanted.shape != current[name].shape:
@@ -93,37 +103,37 @@ class Quantized(Program):
 
     def forward(self, *args: Any) -> Any:
         """The network's output at its mode: exactly what the integer model computes, in the inputs' precision."""
-        if self.training and decide.decided(self):
+        if self.training and decided(self):
             return self._at_fixed(arguments(args), exact=False)
         assignment = self.mode()
         return self._decided(assignment, args)
 
     def _at_fixed(self, args: tuple[Any, ...], exact: bool) -> Any:
-        onehots = {name: quantizer.probs() for name, quantizer in self.named_quantizers()}
+        chosen = {name: quantizer.probs() for name, quantizer in self.named_quantizers()}
         levels = {
-            n: self._code_law(n, w, self.rung(n, onehots[n]), nearest=1).rsample() for n, w in self.weights.items()
+            n: self._code_law(n, w, self.rung(n, chosen[n]), nearest=1).rsample() for n, w in self.weights.items()
         }
-        return self.run(onehots, levels, args, exact)
+        return self.run(chosen, levels, args, exact)
 
     @torch.no_grad()
     def _decided(self, assignment: Assignment, args: tuple[Any, ...]) -> Any:
         """Output at an assignment: evaluation mode, normalisation folded, float64 inside."""
-        onehots = decide.onehots(self, assignment.widths)
+        chosen = onehots(self, assignment.widths)
         with self.evaluating():
             levels = {
                 name: code_levels(
-                    self.rung(name, onehots[name]).levels,
+                    self.rung(name, chosen[name]).levels,
                     torch.as_tensor(assignment.codes[name], device=self.device).long(),
                 )
                 for name in self.weight_names
             }
             try:
-                return _like(self.run(onehots, levels, args, exact=True), args)
+                return _like(self.run(chosen, levels, args, exact=True), args)
             except RuntimeError:
                 # a network with float32 constants of its own cannot run in float64; its own precision must do
-                return self.run(onehots, levels, args)
+                return self.run(chosen, levels, args)
 
-    def predict(self, x: Any, draws: int = 16, seed: int | None = None, budget: Budget | None = None) -> Tensor:
+    def predict(self, x: Any, draws: int = 16, seed: int | None = None, budget: Budgets = None) -> Tensor:
         """Outputs of networks drawn from the posterior, `[draws, batch, ...]`, one network a row.
 
         Args:
@@ -179,26 +189,34 @@ def quantize(
     layers = _checked_norms(copied, found, example)
     weights: dict[str, WeightQuantizer] = {}
     inputs: dict[str, InputQuantizer] = {}
+    ties: dict[str, list[str]] = {}
     notes = list(found.notes)
+    plans: dict[str, Plan | None] = {}
     for place, layer in enumerate(layers):
-        own = plan_for(Plan() if plan is None else plan, layer)
+        own = plans[layer.name] = plan_for(Plan() if plan is None else plan, layer)
         if own is None:
             layers[place] = replace(layer, norm=None)  # nothing is folded into what stays float
             notes.append(f"{layer.name} stays float, as planned; it counts as 32 x 32 bits")
             continue
         if layer.weight not in weights:
             weights[layer.weight] = WeightQuantizer(_as_shipped(copied, layers[place]), own, layer.channel_axis)
+            if own.tie_weight is not None:
+                ties.setdefault(own.tie_weight, []).append(layer.weight)
         if layer.input is not None:
             inputs[layer.input] = InputQuantizer(own.input_ladder(layer), found.inputs[layer.name])
             # a scale to train would ask for the gradient of the first layer's input, for a power of two that stays
             inputs[layer.input].log2_scale.requires_grad_(not layer.first or len(inputs[layer.input].ladder) > 1)
+            if own.tie_input is not None and not layer.first:
+                ties.setdefault(own.tie_input, []).append(layer.input)
     if not weights:
         raise ProbqError("the plan leaves every layer in float; let it return a Plan for at least one layer")
     for note in found.notes:
         warnings.warn(note, UserWarning, stacklevel=2)
     for parameter in copied.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
-    quantized = Quantized(copied, tuple(layers), weights, inputs, tuple(notes), likelihood)
+    tables = activations(copied, found, plans)
+    sites = tied_sites(ties, weights, inputs)
+    quantized = Quantized(copied, tuple(layers), weights, inputs, tuple(notes), likelihood, tables, sites)
     quantized.signature = signature(example)
     return quantized.train(net.training)
 

@@ -78,6 +78,8 @@ class Quantizer(nn.Module):
         )
         self.fixed: Tensor | None
         self.register_buffer("fixed", None)
+        self.tuned: Tensor | None  # rungs that the last fit measured as best and tuned the network for
+        self.register_buffer("tuned", None)
 
     @property
     def free(self) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 from probq.errors import ProbqError
 
 LARGEST = 2**61
+MOST_ENTRIES = 2**16  # of a table
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,12 @@ SIGNATURES: Mapping[str, Signature] = MappingProxyType(
         "permute": Signature(1, {}, {"axes": "a list of integers"}),
         "add": Signature(2),
         "concat": Signature(None, {}, {"axis": "an integer"}),
+        "table": Signature(1, {"table": (1,)}, {"first": "an integer"}),
+        "repeat": Signature(1, {}, {"factors": "a list of positive integers"}),
+        "pad": Signature(1, {}, {"padding": "a list of pairs [low, high]"}),
+        "slice": Signature(
+            1, {}, {"axis": "an integer", "start": "an integer", "stop": "an integer", "step": "a positive integer"}
+        ),
     }
 )  # fmt: skip
 
@@ -159,8 +166,10 @@ def _check_agreement(op: str, tensors: Mapping[str, np.ndarray], attributes: Map
         outputs = weight.shape[1] * attributes["groups"] if grouped else weight.shape[0]
         if len(tensors["bias"]) != outputs:
             raise ProbqError(f"bias has {len(tensors['bias'])} elements for {outputs} outputs")
+    if "table" in tensors and not 0 < len(tensors["table"]) <= MOST_ENTRIES:
+        raise ProbqError(f"a table has 1 to {MOST_ENTRIES:,} entries, not {len(tensors['table']):,}")
     lists = {name: attributes[name] for name in _WINDOW | _CONV if isinstance(attributes.get(name), list | tuple)}
-    spatial = tensors["weight"].ndim - 2 if op == "conv" else len(lists.get("kernel", ()))
+    spatial = tensors["weight"].ndim - 2 if op == "conv" else len(lists.get("kernel", lists.get("padding", ())))
     for name, value in lists.items():
         if len(value) != spatial:
             raise ProbqError(f"attribute {name} has {len(value)} entries for {spatial} spatial axes")

@@ -1,24 +1,27 @@
-"""Solvers on the discrete problem: the most probable choice under a limit, and exact conditional draws."""
+"""Solvers on the discrete problem: the most probable choice under limits, and exact conditional draws."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TypeAlias
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.special import softmax
+from scipy.special import logsumexp, softmax
 
-from probq.choices import Group, Problem
+from probq.choices import Choice, Group, Problem
 from probq.errors import ProbqError
+from probq.feasible import columns, nearest, read, split
 
-Choice: TypeAlias = list[tuple[int, np.ndarray]]
+Limits: TypeAlias = float | np.ndarray
 BATCH = 2048
 MOST_NUMBERS = 4_000_000
 MOST_BATCHES = 2000
 MOST_CUTS = 100
+ROUNDS = 6
 
 
-def most_probable(problem: Problem, limit: float) -> tuple[Choice, float]:
+def most_probable(problem: Problem, limit: Limits) -> tuple[Choice, float]:
     """The choice of greatest log-probability with `cost <= limit`, and its proven gap in nats.
 
     With one gate for each tensor it is an integer programme, solved to optimality (gap 0). With many gates it is the
@@ -26,175 +29,241 @@ def most_probable(problem: Problem, limit: float) -> tuple[Choice, float]:
 
     Args:
         problem: the discrete problem.
-        limit: the greatest allowed cost.
+        limit: the greatest allowed cost, `[K]` where there are several.
 
     Raises:
-        ProbqError: if no choice keeps the limit.
+        ProbqError: if no choice keeps the limits; it names those that are in the way, and the nearest choice.
     """
-    limit = problem.inside(limit)
-    if all(group.gates == 1 for group in problem.groups):
-        return _integer_programme(problem, limit), 0.0
-    return _lagrangian(problem, limit)
+    limits, start = reachable(problem, limit)
+    if all((group.counts == 1).all() for group in problem.groups):
+        return _integer_programme(problem, limits, start), 0.0
+    return _lagrangian(problem, limits, start)
 
 
-def _integer_programme(problem: Problem, limit: float) -> Choice:
-    values = [g.log_inputs[:, None] + g.log_gates for g in problem.groups]
-    gain, price = np.concatenate([v.ravel() for v in values]), np.concatenate([g.cost.ravel() for g in problem.groups])
-    owner = np.concatenate([np.full(v.size, k) for k, v in enumerate(values)])
-    one_each = (np.arange(len(values))[:, None] == owner[None]).astype(float)
-    room = limit - problem.constant
-    least = np.array([g.cost.min() for g in problem.groups])
-    # what no choice of the others can make room for is out; the solver's tolerance would let some of it pass
-    possible = price - least[owner] <= room - least.sum() + 1e-9 * abs(room)
-    unit = max(room, float(price.max()) * 1e-9, 1e-300)
-    constraints = [LinearConstraint(one_each, 1, 1), LinearConstraint(price[None] / unit, ub=room / unit)]
-    for _ in range(MOST_CUTS):
+def reachable(problem: Problem, limit: Limits) -> tuple[np.ndarray, Choice]:
+    """The limits `[K]`, a rounding error lower where costs are fractions, and a choice that keeps them.
+
+    Raises:
+        ProbqError: if there is none; it names the limits that are in the way, and the nearest choice.
+    """
+    limits = problem.inside(limit)
+    if len(limits) == 1:
+        return limits, [group.cheapest(0) for group in problem.groups]
+    for k in range(len(limits)):
+        choice = [group.cheapest(k) for group in problem.groups]
+        if problem.keeps(choice, limits):
+            return limits, choice
+    choice, excess = nearest(problem, limits)
+    if not problem.keeps(choice, limits):
+        wanted = " and ".join(f"{x:,.0f} {name}" for x, name in zip(limits, problem.names, strict=True))
+        found = " and ".join(
+            f"{x:,.0f} {name}" for x, name in zip(problem.value(choice)[1], problem.names, strict=True)
+        )
+        raise ProbqError(
+            f"the budgets of {wanted} can each be kept, but not together: the widths that come nearest cost {found}; "
+            f"raise the budgets by {100 * (excess - 1):.3g} %, or add narrower rungs to the plan's ladders"
+        )
+    return limits, choice
+
+
+def _integer_programme(problem: Problem, limits: np.ndarray, start: Choice) -> Choice:
+    return next(_in_order(problem, limits), start)
+
+
+def most_probable_first(problem: Problem, limit: Limits) -> Iterator[Choice]:
+    """All choices with `cost <= limit`, in the order of falling log-probability, each from an integer programme.
+
+    Args:
+        problem: the discrete problem, with one gate for each leaf.
+        limit: the greatest allowed cost, `[K]` where there are several.
+
+    Raises:
+        ProbqError: if no choice keeps the limits.
+
+    Source: K. G. Murty, 1968, "An Algorithm for Ranking all the Assignments in Order of Increasing Cost" (exclusion of
+    what was found).
+    """
+    return _in_order(problem, reachable(problem, limit)[0])
+
+
+def _in_order(problem: Problem, limits: np.ndarray) -> Iterator[Choice]:
+    """Columns: for each group its combinations, then for each of those the rungs of each leaf."""
+    gain = np.concatenate(
+        [np.append(g.log_shared, np.tile(g.log_gates.ravel(), g.own.shape[1])) for g in problem.groups]
+    )
+    price, equations = columns(problem)
+    room = limits - problem.constant
+    possible = np.isfinite(gain) & _has_room(problem, room)
+    unit = np.maximum(np.maximum(room, price.max(1, initial=0) * 1e-9), 1e-300)[:, None]
+    constraints = [equations, LinearConstraint(price / unit, ub=room / unit[:, 0])]
+    useless = 0
+    while useless < MOST_CUTS:
         result = milp(
-            -gain,
+            -np.where(possible, gain, 0),
             constraints=constraints,
             integrality=np.ones(len(gain)),
             bounds=Bounds(0, possible),
             options={"mip_rel_gap": 0.0},
         )
         if result.x is None:
-            break
-        choice = _read(result.x, values)
-        if problem.value(choice)[1] <= limit:
-            return choice
-        constraints.append(LinearConstraint((result.x > 0.5)[None].astype(float), ub=len(values) - 1))  # not this one
-    return _cheapest(problem)
+            return
+        chosen = result.x > 0.5
+        choice = [read(g, x) for g, x in zip(problem.groups, split(problem, chosen.astype(int)), strict=True)]
+        if problem.keeps(choice, limits):
+            yield choice
+        else:
+            useless += 1
+        constraints.append(LinearConstraint(chosen[None].astype(float), ub=int(chosen.sum()) - 1))  # not this one
 
 
-def _read(x: np.ndarray, values: list[np.ndarray]) -> Choice:
-    choice, first = [], 0
-    for value in values:
-        best = int(x[first : first + value.size].argmax())
-        first += value.size
-        choice.append((best // value.shape[1], np.array([best % value.shape[1]])))
-    return choice
-
-
-def _cheapest(problem: Problem) -> Choice:
-    choice = []
+def _has_room(problem: Problem, room: np.ndarray) -> np.ndarray:
+    """Columns that leave room for the least costs of all else; the solver's tolerance would let some others pass."""
+    parts = []
     for g in problem.groups:
-        t = int(g.cost.min(1).argmin())
-        choice.append((t, np.full(g.gates, int(g.cost[t].argmin()))))
-    return choice
+        barred = np.where(np.isfinite(g.log_gates), 0, np.inf)  # one gate for each leaf
+        least = (g.cost + barred).min(3)
+        of_shared = g.own + least.sum(2)
+        of_leaves = of_shared[:, :, None, None] + g.cost - least[..., None]
+        parts.append((of_shared.min(1), np.concatenate([of_shared, of_leaves.reshape(len(room), -1)], 1)))
+    total = sum(smallest for smallest, _ in parts)
+    slack = room - total + 1e-9 * np.abs(room)
+    return np.concatenate([(needed - s[:, None] <= slack[:, None]).all(0) for s, needed in parts])
 
 
-def _priced(problem: Problem, price: float) -> tuple[Choice, float]:
-    """The choice that maximises `log-probability - price * cost`, and that maximum."""
-    choice, total = [], -price * problem.constant
+def _priced(problem: Problem, prices: np.ndarray) -> tuple[Choice, float]:
+    """The choice that maximises `log-probability - prices * costs`, and that maximum."""
+    choice, total = [], float(-prices @ problem.constant)
     for g in problem.groups:
-        scores = g.log_gates[None] - price * g.cost[:, None, :] / g.gates
-        of_combination = g.log_inputs + scores.max(2).sum(1)
+        gates = g.log_gates[None] - np.tensordot(prices, g.shares, 1)[:, g.owner]
+        of_combination = g.log_shared - prices @ g.own + gates.max(2).sum(1)
         t = int(of_combination.argmax())
-        choice.append((t, scores[t].argmax(1)))
+        choice.append((t, gates[t].argmax(1)))
         total += float(of_combination[t])
     return choice, total
 
 
-def _lagrangian(problem: Problem, limit: float) -> tuple[Choice, float]:
-    choice, bound = _priced(problem, 0.0)
-    if problem.value(choice)[1] <= limit:
+def _lagrangian(problem: Problem, limits: np.ndarray, start: Choice) -> tuple[Choice, float]:
+    """Bisection of each price in turn; with several limits in rounds, for the price of one moves the others."""
+    choice, bound = _priced(problem, np.zeros(len(limits)))
+    if problem.keeps(choice, limits):
         return choice, 0.0
-    unit = 1.0 / max(limit, 1e-12)
-    best, low, high = _cheapest(problem), 0.0, unit
-    while problem.value(_priced(problem, high)[0])[1] > limit and high < 1e12 * unit:
-        high *= 4
-    for _ in range(100):
-        price = (low + high) / 2
-        choice, value = _priced(problem, price)
-        bound = min(bound, value + price * limit)
-        log_prob, cost = problem.value(choice)
-        low, high = (price, high) if cost > limit else (low, price)
-        if cost <= limit and log_prob > problem.value(best)[0]:
-            best = choice
-    best = _filled(problem, best, limit)
+    best, prices = start, np.zeros(len(limits))
+    for k in list(range(len(limits))) * (1 if len(limits) == 1 else ROUNDS):
+        unit = 1.0 / max(limits[k], 1e-12)
+        prices[k] = 0.0
+        low, high = 0.0, unit
+        while problem.value(_priced(problem, _at(prices, k, high))[0])[1][k] > limits[k] and high < 1e12 * unit:
+            high *= 4
+        for _ in range(100 if len(limits) == 1 else 40):
+            price = (low + high) / 2
+            choice, value = _priced(problem, _at(prices, k, price))
+            bound = min(bound, value + float(_at(prices, k, price) @ limits))
+            log_prob, cost = problem.value(choice)
+            low, high = (price, high) if cost[k] > limits[k] else (low, price)
+            if (cost <= limits).all() and log_prob > problem.value(best)[0]:
+                best = choice
+        prices[k] = 0.0 if high <= 2 * unit * 2.0**-40 else high
+    best = _filled(problem, best, limits)
     return best, max(0.0, bound - problem.value(best)[0])
 
 
-def _filled(problem: Problem, choice: Choice, limit: float) -> Choice:
+def _at(prices: np.ndarray, k: int, price: float) -> np.ndarray:
+    result = prices.copy()
+    result[k] = price
+    return result
+
+
+def _filled(problem: Problem, choice: Choice, limits: np.ndarray) -> Choice:
     """Spend what is left: single gates moved to more probable rungs, best log-probability for the cost first."""
-    room = limit - problem.value(choice)[1]
+    room = limits - problem.value(choice)[1]
+    unit = 1 / np.maximum(limits, 1e-300)
     result = []
     for group, (t, rungs) in zip(problem.groups, choice, strict=True):
         rungs = rungs.copy()
-        step = group.cost[t] / group.gates
-        current = group.log_gates[np.arange(group.gates), rungs]
-        gain, price = group.log_gates - current[:, None], step[None] - step[rungs][:, None]
+        step = group.shares[:, t][:, group.owner]  # [K, G, B]
+        gate = np.arange(group.gates)
+        gain = group.log_gates - group.log_gates[gate, rungs][:, None]
+        price = np.tensordot(unit, step - step[:, gate, rungs][..., None], 1)
         for index in np.argsort(-(gain / np.maximum(price, 1e-300)), axis=None):
-            gate, rung = np.unravel_index(index, gain.shape)
-            before = rungs[gate]
-            better = group.log_gates[gate, rung] > group.log_gates[gate, before]
-            needed = step[rung] - step[before]
-            if better and needed <= room * (1 - 1e-9):
-                rungs[gate], room = rung, room - needed
+            g, rung = np.unravel_index(index, gain.shape)
+            better = group.log_gates[g, rung] > group.log_gates[g, rungs[g]]
+            needed = step[:, g, rung] - step[:, g, rungs[g]]
+            if better and (needed <= np.maximum(room, 0) * (1 - 1e-9)).all():
+                rungs[g], room = rung, room - needed
         result.append((t, rungs))
-    return result if problem.value(result)[1] <= limit else choice
+    return result if problem.keeps(result, limits) else choice
 
 
-def conditional_draws(problem: Problem, limit: float, n: int, generator: np.random.Generator) -> list[Choice]:
-    """Independent draws from the posterior over widths given `cost <= limit`, exact.
+def conditional_draws(problem: Problem, limit: Limits, n: int, generator: np.random.Generator) -> list[Choice]:
+    """Independent draws from the posterior over widths given that every limit is kept, exact.
 
-    Proposals come from the posterior tilted by `exp(-price * cost)`, which still factorises; a feasible one is kept
-    with probability `exp(price * (cost - limit))`. The price with `E[cost] = limit` keeps the most.
+    Proposals come from the posterior tilted by `exp(-prices * costs)`, which still factorises; a feasible one is kept
+    with probability `exp(prices * (costs - limits))`. The prices with `E[cost] = limit` keep the most.
 
     Raises:
-        ProbqError: if no choice keeps the limit, or fewer than `n` proposals were kept.
+        ProbqError: if no choice keeps the limits, or fewer than `n` proposals were kept.
     """
-    limit = problem.inside(limit)
-    price = _price(problem, limit)
+    limits, _ = reachable(problem, limit)
+    prices = _prices(problem, limits)
     kept: list[Choice] = []
-    rows = max(1, min(BATCH, MOST_NUMBERS // sum(group.gates for group in problem.groups)))
+    rows = max(1, min(BATCH, MOST_NUMBERS // max(1, sum(group.gates for group in problem.groups))))
     for _ in range(MOST_BATCHES):
-        parts = [_propose(group, price, rows, generator) for group in problem.groups]
+        parts = [_propose(group, prices, rows, generator) for group in problem.groups]
         cost = problem.constant + sum(part[2] for part in parts)
-        keep = (cost <= limit) & (np.log(generator.random(rows)) <= price * (cost - limit))
+        keep = (cost <= limits * (1 + 1e-12)).all(1) & (np.log(generator.random(rows)) <= (cost - limits) @ prices)
         for row in np.flatnonzero(keep):
             choice = [(int(t[row]), rungs[row]) for t, rungs, _ in parts]
-            if problem.value(choice)[1] <= limit:
+            if problem.keeps(choice, limits):  # sums in another order may differ in the last digit
                 kept.append(choice)
             if len(kept) == n:
                 return kept
     raise ProbqError(f"only {len(kept)} of {n} draws kept the limit; raise the budget a little or ask for fewer draws")
 
 
-def _mean_cost(problem: Problem, price: float) -> float:
+def _mean_costs(problem: Problem, prices: np.ndarray) -> np.ndarray:
     total = problem.constant
     for group in problem.groups:
-        gates, combinations = group.tilted(price)
-        of_gates = (softmax(gates, axis=2) * group.cost[:, None, :] / group.gates).sum((1, 2))
-        total += float(softmax(combinations) @ of_gates)
+        gates, combinations = group.tilted(prices)
+        of_gates = (softmax(gates, axis=2) * group.shares[:, :, group.owner]).sum((2, 3))
+        total = total + (group.own + of_gates) @ softmax(combinations)
     return total
 
 
-def _price(problem: Problem, limit: float) -> float:
-    if _mean_cost(problem, 0.0) <= limit:
-        return 0.0
-    unit = 1.0 / max(limit, 1e-12)
-    low, high = 0.0, unit
-    while _mean_cost(problem, high) > limit and high < 1e6 * unit:
-        high *= 4
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _mean_cost(problem, middle) > limit else (low, middle)
-    return high
+def _prices(problem: Problem, limits: np.ndarray) -> np.ndarray:
+    """Prices at which each mean cost is its limit, or 0 where it is below; one after the other, in rounds."""
+    prices = np.zeros(len(limits))
+    for k in list(range(len(limits))) * (1 if len(limits) == 1 else ROUNDS):
+        prices = _at(prices, k, 0.0)
+        if _mean_costs(problem, prices)[k] <= limits[k]:
+            continue
+        unit = 1.0 / max(limits[k], 1e-12)
+        low, high = 0.0, unit
+        while _mean_costs(problem, _at(prices, k, high))[k] > limits[k] and high < 1e6 * unit:
+            high *= 4
+        for _ in range(60 if len(limits) == 1 else 30):
+            middle = (low + high) / 2
+            above = _mean_costs(problem, _at(prices, k, middle))[k] > limits[k]
+            low, high = (middle, high) if above else (low, middle)
+        prices[k] = high
+    return prices
 
 
 def _propose(
-    group: Group, price: float, n: int, generator: np.random.Generator
+    group: Group, prices: np.ndarray, n: int, generator: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    gates, combinations = group.tilted(price)
+    """Combinations `[n]`, rungs `[n, G]` and costs `[n, K]` of `n` draws."""
+    gates, combinations = group.tilted(prices)
     t = _draw(softmax(combinations)[None].repeat(n, 0), generator)
     cumulative = softmax(gates, axis=2).cumsum(2)
+    last = gates.shape[2] - 1 - np.isfinite(group.log_gates)[:, ::-1].argmax(1)
     rungs = np.empty((n, group.gates), dtype=np.int64)
     for value in np.unique(t):
         rows = np.flatnonzero(t == value)
         u = generator.random((len(rows), group.gates, 1))
-        rungs[rows] = (u > cumulative[value][None]).sum(2).clip(max=group.cost.shape[1] - 1)
-    cost = group.cost[t[:, None], rungs].sum(1) / group.gates
-    return t, rungs, cost
+        rungs[rows] = np.minimum((u > cumulative[value][None]).sum(2), last)
+    owner = group.owner
+    costs = [own[t] + cost[t[:, None], owner, rungs].sum(1) for own, cost in zip(group.own, group.shares, strict=True)]
+    return t, rungs, np.stack(costs, 1)
 
 
 def _draw(probs: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -202,24 +271,44 @@ def _draw(probs: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     return (u > probs.cumsum(1)).sum(1).clip(max=probs.shape[1] - 1)
 
 
-def probability_within(problem: Problem, limit: float, draws: int = 20000, seed: int = 0) -> float:
-    """`P(cost <= limit)` under the posterior: exact where the cost takes few values, else from `draws` draws."""
-    costs, probs = np.array([problem.constant]), np.array([1.0])
+def probability_within(problem: Problem, limit: Limits, draws: int = 20000, seed: int = 0) -> float:
+    """`P(cost <= limit)` under the posterior: exact where the costs take few values, else from `draws` draws."""
+    limits = np.broadcast_to(np.asarray(limit, float), problem.full.shape)
+    costs, probs = problem.constant[None], np.array([1.0])
     for group in problem.groups:
-        if group.gates > 1 or len(costs) * group.cost.size > 4_000_000:
-            return _drawn_probability(problem, limit, draws, seed)
-        weights = np.exp(group.log_inputs[:, None] + group.log_gates).ravel()
-        costs, inverse = np.unique((costs[:, None] + group.cost.ravel()[None]).ravel(), return_inverse=True)
-        probs = np.bincount(inverse, (probs[:, None] * weights[None]).ravel())
-    return float(min(1.0, probs[costs <= limit].sum()))
+        states = _states(group)
+        if states is None or len(costs) * len(states[1]) * len(limits) ** 2 > 4_000_000:
+            return _drawn_probability(problem, limits, draws, seed)
+        every = (costs[:, None] + states[0][None]).reshape(-1, len(limits))
+        if len(limits) == 1:
+            unique, inverse = np.unique(every[:, 0], return_inverse=True)
+            costs = unique[:, None]
+        else:
+            costs, inverse = np.unique(every, axis=0, return_inverse=True)
+        probs = np.bincount(inverse.reshape(-1), (probs[:, None] * states[1][None]).ravel())
+    return float(min(1.0, probs[(costs <= limits).all(1)].sum()))
 
 
-def _drawn_probability(problem: Problem, limit: float, draws: int, seed: int) -> float:
+def _states(group: Group) -> tuple[np.ndarray, np.ndarray] | None:
+    """Costs `[n, K]` and probabilities `[n]` of everything that a small group may take."""
+    rungs = group.cost.shape[3]
+    if (group.counts > 1).any() or len(group.log_shared) * float(rungs) ** len(group.leaves) > 100_000:
+        return None
+    costs, log_probs = group.own[..., None], group.log_shared[:, None]
+    for v in range(len(group.leaves)):
+        costs = (costs[..., None] + group.cost[:, :, v, None, :]).reshape(len(costs), len(log_probs), -1)
+        log_probs = (log_probs[..., None] + group.log_gates[v]).reshape(len(log_probs), -1)
+    possible = np.isfinite(log_probs.ravel())
+    return costs.reshape(len(costs), -1).T[possible], np.exp(log_probs.ravel()[possible])
+
+
+def _drawn_probability(problem: Problem, limits: np.ndarray, draws: int, seed: int) -> float:
     generator = np.random.default_rng(seed)
-    rows = max(1, min(draws, MOST_NUMBERS // sum(group.gates for group in problem.groups)))
-    within = 0
+    rows = max(1, min(draws, MOST_NUMBERS // max(1, sum(group.gates for group in problem.groups))))
+    free, within = np.zeros(len(limits)), 0
+    allowed = sum(float(logsumexp(group.tilted(free)[1])) for group in problem.groups)
     for first in range(0, draws, rows):
         part = min(rows, draws - first)
-        cost = problem.constant + sum(_propose(group, 0.0, part, generator)[2] for group in problem.groups)
-        within += int(np.sum(cost <= limit))
-    return within / draws
+        cost = problem.constant + sum(_propose(group, free, part, generator)[2] for group in problem.groups)
+        within += int((cost <= limits).all(1).sum())
+    return float(min(1.0, np.exp(allowed))) * within / draws

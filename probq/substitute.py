@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from probq.watch import hook_input
+
+NOTHING: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType({})
 
 
 def substitute(
@@ -17,6 +20,7 @@ def substitute(
     inputs: Mapping[str, Callable[[Tensor], Tensor]],
     outputs: Mapping[str, Callable[[Tensor], Tensor]],
     *args: Any,
+    results: Mapping[str, Callable[[Tensor], Tensor]] = NOTHING,
 ) -> Any:
     """Call a network with other weights and with functions applied to its layers' inputs.
 
@@ -26,6 +30,7 @@ def substitute(
         inputs: for each module name, a function of its input.
         outputs: for each module name, a function of its input that replaces its output.
         args: the network's arguments.
+        results: for each module name, a function of its output.
     """
     handles = []
     for name, function in inputs.items():
@@ -33,6 +38,8 @@ def substitute(
         handles.append(net.get_submodule(name).register_forward_pre_hook(hook, with_kwargs=True))
     for name, function in outputs.items():
         handles.append(net.get_submodule(name).register_forward_hook(_output_hook(function), with_kwargs=True))
+    for name, function in results.items():
+        handles.append(net.get_submodule(name).register_forward_hook(_result_hook(function)))
     try:
         return torch.func.functional_call(net, dict(tensors), args)
     finally:
@@ -53,5 +60,12 @@ def _input_hook(function: Callable[[Tensor], Tensor]) -> Any:
 def _output_hook(function: Callable[[Tensor], Tensor]) -> Any:
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         return function(hook_input(args, kwargs))
+
+    return hook
+
+
+def _result_hook(function: Callable[[Tensor], Tensor]) -> Any:
+    def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        return function(output)
 
     return hook

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,29 +11,31 @@ import pandas
 import torch
 
 from probq import cost as costs
-from probq import decide, solve
-from probq.budget import Budget
+from probq.budget import Budgets, budgets
+from probq.decide import decided_rungs, probability_within, under
 from probq.errors import ProbqError
+from probq.expectation import of_layer
 from probq.layers import Layer
 from probq.program import Program
 from probq.quantizer import Quantizer, WeightQuantizer
 from probq.versions import probq_version
 
 CONVENTION = "BOP = MACs * weight bits * input bits; percentages refer to 32-bit weights and inputs"
+DRAWS = 10_000
 MOST_NUMBERS = 2**23  # random numbers held at once
 
 
 def table(q: Program) -> pandas.DataFrame:
-    """The posterior over widths, a row for each quantizer in the order of the network.
+    """The posterior over widths, a row for each quantizer in the order of the network; tied ones share the first's row.
 
     Columns, for a width `W` in bits. Where channels or weights have widths of their own, it is the width of a gate
     picked at random, so that `Var W = E[Var(W | gate)] + Var(E[W | gate])`:
 
-    * `layer`, `kind` ("weight" or "input"), `MACs` for one example, of all layers that use the quantizer;
+    * `layer`, `kind` ("weight", "input" or both), `MACs` for one example, of all layers that use the width;
     * `P(b)`: probability of `b` bits, NaN where `b` is not on the ladder;
     * `mean bits` and `sd bits` of `W`; `entropy` in bits, the mean over gates;
     * `mode`: bits decided within `q.budget`, as in `q.mode()`, the mean over gates;
-    * `cost share`: percent of the expected cost that falls on the layers that use the quantizer.
+    * `cost share`: percent of the expected cost (of the first budget) that falls on the layers that use the width.
 
     `.attrs` holds `expected cost percent`, `cost` (its name), `temperature`, `budget` (its text, or None) and, with a
     budget, `P(cost<=limit)` of a draw.
@@ -45,21 +48,22 @@ def table(q: Program) -> pandas.DataFrame:
     """
     probs, modes, expected = _probs(q), decided_widths(q, q.budget), expected_costs(q)
     widths = sorted({bits for _, quantizer in q.named_quantizers() for bits in quantizer.ladder.bits})
-    total = sum(expected.values())
+    total = sum(expected.values())  # of all layers, also where the cost is that of the largest one
     rows = {}
     for name in network_order(q):
-        users = [layer for layer in q.layers if name in (layer.weight, layer.input)]
+        own = {name, *(tied for tied, site in q.sites.items() if site == name)}
+        users = [layer for layer in q.layers if own & {layer.weight, layer.input}]
         share = 100 * sum(expected[layer.name] for layer in users) / total if total else 0.0
         rows[name] = {
             "layer": ", ".join(layer.name for layer in users),
-            "kind": "weight" if name in q.weight_names else "input",
+            "kind": ", ".join(k for k, of in (("weight", q.weight_names), ("input", q.input_names)) if own & set(of)),
             "MACs": sum(layer.macs for layer in users),
             **_law(q.quantizer(name), probs[name], widths),
             "mode": float(np.mean(modes[name])),
             "cost share": share,
         }
     frame = pandas.DataFrame.from_dict(rows, orient="index").rename_axis("quantizer")
-    frame.attrs.update(_attributes(q, total))
+    frame.attrs.update(_attributes(q))
     return frame
 
 
@@ -89,44 +93,41 @@ def _law(quantizer: Quantizer, probs: np.ndarray, widths: list[int]) -> dict[str
     }
 
 
-def _attributes(q: Program, total: float) -> dict[str, Any]:
+def _attributes(q: Program) -> dict[str, Any]:
     cost = cost_of(q)
+    with torch.no_grad():
+        total = float(q.expected_cost(q.cost_tables(cost)))
     attributes = {
         "expected cost percent": 100 * total / costs.full(q.layers, cost),
-        "cost": getattr(cost, "__name__", str(cost)),
+        "cost": costs.name(cost),
         "temperature": q.temperature,
         "budget": None if q.budget is None else repr(q.budget),
     }
     if q.budget is not None:
-        attributes["P(cost<=limit)"] = decide.probability_within(q, q.budget)
+        attributes["P(cost<=limit)"] = probability_within(q, q.budget)
     return attributes
 
 
 def network_order(q: Program) -> list[str]:
-    """Names of the quantizers in the order in which the example reached them, a layer's weight before its input."""
+    """Names of the widths in the order in which the example reached them, a layer's weight before its input.
+
+    A width that several quantizers share has the name of the first weight, or without one the first input.
+    """
     names = [name for layer in q.layers for name in (layer.weight, layer.input) if name is not None and name in q]
-    return list(dict.fromkeys(names))
+    return list(dict.fromkeys(q.sites.get(name, name) for name in names))
 
 
 def cost_of(q: Program) -> costs.Cost:
-    """The cost that a network was last fitted for; bit operations without a budget."""
-    return costs.bops if q.budget is None else q.budget.cost
+    """The cost that a network was last fitted for, the first of several; bit operations without a budget."""
+    return next((budget.cost for budget in budgets(q.budget)), costs.bops)
 
 
 def expected_costs(q: Program) -> dict[str, float]:
     """Exact expected cost of each layer by name, in the unit of `cost_of(q)`."""
-    shares = _shares(q)
-    return {layer.name: float(_pair(layer, shares, table)) for layer, table in _cost_tables(q, cost_of(q))}
-
-
-def _shares(q: Program) -> dict[str, np.ndarray]:
-    """Mean over gates of the probability of each rung, `[B]`, by quantizer."""
-    return {name: probs.mean(0) for name, probs in _probs(q).items()}
-
-
-def _cost_tables(q: Program, cost: costs.Cost) -> Iterator[tuple[Layer, np.ndarray]]:
-    for layer, pairs in q.cost_tables(cost):
-        yield layer, pairs.cpu().numpy()
+    tables = q.cost_tables(cost_of(q))
+    with torch.no_grad():
+        laws = {name: quantizer.probs() for name, quantizer in q.named_quantizers()}
+        return {layer.name: float(of_layer(tables, layer, table, laws)) for layer, table in tables}
 
 
 def _pair(layer: Layer, shares: dict[str, np.ndarray], table: np.ndarray) -> Any:
@@ -154,22 +155,28 @@ def probabilities(q: Program, name: str) -> np.ndarray:
     quantizer = q.quantizer(name)
     with torch.no_grad():
         if quantizer.free and quantizer.logits.isnan().any():
-            raise ProbqError(f"the gates of {name} hold NaN; the fit diverged: fit again from the start, at lower rates")
+            raise ProbqError(f"the gates of {name} hold NaN: the fit diverged; fit again, at lower rates")
         return np.asarray(quantizer.probs().double().cpu().numpy().reshape(-1, len(quantizer.ladder)))
 
 
-def decided_widths(q: Program, budget: Budget | None) -> dict[str, Any]:
+def decided_widths(q: Program, budget: Budgets) -> dict[str, Any]:
     """Bits of every quantizer, an int or `[gates]`, as `q.mode(budget)` decides them; needs no codes.
 
     Raises:
         ProbqError: if the budget is below the cheapest reachable cost.
     """
-    if decide.decided(q):
-        bits = {name: np.array(q.quantizer(name).ladder.bits)[p.argmax(1)] for name, p in _probs(q).items()}
+    rungs = decided_rungs(q, budget)
+    if rungs is not None:
+        bits = {name: np.array(q.quantizer(name).ladder.bits)[r.reshape(-1)] for name, r in rungs.items()}
         return {name: int(b[0]) if len(b) == 1 else b for name, b in bits.items()}
-    discrete = decide.problem_of(q, costs.bops if budget is None else budget.cost)
-    limit = 2 * discrete.full + 1 if budget is None else budget.absolute(q.layers)
-    return dict(discrete.widths(solve.most_probable(discrete, limit)[0]))
+    discrete = under(q, budget)
+    return dict(discrete.problem.widths(discrete.most_probable()[0]))
+
+
+def cost_draws(q: Program) -> int:
+    """Draws that show how the cost varies: 10,000, and fewer where every weight has a width of its own."""
+    gates = sum(math.prod(quantizer.gates) for _, quantizer in q.named_quantizers())
+    return max(500, min(DRAWS, 200_000_000 // gates))
 
 
 def draw_widths(q: Program, draws: int, seed: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -189,6 +196,8 @@ def draw_widths(q: Program, draws: int, seed: int) -> tuple[dict[str, np.ndarray
     generator = np.random.default_rng(seed)
     shares, widths = {}, {}
     for name, probs in _probs(q).items():
+        if name in q.sites:
+            continue
         quantizer = q.quantizer(name)
         bits = np.array(quantizer.ladder.bits)
         rungs = list(_rung_draws(probs, draws, generator))
@@ -198,7 +207,8 @@ def draw_widths(q: Program, draws: int, seed: int) -> tuple[dict[str, np.ndarray
         else:
             widths[name] = np.concatenate([bits[r] for r in rungs])
             widths[name] = widths[name] if quantizer.gates else widths[name][:, 0]
-    return shares, widths
+    tied = {name: (shares[site], widths[site]) for name, site in q.sites.items()}
+    return shares | {n: s for n, (s, _) in tied.items()}, widths | {n: w for n, (_, w) in tied.items()}
 
 
 def _rung_draws(probs: np.ndarray, draws: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
@@ -224,8 +234,12 @@ def draw_costs(q: Program, shares: dict[str, np.ndarray], cost: costs.Cost) -> n
         cost: the cost.
     """
     draws = len(next(iter(shares.values())))
-    total = np.zeros(draws) + sum(_pair(layer, shares, pairs) for layer, pairs in _cost_tables(q, cost))
-    return 100 * total / costs.full(q.layers, cost)
+    tables, parts = q.cost_tables(cost), []
+    for layer, pairs in tables:
+        left = 1 - shares[tables.reads[layer.name]][:, 0] if layer.name in tables.reads else 1.0
+        parts.append(np.zeros(draws) + left * _pair(layer, shares, pairs.cpu().numpy()))
+    total = np.max(parts, 0) if isinstance(cost, costs.Largest) else sum(parts)
+    return np.asarray(100 * total / costs.full(q.layers, cost))
 
 
 def to_arviz(q: Program, draws: int = 1000, seed: int = 0) -> Any:
@@ -275,6 +289,6 @@ def _arviz_attributes(q: Program, arviz_version: str) -> dict[str, Any]:
         "arviz_version": arviz_version,
         "temperature": q.temperature,
         "convention": CONVENTION,
-        "cost": getattr(cost_of(q), "__name__", str(cost_of(q))),
+        "cost": costs.name(cost_of(q)),
         "budget": repr(q.budget),
     }

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from probq.batches import Batches
 from probq.program import Observation
@@ -12,18 +16,23 @@ from probq.quantized import Quantized
 @torch.no_grad()
 def validate(q: Quantized, data: Batches) -> dict[str, float]:
     """Negative log-likelihood for one example in nats at the mode, and accuracy in [0, 1] where targets are classes."""
-    nll, right, rows, classes = 0.0, 0, 0, False
     training = q.training
     q.eval()
     try:
-        for x, y in data:
-            output = q(*x) if isinstance(x, tuple) else q(x)
-            nll -= float(Observation(q.law(output, y)).log_prob(y).sum())
-            rows += y.shape[0]
-            classes = not y.is_floating_point() and isinstance(output, torch.Tensor) and output.dim() == y.dim() + 1
-            if classes:
-                right += int((output.argmax(-1) == y).float().mean() * y.shape[0] + 0.5)
+        return scores(q, data, lambda x: q(*x) if isinstance(x, tuple) else q(x))
     finally:
         q.train(training)
+
+
+def scores(q: Quantized, data: Iterable[tuple[Any, Tensor]], run: Callable[[Any], Any]) -> dict[str, float]:
+    """Loss and accuracy as `validate`, of the outputs that `run` gives for a batch of inputs."""
+    nll, right, rows, classes = 0.0, 0, 0, False
+    for x, y in data:
+        output = run(x)
+        nll -= float(Observation(q.law(output, y)).log_prob(y).sum())
+        rows += y.shape[0]
+        classes = not y.is_floating_point() and isinstance(output, torch.Tensor) and output.dim() == y.dim() + 1
+        if classes:
+            right += int((output.argmax(-1) == y).float().mean() * y.shape[0] + 0.5)
     result = {"loss": nll / rows}
     return {**result, "accuracy": right / rows} if classes else result

@@ -9,13 +9,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
+
+from probq.channels import source
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
 QUANTIZABLE = (nn.Linear, *CONVOLUTIONS, nn.Embedding)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+# Functions of one number that become tables; a class derived from one of them may be anything.
+TABLES = (
+    nn.Sigmoid, nn.Tanh, nn.GELU, nn.SiLU, nn.Hardsigmoid, nn.Hardswish, nn.Softplus, nn.ELU, nn.LeakyReLU,
+)  # fmt: skip
 
 
 @dataclass
@@ -31,6 +38,7 @@ class Record:
     smallest: float = float("inf")
     norm: str | None = None
     uses: int = 0
+    reads: str | None = None
 
 
 class Watch(TorchDispatchMode):
@@ -43,9 +51,12 @@ class Watch(TorchDispatchMode):
         self.samples: dict[str, Tensor] = {}
         self.stray: dict[tuple[str, str, str | None], int] = {}
         self.norms: dict[str, int] = {}  # calls of each normalisation
+        self.activations: dict[str, tuple[str | None, Tensor]] = {}  # the layer called before, and the input
+        self._last: str | None = None
         self._names = {id(m): n for n, m in modules.items()}
         self._stack: list[str] = []
         self._made: dict[int, tuple[Tensor, str]] = {}
+        self._nodes: dict[Any, tuple[str, Any]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -79,12 +90,15 @@ class Watch(TorchDispatchMode):
             self._stack.append(name)
             if id(module) in self._names:
                 self._record(name, module, hook_input(args, kwargs))
+            elif type(module) in TABLES:
+                self.activations.setdefault(name, (self._last, hook_input(args, kwargs).detach().clone()))
 
         return hook
 
     def _record(self, name: str, module: nn.Module, x: Tensor) -> None:
         record = self.records.setdefault(name, Record(name, module))
         record.inputs += x.numel()
+        self._last = name
         record.first &= not x.requires_grad
         if x.is_floating_point():
             record.smallest = min(record.smallest, float(x.detach().min()))
@@ -98,7 +112,11 @@ class Watch(TorchDispatchMode):
                 record = self.records[name]
                 record.outputs += out.numel()
                 record.macs += _macs(module, x, out)
+                reads = source(module, x, self._nodes)
+                record.reads = reads if not record.uses or reads == record.reads else None
                 record.uses += 1
+                if isinstance(out.grad_fn, Node):
+                    self._nodes[out.grad_fn] = (name, module)
                 self._made[id(out)] = (out, name)
             elif isinstance(module, NORMS) and module.track_running_stats:
                 self.norms[name] = self.norms.get(name, 0) + 1

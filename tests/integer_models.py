@@ -72,7 +72,7 @@ def requantizations(draw, name, source, channels, rank, linear=False, only_shift
 
 
 @st.composite
-def models(draw, widest=8, only_shifts=False, limit=OUT_OF_REACH):
+def models(draw, widest=8, only_shifts=False, limit=OUT_OF_REACH, moves=False):
     """A convolution, a requantization, sometimes pooling and a second round, and a linear layer.
 
     Args:
@@ -80,6 +80,7 @@ def models(draw, widest=8, only_shifts=False, limit=OUT_OF_REACH):
         widest: bits of weights and activations at most.
         only_shifts: whether multipliers are powers of two.
         limit: beyond which no integer of the model may reach.
+        moves: whether tables, repetitions, paddings and slices may follow a requantization.
     """
     spatial = draw(st.integers(1, 2))
     channels, sizes = draw(st.integers(1, 4)), draw(st.lists(st.integers(1, 6), min_size=spatial, max_size=spatial))
@@ -91,6 +92,9 @@ def models(draw, widest=8, only_shifts=False, limit=OUT_OF_REACH):
         channels = len(conv.tensors["bias"])
         nodes.append(draw(requantizations(f"q{k}", conv.name, channels, spatial + 1, False, only_shifts, widest)))
         sizes = shape_of(nodes)[1:]
+        for j in range(draw(st.integers(0, 2)) * moves):
+            nodes.append(draw(moved(f"move{k}{j}", nodes)))
+            sizes = shape_of(nodes)[1:]
         if draw(st.booleans()):
             nodes.append(draw(pools(f"pool{k}", nodes[-1].name, spatial)))
             sizes = shape_of(nodes)[1:]
@@ -111,6 +115,27 @@ def models(draw, widest=8, only_shifts=False, limit=OUT_OF_REACH):
     model = IntegerModel([packed(draw, node) for node in nodes], nodes[-1].name, 0.25)
     assume(max(r.bound for r in ranges(model).values()) < limit)
     return model
+
+
+@st.composite
+def moved(draw, name, nodes):
+    """A table over whatever the last node may give, or its values repeated, padded with zeros or cut."""
+    source, op = nodes[-1].name, draw(st.sampled_from(["table", "table", "repeat", "pad", "slice"]))
+    found = ranges(IntegerModel(nodes, source, 1.0))[source]
+    spatial = len(found.shape) - 1
+    if op == "table":
+        first = found.low - draw(st.integers(0, 2))
+        table = draw(tensors((found.high - first + draw(st.integers(1, 3)),)))
+        return Node(name, op, (source,), {"first": first}, {"table": table})
+    if op == "repeat":
+        factors = draw(st.lists(st.integers(1, 3), min_size=spatial, max_size=spatial))
+        return Node(name, op, (source,), {"factors": factors})
+    if op == "pad":
+        pairs = draw(st.lists(st.lists(st.integers(0, 2), min_size=2, max_size=2), min_size=spatial, max_size=spatial))
+        return Node(name, op, (source,), {"padding": pairs})
+    start = draw(st.integers(0, found.shape[-1] - 1))
+    stop = draw(st.integers(start + 1, found.shape[-1]))
+    return Node(name, op, (source,), {"axis": -1, "start": start, "stop": stop, "step": draw(st.integers(1, 2))})
 
 
 @st.composite
@@ -153,13 +178,13 @@ def inputs(model, count=8, seed=0):
     return np.stack([*rows, *rng.integers(spec["lo"], spec["hi"] + 1, (count, *shape))])
 
 
-def one_layer(weight, bias, shift, hi, bits=8, lo=0):
+def one_layer(weight, bias, shift, hi, bits=8, lo=0, multiplier=1):
     """A linear layer, a requantization by a shift, and a layer that passes its codes on."""
     weight = np.asarray(weight)
     nodes = [Node("x", "input", attributes={"shape": [weight.shape[1]], "scale": 1.0, "lo": 0, "hi": 2**bits - 1})]
     nodes.append(Node("fc", "linear", ("x",), tensors={"weight": weight, "bias": np.asarray(bias)}))
     half = np.left_shift(1, shift - 1) if shift else 0
-    numbers = {"multiplier": np.array(1), "add": np.array(half), "shift": np.array(shift)}
+    numbers = {"multiplier": np.array(multiplier), "add": np.array(half), "shift": np.array(shift)}
     nodes.append(Node("q", "requantize", ("fc",), {"lo": lo, "hi": hi}, numbers))
     eye = {"weight": np.eye(len(weight), dtype=int), "bias": np.zeros(len(weight), int)}
     return IntegerModel([*nodes, Node("out", "linear", ("q",), tensors=eye)], "out", 1.0)

@@ -60,6 +60,9 @@ class Maker:
             return np.broadcast_to(weight.min(0), shape), np.broadcast_to(weight.max(0), shape), int(abs(weight).max())
         lows, highs = ([ends[name] for name in node.inputs] for ends in (self.low, self.high))
         most = [np.maximum(abs(low), abs(high))[None] for low, high in zip(lows, highs, strict=True)]
+        if node.op == "table":
+            shape, table = lows[0].shape, node.tensors["table"]
+            return np.full(shape, table.min()), np.full(shape, table.max()), int(abs(table).max())
         if node.op in ("linear", "conv"):
             size = evaluate(self.with_tensors(node, abs), *most)[0]
             return -size, size, int(size.max())
@@ -181,6 +184,29 @@ class Maker:
         others = [name for name in self.low if self.shape(name) in (shape, shape[1:], shape[-1:])]
         return self.node("add", [x, self.choose(*others)] if self.draw(0, 1) else [self.choose(*others), x])
 
+    def table(self, x: str) -> str:
+        """A function of anything to anything; of a wide value, its code of a few bits."""
+        low, high = int(self.low[x].min()), int(self.high[x].max())
+        if high - low > 1000:
+            x = self.requantize(x, self.choose(1, 4, 8))
+            low, high = int(self.low[x].min()), int(self.high[x].max())
+        first, reach = low - self.draw(0, 3), 10 ** self.draw(0, 6)
+        table = self.random.integers(self.choose(0, -reach), reach, high + self.draw(1, 3) - first)
+        return self.node("table", [x], {"first": first}, table=table)
+
+    def moved(self, x: str) -> str:
+        """Repeated, padded with zeros or cut, along any of the last axes."""
+        kind, shape = self.draw(0, 2), self.shape(x)
+        if kind == 2:
+            axis = self.draw(0, len(shape) - 1)
+            start = self.draw(0, shape[axis] - 1)
+            spec = {"start": start, "stop": self.draw(start + 1, shape[axis]), "step": self.draw(1, 3)}
+            return self.node("slice", [x], {"axis": axis - len(shape) * self.draw(0, 1), **spec})
+        axes = range(self.draw(1, len(shape)))
+        if kind == 1:
+            return self.node("pad", [x], {"padding": [[self.draw(0, 2), self.draw(0, 2)] for _ in axes]})
+        return self.node("repeat", [x], {"factors": [self.draw(1, 3) for _ in axes]})
+
     def start(self) -> str:
         if self.draw(0, 5) == 0:
             count, shape = self.draw(2, 300), [self.draw(2, 6)]
@@ -199,7 +225,7 @@ class Maker:
     def grow(self, x: str) -> str:
         """One operation more that fits; where the integers grow too large, a requantization."""
         spatial = 2 <= len(self.shape(x)) <= 4
-        options = [self.linear, self.rearranged, self.arithmetic, self.requantize]
+        options = [self.linear, self.rearranged, self.arithmetic, self.requantize, self.table, self.moved]
         options += [self.conv, self.conv, self.conv, self.pool] * spatial
         try:
             found = self.choose(*options)(x)

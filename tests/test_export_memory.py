@@ -20,7 +20,7 @@ from probq.export.ranges import ranges
 from probq.integer import Node
 
 
-@given(models())
+@given(models(moves=True))
 @settings(max_examples=100, suppress_health_check=list(HealthCheck), deadline=None)
 def test_random_models(tmp_path_factory, model):
     path = tmp_path_factory.mktemp("memory") / "m"

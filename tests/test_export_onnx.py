@@ -2,14 +2,19 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from integer_models import inputs, models, one_layer
+from integer_models import inputs, limits, models, one_layer, requantizations, shape_of, tensors
 from networks import NETWORKS, PLANS, lowered
+from torch import nn
 
 import probq
+from probq import IntegerModel
+from probq.codebooks import ladder
 from probq.export.onnx import FAST, run, write
-from probq.export.onnx_layers import CERTIFIED, stored
+from probq.export.onnx_layers import stored
+from probq.integer import Node
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -34,7 +39,7 @@ def test_no_output_differs(network, plan, packed, tmp_path):
         assert differing(model, tmp_path / "m.onnx", model.quantize_input(x)) == [0, 0]
 
 
-@given(models(widest=8), st.booleans())
+@given(models(widest=8, moves=True), st.booleans())
 @many
 def test_random_models(tmp_path_factory, model, packed):
     path = tmp_path_factory.mktemp("onnx") / "m.onnx"
@@ -62,25 +67,86 @@ def test_onnx_reference_agrees(network, plan, tmp_path):
     assert np.array_equal(found, model.run(integers))
 
 
+@pytest.mark.parametrize("multiplier", [1, 3, 77, 128, 255])
 @pytest.mark.parametrize("hi", [1, 15, 255])
 @pytest.mark.parametrize("lo", [0, -1])
-def test_every_accumulator_beside_a_tie_at_the_certificate_limit(lo, hi, tmp_path):
-    """The largest shift that is certified: all ties of all codes, and their neighbours."""
+def test_every_accumulator_beside_a_level(lo, hi, multiplier, tmp_path):
+    """All accumulators where a code starts, and their neighbours, with a shift that leaves few bits of float32."""
     hi = min(hi, 255 + lo)
-    shift = (CERTIFIED // (hi - lo + 1)).bit_length() - 1
-    edges = np.array([(2 * k + 1) * 2 ** (shift - 1) for k in range(lo - 2, hi + 3)])
-    bias = np.concatenate([edges - 1, edges, edges + 1])
-    model = one_layer(np.zeros((len(bias), 2), int), bias, shift, hi, lo=lo)
-    written = write(model, tmp_path / "m.onnx")
-    assert written.forms["fc"] == FAST
+    shift = (2**22 // (hi - lo + 1)).bit_length() - 1
+    starts = [-(-(2**shift * k - 2 ** (shift - 1)) // multiplier) for k in range(lo - 2, hi + 3)]
+    bias = np.array([start + near for start in starts for near in (-1, 0, 1)])
+    model = one_layer(np.zeros((len(bias), 2), int), bias, shift, hi, lo=lo, multiplier=multiplier)
+    write(model, tmp_path / "m.onnx")
     assert differing(model, tmp_path / "m.onnx", np.zeros((1, 2), int)) == [0, 0]
 
 
-def test_beyond_the_certificate_a_layer_takes_the_integer_form_and_says_so(tmp_path):
-    written = write(one_layer([[3, -5]], [7], 15, 255), tmp_path / "m.onnx")
-    assert "exceeds 2^22" in written.forms["fc"]
-    assert "exceeds 2^22" in str(written)
+@pytest.mark.parametrize("multiplier", [1, 3, 77, 128, 255])
+def test_integer_multipliers_take_the_fast_form(multiplier, tmp_path):
+    weight = np.random.default_rng(0).integers(-128, 128, (20, 30))
+    model = one_layer(weight, np.arange(20), 14, 255, multiplier=multiplier)
+    assert write(model, tmp_path / "m.onnx").forms["fc"] == FAST
+    assert differing(model, tmp_path / "m.onnx", inputs(model)) == [0, 0]
+
+
+def test_where_float32_rounds_otherwise_a_layer_takes_the_integer_form_and_says_so(tmp_path):
+    """Accumulators beyond 2^24, of which float32 holds every second only."""
+    model = one_layer(np.full((1, 1200), 127), [1], 17, 255)
+    written = write(model, tmp_path / "m.onnx")
+    assert "of output 0 starts at another accumulator" in written.forms["fc"]
+    assert "of output 0 starts at another accumulator" in str(written)
     assert written.size == (tmp_path / "m.onnx").stat().st_size
+    assert differing(model, tmp_path / "m.onnx", inputs(model)) == [0, 0]
+
+
+@st.composite
+def pooled_firsts(draw):
+    """A convolution of a few channels and a maximum over windows that lie side by side."""
+    channels = draw(st.sampled_from([1, 1, 2, 3, 5]))
+    lo, hi = limits(draw(st.integers(1, 8)), draw(st.booleans()))
+    pair = lambda lo, hi: [draw(st.integers(lo, hi)) for _ in "hw"]  # noqa: E731
+    nodes = [Node("x", "input", attributes={"shape": [channels, *pair(7, 15)], "scale": 0.5, "lo": lo, "hi": hi})]
+    padding, window = [pair(0, 2), pair(0, 2)], pair(1, 3)
+    spec = {"stride": pair(1, 2), "padding": padding, "dilation": [1, 1], "groups": 1, "transposed": False}
+    weight, bias = draw(tensors((2, channels, *pair(1, 4)))), draw(tensors((2,)))
+    nodes.append(Node("conv", "conv", ("x",), spec, {"weight": weight, "bias": bias}))
+    nodes.append(draw(requantizations("q", "conv", 2, 3)))
+    spec = {"kernel": window, "stride": window, "padding": [[0, 0]] * 2, "dilation": [1, 1], "ceil_mode": False}
+    nodes.append(Node("pool", "max_pool", ("q",), spec))
+    nodes.append(Node("flat", "reshape", ("pool",), {"shape": [int(np.prod(shape_of(nodes)))]}))
+    weight = draw(tensors((3, shape_of(nodes)[0])))
+    nodes.append(Node("fc", "linear", ("flat",), tensors={"weight": weight, "bias": draw(tensors((3,)))}))
+    nodes.append(draw(requantizations("codes", "fc", 3, 1, linear=True)))
+    return IntegerModel(nodes, draw(st.sampled_from(["codes", "fc", "pool"])), 1.0)
+
+
+@given(pooled_firsts(), st.booleans())
+@settings(many, max_examples=60)
+def test_a_first_convolution_with_its_pooling(tmp_path_factory, model, packed):
+    path = tmp_path_factory.mktemp("onnx") / "m.onnx"
+    write(model, path, packed)
+    assert differing(model, path, inputs(model)) == [0, 0]
+
+
+@pytest.mark.parametrize(("channels", "transpositions"), [(1, 2), (3, 1)])
+def test_nothing_is_rearranged_between_layers(channels, transpositions, tmp_path):
+    """ONNX Runtime removes all transpositions but the image's into blocks, and its own of the image."""
+    import onnxruntime
+
+    net = nn.Sequential(
+        nn.Conv2d(channels, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 8, 3), nn.ReLU(), nn.Flatten(),
+        nn.Linear(72, 16), nn.ReLU(), nn.Linear(16, 3),
+    )  # fmt: skip
+    x = torch.rand(9, channels, 12, 12)
+    model = probq.lower(probq.quantize(net, x, plan=probq.Plan(weight=ladder(4), input=ladder(4, signed=False))))
+    assert list(write(model, tmp_path / "m.onnx").forms.values())[:3] == [FAST] * 3
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "optimized.onnx"), 3
+    onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), options, providers=["CPUExecutionProvider"])
+    ops = [node.op_type for node in onnx.load(str(tmp_path / "optimized.onnx")).graph.node]
+    assert ops.count("Transpose") <= transpositions
+    assert ops.index("Clip") > ops.index("NhwcMaxPool")
+    assert differing(model, tmp_path / "m.onnx", model.quantize_input(x)) == [0, 0]
 
 
 @pytest.mark.parametrize("value", [-128, -127, 127])

@@ -29,6 +29,7 @@ CONV = (
     ),
     lambda n: torch.rand(n, 1, 12, 12),
 )  # fmt: skip
+SHIFTING = [plan for plan in PLANS if plan != "wide" and "dyadic" not in plan]
 SHIFTS = {"conv": CONV} | {name: NETWORKS[name] for name in ("text", "branches", "signed mlp")}
 
 
@@ -38,12 +39,20 @@ def differing(model, path, integers):
 
 @pytest.mark.filterwarnings("ignore:.*has negative values")
 @pytest.mark.parametrize("flavour", FLAVOURS)
-@pytest.mark.parametrize("plan", [PLANS[p] for p in PLANS if p != "wide"], ids=[p for p in PLANS if p != "wide"])
+@pytest.mark.parametrize("plan", [PLANS[p] for p in SHIFTING], ids=SHIFTING)
 @pytest.mark.parametrize("network", SHIFTS.values(), ids=SHIFTS)
 def test_no_output_differs(network, plan, flavour, tmp_path):
     (model,), x = lowered(network, plan)
     write(model, tmp_path / "m.onnx", flavour)
     assert differing(model, tmp_path / "m.onnx", model.quantize_input(x)) == 0
+
+
+@pytest.mark.parametrize("plan", ["dyadic", "dyadic channels"])
+def test_integer_multipliers_are_refused_with_the_way_out(plan, tmp_path):
+    (model,), _ = lowered(NETWORKS["signed mlp"], PLANS[plan])
+    with pytest.raises(probq.ProbqError, match=r'no power of two.*profile="shift"'):
+        write(model, tmp_path / "m.onnx")
+    assert list(tmp_path.iterdir()) == []
 
 
 @given(models(widest=5, only_shifts=True, limit=2**22))

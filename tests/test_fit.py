@@ -16,7 +16,6 @@ import probq
 from probq import Budget, Plan, ProbqError, Quantized, Rates
 from probq import cost as costs
 from probq.batches import Batches
-from probq.budget import DualAscent
 from probq.calibrate import calibrate, estimate_norms
 from probq.codebooks import ladder
 from probq.likelihoods import for_target
@@ -322,40 +321,6 @@ def test_the_network_shipped_is_the_network_tuned() -> None:
 
 
 # What a fit is made of
-
-
-def test_the_limit_is_ramped_down_geometrically() -> None:
-    rule = DualAscent(start=1000.0, limit=10.0, ramp=4)
-    assert [rule.limit_at(k) for k in range(6)] == pytest.approx(
-        [1000 ** (1 - d) * 10**d for d in (0.25, 0.5, 0.75, 1, 1, 1)]
-    )
-    assert DualAscent(start=1.0, limit=10.0, ramp=4).limit_at(0) == pytest.approx(10)
-
-
-def test_the_term_of_the_budget_by_hand() -> None:
-    rule = DualAscent(start=10.0, limit=10.0, ramp=1, rate=0.5, penalty=3.0)
-    expected = torch.tensor(20.0, requires_grad=True)
-    gap = math.log(2)
-    assert float(rule.term(expected, 0).detach()) == pytest.approx(1.5 * gap**2)
-    assert rule.multiplier == pytest.approx(0.5 * gap)
-    term = rule.term(expected, 0)
-    assert float(term.detach()) == pytest.approx(0.5 * gap**2 + 1.5 * gap**2)
-    (slope,) = torch.autograd.grad(term, expected)
-    assert float(slope) == pytest.approx((0.5 * gap + 3 * gap) / 20)
-    rule.term(torch.tensor(0.01), 0)
-    assert rule.multiplier == 0
-
-
-def test_the_dual_rule_finds_the_constrained_optimum() -> None:
-    """min (c - 4)^2 subject to c <= 2 in log c: at the optimum, c = 2 and the multiplier is -df/dlog c = 8."""
-    log_c = torch.tensor(math.log(4.0), requires_grad=True)
-    rule, optimizer = DualAscent(4.0, 2.0, ramp=50, rate=0.2), torch.optim.SGD([log_c], 0.02)
-    for step in range(1500):
-        optimizer.zero_grad()
-        ((log_c.exp() - 4) ** 2 + rule.term(log_c.exp(), step)).backward()
-        optimizer.step()
-    assert float(log_c.exp().detach()) == pytest.approx(2, rel=1e-2)
-    assert rule.multiplier == pytest.approx(8, rel=2e-2)
 
 
 def test_validation_by_hand() -> None:

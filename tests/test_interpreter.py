@@ -209,6 +209,26 @@ def test_shapes() -> None:
         assert_same(both, torch.cat([real(x), real(x)], axis + 1 if axis >= 0 else axis))
 
 
+def test_moves() -> None:
+    x = np.arange(-12, 12).reshape(2, 3, 4)
+    twice = evaluate(node("repeat", factors=[2, 3]), x)
+    assert_same(twice, torch.nn.functional.interpolate(real(x)[:, None], scale_factor=(2, 3))[:, 0])
+    padded = evaluate(node("pad", padding=[[0, 2], [1, 0]]), x)
+    assert_same(padded, torch.nn.functional.pad(real(x), (1, 0, 0, 2)))
+    for axis in (1, -1):
+        assert_same(evaluate(node("slice", axis=axis, start=1, stop=4, step=2), x), real(x)[:, :, 1:4:2])
+
+
+def test_table() -> None:
+    x = np.array([[-2, 1], [0, -1]])
+    assert evaluate(node("table", tensors={"table": [7, 5, 3, 9]}, first=-2), x).tolist() == [[7, 9], [3, 5]]
+    for first in (-1, -6):
+        with pytest.raises(ProbqError, match="leave the range"):
+            evaluate(node("table", tensors={"table": [7, 5, 3, 9]}, first=first), x)
+    with pytest.raises(ProbqError, match="a table has 1 to 65,536 entries, not 0"):
+        node("table", tensors={"table": np.zeros(0, int)}, first=0)
+
+
 @pytest.mark.parametrize(
     ("a", "b"), [((3, 4), (3, 4)), ((3, 4), (3, 1)), ((4,), (3, 4)), ((2, 3, 4), (4,)), ((), (2,))]
 )
@@ -231,6 +251,10 @@ MISFITS = {
     "multiplier that would widen": (node("multiply", tensors={"multiplier": [1, 2]}), (2, 1)),
     "pool over the batch": (node("sum_pool", kernel=[1, 1], stride=[1, 1], padding=[[0, 0]] * 2), (2, 3)),
     "pool longer than the value": (node("sum_pool", kernel=[4], stride=[1], padding=[[0, 0]]), (2, 3)),
+    "factors of more axes": (node("repeat", factors=[1, 1]), (2, 3)),
+    "padding of more axes": (node("pad", padding=[[0, 0]] * 2), (2, 3)),
+    "slice beyond the end": (node("slice", axis=0, start=1, stop=4, step=1), (2, 3)),
+    "slice of nothing": (node("slice", axis=0, start=2, stop=2, step=1), (2, 3)),
     "pool of more axes": (node("sum_pool", kernel=[1] * 4, stride=[1] * 4, padding=[[0, 0]] * 4), (2, 3)),
 }
 

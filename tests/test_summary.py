@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 import probq
 from probq import cost as costs
-from probq import decide, summary
+from probq import summary
 from probq.codebooks import ladder
+from probq.decide import probability_within
 
 SIGMOID_1 = 1 / (1 + math.exp(-1))
 
@@ -143,7 +144,7 @@ def test_fixed_widths_are_certain() -> None:
     assert frame["mode"].to_dict() == frame["mean bits"].to_dict() == q.mode(budget).widths
     assert frame["sd bits"].tolist() == frame["entropy"].tolist() == [0.0] * 4
     assert frame.attrs["P(cost<=limit)"] == 1
-    assert decide.probability_within(fixed, probq.Budget(limit=1e-9)) == float(fixed.mode().cost() == 0)
+    assert probability_within(fixed, probq.Budget(limit=1e-9)) == float(fixed.mode().cost() == 0)
     assert set(probq.to_arviz(fixed, draws=3).posterior["3.weight"].values.ravel()) == {
         q.mode(budget).widths["3.weight"]
     }

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from probq.export import c_shapes
+from probq.export import c_moves, c_shapes
 from probq.export.c_elements import copied
 from probq.export.c_layers import follows, layer
 from probq.export.c_program import Program
@@ -19,10 +19,14 @@ EMITTERS: Mapping[str, Callable[[Program, Node], View]] = MappingProxyType(
         "max_pool": c_shapes.max_pool,
         "sum_pool": c_shapes.sum_pool,
         "sum": c_shapes.total,
-        "reshape": c_shapes.reshape,
-        "permute": c_shapes.permute,
+        "reshape": c_moves.reshape,
+        "permute": c_moves.permute,
         "add": c_shapes.add,
-        "concat": c_shapes.concat,
+        "concat": c_moves.concat,
+        "table": c_moves.table,
+        "repeat": c_moves.repeat,
+        "pad": c_moves.pad,
+        "slice": c_moves.piece,
     }
 )
 

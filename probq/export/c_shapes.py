@@ -1,4 +1,4 @@
-"""Operations of the C exporter that are written element by element: arithmetic, moves and windows.
+"""Operations of the C exporter that are written element by element: arithmetic and windows.
 
 Sums are held in 32 bits whatever they are made of: GCC 12 at -O3 compiles some sums in 8- or 16-bit memory wrongly.
 """
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from probq.export.c_elements import cast, copied, elementwise, operand, order, ordered, rounding
+from probq.export.c_elements import cast, elementwise, operand, order, ordered, rounding
 from probq.export.c_program import Program
 from probq.export.c_text import index, literal, loops, nest
 from probq.export.c_values import I32, MOST, Type, View, dense
@@ -74,30 +74,6 @@ def broadcast(x: View, shape: Sequence[int]) -> View:
     """The view repeated to a shape, by strides of zero."""
     strides = [0 if n == 1 else s for n, s in zip(x.shape, x.strides, strict=True)]
     return View(x.buffer, tuple(shape), (0,) * (len(shape) - len(strides)) + tuple(strides), x.offset)
-
-
-def permute(p: Program, node: Node) -> View:
-    """A view with other axes; nothing is moved."""
-    x = p.views[node.inputs[0]]
-    axes = [axis % len(x.shape) for axis in node.attributes["axes"]]
-    return View(x.buffer, tuple(x.shape[k] for k in axes), tuple(x.strides[k] for k in axes), x.offset)
-
-
-def reshape(p: Program, node: Node) -> View:
-    """A view of another shape, of a copy where the elements do not lie in order."""
-    x, shape = ordered(p, node.name, p.views[node.inputs[0]]), p.ranges[node.name].low.shape
-    return View(x.buffer, shape, dense(shape))
-
-
-def concat(p: Program, node: Node) -> View:
-    """Values side by side along one axis."""
-    xs, shape = [p.views[name] for name in node.inputs], p.ranges[node.name].low.shape
-    axis = node.attributes["axis"] % len(shape)
-    y, start = p.view(p.ranges[node.name].type, shape, order(xs[0])), 0
-    for x in xs:
-        copied(p, node.name, x, View(y.buffer, x.shape, y.strides, start * y.strides[axis]))
-        start += x.shape[axis]
-    return y
 
 
 def total(p: Program, node: Node) -> View:

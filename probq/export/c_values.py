@@ -9,13 +9,14 @@ from types import MappingProxyType
 import numpy as np
 
 from probq.errors import ProbqError
+from probq.export.ranges import reachable
 from probq.integer import IntegerModel, Node
 from probq.interpreter import evaluate
 
 MOST = 2**31 - 1
 LAYERS = frozenset({"linear", "conv"})
 SUMS = frozenset({"linear", "conv", "add", "sum", "sum_pool"})
-SAME_LEVELS = frozenset({"max_pool", "reshape", "permute"})
+SAME_LEVELS = frozenset({"max_pool", "reshape", "permute", "repeat", "slice"})
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,9 @@ def _range(node: Node, inputs: list[Range]) -> Range:
         return Range(np.broadcast_to(weight.min(0), shape), np.broadcast_to(weight.max(0), shape), 0)
     if node.op in LAYERS:
         return _layer(node, inputs[0])
+    if node.op == "table":
+        shape, entries = inputs[0].low.shape, reachable(node, *inputs[0].limits)[1]
+        return Range(np.full(shape, entries.min()), np.full(shape, entries.max()), 0)
     ends = [evaluate(node, *(np.stack([each.low, each.high]) for each in inputs))]
     low, high = ends[0].min(0), ends[0].max(0)
     most = 0

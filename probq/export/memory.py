@@ -7,6 +7,7 @@ hexadecimal words (`probq.export.memory_words`):
 * `NODE.bias.mem`: a line per output channel, on the accumulator's grid;
 * `NODE.multiplier.mem`, `.add.mem`, `.shift.mem`: of `code = clip((x multiplier + add) >> shift, lo, hi)`, a line for
   each element of the tensor, which broadcasts to the value as numpy does;
+* `NODE.table.mem`: of `table[x - first]`, a line for each entry;
 * `NODE.threshold.mem`, for requantizations to at most 256 codes: a line for each of those elements, with the thresholds
   `T_1 <= T_2 <= ...` in this order; `code = lo + number of k with x >= T_k`;
 * `NODE.vector.mem`: a line per test input with the node's value, `[*shape]` in C order.
@@ -35,7 +36,8 @@ def write(model: IntegerModel, path: str | PathLike[str], vectors: int = VECTORS
     """Writes the folder; it appears whole or not at all.
 
     Args:
-        model: the integers; a chain of input, linear, conv, requantize, multiply, max_pool, reshape, clip.
+        model: the integers; a chain of input, linear, conv, requantize, multiply, max_pool, reshape, clip, table,
+            repeat, pad, slice.
         path: of the folder.
         vectors: test inputs: the least, the greatest, and random ones of a fixed seed.
 

@@ -145,6 +145,29 @@ def _max_pool(x: np.ndarray, _: Tensors, entry: Entry) -> np.ndarray:
     return np.maximum.reduce([_taken(x, _positions(tap, spec, sizes)) for tap in taps])
 
 
+def _table(x: np.ndarray, tensors: Tensors, entry: Entry) -> np.ndarray:
+    return np.take(tensors["table"], x - entry["attributes"]["first"])
+
+
+def _repeat(x: np.ndarray, _: Tensors, entry: Entry) -> np.ndarray:
+    """By asking, for every place on the last axes, which element stands there."""
+    factors = entry["attributes"]["factors"]
+    for axis, factor in enumerate(factors, x.ndim - len(factors)):
+        x = x.take(np.arange(x.shape[axis] * factor) // factor, axis)
+    return x
+
+
+def _pad(x: np.ndarray, _: Tensors, entry: Entry) -> np.ndarray:
+    pairs = [tuple(pair) for pair in entry["attributes"]["padding"]]
+    return np.pad(x, [(0, 0)] * (x.ndim - len(pairs)) + pairs)
+
+
+def _slice(x: np.ndarray, _: Tensors, entry: Entry) -> np.ndarray:
+    spec = entry["attributes"]
+    axis = spec["axis"] + (spec["axis"] >= 0)
+    return x.take(np.arange(spec["start"], spec["stop"], spec["step"]), axis)
+
+
 def _reshape(x: np.ndarray, _: Tensors, entry: Entry) -> np.ndarray:
     return x.reshape(len(x), *entry["attributes"]["shape"])
 
@@ -152,6 +175,7 @@ def _reshape(x: np.ndarray, _: Tensors, entry: Entry) -> np.ndarray:
 OPERATIONS: Mapping[str, Callable[[np.ndarray, Tensors, Entry], np.ndarray]] = MappingProxyType(
     {
         "input": _input, "linear": _linear, "conv": _conv, "requantize": _requantize, "max_pool": _max_pool,
-        "reshape": _reshape, "clip": _clip, "multiply": _multiply,
+        "reshape": _reshape, "clip": _clip, "multiply": _multiply, "table": _table,
+        "repeat": _repeat, "pad": _pad, "slice": _slice,
     }
 )  # fmt: skip

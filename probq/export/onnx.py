@@ -1,10 +1,11 @@
 """ONNX: standard operators only, integers throughout, for ONNX Runtime and whatever else reads ONNX.
 
-A layer whose requantization is a power of two becomes one `QLinearConv` (a linear layer is a 1x1 convolution) where
-that is certified exact; everything else becomes exact operators on int32 and int64.
+A layer with its requantization becomes one `QLinearConv` (a linear layer is a 1x1 convolution) where that is proven
+exact level by level; everything else becomes exact operators on int32 and int64.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
@@ -15,15 +16,18 @@ import numpy as np
 
 from probq.errors import ProbqError
 from probq.export.extras import needed
+from probq.export.onnx_fast import fused, fused_linear
 from probq.export.onnx_graph import IR_VERSION, OPSET, OPSET_PACKED, Edge, Graph, tensor_type
-from probq.export.onnx_layers import fast_form, fused
+from probq.export.onnx_layers import FastForm, fast_form
 from probq.export.onnx_operations import OPERATIONS, input_type
+from probq.export.onnx_phases import phases, pooled
 from probq.export.ranges import LAYERS, Range, ranges
-from probq.export.requantization import pairs
+from probq.export.requantization import only_readers
 from probq.files import replacing
 from probq.integer import IntegerModel, Node
 
 FAST = "QLinearConv"
+CLIPPED_LATER = ("max_pool", "reshape", "permute")  # a clip may as well come behind these, where less is left
 BATCH = 64  # inputs that ONNX Runtime gets at once
 
 
@@ -51,7 +55,7 @@ def write(model: IntegerModel, path: str | PathLike[str], packed: bool = False) 
     """Writes an ONNX file that computes the same integers as the model.
 
     Its input `input` takes what `model.quantize_input` gives, as uint8 (int8 or wider where negative or wider); its
-    output `output` is int32, or int64 where 31 bits do not hold it. Both have a free batch axis in front.
+    output `output` is int32, or int64 where 31 bits do not hold it. In front of both is a batch of any size from 1.
 
     Args:
         model: the integer model.
@@ -86,9 +90,11 @@ def run(path: str | PathLike[str], integers: Any, optimize: bool = True) -> np.n
     fed = integers.astype(source.type.removeprefix("tensor(").removesuffix(")"))
     if not np.array_equal(fed, integers):
         raise ProbqError(f"the integers leave {fed.dtype}, the type of the file's input; use model.quantize_input")
-    parts = [fed[k : k + BATCH] for k in range(0, max(1, len(fed)), BATCH)]
+    count = len(fed)
+    fed = fed if count else np.zeros((1, *source.shape[1:]), fed.dtype)  # its kernels take no empty batch
+    parts = [fed[k : k + BATCH] for k in range(0, len(fed), BATCH)]
     try:
-        return np.concatenate([session.run(None, {source.name: part})[0] for part in parts]).astype(np.int64)
+        return np.concatenate([session.run(None, {source.name: part})[0] for part in parts])[:count].astype(np.int64)
     except Exception as error:  # its exceptions have no common base
         raise ProbqError(f"ONNX Runtime cannot run {path}: {str(error).splitlines()[0]}") from error
 
@@ -110,24 +116,49 @@ def _session(path: str | PathLike[str], optimize: bool) -> Any:
 
 def _edges(graph: Graph, model: IntegerModel, forms: dict[str, str]) -> dict[str, Edge]:
     """Adds every node of the model; notes which layer took which form."""
-    found, behind = ranges(model), pairs(model)
-    edges: dict[str, Edge] = {}
+    found, behind = ranges(model), only_readers(model)
+    edges, done = dict[str, Edge](), set[str]()
     for node in model.nodes:
-        if node.name in edges:  # it came with the layer before it
+        if node.name in done:  # it came with the layer before it
             continue
-        inputs = [edges[name] for name in node.inputs]
-        if node.op not in LAYERS:
-            edges[node.name] = _single(graph, node, inputs, found[node.name])
+        reader = behind.get(node.name)
+        form = fast_form(node, reader, edges[node.inputs[0]], found[node.name]) if node.op in LAYERS else ""
+        if reader is not None and isinstance(form, FastForm):
+            last, edge = _fused(graph, model, node, reader, behind.get(reader.name), form, edges, found)
+            edges[last], forms[node.name] = edge, FAST
+            done |= {reader.name, last}
             continue
-        requantize = behind.get(node.name)
-        form = fast_form(node, requantize, inputs[0], len(found[node.name].shape))
-        if requantize is None or isinstance(form, str):
+        if form:
             forms[node.name] = f"integer operators: {form}"
-            edges[node.name] = _single(graph, node, inputs, found[node.name])
-        else:
-            forms[node.name] = FAST
-            edges[requantize.name] = fused(graph, node, requantize, form, inputs[0], found[node.name].shape)
+        inputs = [edges[name] if node.op in CLIPPED_LATER else graph.settled(edges[name]) for name in node.inputs]
+        edges[node.name] = _single(graph, node, inputs, found[node.name])
     return edges
+
+
+def _fused(
+    graph: Graph, model: IntegerModel, node: Node, requantize: Node, pool: Node | None, form: FastForm,
+    edges: Mapping[str, Edge], found: Mapping[str, Range],
+) -> tuple[str, Edge]:  # fmt: skip
+    """Adds a layer with its requantization, and with the pooling behind it where that pays; the last one's name."""
+    source, shape = edges[node.inputs[0]], found[node.name].shape
+    if node.op == "linear":
+        image = _image(model, node.inputs[0], edges)
+        x = graph.settled(source) if image is None else source
+        return requantize.name, fused_linear(graph, node, requantize, form, x, shape, image)
+    x, parts = graph.settled(source), None if pool is None else phases(node, pool, source, found[pool.name].shape)
+    if pool is None or parts is None:
+        return requantize.name, fused(graph, node, requantize, form, x, shape)
+    return pool.name, pooled(graph, node, requantize, form, x, parts)
+
+
+def _image(model: IntegerModel, name: str, edges: Mapping[str, Edge]) -> Edge | None:
+    """What the named node flattens, where ONNX Runtime has that with its channels last."""
+    node = next(node for node in model.nodes if node.name == name)
+    if node.op != "reshape" or len(edges[name].shape) != 1 or node.inputs[0] == model.input.name:
+        return None
+    image = edges[node.inputs[0]]
+    worthwhile = len(image.shape) > 1 and image.shape[0] < math.prod(image.shape)
+    return image if worthwhile and image.type == "uint8" else None
 
 
 def _single(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> Edge:
@@ -140,8 +171,9 @@ def _single(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> Edg
 def _proto(graph: Graph, model: IntegerModel, edges: dict[str, Edge]) -> Any:
     """The model as ONNX holds it, checked."""
     helper, numpy_helper = needed("onnx.helper", "onnx"), needed("onnx.numpy_helper", "onnx")
-    output = graph.integers(edges[model.output])
+    output = graph.integers(graph.settled(edges[model.output]))
     graph.nodes.append(helper.make_node("Identity", [output.name], ["output"], "output"))
+    graph.prune("output")
     shape = ["batch", *model.input.attributes["shape"]]
     ends = [
         helper.make_tensor_value_info("input", tensor_type(input_type(model.input)), shape),

@@ -8,11 +8,12 @@ import numpy as np
 
 from probq.export.extras import needed
 from probq.export.onnx_packed import unpacked
-from probq.packing import Packing
+from probq.packing import Packing, size_in_bits
 
 IR_VERSION = 8
 OPSET, OPSET_PACKED = 13, 18  # integers need 13, unpacking bits needs 18
 INT32 = 2**31 - 1
+UNPACKING = 800  # bytes that the operators which unpack a tensor take, about
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Edge:
         zero: the zero point, not 0 only where the type is uint8.
         low, high: range of the value.
         shape: without the batch.
+        limits: what the tensor is still to be clipped to before it holds the value, as `Clip` may come later; `Graph`
+            does it in `settled`.
     """
 
     name: str
@@ -33,6 +36,7 @@ class Edge:
     low: int
     high: int
     shape: tuple[int, ...]
+    limits: tuple[int | None, int | None] = (None, None)
 
 
 @dataclass
@@ -49,14 +53,15 @@ class Graph:
     _count: int = 0
 
     def fresh(self, stem: str) -> str:
-        """A name that nothing has."""
+        """A name that nothing has; a short one where the file is to be small."""
         self._count += 1
-        return f"{stem}_{self._count}"
+        return f"{'' if self.packed else stem + '_'}{self._count}"
 
     def node(self, op: str, inputs: Sequence[str], **attributes: Any) -> str:
         """Adds an operator with one output."""
         output = self.fresh(op)
-        self.nodes.append(needed("onnx.helper", "onnx").make_node(op, list(inputs), [output], output, **attributes))
+        name = None if self.packed else output
+        self.nodes.append(needed("onnx.helper", "onnx").make_node(op, list(inputs), [output], name, **attributes))
         return output
 
     def constant(self, value: Any, type: str) -> str:
@@ -67,8 +72,9 @@ class Graph:
         return key
 
     def weight(self, values: np.ndarray, type: str, packing: Packing, zero: int = 0) -> str:
-        """Adds a tensor of parameters as `values + zero`, at its own width where the graph is packed."""
-        if self.packed:
+        """Adds a tensor of parameters as `values + zero`, at its own width where the graph is packed and that pays."""
+        saved = values.size * np.dtype(type).itemsize - size_in_bits(values.shape, packing) / 8
+        if self.packed and saved > UNPACKING:
             return unpacked(self, values, packing, type, zero)
         return self.constant(values + zero, type)
 
@@ -79,6 +85,29 @@ class Graph:
     def reshape(self, name: str, shape: Sequence[int]) -> str:
         """Adds a reshaping to `[batch, *shape]`."""
         return self.node("Reshape", [name, self.constant([0, *shape], "int64")])
+
+    def padded(self, name: str) -> bool:
+        """Whether a tensor comes right from a `Pad`."""
+        return any(node.op_type == "Pad" and name in node.output for node in self.nodes)
+
+    def prune(self, output: str) -> None:
+        """Drops nodes and constants that the output does not need."""
+        wanted, kept = {output}, []
+        for node in reversed(self.nodes):
+            if wanted.intersection(node.output):
+                kept.append(node)
+                wanted.update(node.input)
+        self.nodes = kept[::-1]
+        self.constants = {name: array for name, array in self.constants.items() if name in wanted}
+
+    def clipped(self, name: str, x: Edge) -> str:
+        """Adds the clip that an edge is still to get to a tensor that holds its elements, in any order."""
+        limits = ["" if limit is None else self.constant(limit, x.type) for limit in x.limits]
+        return self.node("Clip", [name, *limits]) if any(limits) else name
+
+    def settled(self, x: Edge) -> Edge:
+        """The edge with its tensor clipped."""
+        return replace(x, name=self.clipped(x.name, x), limits=(None, None))
 
     def integers(self, x: Edge, type: str = "") -> Edge:
         """The value itself as int32 or int64: the given type, by default the narrowest that holds it."""

@@ -5,14 +5,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from probq.errors import ProbqError
+from probq.export.float_rounding import INT32, Rounded, Rule, rounded
 from probq.export.kernels import Kernel, kernel
-from probq.export.onnx_graph import INT32, Edge, Graph, integer_type, zero_point
+from probq.export.onnx_graph import Edge, Graph, integer_type, zero_point
 from probq.export.ranges import Range, accumulators
-from probq.export.requantization import as_shift
+from probq.export.requantization import numbers
 from probq.integer import Node
 from probq.packing import smallest
 
-CERTIFIED = 2**22
 SATURATED = 32767  # where x86 without VNNI saturates the sum of two products
 
 
@@ -23,77 +23,60 @@ class FastForm:
     Attributes:
         scale: float32 multiplier of each output channel, `[outputs]`.
         bias: int32 on the accumulator's grid, with what makes the rounding right and the output non-negative.
-        zero: added to the codes so that they are not negative.
+        zero: of the codes, which makes them non-negative.
+        offset: zero point of the operator's output; the rest of `zero` is in the bias.
+        limits: least and greatest uint8 that the operator's output is still to be clipped to; None: not needed.
     """
 
     scale: np.ndarray
     bias: np.ndarray
     zero: int
+    offset: int
+    limits: tuple[int | None, int | None]
 
 
-def fast_form(node: Node, requantize: Node | None, x: Edge, rank: int) -> FastForm | str:
+def fast_form(node: Node, requantize: Node | None, x: Edge, reached: Range) -> FastForm | str:
     """The certified form of a layer, or why there is none.
 
-    `QLinearConv` rounds `acc * scale` in float32, half to even. With `scale = nextafter(2^-n, inf)` and a bias that
-    centres the rounding it gives `floor((acc + add) / 2^n)` exactly while `(qmax + 1) 2^n <= 2^22`.
+    `QLinearConv` rounds `acc * scale` in float32, half to even. That is used where every code starts at the same
+    accumulator as in integers (`probq.export.float_rounding`), for all accumulators that the layer can reach.
 
     Args:
         node: the layer.
-        requantize: the only reader of its output, if that is a requantization.
+        requantize: the only reader of its output.
         x: its input.
-        rank: axes of its output without the batch.
+        reached: its output.
     """
-    if requantize is None:
+    if requantize is None or requantize.op != "requantize":
         return "no requantization of its own follows"
     if x.type != "uint8" and zero_point(x.low, x.high) is None:
         return "its input takes more than 8 bits"
     if stored(node.tensors["weight"], 0) is None:
         return "its weight takes more than 8 bits"
-    shift = as_shift(requantize, node, rank)
-    if isinstance(shift, str):
-        return shift
+    found = numbers(requantize, node, len(reached.shape))
+    if isinstance(found, str):
+        return found
     lo, hi = requantize.attributes["lo"], requantize.attributes["hi"]
-    zero, n = max(-lo, 0), shift.shift
-    if hi + zero > 255 or hi < 0:
+    if hi + max(-lo, 0) > 255 or hi < 0:
         return "its output takes more than 8 bits"
-    if n.size and (hi + zero + 1) * 2 ** int(n.max()) > CERTIFIED:
-        return f"(qmax + 1) * 2^n = {hi + zero + 1} * 2^{n.max()} exceeds 2^22, beyond which float32 may round wrongly"
-    added = shift.rounding.astype(object) + [_divided(zero, -int(k)) for k in n]
-    low, high = accumulators(node, Range(x.low, x.high))
-    if any(abs(end) > INT32 for end in (*(low + added), *(high + added), *(node.tensors["bias"] + added))):
+    ends = accumulators(node, Range(x.low, x.high))
+    if any(abs(end) > INT32 for end in (*ends[0], *ends[1])):
         return "its accumulator takes more than 31 bits"
-    if any(zero % 2 ** max(-int(k), 0) for k in n):
-        return "its steps are coarser than its output's zero point"
-    power = np.exp2(-n.astype(np.float64)).astype(np.float32)
-    scale = np.where(n > 0, np.nextafter(power, np.float32(np.inf)), power)
-    return FastForm(scale, (node.tensors["bias"] + added).astype(np.int64), zero)
+    low, high = (end.astype(np.int64) for end in ends)
+    form = rounded(Rule(*found, lo, hi), low, high)
+    if isinstance(form, str):
+        return form
+    bias = node.tensors["bias"] + form.add
+    if (abs(bias) > INT32).any():
+        return "its bias takes more than 31 bits"
+    return FastForm(form.scale, bias, form.zero, form.offset, _limits(form, lo, hi, low, high))
 
 
-def _divided(zero: int, power: int) -> int:
-    return zero >> power if power > 0 else zero << -power
-
-
-def fused(graph: Graph, node: Node, requantize: Node, form: FastForm, x: Edge, shape: tuple[int, ...]) -> Edge:
-    """Adds a layer and its requantization as one `QLinearConv`; the edge is that of the requantization."""
-    x, shaped = _octets(graph, x), kernel(node)
-    source, width = shaped.prepared(graph, x), x.shape[-1]
-    if node.op == "linear":
-        many = -1 if len(x.shape) > 1 else 0
-        source = graph.node("Reshape", [source, graph.constant([many, width, 1, 1], "int64")])
-        shaped = shaped.reshaped(lambda weight: weight.reshape(*weight.shape, 1, 1))
-    weight, weight_zero = _weight(graph, shaped, x)
-    scale = form.scale[0] if form.scale.size and (form.scale == form.scale[0]).all() else form.scale
-    one, zero = graph.constant(1, "float32"), graph.constant(0, "uint8")
-    bias = graph.weight(form.bias, "int32", smallest(form.bias))
-    inputs = [source, one, graph.constant(x.zero, "uint8"), weight, graph.constant(scale, "float32"), weight_zero]
-    name = graph.node("QLinearConv", [*inputs, one, zero, bias], **shaped.attributes)
-    lo, hi = (requantize.attributes[end] + form.zero for end in ("lo", "hi"))
-    if (lo, hi) != (0, 255):
-        name = graph.node("Clip", [name, graph.constant(lo, "uint8"), graph.constant(hi, "uint8")])
-    if node.op == "linear":
-        many = -1 if len(x.shape) > 1 else 0
-        name = graph.node("Reshape", [name, graph.constant([many, *shape], "int64")])
-    return levels(graph, Edge(name, "uint8", form.zero, lo - form.zero, hi - form.zero, shape), requantize)
+def _limits(form: Rounded, lo: int, hi: int, low: np.ndarray, high: np.ndarray) -> tuple[int | None, int | None]:
+    """What codes plus zero must be clipped to, where neither uint8 nor the accumulators' range does it."""
+    least, most = int(form.level(low).min(initial=hi)), int(form.level(high).max(initial=lo))
+    below, above = lo + form.zero > 0 and least < lo, hi + form.zero < 255 and most > hi
+    return lo + form.zero if below else None, hi + form.zero if above else None
 
 
 def levels(graph: Graph, codes: Edge, node: Node) -> Edge:
@@ -142,12 +125,12 @@ def _product(graph: Graph, op: str, shaped: Kernel, x: Edge) -> str:
     source = shaped.prepared(graph, x)
     if op == "linear":
         shaped = shaped.reshaped(np.transpose)
-    weight, zero = _weight(graph, shaped, x)
+    weight, zero = weights(graph, shaped, x)
     inputs = [source, weight, graph.constant(x.zero, "uint8"), zero]
     return graph.node("MatMulInteger" if op == "linear" else "ConvInteger", inputs, **shaped.attributes)
 
 
-def _weight(graph: Graph, shaped: Kernel, x: Edge) -> tuple[str, str]:
+def weights(graph: Graph, shaped: Kernel, x: Edge) -> tuple[str, str]:
     """Names of a weight and of its zero point."""
     how = stored(shaped.weight, x.high + x.zero)
     if how is None:
@@ -170,7 +153,8 @@ def stored(weight: np.ndarray, largest: int) -> tuple[str, int] | None:
     return None if zero is None else ("uint8", zero)
 
 
-def _octets(graph: Graph, x: Edge) -> Edge:
+def octets(graph: Graph, x: Edge) -> Edge:
+    """The input of a fast form as uint8."""
     octets = graph.octets(x)
     if octets is None:
         raise ProbqError("its input takes more than 8 bits")

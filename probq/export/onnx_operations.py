@@ -10,6 +10,7 @@ import numpy as np
 from probq.export.kernels import sliced
 from probq.export.onnx_graph import Edge, Graph, integer_type, zero_point
 from probq.export.onnx_layers import layer, levels
+from probq.export.onnx_moves import pad, piece, repeat, table
 from probq.export.ranges import Range
 from probq.integer import Node
 
@@ -103,7 +104,7 @@ def _max_pool(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> E
     spec, x = node.attributes, inputs[0]
     spatial = len(spec["kernel"])
     pads = pool_pads(spec, x.shape[-spatial:])
-    plain = x.type == "uint8" and spatial <= 3 and spatial == len(x.shape) - 1
+    plain = x.type == "uint8" and spatial <= 3 and spatial == len(x.shape) - 1 and not graph.padded(x.name)
     if plain and all(pad < size for pad, size in zip(pads, spec["kernel"] * 2, strict=True)):
         window = {"kernel_shape": spec["kernel"], "strides": spec["stride"], "dilations": spec["dilation"]}
         return replace(x, name=graph.node("MaxPool", [x.name], pads=pads, **window), shape=reached.shape)
@@ -209,5 +210,6 @@ OPERATIONS: Mapping[str, Operation] = MappingProxyType(
         "input": _input, "linear": layer, "conv": layer, "embedding": _embedding, "requantize": _requantize,
         "multiply": _multiply, "clip": _clip, "max_pool": _max_pool, "sum_pool": _sum_pool, "sum": _sum,
         "reshape": _reshape, "permute": _permute, "add": _add, "concat": _concat,
+        "table": table, "repeat": repeat, "pad": pad, "slice": piece,
     }
 )  # fmt: skip

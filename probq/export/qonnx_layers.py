@@ -68,7 +68,8 @@ def requantized(graph: Graph, node: Node, x: Wire) -> Wire:
     shift = shifted(*parts)
     if isinstance(shift, str):
         raise ProbqError(
-            f"{shift}, and QONNX's flows only shift; use averages over powers of two, or export to ONNX or C"
+            f'{shift}, and FPGA flows only shift; use Plan(profile="shift") and averages over powers of two, '
+            "or export to ONNX or C"
         )
     added = _centred(shift, node)
     check(2 * x.low + np.minimum(added, 0), 2 * x.high + np.maximum(added, 0), "twice its input")

@@ -163,6 +163,8 @@ def operation(graph: Graph, node: Node, inputs: list[Wire], reached: Range) -> W
     Raises:
         ProbqError: float32 does not hold its integers, or it has no form in QONNX.
     """
+    if node.op not in OPERATIONS:
+        raise ProbqError(f"QONNX has no {node.op}, only {', '.join(OPERATIONS)}; export to ONNX or C")
     if not node.attributes.get("index") and not _only_scales(node):
         check(reached.low, reached.high, "its integers")
     return OPERATIONS[node.op](graph, node, inputs, reached)

@@ -121,6 +121,21 @@ def _sum(node: Node, values: list[Range]) -> tuple[int, int]:
     return count * values[0].low, count * values[0].high
 
 
+def _table(node: Node, values: list[Range]) -> tuple[int, int]:
+    return _extent(reachable(node, values[0].low, values[0].high)[1])
+
+
+def reachable(node: Node, low: int, high: int) -> tuple[int, np.ndarray]:
+    """The part of a table for arguments `low .. high`: its first argument, and its entries."""
+    first = node.attributes["first"]
+    start = max(low - first, 0)
+    return first + start, node.tensors["table"][start : high - first + 1]
+
+
+def _pad(_: Node, values: list[Range]) -> tuple[int, int]:
+    return min(values[0].low, 0), max(values[0].high, 0)
+
+
 def _add(_: Node, values: list[Range]) -> tuple[int, int]:
     return sum(value.low for value in values), sum(value.high for value in values)
 
@@ -137,6 +152,7 @@ _INTERVALS: Mapping[str, Callable[[Node, list[Range]], tuple[int, int]]] = Mappi
     {
         "input": _levels, "requantize": _levels, "linear": _layer, "conv": _layer, "embedding": _embedding,
         "multiply": _multiply, "clip": _clip, "max_pool": _hull, "sum_pool": _sum_pool, "sum": _sum,
-        "reshape": _hull, "permute": _hull, "add": _add, "concat": _hull,
+        "reshape": _hull, "permute": _hull, "add": _add, "concat": _hull, "table": _table,
+        "repeat": _hull, "pad": _pad, "slice": _hull,
     }
 )  # fmt: skip

@@ -23,14 +23,20 @@ class Shift:
         return self.add - np.where(self.shift > 0, np.left_shift(1, np.maximum(self.shift, 1) - 1), 0)
 
 
-def pairs(model: IntegerModel) -> dict[str, Node]:
-    """Each layer of which a requantization is the only reader, by the layer's name."""
+def only_readers(model: IntegerModel) -> dict[str, Node]:
+    """The node that alone reads a node's output, by the name of the node it reads; none where that is the result."""
     readers: dict[str, list[Node]] = {node.name: [] for node in model.nodes}
     for node in model.nodes:
         for name in node.inputs:
             readers[name].append(node)
-    layers = [node.name for node in model.nodes if node.op in ("linear", "conv") and node.name != model.output]
-    return {name: readers[name][0] for name in layers if [r.op for r in readers[name]] == ["requantize"]}
+    return {name: found[0] for name, found in readers.items() if len(found) == 1 and name != model.output}
+
+
+def pairs(model: IntegerModel) -> dict[str, Node]:
+    """Each layer of which a requantization is the only reader, by the layer's name."""
+    layers = [node.name for node in model.nodes if node.op in ("linear", "conv")]
+    readers = only_readers(model)
+    return {name: readers[name] for name in layers if name in readers and readers[name].op == "requantize"}
 
 
 def per_channel(tensor: np.ndarray, layer: Node, rank: int) -> np.ndarray | None:
@@ -48,13 +54,19 @@ def per_channel(tensor: np.ndarray, layer: Node, rank: int) -> np.ndarray | None
     return np.broadcast_to(full.reshape(-1), len(layer.tensors["bias"])).astype(np.int64)
 
 
-def as_shift(requantize: Node, layer: Node, rank: int) -> Shift | str:
-    """The requantization of a layer as a shift, or why it is none."""
+def numbers(requantize: Node, layer: Node, rank: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | str:
+    """Multiplier, addend and shift of a layer's requantization, int64 `[outputs]`, or why there are none."""
     parts = [per_channel(requantize.tensors[name], layer, rank) for name in ("multiplier", "add", "shift")]
     multiplier, add, shift = parts
     if multiplier is None or add is None or shift is None:
         return "its requantization differs within an output channel"
-    return shifted(multiplier, add, shift)
+    return multiplier, add, shift
+
+
+def as_shift(requantize: Node, layer: Node, rank: int) -> Shift | str:
+    """The requantization of a layer as a shift, or why it is none."""
+    found = numbers(requantize, layer, rank)
+    return found if isinstance(found, str) else shifted(*found)
 
 
 def shifted(multiplier: np.ndarray, add: np.ndarray, shift: np.ndarray) -> Shift | str:

@@ -22,7 +22,7 @@ def emitted(output: Value) -> tuple[list[Node], str]:
             stack.extend((parent, False) for parent in value.parents)
             continue
         _refused(value)
-        base = value.quantizer if value.op in ("linear", "conv", "embedding", "requantize") else value.op
+        base = value.quantizer if value.op in ("linear", "conv", "embedding", "requantize", "table") else value.op
         taken[base] = taken.get(base, 0) + 1
         names[id(value)] = base if taken[base] == 1 else f"{base}@{taken[base]}"
         nodes.append(

@@ -9,18 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from probq.errors import ProbqError
-from probq.lowering.values import Value, aligned, clipped, common, compressed, moved
-
-
-def _refuse(where: str, why: str) -> ProbqError:
-    return ProbqError(f"{where} cannot be lowered to integers: {why}")
+from probq.lowering.moves import MOVES
+from probq.lowering.values import Value, aligned, clipped, common, compressed, refusal
 
 
 def numbers(where: str, value: Value) -> Value:
     """The value itself, unless it is the network's own input, which no quantizer has rounded yet."""
     if value.op in ("real", "index"):
-        raise _refuse(where, "it works on the network's own input before any layer; do it outside of the network")
+        raise refusal(where, "it works on the network's own input before any layer; do it outside of the network")
     return value
 
 
@@ -37,7 +33,7 @@ def clip(low: float | None, high: float | None) -> Callable[..., Value]:
 def clamp(value: Value, where: str, shape: tuple[int, ...], low: Any = None, high: Any = None) -> Value:
     """`clamp` with fixed limits."""
     if isinstance(low, Value) or isinstance(high, Value):
-        raise _refuse(where, "its limits are computed")
+        raise refusal(where, "its limits are computed")
     limits = [None if c is None else float(c) for c in (low, high)]
     return clipped(value, limits[0], limits[1], where)
 
@@ -45,30 +41,6 @@ def clamp(value: Value, where: str, shape: tuple[int, ...], low: Any = None, hig
 def hardtanh(value: Value, where: str, shape: tuple[int, ...], low: float = -1.0, high: float = 1.0) -> Value:
     """`hardtanh`."""
     return clamp(value, where, shape, low, high)
-
-
-def reshape(value: Value, where: str, shape: tuple[int, ...], *_: Any) -> Value:
-    """Flatten, view, squeeze and the like: the exported shape says it all."""
-    if math.prod(shape) != math.prod(value.shape):
-        raise _refuse(where, "it mixes the batch with other axes")
-    return moved("reshape", value, shape, where, {"shape": list(shape)}, lambda a: a.reshape(shape))
-
-
-def permute(value: Value, where: str, shape: tuple[int, ...], axes: Sequence[int]) -> Value:
-    """`permute`, the batch staying first."""
-    rank = len(value.shape) + 1
-    axes = [axis % rank for axis in axes]
-    if axes[0] != 0:
-        raise _refuse(where, "it moves the batch axis")
-    inner = [axis - 1 for axis in axes[1:]]
-    return moved("permute", value, shape, where, {"axes": inner}, lambda a: a.transpose(inner))
-
-
-def transpose(value: Value, where: str, shape: tuple[int, ...], first: int, second: int) -> Value:
-    """`transpose` of two axes."""
-    axes = list(range(len(value.shape) + 1))
-    axes[first], axes[second] = axes[second], axes[first]
-    return permute(value, where, shape, axes)
 
 
 def many(value: Any, count: int) -> list[int]:
@@ -136,7 +108,7 @@ def avg_pool(
     attributes = _window(value, kernel, stride, padding)
     padded = any(low for low, _ in attributes["padding"])
     if ceil_mode or (padded and not count_include_pad):
-        raise _refuse(where, "the number of values it averages differs between positions")
+        raise refusal(where, "the number of values it averages differs between positions")
     count = math.prod(attributes["kernel"])
     return _summed(_same_within(value), shape, where, attributes, count, int(divisor or count))
 
@@ -145,7 +117,7 @@ def adaptive_avg_pool(value: Value, where: str, shape: tuple[int, ...], size: An
     """Adaptive average pooling, where all windows are alike."""
     inside, outside = value.shape[1:], shape[1:]
     if any(a % b for a, b in zip(inside, outside, strict=True)):
-        raise _refuse(where, f"its windows differ in size ({inside} to {outside}); choose sizes that divide")
+        raise refusal(where, f"its windows differ in size ({inside} to {outside}); choose sizes that divide")
     return avg_pool(value, where, shape, [a // b for a, b in zip(inside, outside, strict=True)])
 
 
@@ -155,7 +127,7 @@ def mean(value: Value, where: str, shape: tuple[int, ...], axes: Any, keepdims: 
     rank = len(value.shape) + 1
     inner = sorted(axis % rank - 1 for axis in (axes if isinstance(axes, list | tuple) else [axes]))
     if inner[0] < 0:
-        raise _refuse(where, "it averages over the batch")
+        raise refusal(where, "it averages over the batch")
     if value.exponent.ndim and any(value.exponent.shape[axis] > 1 for axis in inner):
         value = aligned(value, int(value.exponent.min()), value.divisor)
     count = math.prod(value.shape[axis] for axis in inner)
@@ -180,7 +152,7 @@ def _summed(
 def add(first: Any, where: str, shape: tuple[int, ...], second: Any, alpha: Any = 1) -> Value:
     """Sum of two values, brought to one step."""
     if not isinstance(first, Value) or not isinstance(second, Value) or alpha != 1:
-        raise _refuse(where, "only two tensors that layers computed can be added")
+        raise refusal(where, "only two tensors that layers computed can be added")
     a, b = common([numbers(where, first), numbers(where, second)])
     return Value(
         "add", (a, b), shape, where, a.exponent, a.divisor, np.asarray(a.low + b.low), np.asarray(a.high + b.high)
@@ -191,7 +163,7 @@ def concat(values: Sequence[Value], where: str, shape: tuple[int, ...], axis: in
     """Concatenation along an axis other than the batch."""
     rank = len(values[0].shape) + 1
     if axis % rank == 0:
-        raise _refuse(where, "it concatenates along the batch")
+        raise refusal(where, "it concatenates along the batch")
     inner = axis % rank - 1
     divisor = math.lcm(*(numbers(where, v).divisor for v in values))
     parts = [aligned(v, int(v.exponent.min()), divisor) for v in values]
@@ -209,13 +181,11 @@ OPERATIONS: Mapping[str, Callable[..., Value]] = MappingProxyType(
         "clamp": clamp, "clamp_": clamp, "clamp_min": clamp, "hardtanh": hardtanh, "hardtanh_": hardtanh,
         "dropout": same, "feature_dropout": same, "alpha_dropout": same, "contiguous": same, "clone": same,
         "detach": same, "detach_": same, "alias": same, "to": same,
-        "flatten": reshape, "view": reshape, "reshape": reshape, "squeeze": reshape, "unsqueeze": reshape,
-        "unflatten": reshape, "_unsafe_view": reshape,
-        "permute": permute, "transpose": transpose,
         "max_pool1d": max_pool, "max_pool2d": max_pool, "max_pool3d": max_pool,
         "avg_pool1d": avg_pool, "avg_pool2d": avg_pool, "avg_pool3d": avg_pool,
         "adaptive_avg_pool1d": adaptive_avg_pool, "adaptive_avg_pool2d": adaptive_avg_pool,
         "adaptive_avg_pool3d": adaptive_avg_pool, "mean": mean,
         "add": add, "add_": add, "cat": concat,
+        **MOVES,
     }
 )  # fmt: skip

@@ -25,6 +25,10 @@ class Target:
         u = value / 2.0**self.exponent
         return int(np.clip(np.floor((u - self.start) / self.step + 0.5), 0, self.count - 1))
 
+    def level(self, code: int, lo: int, hi: int) -> int:
+        """Level of a code limited to `lo .. hi`."""
+        return self.start + self.step * min(max(code, lo), hi)
+
     @property
     def bits(self) -> int:
         """Width in bits."""
@@ -87,20 +91,28 @@ def _one(exponent: int, divisor: int, bound: int, target: Target) -> tuple[int, 
             )
         shift = min(shift, max(largest + 3, 1))
         return _fitting(1, twice * 2 ** (shift - 1), shift, bound)
-    return _by_division(shift, divisor, bound, twice)
+    return _by_division(shift, divisor, bound, twice, target.count)
 
 
-def _by_division(shift: int, divisor: int, bound: int, twice: int) -> tuple[int, int, int]:
-    """`floor(x / (2^shift * divisor) + twice / 2)` as one multiplication.
+def _by_division(shift: int, divisor: int, bound: int, twice: int, count: int) -> tuple[int, int, int]:
+    """`floor(x / (2^shift * divisor) + twice / 2)` as one multiplication, by the smallest one that is exact.
 
-    With `m = ceil(2^n / D)` the product errs by less than `bound / 2^n`; `bound` is added so that it never errs
-    downwards. Distinct values lie `1 / (2 D)` apart, so `2^n > 4 * bound * D` makes the floor exact.
+    With `D = 2^shift * divisor` and `m = (2^n + e) / D` the product exceeds `2^n x / D` by `e x / D`. The constant
+    `c = ceil(e * max|x| / D)` makes that an excess of 0 to `2 c`. Distinct results lie `1 / D` apart, or half of that,
+    so an excess below `2^n` times their distance leaves the floor as it is. It need not be so for an `x` so large that
+    its code, which ascends with `x`, is cut off.
     """
     before = 2 ** max(-shift, 0)
     denominator = divisor * 2 ** max(min(shift, bound.bit_length() + 3), 0)
-    n = (4 * bound * before * denominator).bit_length() + 1
-    multiplier = -(-(2**n) // denominator) * before
-    return _fitting(multiplier, twice * 2 ** (n - 1) + bound * before, n, bound)
+    finest = denominator if twice % 2 == 0 or denominator % 2 == 0 else 2 * denominator
+    reach = min(bound, -(-(count + abs(twice)) * denominator // before))
+    n = 1
+    while True:
+        multiplier = -(-before * 2**n // denominator)
+        constant = -(-(multiplier * denominator - before * 2**n) * reach // denominator)
+        if 2 * constant * finest < 2**n:
+            return _fitting(multiplier, twice * 2 ** (n - 1) + constant, n, bound)
+        n += 1
 
 
 def _fitting(multiplier: int, add: int, shift: int, bound: int) -> tuple[int, int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
@@ -15,6 +15,11 @@ from probq.lowering.requantize import Target, requantization
 from probq.packing import Packing
 
 MOST = 2**31 - 1
+
+
+def refusal(where: str, why: str) -> ProbqError:
+    """What says that an operation has no integer form, and why."""
+    return ProbqError(f"{where} cannot be lowered to integers: {why}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,7 +186,7 @@ def _trailing(value: Fraction) -> int:
     return (value.numerator & -value.numerator).bit_length() - 1
 
 
-COMMUTING = frozenset({"clip", "max_pool", "reshape", "permute", "concat"})
+COMMUTING = frozenset({"clip", "max_pool", "reshape", "permute", "concat", "repeat", "slice", "pad"})
 
 
 class Requantizer:
@@ -208,9 +213,12 @@ class Requantizer:
             if high is not None:
                 lo, hi = min(lo, target.code(high)), min(hi, target.code(high))
             return self(value.parents[0], target, name, lo, hi)
-        if value.op in COMMUTING:
+        if value.op == "table":
+            return _composed(value, target, lo, hi)
+        if value.op in COMMUTING and not (value.op == "pad" and target.level(target.code(0.0), lo, hi)):
             parents = tuple(self(p, target, name, lo, hi) for p in value.parents)
             low, high = (int(min(p.low.min() for p in parents)), int(max(p.high.max() for p in parents)))
+            low, high = (min(low, 0), max(high, 0)) if value.op == "pad" else (low, high)
             return Value(
                 value.op,
                 parents,
@@ -224,6 +232,15 @@ class Requantizer:
                 quantizer=name,
             )
         return _rounded(value, target, name, lo, hi)
+
+
+def _composed(value: Value, target: Target, lo: int, hi: int) -> Value:
+    """A table of what follows from rounding another table's values."""
+    r = requantization(value.exponent, value.divisor, value.bound, target)
+    codes = (value.tensors["table"] * r.multiplier + r.add) >> r.shift
+    levels = target.start + target.step * np.clip(codes, lo, hi)
+    made: dict[str, Any] = {"exponent": np.array(target.exponent), "low": levels.min(), "high": levels.max()}
+    return replace(value, tensors={"table": levels}, **made)
 
 
 def _rounded(value: Value, target: Target, name: str, lo: int, hi: int) -> Value:

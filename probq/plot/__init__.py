@@ -6,6 +6,7 @@ from probq.plot.depth import depth
 from probq.plot.forest import forest
 from probq.plot.history import history
 from probq.plot.integers import integers
+from probq.plot.pareto import pareto
 from probq.plot.reliability import reliability
 from probq.plot.save import save, svg
 from probq.plot.weights import weights
@@ -18,6 +19,7 @@ __all__ = [
     "forest",
     "history",
     "integers",
+    "pareto",
     "reliability",
     "save",
     "svg",

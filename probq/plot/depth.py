@@ -48,7 +48,10 @@ def depth(q: Program, kind: Literal["weight", "input"] = "weight", ax: Axes | No
     marked = [(k, _middle(q, name, laws, decided[name])) for k, name in enumerate(names) if _marks(name, decided)]
     handles, labels = [Patch(color=colours[b]) for b in bits], [bits_text(b) for b in bits]
     if marked:
-        handles, labels = [*handles, dot(ax, *zip(*marked, strict=True), dot_size(len(names)))], [*labels, "decided"]
+        handles, labels = (
+            [*handles, dot(ax, [k for k, _ in marked], [y for _, y in marked], dot_size(len(names)))],
+            [*labels, "decided"],
+        )
     if absent:
         handles, labels = [*handles, Patch(color=FLOAT)], [*labels, "float"]
     legend(ax, handles, labels)

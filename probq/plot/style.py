@@ -100,4 +100,6 @@ def shortened(name: str) -> str:
 
 def unit(name: str) -> str:
     """Unit of a cost's name."""
-    return {"bops": "BOPs", "storage": "bits of storage"}.get(name, name)
+    units = {"bops": "BOPs", "storage": "bits of storage", "ebops": "effective BOPs", "pruned_bops": "BOPs"}
+    bits = {"activations": "bits of activations", "largest_activation": "bits of the largest activation"}
+    return (units | bits).get(name, name)

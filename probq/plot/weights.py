@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 
-from probq import decide, summary
+from probq import summary
+from probq.decide import onehots
 from probq.errors import ProbqError
 from probq.plot.style import DARK, PALE, WEIGHT, bits_text, legend, new_axes, shortened, title
 from probq.program import Program
@@ -47,7 +48,7 @@ def level_shares(q: Program, name: str) -> LevelShares:
         location = q.location(name)
         if not location.isfinite().all():
             raise ProbqError(f"the weight {name} holds NaN or infinity; fit again from the start, with lower rates")
-        rung = q.rung(name, decide.onehots(q, widths)[name])
+        rung = q.rung(name, onehots(q, widths)[name])
         law = quantizer.law(location, rung)
         windows, log_probs = (t.double().cpu().numpy() for t in law.window())
         modes, values = law.mode.double().cpu().numpy(), (location / rung.scale).double().cpu().numpy()

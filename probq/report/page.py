@@ -9,11 +9,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from string import Template
-from typing import Any
-
-from matplotlib.axes import Axes
+from typing import TYPE_CHECKING, Any
 
 from probq import plot
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,8 @@ def section(heading: str, *elements: str) -> str:
     if not elements:
         return ""
     name = escape(heading.split()[0].lower())
-    return f'<section aria-labelledby="{name}"><h2 id="{name}">{escape(heading)}</h2>\n' + "\n".join(elements) + "</section>"
+    inner = "\n".join([f'<h2 id="{name}">{escape(heading)}</h2>', *elements])
+    return f'<section aria-labelledby="{name}">{inner}</section>'
 
 
 def paragraph(text: str, kind: str = "") -> str:

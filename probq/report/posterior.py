@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from probq import cost as costs
-from probq import decide, plot, summary
-from probq.budget import Budget
-from probq.layers import Layer
+from probq import plot, summary
+from probq.budget import budgets
+from probq.decide import decided as is_decided
 from probq.plot.style import unit
 from probq.program import Program
 from probq.report.page import Cell, Content, figure, number, table
@@ -30,8 +30,8 @@ def content(q: Program, title: str) -> Content:
     kept, verdict = _verdict(q, decided)
     percent, name = _percent(q, decided), unit(frame.attrs["cost"])
     text = (
-        f"The decided widths of {len(q.layers)} layer{'s'[: len(q.layers) != 1]} ({macs:,} multiply-accumulates for one "
-        f"example) cost {percent:.4g} % of the network with 32-bit weights and inputs, counted in {name}"
+        f"The decided widths of {len(q.layers)} layer{'s'[: len(q.layers) != 1]} ({macs:,} multiply-accumulates for "
+        f"one example) cost {percent:.4g} % of the network with 32-bit weights and inputs, counted in {name}"
     )
     facts = [
         ("Budget", frame.attrs["budget"] or "none"),
@@ -39,19 +39,24 @@ def content(q: Program, title: str) -> Content:
         ("Expected cost", f"{frame.attrs['expected cost percent']:.4g} % of 32 bits"),
         ("Temperature", f"{q.temperature:g}" + (" (the Bayesian posterior)" if q.temperature == 1 else "")),
     ]
-    if "P(cost<=limit)" in frame.attrs:
-        text += f"; a network drawn from the posterior keeps the budget with probability {frame.attrs['P(cost<=limit)']:.3g}"
-        facts.insert(2, ("P(a draw keeps the budget)", f"{frame.attrs['P(cost<=limit)']:.4g}"))
-    warnings = [] if q.calibrated or decide.decided(q) else [UNFITTED]
+    if (within := frame.attrs.get("P(cost<=limit)")) is not None:
+        text += f"; a network drawn from the posterior keeps the budget with probability {within:.3g}"
+        facts.insert(2, ("P(a draw keeps the budget)", f"{within:.4g}"))
+    warnings = [UNFITTED] if unfitted(q) else []
     notes = [f"{note[:1].upper()}{note[1:]}." for note in q.notes]
     return Content(title, text + ".", (kept, verdict), facts, [_table(q, decided)], list(_figures(q)), warnings + notes)
 
 
+def unfitted(q: Program) -> bool:
+    """Whether nothing was ever learned or decided."""
+    return not q.calibrated and not is_decided(q)
+
+
 def _verdict(q: Program, decided: dict[str, Any]) -> tuple[str, str]:
-    budgets = [q.budget] if isinstance(q.budget, Budget) else list(q.budget or ())
-    if not budgets:
+    limits = budgets(q.budget)
+    if not limits:
         return "open", "No budget was given."
-    pairs = [(costs.total(q.layers, decided, b.cost), b.absolute(q.layers), unit(b.cost.__name__)) for b in budgets]
+    pairs = [(costs.total(q.layers, decided, b.cost), b.absolute(q.layers), unit(costs.name(b.cost))) for b in limits]
     texts = [f"{cost:,.0f} of at most {limit:,.0f} {name}" for cost, limit, name in pairs]
     kept = all(cost <= limit for cost, limit, _ in pairs)
     return ("kept" if kept else "broken"), f"Budget {'kept' if kept else 'not kept'}: {', '.join(texts)}."
@@ -98,15 +103,19 @@ def _width(q: Program, name: str | None, decided: dict[str, Any]) -> tuple[Cell,
 
 
 def _figures(q: Program) -> Iterator[str]:
-    yield figure(plot.cost(q), "How much networks drawn from the posterior cost, against the limit and what was decided.")
+    yield figure(plot.cost(q), "How much networks drawn from the posterior cost, the limit, and what was decided.")
     yield figure(plot.depth(q), "Probability of each width of the weights, from the first layer to the last.")
     if any(layer.input in q for layer in q.layers):
         yield figure(plot.depth(q, "input"), "Probability of each width of the layers' inputs.")
     yield figure(plot.forest(q), "How sure the widths are: short lines are settled, long ones could go either way.")
     if any(q.weights[name].gates for name in q.weight_names):
         yield figure(plot.channels(q), "Channels of one layer that need more bits than others are darker.")
-    known = dict(q.net.named_parameters(remove_duplicate=False))
-    expected = summary.expected_costs(q)
-    costly: list[Layer] = sorted(q.layers, key=lambda layer: -expected[layer.name])
-    for name in list(dict.fromkeys(m.weight for m in costly if m.weight in q.weight_names and m.weight in known))[:DRAWN]:
-        yield figure(plot.weights(q, name), "Weights before rounding, and how often each level of the codebook is used.")
+    for name in _costly(q)[:DRAWN]:
+        yield figure(plot.weights(q, name), "Weights before rounding, and how often each level is used.")
+
+
+def _costly(q: Program) -> list[str]:
+    """Weights whose values are known, those of the most expensive layers first."""
+    known, expected = dict(q.net.named_parameters(remove_duplicate=False)), summary.expected_costs(q)
+    layers = sorted(q.layers, key=lambda layer: -expected[layer.name])
+    return list(dict.fromkeys(m.weight for m in layers if m.weight in q.weight_names and m.weight in known))

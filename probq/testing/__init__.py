@@ -1,5 +1,6 @@
 """Helpers for tests of probq and of its extensions: a zoo of awkward networks, and oracles by enumeration."""
 
+from probq.testing.deployed import deployed
 from probq.testing.oracles import (
     book_levels,
     code_probabilities,
@@ -14,6 +15,7 @@ __all__ = [
     "book_levels",
     "code_probabilities",
     "decided_copy",
+    "deployed",
     "enumerate_elbo",
     "lenet5",
     "rung_probabilities",

@@ -59,7 +59,15 @@ def decided_copy(q: Program, assignment: Assignment) -> nn.Module:
         net.get_parameter(name).data.copy_(torch.from_numpy(values * power))
     for layer in q.layers:
         _replace_bias(q, net, plain, layer, assignment, weight_scales)
+    for name, activation in q.activations.items():
+        hooks = [_rounding(_scale(a), book_levels(a, 0)) for a in (activation.input, activation.output)]
+        net.get_submodule(name).register_forward_pre_hook(hooks[0], with_kwargs=True)
+        net.get_submodule(name).register_forward_hook(lambda _, args, y, hook=hooks[1]: hook(_, (y,), {})[0][0])
     return net
+
+
+def _scale(quantizer: Quantizer) -> float:
+    return float(2.0 ** np.round(_numbers(quantizer.log2_scale)[0]))
 
 
 def _replace_bias(
@@ -146,10 +154,12 @@ def rung_probabilities(quantizer: Quantizer) -> list[float]:
 
 def width_states(q: Program) -> Iterator[tuple[dict[str, int], float]]:
     """Every choice of rungs and its probability, for networks whose gates are shared by a tensor."""
-    names = [name for name, _ in q.named_quantizers()]
-    probabilities = [rung_probabilities(quantizer) for _, quantizer in q.named_quantizers()]
+    names = [name for name, _ in q.named_quantizers() if name not in q.sites]
+    probabilities = [rung_probabilities(q.quantizer(name)) for name in names]
     for rungs in itertools.product(*(range(len(p)) for p in probabilities)):
-        yield dict(zip(names, rungs, strict=True)), math.prod(p[k] for p, k in zip(probabilities, rungs, strict=True))
+        state = dict(zip(names, rungs, strict=True))
+        tied = {name: state[site] for name, site in q.sites.items()}
+        yield state | tied, math.prod(p[k] for p, k in zip(probabilities, rungs, strict=True))
 
 
 def code_probabilities(quantizer: WeightQuantizer, weight: Tensor, rung: int) -> np.ndarray:
@@ -184,7 +194,8 @@ def enumerate_elbo(q: Program, x: Any, y: Tensor, size: int | None = None) -> fl
             shaped = {n: c.reshape(q.weights[n].shape) for n, c in codes.items()}
             likelihood += probability * weight * _log_likelihood(q, Assignment(widths, shaped, q.layers), x, y)
         if probability:
-            prior = math.prod(1 / len(quantizer.ladder) for _, quantizer in q.named_quantizers() if quantizer.free)
+            widths_of = [q.quantizer(name) for name in rungs if name not in q.sites]
+            prior = math.prod(1 / len(quantizer.ladder) for quantizer in widths_of if quantizer.free)
             divergence += probability * (math.log(probability / prior) + _code_divergence(q, laws))
     return likelihood * (size or len(y)) / len(y) - q.temperature * divergence
 

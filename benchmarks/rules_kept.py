@@ -1,0 +1,109 @@
+"""Digits: whether each rule keeps its limit. Many seeds, three limits, every rule with its defaults.
+
+For each fit: what the decided mode costs, what each tensor's most probable width would cost without a decision, and
+`E[cost]` at the end of the search, all relative to the limit. A record that is there already is not made again.
+
+    python benchmarks/rules_kept.py --seeds 20 --out rules_kept.jsonl
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+import probq
+from probq import demo, rules
+from probq.constraint import Constraint
+from probq.decide import probability_within
+
+BUDGETS = (0.2, 0.5, 2.0)
+OPTIONS: Mapping[str, dict[str, Any]] = MappingProxyType(
+    {
+        "DualAscent": {},
+        "DualAscent, sharpen=0.1": {"sharpen": 0.1},
+        "AugmentedLagrangian": {"rule": rules.AugmentedLagrangian()},
+        "PID": {"rule": rules.PID()},
+        "ConstraintGuided, gradient": {"rule": rules.ConstraintGuided()},
+        "ConstraintGuided, sum": {"rule": rules.ConstraintGuided(rules.gradient_plus_magnitude)},
+        "ConstraintGuided, product": {"rule": rules.ConstraintGuided(rules.gradient_times_magnitude)},
+        "DualAscent, probability=0.95": {"probability": 0.95},
+    }
+)
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=20, help="number of seeds, from 0 on")
+    parser.add_argument("--epochs", type=int, default=4, help="epochs of each fit")
+    parser.add_argument("--out", type=Path, required=True, help="results file, one JSON record per line")
+    return parser.parse_args()
+
+
+def one(name: str, seed: int, percent: float, epochs: int) -> dict[str, Any]:
+    """Fit one posterior, and compare its costs with the limit."""
+    options = dict(OPTIONS[name])
+    budget = probq.Budget(percent=percent, probability=options.pop("probability", None))
+    torch.manual_seed(seed)
+    data, net = demo.digits(seed), demo.network()
+    batches = DataLoader(data.train, batch_size=demo.BATCH, shuffle=True)
+    q = probq.quantize(net, data.train.tensors[0][:64], demo.plan)
+    probq.fit(q, batches, budget, epochs, seed=seed, progress=False, **options)
+    constraint = Constraint(q, budget)
+    x, y = data.validation.tensors
+    return {
+        "rule": name,
+        "seed": seed,
+        "budget": percent,
+        "epochs": epochs,
+        "decided": q.mode(budget).cost() / constraint.limit,
+        "undecided": constraint.hard() / constraint.limit,
+        "expected": float(constraint.expected().detach()) / constraint.limit,
+        "within": probability_within(q, budget),
+        "validation": 100 * float((q(x).argmax(1) == y).double().mean()),
+    }
+
+
+def show(records: list[dict[str, Any]]) -> None:
+    """Print a row for each rule."""
+    print(
+        "| rule | fits | decided over | undecided over | E[cost] over | mean decided | mean undecided | mean E[cost] | "
+        "largest E[cost] | least P(cost <= limit) | validation, % |\n|---|---|---|---|---|---|---|---|---|---|---|"
+    )
+    for name in OPTIONS:
+        own = [record for record in records if record["rule"] == name]
+        if not own:
+            continue
+        keys = ("decided", "undecided", "expected")
+        over = " | ".join(str(sum(record[key] > 1 for record in own)) for key in keys)
+        means = " | ".join(f"{sum(record[key] for record in own) / len(own):.3f}" for key in keys)
+        most, least = max(r["expected"] for r in own), min(r["within"] for r in own)
+        right = sum(record["validation"] for record in own) / len(own)
+        print(f"| {name} | {len(own)} | {over} | {means} | {most:.3f} | {least:.3f} | {right:.2f} |")
+
+
+def main() -> None:
+    """Make what is missing, print a table."""
+    options = arguments()
+    torch.set_num_threads(1)
+    lines = options.out.read_text().splitlines() if options.out.exists() else []
+    records = [json.loads(line) for line in lines]
+    there = {(r["rule"], r["seed"], r["budget"], r["epochs"]) for r in records}
+    runs = [(n, s, b, options.epochs) for s in range(options.seeds) for b in BUDGETS for n in OPTIONS]
+    for run in tqdm([run for run in runs if run not in there]):
+        records.append(one(*run))
+        with options.out.open("a") as file:
+            file.write(json.dumps(records[-1]) + "\n")
+    show(records)
+
+
+if __name__ == "__main__":
+    main()

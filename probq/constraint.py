@@ -1,0 +1,108 @@
+"""A budget on one network: how far the posterior exceeds it, and how it is made to hold where it promises a chance."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from probq import cost as costs
+from probq.budget import Budget
+from probq.chance import chance
+from probq.decide import decided
+from probq.errors import ProbqError
+from probq.limited import problem_of
+from probq.program import Program
+
+MARGIN = 1e-4  # of the gap, for rounding in float32
+MOST_REPAIRS = 300
+
+
+class Constraint:
+    """One budget on one network.
+
+    Args:
+        q: the network.
+        budget: the budget.
+
+    Attributes:
+        limit: in the cost's unit.
+        full: cost of the 32-bit network.
+    """
+
+    def __init__(self, q: Program, budget: Budget) -> None:
+        self.q, self.budget = q, budget
+        self.limit, self.full = budget.absolute(q.layers), costs.full(q.layers, budget.cost)
+        self.tables = q.cost_tables(budget.cost)
+        p = budget.probability
+        if p is not None and isinstance(budget.cost, costs.Largest | costs.Pruned):
+            raise ProbqError(
+                f"a budget with a probability needs a cost that is a sum over layers, not {costs.name(budget.cost)}; "
+                "leave the probability out"
+            )
+        self.chance = None if p is None or decided(q) else chance(problem_of(q, budget.cost), p)
+
+    def expected(self) -> Tensor:
+        """`E[cost]`, with gradients."""
+        return self.q.expected_cost(self.tables)
+
+    @torch.no_grad()
+    def start(self) -> float:
+        """Where the ramp of the limit begins: `E[cost]`, or what the chance is about kept at."""
+        return float(self.expected() if self.chance is None else self.chance.level(self._probs()))
+
+    def gap(self, expected: Tensor, limit: float, temperature: float = 1.0) -> Tensor:
+        """How far a limit is exceeded: `log(E[cost] / limit)`, or the gap of the chance.
+
+        Args:
+            expected: `E[cost]` under the posterior.
+            limit: in force.
+            temperature: below 1, the expectation is that under the law of the widths raised to `1 / temperature`.
+        """
+        if self.chance is not None:
+            return self.chance.gap(self._probs(), limit)
+        if temperature < 1:
+            expected = self.q.expected_cost(self.tables, sharpened(self.q, temperature))
+        return torch.log(expected / limit)
+
+    @torch.no_grad()
+    def hard(self) -> float:
+        """Cost of each quantizer's most probable width, whether or not it keeps the limit."""
+        modes = {name: F.one_hot(p.argmax(-1), p.shape[-1]).to(p) for name, p in self._probs().items()}
+        return float(self.q.expected_cost(self.tables, modes))
+
+    def _probs(self) -> dict[str, Tensor]:
+        return {name: quantizer.probs() for name, quantizer in self.q.named_quantizers()}
+
+
+def sharpened(q: Program, temperature: float) -> Mapping[str, Tensor]:
+    """Probability of each rung raised to `1 / temperature` and normalised, for every quantizer."""
+    return {
+        name: torch.softmax(quantizer.widths().log_probs / temperature, -1) if quantizer.free else quantizer.probs()
+        for name, quantizer in q.named_quantizers()
+    }
+
+
+def hold(q: Program, constraints: Sequence[Constraint]) -> None:
+    """Move the gates down the gaps of the budgets that promise a chance, just until every promise is kept.
+
+    Warns:
+        UserWarning: if one cannot be kept.
+    """
+    bound = [c for c in constraints if c.chance is not None]
+    gates = [quantizer.logits for _, quantizer in q.named_quantizers() if quantizer.free]
+    for attempt in range(MOST_REPAIRS):
+        gaps = [c.gap(c.expected(), c.limit) for c in bound]
+        if all(float(gap.detach()) <= -MARGIN for gap in gaps):
+            return
+        over = torch.stack([(gap + MARGIN).clamp_min(0) for gap in gaps]).sum()
+        slopes = torch.autograd.grad(over, gates, allow_unused=True)
+        steepest = max(float(slope.abs().max()) for slope in slopes if slope is not None)
+        with torch.no_grad():
+            for gate, slope in zip(gates, slopes, strict=True):
+                if slope is not None:
+                    gate.sub_(slope, alpha=0.01 * 1.03**attempt / max(steepest, 1e-30))
+    warnings.warn("the search could not make its widths keep the limit with the budget's probability", stacklevel=2)

@@ -1,0 +1,85 @@
+"""Operations of an integer model that only move integers, or look them up in a table."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from probq.errors import ProbqError
+from probq.windows import pad
+
+if TYPE_CHECKING:
+    from probq.integer import Node
+
+
+def behind_batch(axis: int, x: np.ndarray) -> int:
+    """The axis of a value with its batch, from the axis without.
+
+    Raises:
+        ProbqError: there is no such axis.
+    """
+    if not -(x.ndim - 1) <= axis < x.ndim - 1:
+        raise ProbqError(f"axis {axis} of a value of shape {x.shape[1:]}")
+    return axis + 1 if axis >= 0 else axis
+
+
+def check_range(x: np.ndarray, lo: int, hi: int) -> None:
+    """Refuses integers beyond `lo .. hi`.
+
+    Raises:
+        ProbqError: naming what was found.
+    """
+    if x.size and not lo <= x.min() <= x.max() <= hi:
+        raise ProbqError(f"integers {x.min()} .. {x.max()} leave the range {lo} .. {hi}")
+
+
+def _reshape(node: "Node", x: np.ndarray) -> np.ndarray:
+    return x.reshape(len(x), *node.attributes["shape"])
+
+
+def _permute(node: "Node", x: np.ndarray) -> np.ndarray:
+    return x.transpose(0, *[behind_batch(axis, x) for axis in node.attributes["axes"]])
+
+
+def _concat(node: "Node", *values: np.ndarray) -> np.ndarray:
+    return np.concatenate(values, axis=behind_batch(node.attributes["axis"], values[0]))
+
+
+def _table(node: "Node", x: np.ndarray) -> np.ndarray:
+    """`table[x - first]`."""
+    table, first = node.tensors["table"], node.attributes["first"]
+    check_range(x, first, first + len(table) - 1)
+    return table[x - first]
+
+
+def _repeat(node: "Node", x: np.ndarray) -> np.ndarray:
+    """Every element `factors[k]` times along the k-th of the last axes: nearest upsampling."""
+    factors = node.attributes["factors"]
+    if len(factors) >= x.ndim:
+        raise ProbqError(f"factors for {len(factors)} axes of a value with {x.ndim - 1}")
+    for axis, factor in enumerate(factors, x.ndim - len(factors)):
+        x = np.repeat(x, factor, axis)
+    return x
+
+
+def _pad(node: "Node", x: np.ndarray) -> np.ndarray:
+    """Zeros around the last axes."""
+    return pad(x, node.attributes["padding"], 0)
+
+
+def _slice(node: "Node", x: np.ndarray) -> np.ndarray:
+    """`x[start : stop : step]` along one axis."""
+    spec = node.attributes
+    axis = behind_batch(spec["axis"], x) % x.ndim
+    if not 0 <= spec["start"] < spec["stop"] <= x.shape[axis]:
+        raise ProbqError(f"the slice {spec['start']} : {spec['stop']} of {x.shape[axis]} elements")
+    return x[(slice(None),) * axis + (slice(spec["start"], spec["stop"], spec["step"]),)]
+
+
+MOVES: Mapping[str, Callable[..., np.ndarray]] = MappingProxyType(
+    {
+        "reshape": _reshape, "permute": _permute, "concat": _concat, "table": _table, "repeat": _repeat, "pad": _pad,
+        "slice": _slice,
+    }
+)  # fmt: skip

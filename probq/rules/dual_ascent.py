@@ -1,0 +1,56 @@
+"""Dual ascent on an augmented Lagrangian, its limit ramped down: the default rule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from probq.rules.rule import Rule, State, check_positive, check_share, ramp_steps
+
+
+@dataclass(frozen=True)
+class DualAscent(Rule):
+    """Adds `multiplier * g + penalty / 2 * max(g, 0)^2` to the loss, where `g` is the gap to the limit in force.
+
+    After each step the multiplier rises by `rate * g`, never below 0.
+
+    Args:
+        ramp: share of the search over which the limit comes down to its full force.
+        rate: step size of the multiplier; by default `min(0.1, 20 / steps)`.
+        penalty: weight of the quadratic term.
+
+    Raises:
+        ProbqError: if an option is not in its range.
+
+    Source: D. P. Bertsekas, 1982, "Constrained Optimization and Lagrange Multiplier Methods".
+    """
+
+    ramp: float = 0.5
+    rate: float | None = None
+    penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_share("ramp", self.ramp)
+        check_positive("penalty", self.penalty, zero=True)
+        if self.rate is not None:
+            check_positive("rate", self.rate)
+
+    def begin(self, start: float, limit: float, steps: int) -> Ascent:
+        """The state of one limit."""
+        rate = min(0.1, 20 / steps) if self.rate is None else self.rate
+        return Ascent(start, limit, ramp_steps(self.ramp, steps), rate, self.penalty)
+
+
+class Ascent(State):
+    """State of `DualAscent`; `rate` and `penalty` as there, the rest as in `State`."""
+
+    def __init__(self, start: float, limit: float, ramp: int, rate: float, penalty: float) -> None:
+        super().__init__(start, limit, ramp)
+        self.rate, self.penalty = rate, penalty
+
+    def term(self, gap: Tensor, step: int) -> Tensor:
+        """What the loss gains."""
+        loss = self.multiplier * gap + self.penalty / 2 * gap.clamp_min(0) ** 2
+        self.multiplier = max(0.0, self.multiplier + self.rate * float(gap.detach()))
+        return loss

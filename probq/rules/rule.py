@@ -1,0 +1,101 @@
+"""What all rules have in common: the limit in force at each step, and what the loss gains."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any
+
+from torch import Tensor
+
+from probq.errors import ProbqError
+from probq.program import Program
+
+
+class State(ABC):
+    """One limit during one search. Its ramp runs geometrically from the starting cost to the limit:
+
+        limit_at(k) = max(start, limit)^(1 - d) limit^d,    d = min(1, (k + 1) / ramp).
+
+    A tight limit from the start would collapse a network with a 0-bit rung.
+
+    Args:
+        start: cost before training.
+        limit: the limit to reach, in the same unit.
+        ramp: number of steps until the full limit holds.
+
+    Attributes:
+        multiplier: weight of the gap in the loss, 0 or more; what the history records.
+    """
+
+    def __init__(self, start: float, limit: float, ramp: int) -> None:
+        self.start, self.limit, self.ramp = start, limit, ramp
+        self.multiplier = 0.0
+
+    def limit_at(self, step: int) -> float:
+        """The limit in force at a step."""
+        done = min(1.0, (step + 1) / max(self.ramp, 1))
+        return float(max(self.start, self.limit) ** (1 - done) * self.limit**done)
+
+    @abstractmethod
+    def term(self, gap: Tensor, step: int) -> Tensor:
+        """What the loss gains at a step, a scalar; called once a step, it moves the multiplier.
+
+        Args:
+            gap: how far the limit in force is exceeded, a scalar with gradients: `log(E[cost] / limit_at(step))`, or
+                its like for a chance constraint. The limit is kept where it is 0 or less.
+            step: counted from 0.
+        """
+
+
+class Mover(ABC):
+    """Moves the gates in the optimizer's stead, after each backward pass."""
+
+    @abstractmethod
+    def move(self, exceeded: bool, step: int) -> None:
+        """Move every gate.
+
+        Args:
+            exceeded: whether any limit in force is exceeded.
+            step: counted from 0.
+        """
+
+    def close(self) -> None:
+        """Called once, when the search has ended."""
+        return
+
+
+class Rule(ABC):
+    """Options of a rule, a frozen dataclass. `begin` is called for each limit at the start of a search."""
+
+    @abstractmethod
+    def begin(self, start: float, limit: float, steps: int) -> State:
+        """The state of one limit.
+
+        Args:
+            start: cost before training.
+            limit: the limit to reach.
+            steps: length of the search.
+        """
+
+    def mover(self, q: Program, steps: int) -> Mover | None:
+        """What moves the gates of a network in a search; None leaves them to the loss and its optimizer."""
+        return None
+
+
+def ramp_steps(ramp: float, steps: int) -> int:
+    """Number of steps until the full limit holds: a share of the search, rounded down."""
+    return max(1, int(ramp * steps))
+
+
+def check_share(name: str, value: Any) -> None:
+    """Raise unless an option is a share of the search."""
+    if not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ProbqError(f"{name} is a share of the search, 0 to 1, not {value!r}")
+
+
+def check_positive(name: str, value: Any, zero: bool = False) -> None:
+    """Raise unless an option is a finite number above 0 (or 0, where `zero` allows it)."""
+    good = isinstance(value, int | float) and math.isfinite(value) and (value > 0 or (zero and value == 0))
+    if not good:
+        raise ProbqError(f"{name} is a number {'of 0 or more' if zero else 'above 0'}, not {value!r}")

@@ -1,0 +1,163 @@
+"""Small networks of the kinds that are deployed: each is quantized, lowered and exported without one refusal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from probq.watch import NORMS
+
+
+def _conv(before: int, after: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> list[nn.Module]:
+    """A convolution and its batch normalisation."""
+    padding = kernel // 2
+    return [nn.Conv2d(before, after, kernel, stride, padding, groups=groups, bias=False), nn.BatchNorm2d(after)]
+
+
+class Bottleneck(nn.Module):
+    """Inverted residual of MobileNetV2: expand 1x1, depthwise 3x3, project 1x1 without a non-linearity.
+
+    Source: M. Sandler et al., 2018, "MobileNetV2: Inverted Residuals and Linear Bottlenecks".
+    """
+
+    def __init__(self, before: int, after: int, stride: int) -> None:
+        super().__init__()
+        wide = 2 * before
+        self.body = nn.Sequential(
+            *_conv(before, wide, 1), nn.ReLU6(inplace=True),
+            *_conv(wide, wide, 3, stride, groups=wide), nn.ReLU6(inplace=True),
+            *_conv(wide, after, 1),
+        )  # fmt: skip
+        self.shortcut = stride == 1 and before == after
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features."""
+        return x + self.body(x) if self.shortcut else self.body(x)
+
+
+class Block(nn.Module):
+    """Basic block of a ResNet; its shortcut is the identity, a projection, or (`padded`) a slice with zero channels.
+
+    Source: K. He et al., 2016, "Deep Residual Learning for Image Recognition".
+    """
+
+    def __init__(self, before: int, after: int, stride: int, padded: bool = False) -> None:
+        super().__init__()
+        self.body = nn.Sequential(*_conv(before, after, 3, stride), nn.ReLU(inplace=True), *_conv(after, after))
+        projected = not padded and (stride > 1 or before != after)
+        self.shortcut = nn.Sequential(*_conv(before, after, 1, stride)) if projected else nn.Identity()
+        self.stride, self.more = (stride, after - before) if padded else (1, 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features."""
+        short = self.shortcut(x)[:, :, :: self.stride, :: self.stride]
+        return F.relu(self.body(x) + F.pad(short, (0, 0, 0, 0, 0, self.more)))
+
+
+class Neck(nn.Module):
+    """Channels split and joined, a coarse map upsampled beside a fine one, padding on one side only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.SiLU(True))
+        self.branch = nn.Sequential(*_conv(4, 4), nn.Hardswish(inplace=True))
+        self.down, self.up = nn.Sequential(*_conv(12, 6, 3, 2), nn.LeakyReLU(0.1)), nn.Upsample(scale_factor=2)
+        self.head = nn.Conv2d(18, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A map of scores."""
+        left, right = self.stem(x).chunk(2, 1)
+        fine = torch.cat([left, right, right + self.branch(right)], 1)
+        return self.head(torch.cat([self.up(self.down(fine)), fine], 1))
+
+
+def _head(channels: int) -> list[nn.Module]:
+    return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(channels, 5)]
+
+
+def _mobilenet() -> nn.Sequential:
+    blocks = [Bottleneck(6, 6, 1), Bottleneck(6, 8, 2), Bottleneck(8, 8, 1)]
+    return nn.Sequential(*_conv(3, 6, 3, 2), nn.ReLU6(inplace=True), *blocks, *_head(8))
+
+
+def _resnet(padded: bool) -> nn.Sequential:
+    stem = [*_conv(3, 6), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)]
+    return nn.Sequential(*stem, Block(6, 6, 1), Block(6, 10, 2, padded), *_head(10))
+
+
+def _signal() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv1d(2, 6, 5, stride=2, padding=2), nn.BatchNorm1d(6), nn.ReLU(), nn.MaxPool1d(2),
+        nn.Conv1d(6, 8, 3, padding="same"), nn.BatchNorm1d(8), nn.GELU(), nn.AdaptiveAvgPool1d(1),
+        nn.Flatten(), nn.Linear(8, 4),
+    )  # fmt: skip
+
+
+def _upsampled() -> nn.Sequential:
+    return nn.Sequential(
+        *_conv(1, 6, 3, 2), nn.ReLU(), *_conv(6, 4, 3, 2), nn.Identity(),
+        nn.Upsample(scale_factor=2, mode="nearest"), *_conv(4, 6), nn.ReLU(),
+        nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(6, 1, 3, padding=1), nn.Sigmoid(),
+    )  # fmt: skip
+
+
+def _transposed() -> nn.Sequential:
+    return nn.Sequential(
+        *_conv(1, 6, 3, 2), nn.ELU(inplace=True), nn.Conv2d(6, 4, 3, 2, 1), nn.Tanh(),
+        nn.ConvTranspose2d(4, 6, 3, 2, 1, 1), nn.BatchNorm2d(6), nn.ReLU(),
+        nn.ConvTranspose2d(6, 1, 2, 2), nn.Hardsigmoid(),
+    )  # fmt: skip
+
+
+def _functions() -> nn.Sequential:
+    functions = [
+        nn.Sigmoid(), nn.Tanh(), nn.GELU(), nn.GELU("tanh"), nn.SiLU(), nn.Hardsigmoid(), nn.Hardswish(), nn.Softplus(),
+        nn.ELU(), nn.LeakyReLU(),
+    ]  # fmt: skip
+    layers = [module for function in functions for module in (nn.Linear(6, 6), function)]
+    return nn.Sequential(*layers, nn.Linear(6, 3))
+
+
+DEPLOYED: tuple[tuple[str, Callable[[], nn.Module], tuple[int, ...]], ...] = (
+    ("mobilenet v2", _mobilenet, (3, 12, 12)),
+    ("resnet", lambda: _resnet(padded=False), (3, 12, 12)),
+    ("resnet, padded shortcut", lambda: _resnet(padded=True), (3, 12, 12)),
+    ("one-dimensional", _signal, (2, 24)),
+    ("autoencoder, upsampled", _upsampled, (1, 12, 12)),
+    ("autoencoder, transposed", _transposed, (1, 12, 12)),
+    ("split and joined", Neck, (3, 12, 12)),
+    ("functions", _functions, (6,)),
+)
+
+
+def deployed() -> Iterator[tuple[str, nn.Module, Tensor]]:
+    """Networks of the kinds that are deployed, each with a name and 16 signed inputs; the same ones at every call.
+
+    Their weights are random, the statistics of their normalisations as after training: no channel like another.
+
+    Example:
+        >>> [name for name, net, example in deployed()][:3]
+        ['mobilenet v2', 'resnet', 'resnet, padded shortcut']
+    """
+    for number, (name, make, shape) in enumerate(DEPLOYED):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(number)
+            net = make().eval()
+            for module in net.modules():
+                if isinstance(module, NORMS):
+                    _tilt(module)
+            example = torch.randn(16, *shape)
+        yield name, net, example
+
+
+@torch.no_grad()
+def _tilt(norm: nn.Module) -> None:
+    """Statistics away from their start; some gains are negative."""
+    tensors = {**dict(norm.named_parameters()), **dict(norm.named_buffers())}
+    tensors["running_mean"].normal_(0, 0.3)
+    tensors["running_var"].uniform_(0.2, 2)
+    tensors["weight"].normal_(0.8, 0.5)
+    tensors["bias"].normal_(0, 0.3)

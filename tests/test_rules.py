@@ -1,0 +1,363 @@
+"""Rules by hand algebra, chance constraints by enumeration and finite differences, and short fits that keep limits."""
+
+import itertools
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor, nn
+
+import probq
+from probq import Budget, Plan, ProbqError, Quantized, demo, rules
+from probq.chance import Binned, Cantelli, Exact, chance, moments
+from probq.codebooks import ladder
+from probq.constraint import Constraint, hold, sharpened
+from probq.decide import probability_within
+from probq.limited import problem_of
+
+
+def test_the_limit_is_ramped_down_geometrically() -> None:
+    state = rules.DualAscent(ramp=0.5).begin(1000.0, 10.0, steps=8)
+    assert [state.limit_at(k) for k in range(6)] == pytest.approx(
+        [1000 ** (1 - d) * 10**d for d in (0.25, 0.5, 0.75, 1, 1, 1)]
+    )
+    assert rules.PID(ramp=0.5).begin(1.0, 10.0, steps=8).limit_at(0) == pytest.approx(10)
+
+
+def test_dual_ascent_by_hand() -> None:
+    state = rules.DualAscent(rate=0.5, penalty=3.0).begin(10.0, 10.0, steps=1)
+    gap = torch.tensor(math.log(2), requires_grad=True)
+    g = math.log(2)
+    assert float(state.term(gap, 0).detach()) == pytest.approx(1.5 * g**2)
+    assert state.multiplier == pytest.approx(0.5 * g)
+    term = state.term(gap, 0)
+    assert float(term.detach()) == pytest.approx(0.5 * g**2 + 1.5 * g**2)
+    assert float(torch.autograd.grad(term, gap)[0]) == pytest.approx(0.5 * g + 3 * g)
+    state.term(torch.tensor(-9.0), 0)
+    assert state.multiplier == 0
+
+
+def test_augmented_lagrangian_by_hand() -> None:
+    rule = rules.AugmentedLagrangian(rounds=2, penalty=2.0, growth=3.0, most=5.0)
+    state = rule.begin(10.0, 10.0, steps=4)
+    gap = torch.tensor(0.5, requires_grad=True)
+    first = state.term(gap, 0)
+    assert float(first.detach()) == pytest.approx((2 * 0.5) ** 2 / 4)
+    assert float(torch.autograd.grad(first, gap)[0]) == pytest.approx(2 * 0.5)
+    state.term(torch.tensor(0.3), 1)
+    assert state.multiplier == pytest.approx(2 * 0.4)
+    assert state.penalty == 2.0  # nothing to compare the first round with
+    second = state.term(gap, 2)
+    assert float(second.detach()) == pytest.approx(((0.8 + 2 * 0.5) ** 2 - 0.8**2) / 4)
+    state.term(torch.tensor(0.3), 3)
+    assert state.multiplier == pytest.approx(0.8 + 2 * 0.4)
+    assert state.penalty == 5.0  # no better than the round before: 3 times larger, at most 5
+    below = torch.tensor(-2.0, requires_grad=True)
+    flat = state.term(below, 4)
+    assert float(flat.detach()) == pytest.approx(-(1.6**2) / 10)
+    assert float(torch.autograd.grad(flat, below)[0]) == 0
+
+
+def test_the_controller_by_hand() -> None:
+    state = rules.PID(kp=2.0, ki=0.1, kd=3.0, smooth=0.5, delay=1).begin(10.0, 10.0, steps=1)
+    gap = torch.tensor(0.4, requires_grad=True)
+    term = state.term(gap, 0)
+    assert state.multiplier == pytest.approx(2 * 0.4 + 0.1 * 0.4)
+    assert float(torch.autograd.grad(term, gap)[0]) == pytest.approx(state.multiplier)
+    state.term(torch.tensor(0.8), 1)
+    assert state.multiplier == pytest.approx(2 * 0.6 + 0.1 * 1.2 + 3 * (0.6 - 0.4))
+    state.term(torch.tensor(0.0), 2)
+    assert state.multiplier == pytest.approx(2 * 0.3 + 0.1 * 1.2)  # no brake while the gap shrinks
+    state.term(torch.tensor(-9.0), 3)
+    assert (state.multiplier, state.integral) == (0, 0)
+
+
+PRICED = (rules.DualAscent(rate=0.2), rules.AugmentedLagrangian(), rules.PID(ki=0.2))
+
+
+@pytest.mark.parametrize("rule", PRICED, ids=lambda rule: type(rule).__name__)
+def test_a_rule_finds_the_constrained_optimum(rule: rules.Rule) -> None:
+    """min (c - 4)^2 subject to c <= 2 in log c: at the optimum, c = 2 and the multiplier is -df/dlog c = 8."""
+    log_c = torch.tensor(math.log(4.0), requires_grad=True)
+    state, optimizer = rule.begin(4.0, 2.0, steps=1500), torch.optim.SGD([log_c], 0.02)
+    for step in range(1500):
+        optimizer.zero_grad()
+        ((log_c.exp() - 4) ** 2 + state.term(log_c - math.log(state.limit_at(step)), step)).backward()
+        optimizer.step()
+    assert float(log_c.exp().detach()) == pytest.approx(2, rel=2e-2)
+    assert state.multiplier == pytest.approx(8, rel=4e-2)
+
+
+SIZES = {
+    rules.gradient: lambda g, w: abs(g),
+    rules.gradient_plus_magnitude: lambda g, w: abs(g) + abs(w),
+    rules.gradient_times_magnitude: lambda g, w: abs(g) * abs(w),
+}
+
+
+@pytest.mark.parametrize("direction", SIZES, ids=lambda direction: direction.__name__)
+def test_directions_by_their_formulas(direction: Any) -> None:
+    grad, magnitude = torch.tensor([[0.5, -2.0], [0.1, 4.0]]), torch.tensor([[3.0], [0.2]])
+    size = np.array(
+        [[SIZES[direction](float(g), float(w)) for g in row] for row, w in zip(grad, magnitude, strict=True)]
+    )
+    np.testing.assert_allclose(direction(grad, magnitude, True), 1 / size, rtol=1e-6)
+    np.testing.assert_allclose(direction(grad, magnitude, False), -size, rtol=1e-6)
+
+
+X = torch.linspace(-1, 1, 24).reshape(8, 3)
+Y = torch.arange(8) % 2
+
+
+def network(gates: str = "tensor", rungs: tuple[int, ...] = (1, 2, 4)) -> Quantized:
+    torch.manual_seed(3)
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2))
+    q = probq.quantize(net, X, plan=Plan(weight=ladder(*rungs), input=ladder(1, 3), gates=gates))
+    for _, quantizer in q.named_quantizers():
+        quantizer.logits.data.normal_(0, 1.5)
+    return q
+
+
+@pytest.mark.parametrize("gates", ["tensor", "channel", "weight"])
+@pytest.mark.parametrize("exceeded", [True, False])
+def test_gates_move_by_their_direction(gates: str, exceeded: bool) -> None:
+    q = network(gates)
+    mover = rules.ConstraintGuided(rules.gradient_times_magnitude, travel=10.0, smooth=0.0).mover(q, steps=100)
+    seen = {name: torch.randn(6, 4) for name in ("2.input", "4.input")}
+    for name, x in seen.items():
+        q.quantizer(name)(x, torch.tensor([1.0, 0.0]))
+    before = {name: z.logits.detach().clone() for name, z in q.named_quantizers() if z.free}
+    assert before.keys() == {"0.weight", "2.weight", "4.weight", *seen}
+    ways = {}
+    for name in before:
+        grad = torch.rand_like(before[name]) - 0.5
+        q.quantizer(name).logits.grad = grad
+        values = seen[name] if name in seen else q.net.get_parameter(name).detach()
+        size = grad.abs().numpy() * magnitude(values.abs().numpy(), () if name in seen else q.quantizer(name).gates)
+        ways[name] = 1 / size if exceeded else -size
+    typical = math.exp(np.mean([np.log(np.abs(way)).mean() for way in ways.values()]))
+    mover.move(exceeded, 0)
+    low, high = (0.1, 4) if exceeded else (-4, 0)
+    for name, way in ways.items():
+        expected = np.clip(before[name].numpy() - 0.1 * np.clip(way / typical, low, high), -3, 3)
+        np.testing.assert_allclose(q.quantizer(name).logits.detach(), expected, rtol=1e-4, atol=1e-6)
+        assert q.quantizer(name).logits.grad is None
+    mover.close()
+    assert not any(module._forward_pre_hooks for module in q.modules())
+
+
+def magnitude(sizes: np.ndarray, gates: tuple[int, ...]) -> np.ndarray:
+    """Mean of what shares a gate, with an axis for the rungs."""
+    axes = tuple(k for k, n in enumerate(gates) if n == 1)
+    return sizes.mean(axis=axes, keepdims=True)[..., None] if gates else np.array([sizes.mean()])
+
+
+@pytest.mark.parametrize("steps", [1, 7, 40])
+def test_gates_that_move_down_to_the_end_all_close(steps: int) -> None:
+    q = network("channel")
+    mover = rules.ConstraintGuided().mover(q, steps)
+    for step in range(steps):
+        for _, quantizer in q.named_quantizers():
+            quantizer.logits.grad = torch.randn_like(quantizer.logits).exp()
+        mover.move(True, step)
+    assert all((quantizer.logits < 0).all() for _, quantizer in q.named_quantizers())
+    mover.move(False, steps - 1)  # nor does any open again
+    assert all((quantizer.logits < 0).all() for _, quantizer in q.named_quantizers())
+
+
+def probs(q: Quantized) -> dict[str, Tensor]:
+    return {name: quantizer.probs() for name, quantizer in q.named_quantizers()}
+
+
+def every_choice(q: Quantized) -> tuple[np.ndarray, np.ndarray]:
+    """Cost and probability of every choice of widths, by enumeration."""
+    names = [name for name, _ in q.named_quantizers()]
+    laws = [z.probs().detach().double().reshape(-1, len(z.ladder)) for _, z in q.named_quantizers()]
+    costs, weights = [], []
+    for rungs in itertools.product(*(range(law.shape[-1]) for law in laws)):
+        widths = {name: q.quantizer(name).ladder.bits[k] for name, k in zip(names, rungs, strict=True)}
+        costs.append(probq.cost.total(q.layers, widths))
+        weights.append(math.prod(float(law[0, k]) for law, k in zip(laws, rungs, strict=True)))
+    return np.array(costs), np.array(weights)
+
+
+def logistic_gap(within: float, p: float, sd: float, limit: float) -> float:
+    """The gap of a probability: distance of two logits in standard deviations of a logistic law."""
+    return sd / limit * (stats.logistic.ppf(p) - stats.logistic.ppf(within)) / stats.logistic.std()
+
+
+@pytest.mark.parametrize("limit", [150.0, 200.0, 300.0])
+def test_an_exact_chance_is_that_of_enumeration(limit: float) -> None:
+    q = network()
+    costs, weights = every_choice(q)
+    law = chance(problem_of(q), 0.9)
+    assert isinstance(law, Exact)
+    within, over = law.odds(probs(q), limit)
+    assert 0.01 < float(within.detach()) < 0.99
+    assert float(within.detach()) == pytest.approx(weights[costs <= limit].sum(), rel=1e-6)
+    assert float(over.detach()) == pytest.approx(weights[costs > limit].sum(), rel=1e-6)
+    mean, variance = (float(m.detach()) for m in moments(law.problem, probs(q)))
+    assert mean == pytest.approx(costs @ weights, rel=1e-6)
+    assert variance == pytest.approx((costs - costs @ weights) ** 2 @ weights, rel=1e-5)
+    gap = logistic_gap(weights[costs <= limit].sum(), 0.9, math.sqrt(variance), limit)
+    assert float(law.gap(probs(q), limit).detach()) == pytest.approx(gap, rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", [Exact, Binned, Cantelli])
+def test_the_gradient_of_a_chance_is_that_of_differences(kind: Any) -> None:
+    q = network("channel" if kind is Cantelli else "tensor").double()
+    law, limit = kind(problem_of(q), 0.9), 200.0
+
+    def value() -> Tensor:
+        return law.gap(probs(q), limit) if isinstance(law, Cantelli) else law.odds(probs(q), limit)[0]
+
+    value().backward()
+    for name in ("0.weight", "2.weight", "2.input"):
+        logits = q.quantizer(name).logits
+        slope = float(logits.grad.reshape(-1)[0])
+        ends = []
+        for step in (1e-5, -2e-5):
+            logits.data.reshape(-1)[0] += step
+            ends.append(float(value().detach()))
+        logits.data.reshape(-1)[0] += 1e-5
+        assert slope == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-4, abs=1e-9)
+        assert abs(slope) > 1e-6
+
+
+@pytest.mark.parametrize("limit", [150.0, 203.0, 300.0])
+def test_bins_never_promise_too_much(limit: float) -> None:
+    q = network()
+    costs, weights = every_choice(q)
+    bound = float(Binned(problem_of(q), 0.9).odds(probs(q), limit)[0].detach())
+    assert bound <= weights[costs <= limit].sum() + 1e-9
+    assert bound >= weights[costs <= limit * 0.998].sum() - 1e-9
+
+
+@pytest.mark.parametrize("gates", ["channel", "weight"])
+def test_the_bound_of_cantelli_holds_and_its_moments_are_those_of_draws(gates: str) -> None:
+    q = network(gates)
+    law = chance(problem_of(q), 0.8)
+    assert isinstance(law, Cantelli)
+    generator = np.random.default_rng(0)
+    bits = {
+        name: np.array([generator.choice(quantizer.ladder.bits, 4000, p=row / row.sum()) for row in rows])
+        for name, quantizer in q.named_quantizers()
+        for rows in [quantizer.probs().detach().double().reshape(-1, len(quantizer.ladder)).numpy()]
+    }
+    costs = sum(m.macs * bits[m.weight].mean(0) * bits[m.input][0] for m in q.layers)
+    mean, variance = (float(m.detach()) for m in moments(law.problem, probs(q)))
+    assert abs(costs.mean() - mean) < 4 * math.sqrt(variance / 4000)
+    assert costs.std() == pytest.approx(math.sqrt(variance), rel=0.05)
+    level = mean + 2 * math.sqrt(variance)  # sqrt(p / (1 - p)) = 2
+    assert float(law.gap(probs(q), level).detach()) == pytest.approx(0, abs=1e-6)
+    assert (costs <= level).mean() >= 0.8
+
+
+@pytest.mark.parametrize("p", [0, 1, -0.5, 2, math.nan, True, "0.9"])
+def test_a_probability_that_cannot_be_is_refused(p: Any) -> None:
+    with pytest.raises(ProbqError, match="probability lies between 0 and 1"):
+        Budget(percent=1.0, probability=p)
+    assert repr(Budget(percent=1.0, probability=0.9)) == "Budget(percent=1.0, limit=None, probability=0.9)"
+
+
+def test_a_file_holds_the_probability(tmp_path: Path) -> None:
+    q = network()
+    q.budget = Budget(limit=200.0, probability=0.97)
+    q.save(tmp_path / "q.safetensors")
+    assert probq.load(tmp_path / "q.safetensors", q.net).budget == q.budget
+
+
+@pytest.mark.parametrize("gates", ["tensor", "channel"])
+def test_a_chance_that_does_not_hold_is_made_to(gates: str) -> None:
+    q, budget = network(gates), Budget(limit=200.0, probability=0.97)
+    assert probability_within(q, budget) < 0.9
+    hold(q, [Constraint(q, budget)])
+    assert probability_within(q, budget) >= 0.97
+    after = {name: quantizer.logits.detach().clone() for name, quantizer in q.named_quantizers()}
+    hold(q, [Constraint(q, budget)])  # what holds is left alone
+    assert all(torch.equal(after[name], quantizer.logits) for name, quantizer in q.named_quantizers())
+
+
+def test_a_chance_that_cannot_hold_is_said() -> None:
+    q = network("channel")
+    cheapest = problem_of(q).cheapest[0]
+    with pytest.warns(UserWarning, match="could not make its widths keep the limit"):
+        hold(q, [Constraint(q, Budget(limit=cheapest, probability=0.9))])
+
+
+def test_sharpened_widths_by_hand() -> None:
+    q = network()
+    sharp = sharpened(q, 0.25)["0.weight"].detach().numpy()
+    law = q.quantizer("0.weight").probs().detach().numpy()
+    np.testing.assert_allclose(sharp, law**4 / (law**4).sum(), rtol=1e-5)
+    constraint = Constraint(q, Budget(limit=500.0))
+    cold = float(constraint.gap(constraint.expected(), 500.0, temperature=1e-3).detach())
+    assert 500 * math.exp(cold) == pytest.approx(constraint.hard(), rel=1e-5)
+    modes = {n: quantizer.ladder.bits[int(quantizer.probs().argmax())] for n, quantizer in q.named_quantizers()}
+    assert constraint.hard() == pytest.approx(probq.cost.total(q.layers, modes))
+
+
+BAD: dict[str, Any] = {
+    "rule is one of": {"rule": "PID"},
+    "sharpen is a temperature": {"sharpen": 0},
+}
+
+
+@pytest.mark.parametrize(("message", "options"), BAD.items(), ids=BAD)
+def test_options_of_a_fit_that_cannot_be_are_refused(message: str, options: dict[str, Any]) -> None:
+    with pytest.raises(ProbqError, match=message):
+        probq.fit(network(), [(X, Y)], progress=False, **options)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: rules.DualAscent(ramp=2),
+        lambda: rules.DualAscent(rate=0),
+        lambda: rules.AugmentedLagrangian(rounds=0),
+        lambda: rules.PID(kp=-1),
+        lambda: rules.ConstraintGuided(travel=math.inf),
+    ],
+)
+def test_options_of_a_rule_that_cannot_be_are_refused(make: Any) -> None:
+    with pytest.raises(ProbqError, match=r"is a (share|number)"):
+        make()
+
+
+# Fits of the digits
+
+
+def fitted(seed: int, budget: Budget, **options: Any) -> tuple[Quantized, probq.History]:
+    torch.manual_seed(seed)
+    data, net = demo.digits(seed), demo.network()
+    q = probq.quantize(net, data.train.tensors[0][:64], demo.plan)
+    x, y = (tensor[:512] for tensor in data.train.tensors)
+    batches = list(zip(x.split(32), y.split(32), strict=True))
+    return q, probq.fit(q, batches, budget, 2, search=0.95, seed=seed, progress=False, **options)
+
+
+RULES = (rules.DualAscent(), rules.AugmentedLagrangian(), rules.PID(), rules.ConstraintGuided())
+
+
+@pytest.mark.parametrize("percent", [0.2, 0.5, 2.0])
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
+def test_every_rule_meets_the_limit(rule: rules.Rule, seed: int, percent: float) -> None:
+    q, _ = fitted(seed, Budget(percent=percent), rule=rule)
+    constraint = Constraint(q, Budget(percent=percent))
+    if isinstance(rule, rules.ConstraintGuided):
+        assert constraint.hard() <= constraint.limit
+    else:
+        assert float(constraint.expected().detach()) <= 1.02 * constraint.limit
+    assert q.mode().cost() <= constraint.limit
+
+
+@pytest.mark.parametrize("percent", [0.2, 0.5, 2.0])
+def test_a_fit_keeps_its_chance(percent: float) -> None:
+    budget = Budget(percent=percent, probability=0.95)
+    q, _ = fitted(0, budget)
+    assert probability_within(q, budget) >= 0.95
