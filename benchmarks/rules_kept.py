@@ -28,7 +28,6 @@ BUDGETS = (0.2, 0.5, 2.0)
 OPTIONS: Mapping[str, dict[str, Any]] = MappingProxyType(
     {
         "DualAscent": {},
-        "DualAscent, sharpen=0.1": {"sharpen": 0.1},
         "AugmentedLagrangian": {"rule": rules.AugmentedLagrangian()},
         "PID": {"rule": rules.PID()},
         "ConstraintGuided, gradient": {"rule": rules.ConstraintGuided()},

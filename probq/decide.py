@@ -130,7 +130,7 @@ def mode(q: Program, budget: Budgets) -> Assignment:
 
 def reach(q: Program, budget: Budgets) -> None:
     """Raise unless some widths keep the budget, or all of several."""
-    if decided(q):
+    if settled(q):
         _fixed(q, budget)
     else:
         under(q, budget).check()

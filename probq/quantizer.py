@@ -17,12 +17,12 @@ from probq.errors import ProbqError
 from probq.gate_gradients import ENTROPY_SAMPLE, gate_gradient, inner_products, products, random_part, round_input
 from probq.plan import Plan
 from probq.rounding import Grids, Levels, nearest_level
+from probq.scales import MULTIPLIERS, best_log2_scale, snapped, through
 from probq.stochastic_rounding import two_nearest_entropies
 
 OPEN = 2.0
 TIE = 2.0**-40  # far below the distance of any two accumulators, far above what averages err by in float64
 FINEST_LEVEL = 1 / 16
-MULTIPLIERS = 16  # integers 16 .. 31: scales 3 % apart from any real one at most, products still within 31 bits
 
 
 @dataclass(frozen=True)
@@ -31,24 +31,6 @@ class Rung:
 
     levels: Levels
     scale: Tensor
-
-
-@torch.no_grad()
-def snapped(log2_scale: Tensor, multipliers: int) -> Tensor:
-    """The scale nearest to `2^t` that hardware applies exactly.
-
-    A power of two (a shift) where `multipliers` is 1; otherwise `m 2^e` with an integer `m = multipliers ..
-    2 multipliers - 1` (a multiplication, then a shift).
-    """
-    if multipliers == 1:
-        return torch.exp2(torch.round(log2_scale))
-    octave = torch.floor(log2_scale)
-    return torch.round(torch.exp2(log2_scale - octave) * multipliers) / multipliers * torch.exp2(octave)
-
-
-def through(value: Tensor, log2_scale: Tensor) -> Tensor:
-    """A snapped scale with the gradient of `2^t`."""
-    return value * (1 + math.log(2) * (log2_scale - log2_scale.detach()))
 
 
 class Quantizer(nn.Module):
@@ -145,28 +127,6 @@ class Quantizer(nn.Module):
         start, step, count = fields[index].unbind(-1)
         scale = sum((index == k) * scale for k, scale in enumerate(self.scales()))
         return Rung(Grids(start, step, count), scale)
-
-
-def best_log2_scale(values: Tensor, levels: Grid | Tensor, rows: int, multipliers: int = 1) -> Tensor:
-    """Logarithm (base 2) of the scale with the least squared rounding error, one for each of `rows` rows.
-
-    Args:
-        values: numbers to be quantized, reshaped to `[rows, -1]`.
-        levels: of the codebook.
-        rows: number of scales.
-        multipliers: see `snapped`; 1 tries powers of two only.
-    """
-    values = values.detach().reshape(rows, -1)
-    table = levels.levels().to(values) if isinstance(levels, Grid) else levels
-    reach = max(float(table.abs().max()), 1.0)
-    top = torch.ceil(torch.log2(values.abs().amax(1).clamp_min(1e-12) / reach))
-    best, best_error = top.clone(), torch.full_like(top, math.inf)
-    for lower in np.arange(0, 8, 1 if multipliers == 1 else 1 / 8):
-        scale = snapped(top - lower, multipliers).unsqueeze(1)
-        error = (values - scale * nearest_level(values / scale, levels)).square().sum(1)
-        better = error < best_error
-        best, best_error = torch.where(better, top - lower, best), torch.where(better, error, best_error)
-    return best
 
 
 class WeightQuantizer(Quantizer):
