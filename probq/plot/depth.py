@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -34,27 +35,9 @@ def depth(q: Program, kind: Literal["weight", "input"] = "weight", ax: Axes | No
         raise ProbqError(f'kind is "weight" or "input", not {kind!r}')
     names = [getattr(layer, kind) for layer in q.layers]
     laws = {name: summary.probabilities(q, name).mean(0) for name in names if name in q}
-    decided = summary.decided_widths(q, q.budget)
-    bits = sorted({b for name in laws for b in q.quantizer(name).ladder.bits})
-    colours, columns = colours_of(bits), np.arange(len(names))
     ax = new_axes(ax, 3.2)
-    bottom, gap = np.zeros(len(names)), 0.82 if len(names) <= CROWDED else 1.0
-    for b in bits:
-        share = np.array([_share(q, name, laws, b) for name in names])
-        ax.bar(columns, share, gap, bottom, color=colours[b], linewidth=0)
-        bottom += share
-    absent = [k for k, name in enumerate(names) if name not in laws]
-    ax.bar(absent, np.ones(len(absent)), gap, color=FLOAT, linewidth=0)
-    marked = [(k, _middle(q, name, laws, decided[name])) for k, name in enumerate(names) if _marks(name, decided)]
-    handles, labels = [Patch(color=colours[b]) for b in bits], [bits_text(b) for b in bits]
-    if marked:
-        handles, labels = (
-            [*handles, dot(ax, [k for k, _ in marked], [y for _, y in marked], dot_size(len(names)))],
-            [*labels, "decided"],
-        )
-    if absent:
-        handles, labels = [*handles, Patch(color=FLOAT)], [*labels, "float"]
-    legend(ax, handles, labels)
+    shown = {**_bars(ax, q, names, laws), **_dots(ax, q, names, laws)}
+    legend(ax, list(shown.values()), list(shown))
     name_columns(ax, [layer.name for layer in q.layers])
     ax.set(ylim=(0, 1), ylabel="probability of each width")
     ax.spines[["top", "right"]].set_visible(False)
@@ -62,15 +45,34 @@ def depth(q: Program, kind: Literal["weight", "input"] = "weight", ax: Axes | No
     return ax
 
 
+def _bars(ax: Axes, q: Program, names: Sequence[str | None], laws: dict[str, np.ndarray]) -> dict[str, Any]:
+    """A stacked bar for each layer; returns the legend's entries."""
+    bits = sorted({b for name in laws for b in q.quantizer(name).ladder.bits})
+    colours, columns = colours_of(bits), np.arange(len(names))
+    bottom, wide = np.zeros(len(names)), 0.82 if len(names) <= CROWDED else 1.0
+    for b in bits:
+        share = np.array([_share(q, name, laws, b) for name in names])
+        ax.bar(columns, share, wide, bottom, color=colours[b], linewidth=0)
+        bottom += share
+    absent = [k for k, name in enumerate(names) if name not in laws]
+    ax.bar(absent, np.ones(len(absent)), wide, color=FLOAT, linewidth=0)
+    shown: dict[str, Any] = {bits_text(b): Patch(color=colours[b]) for b in bits}
+    return {**shown, "float": Patch(color=FLOAT)} if absent else shown
+
+
+def _dots(ax: Axes, q: Program, names: Sequence[str | None], laws: dict[str, np.ndarray]) -> dict[str, Any]:
+    """What was decided, where a tensor has one width; returns the legend's entry."""
+    decided = summary.decided_widths(q, q.budget)
+    whole = [(k, name) for k, name in enumerate(names) if name in laws and np.ndim(decided[name]) == 0]
+    heights = [_middle(q, name, laws, decided[name]) for _, name in whole if name is not None]
+    return {"decided": dot(ax, [k for k, _ in whole], heights, dot_size(len(names)))} if whole else {}
+
+
 def _share(q: Program, name: str | None, laws: dict[str, np.ndarray], b: int) -> float:
     """Probability of one width, 0 where it is not on the ladder."""
     if name not in laws or b not in q.quantizer(name).ladder.bits:
         return 0.0
     return float(laws[name][q.quantizer(name).ladder.bits.index(b)])
-
-
-def _marks(name: str | None, decided: dict[str, object]) -> bool:
-    return name in decided and np.ndim(decided[name]) == 0  # type: ignore[arg-type]
 
 
 def _middle(q: Program, name: str, laws: dict[str, np.ndarray], width: int) -> float:

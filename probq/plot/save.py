@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from os import PathLike
 
 from matplotlib import rc_context
@@ -41,7 +42,9 @@ def svg(ax: Axes) -> str:
     assert figure is not None
     buffer = io.StringIO()
     try:
-        with rc_context({"svg.hashsalt": "probq"}):
+        with rc_context({"svg.hashsalt": "probq"}), warnings.catch_warnings():
+            # a name in a script that the font lacks is drawn as boxes; the tables beside have it whole
+            warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
             figure.savefig(buffer, format="svg", metadata={"Date": None})
     finally:
         pyplot.close(figure)

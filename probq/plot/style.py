@@ -93,8 +93,9 @@ def bits_text(b: int) -> str:
 
 
 def shortened(name: str) -> str:
-    """A name of 32 characters at most, in which a dollar begins no formula."""
+    """A name of 32 characters at most, all of which can be drawn, in which a dollar begins no formula."""
     short = name if len(name) <= 32 else f"{name[:12]}…{name[-19:]}"
+    short = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in short)
     return short.replace("$", r"\$")
 
 
