@@ -24,6 +24,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "plan": ["Plan", "uniform"],
         "posterior": ["load"],
         "quantized": ["Quantized", "quantize"],
+        "report": ["report"],
         "summary": ["table", "to_arviz"],
     },
 )

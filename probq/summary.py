@@ -139,11 +139,24 @@ def _pair(layer: Layer, shares: dict[str, np.ndarray], table: np.ndarray) -> Any
 
 def _probs(q: Program) -> dict[str, np.ndarray]:
     """Probability of each rung, float64 `[gates, B]`, by quantizer."""
+    return {name: probabilities(q, name) for name, _ in q.named_quantizers()}
+
+
+def probabilities(q: Program, name: str) -> np.ndarray:
+    """Probability of each rung of a quantizer, a row for each of its gates, float64 `[gates, B]`.
+
+    Args:
+        q: a quantized network, fitted or not.
+        name: of the quantizer, as `conv1.weight`.
+
+    Raises:
+        ProbqError: if the gates hold NaN, as after a fit that diverged.
+    """
+    quantizer = q.quantizer(name)
     with torch.no_grad():
-        return {
-            name: quantizer.probs().double().cpu().numpy().reshape(-1, len(quantizer.ladder))
-            for name, quantizer in q.named_quantizers()
-        }
+        if quantizer.free and quantizer.logits.isnan().any():
+            raise ProbqError(f"the gates of {name} hold NaN: the fit diverged; fit again, at lower rates")
+        return np.asarray(quantizer.probs().double().cpu().numpy().reshape(-1, len(quantizer.ladder)))
 
 
 def decided_widths(q: Program, budget: Budgets) -> dict[str, Any]:
