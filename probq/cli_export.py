@@ -9,7 +9,7 @@ import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,11 @@ import numpy as np
 
 from probq.cli_arguments import count, seed
 from probq.errors import ProbqError
-from probq.export.verification import Report, verify
+from probq.export.verification import Report, verify_parts
 from probq.integer import IntegerModel
 
 INPUTS = 500
 STEP = 64  # inputs compared between two looks at the progress bar
-ELEMENTS = 2**22  # numbers compared at once where each comparison compiles first
 VECTORS, VECTOR_ELEMENTS = 16, 2**16  # in a C test program at most
 PATIENCE = 1.0  # seconds before a progress bar appears
 
@@ -198,16 +197,8 @@ def compared(model: IntegerModel, path: Path, number: int, seed: int) -> Report:
     Raises:
         ProbqError: as `verify`.
     """
-    each = max(1, math.prod(model.input.attributes["shape"]))
-    step = STEP if path.suffix == ".onnx" else max(STEP, ELEMENTS // each)  # the others compile each time
-    reports = []
     with _progress("verify", number) as bar:
-        for x in inputs(model, number, seed, step):
-            reports.append(verify(model, path, x))
-            bar.update(len(x))
-    compared, differing = (sum(getattr(report, name) for report in reports) for name in ("compared", "differing"))
-    seconds = sum(report.seconds for report in reports)
-    return replace(reports[0], compared=compared, differing=differing, seconds=seconds)
+        return verify_parts(model, path, inputs(model, number, seed, STEP), bar.update)
 
 
 @contextmanager

@@ -127,7 +127,7 @@ def test_an_average_that_is_no_power_of_two_is_refused_with_the_way_out(tmp_path
 
 def test_an_accumulator_beyond_24_bits_is_refused_with_bound_and_limit(tmp_path):
     model = one_layer(np.full((1, 1000), 127), [0], 10, 255)
-    with pytest.raises(probq.ProbqError, match=r"node fc .*64,770,\d+, beyond the 16,777,216 \(24 bits\)"):
+    with pytest.raises(probq.ProbqError, match=r"node fc .*64,770,\d+, the limit is 16,777,215 \(24 bits"):
         write(model, tmp_path / "m.onnx")
 
 

@@ -10,7 +10,8 @@ import math
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from os import PathLike
 from pathlib import Path
@@ -188,20 +189,37 @@ def run(path: str | PathLike[str], integers: Any, flags: Sequence[str] = ("-O2",
     Raises:
         ProbqError: there is no compiler, the file is not such a header, or the integers do not fit it.
     """
+    with opened(path, flags) as compute:
+        return compute(integers)
+
+
+@contextmanager
+def opened(path: str | PathLike[str], flags: Sequence[str] = ("-O2",)) -> Iterator[Callable[[Any], np.ndarray]]:
+    """What `run` does, as a function of the integers: the header is compiled once, for all of its calls.
+
+    Raises:
+        ProbqError: as `run`.
+    """
     path = Path(path).resolve()
     name, kind, inputs, shape = _signature(path)
-    x = np.asarray(integers)
-    if x.ndim == 0 or x.dtype.kind not in "iu" or x[:1].size not in (inputs, 0):
-        raise ProbqError(f"{path.name} takes {inputs} integers for each example, not {x.dtype} of shape {x.shape}")
-    if x.size and not kind.low <= x.min() <= x.max() <= kind.high:
-        raise ProbqError(f"integers {x.min()} .. {x.max()} do not fit {kind.name}, the input of {path.name}")
     with tempfile.TemporaryDirectory() as folder:
         source, program = Path(folder) / "main.c", Path(folder) / "main"
         shutil.copyfile(path, Path(folder) / "model.h")
         source.write_text(_MAIN.format(header="model.h", type=kind.name, name=name), encoding="ascii")
         build(source, program, [*flags, *WARNINGS])
-        result = execute(program, np.ascontiguousarray(x, kind.name.removesuffix("_t")).tobytes())
-    return np.frombuffer(result, np.int32).astype(np.int64).reshape(len(x), *shape)
+
+        def compute(integers: Any) -> np.ndarray:
+            x = np.asarray(integers)
+            if x.ndim == 0 or x.dtype.kind not in "iu" or x[:1].size not in (inputs, 0):
+                raise ProbqError(
+                    f"{path.name} takes {inputs} integers for each example, not {x.dtype} of shape {x.shape}"
+                )
+            if x.size and not kind.low <= x.min() <= x.max() <= kind.high:
+                raise ProbqError(f"integers {x.min()} .. {x.max()} do not fit {kind.name}, the input of {path.name}")
+            result = execute(program, np.ascontiguousarray(x, kind.name.removesuffix("_t")).tobytes())
+            return np.frombuffer(result, np.int32).astype(np.int64).reshape(len(x), *shape)
+
+        yield compute
 
 
 def _signature(path: Path) -> tuple[str, Type, int, list[int]]:

@@ -12,6 +12,7 @@ import math
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable, Iterator
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -158,23 +159,39 @@ def run(path: str | PathLike[str], integers: Any) -> np.ndarray:
     Raises:
         ProbqError: g++ is missing or refuses the project, or the integers do not fit it.
     """
-    index, x = read_index(path, "hls"), np.asarray(integers)
+    with opened(path) as compute:
+        return compute(integers)
+
+
+@contextlib.contextmanager
+def opened(path: str | PathLike[str]) -> Iterator[Callable[[Any], np.ndarray]]:
+    """What `run` does, as a function of the integers: the project is compiled once, for all of its calls.
+
+    Raises:
+        ProbqError: as `run`.
+    """
+    index = read_index(path, "hls")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "project"
+        shutil.copytree(path, folder)
+        sizes = [math.prod(index[end]["shape"]) for end in ("input", "output")]
+        main = _MAIN.format(name=NAME, inputs=sizes[0], outputs=sizes[1])
+        (folder / "main.cpp").write_text(main, encoding="ascii")
+        _called(_build(folder), folder)
+        yield lambda integers: _emulated(folder, index, np.asarray(integers))
+
+
+def _emulated(folder: Path, index: dict[str, Any], x: np.ndarray) -> np.ndarray:
+    """What the compiled program in the folder computes."""
     spec, shape = index["input"], index["output"]["shape"]
     if x.ndim == 0 or x.dtype.kind not in "iu" or list(x.shape[1:]) != spec["shape"]:
         raise ProbqError(f"expected integers of shape [batch, {spec['shape']}], not {x.dtype} of shape {x.shape}")
     if x.size and not spec["low"] <= x.min() <= x.max() <= spec["high"]:
         raise ProbqError(f"integers {x.min()} .. {x.max()} leave the range {spec['low']} .. {spec['high']}")
     fed = np.moveaxis(x, 1, -1) if x.ndim > 2 else x
-    fed = np.ascontiguousarray(fed * 2.0 ** spec["exponent"], np.float32)
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) / "project"
-        shutil.copytree(path, folder)
-        main = _MAIN.format(name=NAME, inputs=math.prod(spec["shape"]), outputs=math.prod(shape))
-        (folder / "main.cpp").write_text(main, encoding="ascii")
-        fed.tofile(folder / "inputs.bin")
-        _called(_build(folder), folder)
-        _called([str(folder / "main")], folder)
-        found = np.fromfile(folder / "outputs.bin", np.float32).astype(np.float64)
+    np.ascontiguousarray(fed * 2.0 ** spec["exponent"], np.float32).tofile(folder / "inputs.bin")
+    _called([str(folder / "main")], folder)
+    found = np.fromfile(folder / "outputs.bin", np.float32).astype(np.float64)
     found = np.moveaxis(found.reshape(len(x), *shape[1:], shape[0]), -1, 1) if len(shape) > 1 else found
     return (found * 2.0 ** -index["output"]["exponent"]).astype(np.int64).reshape(len(x), *shape)
 

@@ -14,6 +14,8 @@ hexadecimal words (`probq.export.memory_words`):
 """
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -42,7 +44,7 @@ def write(model: IntegerModel, path: str | PathLike[str], vectors: int = VECTORS
         vectors: test inputs: the least, the greatest, and random ones of a fixed seed.
 
     Raises:
-        ProbqError: the model has another operation, integers beyond 62 bits, or the folder cannot be written.
+        ProbqError: the model has another operation, integers beyond 61 bits, or the folder cannot be written.
     """
     found = ranges(model)
     _check(model, found)
@@ -72,7 +74,19 @@ def run(path: str | PathLike[str], integers: Any) -> np.ndarray:
     Raises:
         ProbqError: the folder is damaged, its vectors do not agree with its parameters, or the integers do not fit.
     """
-    return memory_run.run(Path(path), read_index(path, "memory"), np.asarray(integers))
+    with opened(path) as compute:
+        return compute(integers)
+
+
+@contextmanager
+def opened(path: str | PathLike[str]) -> Iterator[Callable[[Any], np.ndarray]]:
+    """What `run` does, as a function of the integers: files are read and test vectors repeated once.
+
+    Raises:
+        ProbqError: as `run`.
+    """
+    compute = memory_run.opened(Path(path), read_index(path, "memory"))
+    yield lambda integers: compute(np.asarray(integers))
 
 
 def vector_inputs(model: IntegerModel, count: int) -> np.ndarray:
@@ -102,7 +116,9 @@ def _check(model: IntegerModel, found: dict[str, Range]) -> None:
             largest = [int(np.abs(node.tensors[name]).max(initial=0)) for name in ("multiplier", "add")]
             bound = max(bound, found[node.inputs[0]].bound * largest[0] + largest[1])
         if bound >= WORD:
-            raise ProbqError(f"node {node.name} may reach {bound:,}, beyond 62 bits; use narrower widths")
+            raise ProbqError(
+                f"node {node.name} may reach {bound:,}, the limit is {WORD - 1:,} (61 bits); use narrower widths"
+            )
 
 
 def _file_name(position: int, node: Node) -> str:

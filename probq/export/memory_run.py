@@ -17,11 +17,12 @@ Tensors = Mapping[str, np.ndarray]
 BATCH = 16  # inputs computed at once
 
 
-def run(folder: Path, index: Entry, integers: np.ndarray) -> np.ndarray:
-    """The output for integers, after the folder's test vectors were repeated.
+def opened(folder: Path, index: Entry) -> Callable[[np.ndarray], np.ndarray]:
+    """The output as a function of integers, once the folder's test vectors were repeated.
 
     Raises:
-        ProbqError: a file is damaged, a vector is not what the parameters compute, or the integers do not fit.
+        ProbqError: a file is damaged, or a vector is not what the parameters compute; from the function: the integers
+            do not fit.
     """
     try:
         nodes = index["nodes"]
@@ -35,13 +36,21 @@ def run(folder: Path, index: Entry, integers: np.ndarray) -> np.ndarray:
         for name, vector in vectors.items():
             if found[name].shape != vector.shape or (found[name] != vector).any():
                 raise ProbqError(f"the test vectors of node {name} are not what the parameters of {folder} compute")
-        _check_input(first, integers)
-        parts = [integers[k : k + BATCH] for k in range(0, max(1, len(integers)), BATCH)]
-        return np.concatenate([_values(nodes, tensors, part)[index["output"]] for part in parts])
+        output = index["output"]
+        _check_input(first, vectors[first["name"]])
+        if output not in found:
+            raise ProbqError(f"{folder} is damaged: it has no node {output!r:.80}; write it again")
     except (KeyError, IndexError, TypeError, ValueError) as error:
         if isinstance(error, ProbqError):
             raise
         raise ProbqError(f"{folder} is damaged: {error!r:.200}; write it again") from error
+
+    def compute(integers: np.ndarray) -> np.ndarray:
+        _check_input(first, integers)
+        parts = [integers[k : k + BATCH] for k in range(0, max(1, len(integers)), BATCH)]
+        return np.concatenate([_values(nodes, tensors, part)[output] for part in parts])
+
+    return compute
 
 
 def _check_input(entry: Entry, x: np.ndarray) -> None:

@@ -6,7 +6,8 @@ exact level by level; everything else becomes exact operators on int32 and int64
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -84,9 +85,24 @@ def run(path: str | PathLike[str], integers: Any, optimize: bool = True) -> np.n
     Raises:
         ProbqError: onnxruntime is missing or cannot load the file, or the integers leave the input's type.
     """
+    with opened(path, optimize) as compute:
+        return compute(integers)
+
+
+@contextmanager
+def opened(path: str | PathLike[str], optimize: bool = True) -> Iterator[Callable[[Any], np.ndarray]]:
+    """What `run` does, as a function of the integers: the file is loaded once, for all of its calls.
+
+    Raises:
+        ProbqError: as `run`.
+    """
     session = _session(path, optimize)
+    yield lambda integers: _computed(session, path, np.asarray(integers))
+
+
+def _computed(session: Any, path: str | PathLike[str], integers: np.ndarray) -> np.ndarray:
+    """What a loaded file computes."""
     source = session.get_inputs()[0]
-    integers = np.asarray(integers)
     fed = integers.astype(source.type.removeprefix("tensor(").removesuffix(")"))
     if not np.array_equal(fed, integers):
         raise ProbqError(f"the integers leave {fed.dtype}, the type of the file's input; use model.quantize_input")

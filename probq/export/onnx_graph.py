@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from probq.errors import ProbqError
 from probq.export.extras import needed
 from probq.export.onnx_packed import unpacked
 from probq.packing import Packing, size_in_bits
 
 IR_VERSION = 8
 OPSET, OPSET_PACKED = 13, 18  # integers need 13, unpacking bits needs 18
-INT32 = 2**31 - 1
+INT32, INT64 = 2**31 - 1, 2**63 - 1
 UNPACKING = 800  # bytes that the operators which unpack a tensor take, about
 
 
@@ -140,8 +141,15 @@ def zero_point(low: int, high: int) -> int | None:
 
 
 def integer_type(*bounds: int) -> str:
-    """int32 where it holds all these numbers, else int64."""
-    return "int32" if all(abs(bound) <= INT32 for bound in bounds) else "int64"
+    """int32 where it holds all these numbers, else int64.
+
+    Raises:
+        ProbqError: neither does.
+    """
+    most = max(map(abs, bounds), default=0)
+    if most > INT64:
+        raise ProbqError(f"its integers may reach {most:,}, the limit is {INT64:,} (63 bits); use narrower widths")
+    return "int32" if most <= INT32 else "int64"
 
 
 def tensor_type(type: str) -> int:

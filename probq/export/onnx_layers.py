@@ -104,9 +104,11 @@ def layer(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> Edge:
     terms = []
     for j, x in enumerate(_digits(graph, inputs[0])):
         for k, shaped in enumerate(_weight_digits(kernel(node), x)):
-            rows = np.abs(shaped.rows(node)).sum(1)
-            if rows.size and int(rows.max()) * max(-x.low, x.high) > INT32:
-                raise ProbqError("a sum of 8-bit products may leave 31 bits; split the layer")
+            most = int(np.abs(shaped.rows(node)).sum(1).max(initial=0)) * max(-x.low, x.high)
+            if most > INT32:
+                raise ProbqError(
+                    f"a sum of its 8-bit products may reach {most:,}, the limit is {INT32:,} (31 bits); split the layer"
+                )
             terms.append((_product(graph, node.op, shaped, x), 256 ** (j + k)))
     type = integer_type(reached.low, reached.high) if len(terms) == 1 else "int64"
     total = ""

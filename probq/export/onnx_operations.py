@@ -56,14 +56,12 @@ def _requantize(graph: Graph, node: Node, inputs: list[Edge], reached: Range) ->
     With `v = x m + a >= -K 2^n`: `v >> n = ((v + K 2^n) >> n) - K`.
     """
     x, lo, hi = inputs[0], node.attributes["lo"], node.attributes["hi"]
-    m, a, n = (node.tensors[name] for name in ("multiplier", "add", "shift"))
-    m, a, n = np.broadcast_arrays(m, a, n)
-    ends = np.stack([m.astype(object) * x.low + a, m.astype(object) * x.high + a])
-    bits = n.astype(object)
-    back = np.maximum(-(ends.min(0) >> bits), 0)
-    added = a + (back << bits)
-    limits = [lo, hi, *(ends + (back << bits)).reshape(-1), *added.reshape(-1), x.low, x.high, m.max(), m.min()]
-    limits += [int(abs(end)) for end in (ends - a).reshape(-1)]
+    parts = np.broadcast_arrays(*(np.atleast_1d(node.tensors[name]) for name in ("multiplier", "add", "shift")))
+    m, a, n = (part.astype(object) for part in parts)  # integers without end, not of 64 bits
+    products = np.stack([m * x.low, m * x.high])
+    back = np.maximum(-((products + a).min(0) >> n), 0)
+    added = a + (back << n)
+    limits = [lo, hi, x.low, x.high, *m, *(products + added).reshape(-1), *added.reshape(-1), *products.reshape(-1)]
     type = integer_type(*limits)
     name = graph.integers(x, type).name
     for op, numbers, neutral in (("Mul", m, 1), ("Add", added, 0)):

@@ -5,6 +5,8 @@ Only shifts: every requantization is a power of two. All integers stay below 2^2
 
 import json
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -63,6 +65,17 @@ def run(path: str | PathLike[str], integers: Any) -> np.ndarray:
     Raises:
         ProbqError: qonnx is missing, or the file is not one that `write` wrote.
     """
+    with opened(path) as compute:
+        return compute(integers)
+
+
+@contextmanager
+def opened(path: str | PathLike[str]) -> Iterator[Callable[[Any], np.ndarray]]:
+    """What `run` does, as a function of the integers: the file is loaded once, for all of its calls.
+
+    Raises:
+        ProbqError: as `run`.
+    """
     wrapper = needed("qonnx.core.modelwrapper", "qonnx").ModelWrapper
     if not Path(path).is_file():
         raise ProbqError(f"there is no file {path}; give the path that write was given")
@@ -70,13 +83,17 @@ def run(path: str | PathLike[str], integers: Any) -> np.ndarray:
     notes = {entry.key: entry.value for entry in proto.metadata_props}
     if "probq.output_exponent" not in notes:
         raise ProbqError(f"{path} is not a file that probq.export.qonnx.write wrote")
-    integers = np.asarray(integers)
-    fed = integers
-    if "probq.input_exponent" in notes:
-        fed = (integers * 2.0 ** json.loads(notes["probq.input_exponent"])).astype(np.float32)
-    parts = [fed[k : k + BATCH] for k in range(0, max(1, len(fed)), BATCH)]
-    found = np.concatenate([_executed(wrapper(proto), part) for part in parts])
-    return np.asarray(found.astype(np.float64) * 2.0 ** -json.loads(notes["probq.output_exponent"])).astype(np.int64)
+
+    def compute(integers: Any) -> np.ndarray:
+        fed = np.asarray(integers)
+        if "probq.input_exponent" in notes:
+            fed = (fed * 2.0 ** json.loads(notes["probq.input_exponent"])).astype(np.float32)
+        parts = [fed[k : k + BATCH] for k in range(0, max(1, len(fed)), BATCH)]
+        found = np.concatenate([_executed(wrapper(proto), part) for part in parts])
+        exponent = -json.loads(notes["probq.output_exponent"])
+        return np.asarray(found.astype(np.float64) * 2.0**exponent).astype(np.int64)
+
+    yield compute
 
 
 def _executed(wrapper: Any, x: np.ndarray) -> np.ndarray:

@@ -67,7 +67,7 @@ def check(low: Any, high: Any, what: str) -> None:
     bound = max(-int(np.min(low)), int(np.max(high)), 0)
     if bound >= EXACT:
         raise ProbqError(
-            f"{what} may reach {bound:,}, beyond the {EXACT:,} (24 bits) that float32, in which QONNX computes, holds; "
+            f"{what} may reach {bound:,}, the limit is {EXACT - 1:,} (24 bits of float32, in which QONNX computes); "
             "use narrower widths, or export to ONNX or C"
         )
 

@@ -1,7 +1,8 @@
 """Running what an exporter wrote and comparing every integer with the model's own."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -14,7 +15,7 @@ from probq.export.extras import needed
 from probq.export.folders import target_of
 from probq.integer import IntegerModel
 
-Run = Callable[[Path, np.ndarray], np.ndarray]
+Opened = Callable[[Path], AbstractContextManager[Callable[[Any], np.ndarray]]]
 QONNX_DOMAINS = ("qonnx.", "finn.")
 
 
@@ -54,27 +55,61 @@ def verify(model: IntegerModel, path: str | PathLike[str], x: Any) -> Report:
         ProbqError: the target is not known, a library or compiler is missing, the file does not run, or its output
             has another shape.
     """
-    target, run = _target(Path(path))
-    integers = model.quantize_input(x)
-    expected = model.run(integers)
+    return verify_parts(model, path, [x])
+
+
+def verify_parts(
+    model: IntegerModel, path: str | PathLike[str], parts: Iterable[Any], done: Callable[[int], object] | None = None
+) -> Report:
+    """As `verify` on real inputs that come in parts: the artefact is compiled or loaded once for all of them.
+
+    Args:
+        model: the integer model that was written.
+        path: of the file or folder.
+        parts: real inputs, each `[batch, ...]`.
+        done: called with the number of inputs of every part that was compared.
+
+    Raises:
+        ProbqError: as `verify`.
+    """
+    target, opened = _target(Path(path))
+    compared = differing = 0
     start = time.perf_counter()
-    found = run(Path(path), integers)
-    seconds = time.perf_counter() - start
+    with opened(Path(path)) as compute:
+        seconds = time.perf_counter() - start
+        for x in parts:
+            integers = model.quantize_input(x)
+            expected = model.run(integers)
+            start = time.perf_counter()
+            found = compute(integers)
+            seconds += time.perf_counter() - start
+            differing += _differing(found, expected, path)
+            compared += len(expected)
+            if done is not None:
+                done(len(expected))
+    return Report(target, compared, differing, seconds)
+
+
+def _differing(found: np.ndarray, expected: np.ndarray, path: str | PathLike[str]) -> int:
+    """Outputs that differ.
+
+    Raises:
+        ProbqError: they have another shape.
+    """
     if found.shape != expected.shape:
         raise ProbqError(
             f"{path} gives outputs of shape {list(found.shape)}, the model {list(expected.shape)}; "
             "it was written from another model"
         )
-    differing = (found != expected).any(axis=tuple(range(1, expected.ndim)))
-    return Report(target, len(expected), int(differing.sum()), seconds)
+    return int((found != expected).any(axis=tuple(range(1, expected.ndim))).sum())
 
 
-def _target(path: Path) -> tuple[str, Run]:
-    """The target that wrote a file or folder, by its name and content, and what runs it."""
+def _target(path: Path) -> tuple[str, Opened]:
+    """The target that wrote a file or folder, by its name and content, and what opens it."""
     from probq.export import c, hls, memory, onnx, qonnx, verilog
 
     if path.is_dir():
-        folders: dict[str, Run] = {"memory": memory.run, "verilog": verilog.run, "hls": hls.run}
+        folders: dict[str, Opened] = {"memory": memory.opened, "verilog": verilog.opened, "hls": hls.opened}
         target = target_of(path)
         if target not in folders:
             raise ProbqError(f"{path} is of no known target ({target!r:.40}); give a folder that write wrote")
@@ -82,7 +117,7 @@ def _target(path: Path) -> tuple[str, Run]:
     if not path.is_file():
         raise ProbqError(f"there is no file {path}; give the path that write was given")
     if path.suffix == ".h":
-        return "c", c.run
+        return "c", c.opened
     if path.suffix != ".onnx":
         raise ProbqError(f"{path} is of no known target; give a file that ends in .onnx or .h")
     try:
@@ -92,4 +127,6 @@ def _target(path: Path) -> tuple[str, Run]:
     except Exception as error:  # protobuf's exceptions have no common base with onnx's
         raise ProbqError(f"{path} is not an ONNX file, or is damaged ({error}); write it again") from error
     domains = {node.domain for node in proto.graph.node}
-    return ("qonnx", qonnx.run) if any(domain.startswith(QONNX_DOMAINS) for domain in domains) else ("onnx", onnx.run)
+    if any(domain.startswith(QONNX_DOMAINS) for domain in domains):
+        return "qonnx", qonnx.opened
+    return "onnx", onnx.opened

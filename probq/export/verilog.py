@@ -8,7 +8,8 @@ import math
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -30,17 +31,13 @@ SECONDS = 600
 _BENCH = """\
 `timescale 1ns/1ps
 module bench;
-    reg [{inputs}:0] examples [0:{last}];
     reg [{inputs}:0] x;
     wire [{outputs}:0] y;
-    integer k;
+    integer file;
     {name} network (.model_inp(x), .model_out(y));
     initial begin
-        $readmemh("examples.mem", examples);
-        for (k = 0; k <= {last}; k = k + 1) begin
-            x = examples[k];
-            #1 $display("%h", y);
-        end
+        file = $fopen("examples.txt", "r");
+        while ($fscanf(file, "%h", x) == 1) #1 $display("%h", y);
         $finish;
     end
 endmodule
@@ -94,7 +91,10 @@ def _check(model: IntegerModel, found: dict[str, Range]) -> None:
         if node.op in LAYERS:
             bound = max(int(max(abs(end))) for end in accumulators(node, found[node.inputs[0]]) if len(end))
         if bound >= LIMIT:
-            raise ProbqError(f"node {node.name} may reach {bound:,}, beyond the 31 bits of Verilog's ports")
+            raise ProbqError(
+                f"node {node.name} may reach {bound:,}, the limit is {LIMIT - 1:,} (31 bits of Verilog's ports); "
+                "use narrower widths"
+            )
     if weights > MOST_WEIGHTS:
         raise ProbqError(
             f"the model unrolls to {weights:,} multiplications, more than the {MOST_WEIGHTS:,} that are written; "
@@ -117,7 +117,32 @@ def run(path: str | PathLike[str], integers: Any) -> np.ndarray:
     Raises:
         ProbqError: Icarus Verilog is missing or refuses the files, or the integers do not fit them.
     """
-    path, index, x = Path(path).resolve(), read_index(path, "verilog"), np.asarray(integers)
+    with opened(path) as compute:
+        return compute(integers)
+
+
+@contextmanager
+def opened(path: str | PathLike[str]) -> Iterator[Callable[[Any], np.ndarray]]:
+    """What `run` does, as a function of the integers: the simulation is built once, for all of its calls.
+
+    Raises:
+        ProbqError: as `run`.
+    """
+    path, index = Path(path).resolve(), read_index(path, "verilog")
+    widths = [sum(bits for bits, _, _ in index[port]["elements"]) for port in ("input", "output")]
+    bench = _BENCH.format(inputs=max(widths[0], 1) - 1, outputs=widths[1] - 1, name=NAME)
+    sources = [*sorted((path / "src" / "static").glob("*.v")), path / "src" / f"{NAME}.v"]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        (folder / "bench.v").write_text(bench, encoding="ascii")
+        for memory in (path / "src" / "memfiles").glob("*"):
+            shutil.copyfile(memory, folder / memory.name)
+        _called(["iverilog", "-g2012", "-s", "bench", "-o", "bench", "bench.v", *map(str, sources)], folder)
+        yield lambda integers: _simulated(folder, index, np.asarray(integers))
+
+
+def _simulated(folder: Path, index: dict[str, Any], x: np.ndarray) -> np.ndarray:
+    """What the simulation in the folder gives."""
     spec = index["input"]
     if x.ndim == 0 or x.dtype.kind not in "iu" or list(x.shape[1:]) != spec["shape"]:
         raise ProbqError(f"expected integers of shape [batch, {spec['shape']}], not {x.dtype} of shape {x.shape}")
@@ -127,7 +152,10 @@ def run(path: str | PathLike[str], integers: Any) -> np.ndarray:
     if not len(x):
         return np.zeros(shape, np.int64)
     words = [_joined(row, spec["elements"]) for row in x.reshape(len(x), -1).tolist()]
-    lines = _simulated(path, words, index)
+    (folder / "examples.txt").write_text("".join(f"{word:x}\n" for word in words), encoding="ascii")
+    lines = _called(["vvp", "-n", "bench"], folder).split()
+    if len(lines) != len(words):
+        raise ProbqError(f"the simulation gave {len(lines)} outputs for {len(words)} inputs; write the model again")
     return np.array([_split(line, index["output"]["elements"]) for line in lines], np.int64).reshape(shape)
 
 
@@ -158,24 +186,6 @@ def _split(line: str, elements: Sequence[Sequence[Any]]) -> list[int]:
         values.append(value << exponent if exponent > 0 else value >> -exponent)
         word >>= bits
     return values
-
-
-def _simulated(path: Path, words: Sequence[int], index: dict[str, Any]) -> list[str]:
-    """A line of hexadecimal for each input word."""
-    widths = [sum(bits for bits, _, _ in index[port]["elements"]) for port in ("input", "output")]
-    bench = _BENCH.format(inputs=max(widths[0], 1) - 1, outputs=widths[1] - 1, last=len(words) - 1, name=NAME)
-    sources = [*sorted((path / "src" / "static").glob("*.v")), path / "src" / f"{NAME}.v"]
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        (folder / "bench.v").write_text(bench, encoding="ascii")
-        (folder / "examples.mem").write_text("".join(f"{word:x}\n" for word in words), encoding="ascii")
-        for memory in (path / "src" / "memfiles").glob("*"):
-            shutil.copyfile(memory, folder / memory.name)
-        _called(["iverilog", "-g2012", "-s", "bench", "-o", "bench", "bench.v", *map(str, sources)], folder)
-        lines = _called(["vvp", "-n", "bench"], folder).split()
-    if len(lines) != len(words):
-        raise ProbqError(f"the simulation of {path} gave {len(lines)} outputs for {len(words)} inputs")
-    return lines
 
 
 def _called(command: list[str], folder: Path) -> str:
