@@ -7,20 +7,25 @@ from probq.versions import probq_version
 __version__ = probq_version()
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["codebooks", "cost", "export", "likelihoods", "plot"],
+    submodules=["calibration", "codebooks", "cost", "export", "likelihoods", "plot", "uncertainty"],
     submod_attrs={
         "assignment": ["Assignment"],
         "budget": ["Budget"],
+        "convergence": ["convergence", "restarts"],
+        "ensembles": ["ensemble"],
         "errors": ["ProbqError"],
         "fit": ["fit", "steps"],
         "history": ["History", "Step"],
+        "inference_data": ["to_arviz"],
         "integer": ["IntegerModel"],
+        "integer_ensemble": ["Ensemble"],
         "layers": ["Layer", "layers"],
         "loop": ["Rates"],
         "lower": ["lower"],
         "plan": ["Plan"],
         "posterior": ["load"],
         "quantized": ["Quantized", "quantize"],
-        "summary": ["table", "to_arviz"],
+        "summary": ["table"],
+        "temperature": ["Tuned", "tune_temperature"],
     },
 )

@@ -20,7 +20,18 @@ PACKAGE = Path(__file__).parents[1] / "probq"
 # From the bottom up. A module may import from its own row (without a circle) and from the rows below.
 ORDER = (
     {"errors", "files", "versions"},
-    {"packing", "windows", "signatures", "integer_format", "interpreter", "integer", "export"},
+    {
+        "packing",
+        "windows",
+        "signatures",
+        "integer_format",
+        "interpreter",
+        "integer",
+        "export",
+        "uncertainty",
+        "integer_ensemble",
+        "calibration",
+    },
     {
         "codebooks",
         "rounding",
@@ -34,13 +45,14 @@ ORDER = (
         "cost",
     },
     {"plan", "quantizer", "budget", "assignment", "choices", "solve"},
-    {"substitute", "network"},
+    {"substitute", "network", "unfitted"},
     {"program"},
-    {"decide"},
+    {"decide", "stacked"},
     {"quantized"},
-    {"lowering", "calibrate", "validate", "batches", "history"},
+    {"lowering", "calibrate", "validate", "batches", "history", "settling", "chains", "predictive"},
     {"loop"},
-    {"posterior", "posterior_format", "fit", "lower", "summary", "plot", "criteria", "allocate"},
+    {"posterior", "posterior_format", "fit", "lower", "summary", "plot", "criteria", "allocate", "ensembles"},
+    {"inference_data", "convergence", "temperature"},
     {"__init__"},  # the public names, for those who use probq as a user does
     {"demo", "testing", "cli_arguments"},
     {"cli_export"},
@@ -56,7 +68,7 @@ TRAINING = {"torch", "pyro"}
 # Where a library may appear; no other module may import it, not even inside a function.
 HOMES = {
     "pyro": {"distributions", "program", "loop"},
-    "arviz": {"summary"},
+    "arviz": {"inference_data"},
     "matplotlib": {"plot"},
     "pickle": set(),
 }
@@ -265,7 +277,7 @@ GOOD = {
     "probq.posterior": "from probq.quantized import Quantized",
     "probq.loop": "import pyro, probq.program",
     "probq.lower": "from probq.integer import IntegerModel\ndef lower():\n    state = {}",
-    "probq.summary": "def to_arviz():\n    import arviz",
+    "probq.inference_data": "def to_arviz():\n    import arviz",
     "probq.cli": "from probq import fit\ndef main():\n    import matplotlib",
 }
 
@@ -286,7 +298,11 @@ BAD = {
     "pyro away from home": ("probq.decide", "import pyro", "imports pyro"),
     "pyro away from home, inside a function": ("probq.cli", "def f():\n    from pyro.infer import SVI", "imports pyro"),
     "arviz away from home": ("probq.cli", "from arviz import summary", "imports arviz"),
-    "matplotlib away from home": ("probq.summary", "def f():\n    import matplotlib.pyplot", "imports matplotlib"),
+    "matplotlib away from home": (
+        "probq.inference_data",
+        "def f():\n    import matplotlib.pyplot",
+        "imports matplotlib",
+    ),
     "matplotlib in the command line, on import": ("probq.cli", "import matplotlib", "imports matplotlib"),
     "pickle": ("probq.program", "import pickle", "imports pickle"),
     "integer half imports torch": ("probq.integer", "import torch", "reaches torch"),
