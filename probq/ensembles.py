@@ -11,6 +11,7 @@ from probq import cost as costs
 from probq import solve
 from probq.assignment import Assignment
 from probq.budget import Budget
+from probq.choices import Problem
 from probq.decide import codes, decided, problem_of, shaped
 from probq.errors import ProbqError
 from probq.integer_ensemble import Ensemble
@@ -82,10 +83,8 @@ def joint(q: Quantized, n: int, budget: Budget | None, seed: int) -> list[Assign
             f"{n} members cannot keep a total of {limit:,.0f}: one costs {one.cheapest:,.0f} at least; ask for "
             f"{int(limit / one.cheapest)} at most, raise the budget or add narrower rungs to the plan's ladders"
         )
-    # n copies of the groups under one limit: the posterior of n networks, given their total
-    several = replace(one, groups=one.groups * n, constant=one.constant * n, full=one.full * n)
     generator = np.random.default_rng(seed)
-    (choice,) = solve.conditional_draws(several, limit, 1, generator)
+    (choice,) = solve.conditional_draws(together(one, n), limit, 1, generator)
     result = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(generator.integers(2**62)))
@@ -94,3 +93,8 @@ def joint(q: Quantized, n: int, budget: Budget | None, seed: int) -> list[Assign
             widths = shaped(q, one.widths(own))
             result.append(Assignment(widths, codes(q, widths, draw=True), q.layers, one.value(own)[0]))
     return result
+
+
+def together(one: Problem, n: int) -> Problem:
+    """The problem of `n` networks at once: a copy of every group for each, so that a limit holds for their sum."""
+    return replace(one, groups=one.groups * n, constant=one.constant * n, full=one.full * n)

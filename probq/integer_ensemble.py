@@ -162,9 +162,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
         raise ProbqError(f"the manifest of {folder} is not JSON ({error!s:.80}); save the ensemble again") from error
     kind = manifest.get("format") if isinstance(manifest, dict) else None
     if kind != FORMAT:
-        raise ProbqError(
-            f"the format of {folder} is {kind!r:.80}, not {FORMAT!r}; give a folder that Ensemble.save wrote"
-        )
+        raise ProbqError(f"{folder} has format {kind!r:.80}, not {FORMAT!r}; give a folder that Ensemble.save wrote")
     if manifest.get("version") != VERSION:
         raise ProbqError(f"its version is {manifest.get('version')!r:.80}, this probq reads {VERSION}; update probq")
     content = {name: value for name, value in manifest.items() if name != "sha256"}
