@@ -7,16 +7,20 @@ from probq.versions import probq_version
 __version__ = probq_version()
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["codebooks", "cost", "export", "likelihoods", "plot", "rules"],
+    submodules=["calibration", "codebooks", "cost", "export", "likelihoods", "plot", "rules", "uncertainty"],
     submod_attrs={
         "assignment": ["Assignment"],
         "budget": ["Budget"],
+        "convergence": ["convergence", "restarts"],
         "decide": ["decide"],
         "effective": ["effective_bops"],
+        "ensembles": ["ensemble"],
         "errors": ["ProbqError"],
         "fit": ["fit", "steps"],
         "history": ["History", "Step"],
+        "inference_data": ["to_arviz"],
         "integer": ["IntegerModel"],
+        "integer_ensemble": ["Ensemble"],
         "layers": ["Layer", "layers"],
         "loop": ["Rates"],
         "lower": ["lower"],
@@ -25,6 +29,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "posterior": ["load"],
         "quantized": ["Quantized", "quantize"],
         "report": ["report"],
-        "summary": ["table", "to_arviz"],
+        "summary": ["table"],
+        "temperature": ["Tuned", "tune_temperature"],
     },
 )

@@ -22,6 +22,7 @@ from probq.loop import Rates, run
 from probq.quantized import Quantized
 from probq.refine import check_number, measured_widths
 from probq.rules import DualAscent, Rule
+from probq.settling import warn_unsettled
 from probq.validate import validate
 
 ADAM = partial(torch.optim.Adam, fused=True)
@@ -59,6 +60,11 @@ def fit(
     Returns:
         The history of the fit.
 
+    Warns:
+        UserWarning: if the bound had not settled when the search ended: over its last third it changed by more than a
+            fifth of the range it passed through, and surely so (`probq.settling`); searches below 300 steps are too
+            short to tell.
+
     Raises:
         ProbqError: if the data is empty or not finite, the budget cannot be reached, an option is unknown, or the
             loss is not finite (the network then keeps the last good state).
@@ -76,6 +82,7 @@ def fit(
                 bar.set_postfix_str(_describe(step))
             if (step.step + 1) % len(data) == 0:
                 _end_epoch(q, history, held, checkpoint)
+    warn_unsettled(history)
     return history
 
 

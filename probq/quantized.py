@@ -26,6 +26,7 @@ from probq.plan import Plan, Planner, plan_for
 from probq.program import Program
 from probq.quantizer import InputQuantizer, WeightQuantizer
 from probq.rounding import code_levels
+from probq.stacked import like, stacked
 from probq.ties import tied_sites
 
 
@@ -128,10 +129,23 @@ class Quantized(Program):
                 for name in self.weight_names
             }
             try:
-                return _like(self.run(chosen, levels, args, exact=True), args)
+                return like(self.run(chosen, levels, args, exact=True), args)
             except RuntimeError:
                 # a network with float32 constants of its own cannot run in float64; its own precision must do
                 return self.run(chosen, levels, args)
+
+    def outputs(self, assignments: list[Assignment], x: Any) -> list[Any]:
+        """Outputs at several assignments, each exactly what its integer model computes, in the inputs' precision.
+
+        Args:
+            assignments: from `mode` or `sample` of this network; those that share all widths are computed together
+                where the network has no convolutions.
+            x: a batch of inputs, or a tuple of the network's arguments.
+        """
+        together = stacked(self, assignments, arguments(x)) if assignments else None
+        if together is not None:
+            return list(like(together, arguments(x)))
+        return [self._decided(a, arguments(x)) for a in assignments]
 
     def predict(self, x: Any, draws: int = 16, seed: int | None = None, budget: Budgets = None) -> Tensor:
         """Outputs of networks drawn from the posterior, `[draws, batch, ...]`, one network a row.
@@ -142,7 +156,7 @@ class Quantized(Program):
             seed: makes the draws reproducible.
             budget: the limit that every drawn network keeps; by default the one last fitted for, if any.
         """
-        outputs = [self._decided(a, arguments(x)) for a in self.sample(draws, budget, seed)]
+        outputs = self.outputs(self.sample(draws, budget, seed), x)
         if not isinstance(outputs[0], Tensor):
             raise ProbqError(
                 f"predict needs a network that returns one tensor, not a {type(outputs[0]).__name__}; "
@@ -234,16 +248,3 @@ def _as_shipped(net: nn.Module, layer: Layer) -> Tensor:
 def signature(example: Any) -> tuple[tuple[tuple[int, ...], torch.dtype], ...]:
     """Shape without the batch, and type, of every tensor among the network's arguments."""
     return tuple((tuple(a.shape[1:]), a.dtype) for a in arguments(example) if isinstance(a, Tensor))
-
-
-def _like(output: Any, args: tuple[Any, ...]) -> Any:
-    """The output in the precision of the inputs."""
-    floats = [a.dtype for a in args if isinstance(a, Tensor) and a.is_floating_point()]
-    dtype = floats[0] if floats else torch.get_default_dtype()
-    if isinstance(output, Tensor):
-        return output.to(dtype) if output.is_floating_point() else output
-    if isinstance(output, dict):
-        return type(output)({k: _like(v, args) for k, v in output.items()})
-    if isinstance(output, tuple) and hasattr(output, "_fields"):
-        return type(output)(*(_like(v, args) for v in output))
-    return type(output)(_like(v, args) for v in output) if isinstance(output, tuple | list) else output

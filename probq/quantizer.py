@@ -250,7 +250,8 @@ class InputQuantizer(Quantizer):
         if grids is not None and not exact:
             return round_input(x, onehot, self.scales(), grids)
         rung = self.rung(onehot.detach().argmax(-1))
-        value = rung.scale * nearest_level(x / rung.scale + exact * TIE, rung.levels, straight_through=True)
+        gradient = torch.is_grad_enabled()  # without one, draws can be run together by torch.func.vmap
+        value = rung.scale * nearest_level(x / rung.scale + exact * TIE, rung.levels, straight_through=gradient)
         if not onehot.requires_grad:
             return value
         scales = self.scales().detach()

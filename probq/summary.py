@@ -1,4 +1,4 @@
-"""The posterior over widths in tables: a data frame for reading, and draws for ArviZ."""
+"""The posterior over widths in a table, and draws of widths with their costs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from probq.expectation import of_layer
 from probq.layers import Layer
 from probq.program import Program
 from probq.quantizer import Quantizer, WeightQuantizer
-from probq.versions import probq_version
 
 CONVENTION = "BOP = MACs * weight bits * input bits; percentages refer to 32-bit weights and inputs"
 DRAWS = 10_000
@@ -240,55 +239,3 @@ def draw_costs(q: Program, shares: dict[str, np.ndarray], cost: costs.Cost) -> n
         parts.append(np.zeros(draws) + left * _pair(layer, shares, pairs.cpu().numpy()))
     total = np.max(parts, 0) if isinstance(cost, costs.Largest) else sum(parts)
     return np.asarray(100 * total / costs.full(q.layers, cost))
-
-
-def to_arviz(q: Program, draws: int = 1000, seed: int = 0) -> Any:
-    """Draws of widths for ArviZ: `InferenceData` with ArviZ 0.x, `xarray.DataTree` with 1.x.
-
-    Group `posterior`: for every quantizer its width in bits (`chain`, `draw`, and one dimension for channels with
-    widths of their own; the mean width where each weight has its own), and `cost` in percent of the 32-bit network.
-    The draws are independent, from the whole posterior: those of `q.sample` keep the budget, these need not. Group
-    `constant_data`: MACs of each layer. Attributes: temperature, convention, budget and versions.
-
-    Args:
-        q: a quantized network.
-        draws: number of draws, all in one chain.
-        seed: makes them reproducible.
-
-    Raises:
-        ProbqError: if `draws` is not a positive integer.
-    """
-    import arviz
-    import xarray
-
-    shares, widths = draw_widths(q, draws, seed)
-    coordinates: dict[str, Any] = {"chain": [0], "draw": np.arange(draws)}
-    variables: dict[str, Any] = {}
-    for name in network_order(q):
-        channels = (f"{name}_channel",) if widths[name].ndim > 1 else ()
-        coordinates |= {dimension: np.arange(widths[name].shape[1]) for dimension in channels}
-        variables[name] = (("chain", "draw", *channels), widths[name][None], {"units": "bit"})
-    variables["cost"] = (("chain", "draw"), draw_costs(q, shares, cost_of(q))[None], {"units": "percent"})
-    macs = {"macs": (("layer",), [layer.macs for layer in q.layers], {"units": "MAC"})}
-    attributes = _arviz_attributes(q, str(arviz.__version__))
-    groups = {
-        "posterior": xarray.Dataset(variables, coordinates, attributes),
-        "constant_data": xarray.Dataset(macs, {"layer": [layer.name for layer in q.layers]}, attributes),
-    }
-    inference_data = vars(arviz).get("InferenceData")  # 1.x answers getattr with a warning
-    if inference_data is not None:
-        return inference_data(**groups, attrs=attributes)
-    return xarray.DataTree.from_dict({"/": xarray.Dataset(attrs=attributes), **groups})
-
-
-def _arviz_attributes(q: Program, arviz_version: str) -> dict[str, Any]:
-    return {
-        "inference_library": "probq",
-        "inference_library_version": probq_version(),
-        "torch_version": str(torch.__version__),
-        "arviz_version": arviz_version,
-        "temperature": q.temperature,
-        "convention": CONVENTION,
-        "cost": costs.name(cost_of(q)),
-        "budget": repr(q.budget),
-    }

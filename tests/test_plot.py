@@ -125,6 +125,7 @@ def test_cost_shows_limit_mode_and_probability() -> None:
     decided = q.mode(budget).percent()
     assert np.allclose(lines["limit 0.4 %"].get_xdata(), 0.4)
     assert lines[f"decided {decided:.3g} %"].get_xdata()[0] == pytest.approx(decided)  # type: ignore[index]
+    q.calibrated = True
     drawn = probq.to_arviz(q, 10000).posterior["cost"].values
     shown = float(ax.get_title().split("=")[1])
     assert shown == pytest.approx((drawn <= 0.4).mean(), abs=0.03)
