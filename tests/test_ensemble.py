@@ -16,11 +16,11 @@ from torch import Tensor, nn
 import probq
 from probq import Budget, Plan, ProbqError, Quantized
 from probq.codebooks import ladder, powers_of_two
-from probq.decide import problem_of
+from probq.draws import conditional_draws
 from probq.ensembles import joint, together
 from probq.integer import Node
 from probq.likelihoods import Normal
-from probq.solve import conditional_draws
+from probq.limited import problem_of
 from probq.stacked import stacked
 from probq.testing import zoo
 
