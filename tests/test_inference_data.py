@@ -102,17 +102,17 @@ def test_channels_have_the_scales_of_their_own_rungs() -> None:
 @pytest.mark.parametrize("gates", ["tensor", "channel", "weight"])
 def test_draws_with_data_have_the_same_shapes_and_law(gates: str) -> None:
     q = quantized(gates)
-    with_data = probq.to_arviz(q, draws=300, batches=BATCHES).posterior
-    without = probq.to_arviz(q, draws=300).posterior
+    with_data = probq.to_arviz(q, draws=80, batches=BATCHES).posterior
+    without = probq.to_arviz(q, draws=80).posterior
     assert {n: v.shape for n, v in with_data.items()} == {n: v.shape for n, v in without.items()}
     for name in without:
         spread = float(without[name].std()) + 1e-9
-        assert float(abs(with_data[name].mean() - without[name].mean())) < 6 * spread / math.sqrt(300)
+        assert float(abs(with_data[name].mean() - without[name].mean())) < 6 * spread / math.sqrt(80)
 
 
 def test_log_likelihood_is_that_of_a_network_with_the_drawn_widths() -> None:
     """Widths and codes are certain here, so every draw is the decided network."""
-    q = probq.quantize(network(), example(), probq.Plan(weight=ladder(2), codes=1))
+    q = probq.quantize(network(), example(), probq.Plan(weight=ladder(2), input=ladder(8), codes=1))
     q.calibrated = True
     data = probq.to_arviz(q, draws=5, batches=iter(BATCHES))
     expected = -torch.nn.functional.cross_entropy(q(example()), Y, reduction="none")
@@ -125,23 +125,25 @@ def test_log_likelihood_is_that_of_a_network_with_the_drawn_widths() -> None:
 
 def test_replicated_targets_have_the_predictive_frequencies() -> None:
     q = quantized(rungs=(4,))
-    data = probq.to_arviz(q, draws=2000, batches=BATCHES)
-    probs = q.predict(example(), 2000, seed=3).softmax(-1).mean(0)[:, 1].detach().numpy()
+    data = probq.to_arviz(q, draws=200, batches=BATCHES)
+    probs = q.predict(example(), 200, seed=3).softmax(-1).mean(0)[:, 1].detach().numpy()
     found = data.posterior_predictive["y"].values[0].mean(0)
-    np.testing.assert_allclose(found, probs, atol=5 * 0.5 / math.sqrt(2000))
+    np.testing.assert_allclose(found, probs, atol=6 * 0.5 / math.sqrt(200))
     assert set(np.unique(data.posterior_predictive["y"])) <= {0, 1}
 
 
 def test_real_targets_of_several_numbers() -> None:
-    q = probq.quantize(network(), example(), probq.Plan(weight=ladder(4), codes=1), likelihood=Normal(0.5))
+    q = probq.quantize(
+        network(), example(), probq.Plan(weight=ladder(4), input=ladder(8), codes=1), likelihood=Normal(0.5)
+    )
     q.calibrated = True
     y = torch.rand(8, 2, generator=torch.Generator().manual_seed(3))
-    data = probq.to_arviz(q, draws=400, batches=[(example(), y)])
+    data = probq.to_arviz(q, draws=100, batches=[(example(), y)])
     np.testing.assert_allclose(
         data.log_likelihood["y"].values[0, 0], NormalLaw(q(example()), 0.5).log_prob(y).sum(-1).detach(), rtol=1e-5
     )
     assert data.posterior_predictive["y"].dims == ("chain", "draw", "observation", "y_dim_0")
-    assert float(data.posterior_predictive["y"].std("draw").mean()) == pytest.approx(0.5, rel=0.05)
+    assert float(data.posterior_predictive["y"].std("draw").mean()) == pytest.approx(0.5, rel=0.1)
 
 
 def test_groups_that_were_asked_for() -> None:
@@ -189,7 +191,7 @@ def test_loo_and_compare_tell_good_from_bad() -> None:
     with torch.no_grad():
         bad.net[3].bias += torch.tensor([3.0, -3.0]) * (1 - 2 * Y.float().mean().round())
         bad.net[3].bias *= -1
-    found = {name: probq.to_arviz(q, draws=200, batches=BATCHES) for name, q in (("good", good), ("bad", bad))}
+    found = {name: probq.to_arviz(q, draws=60, batches=BATCHES) for name, q in (("good", good), ("bad", bad))}
     elpd = {name: arviz.loo(data) for name, data in found.items()}
     for name, data in found.items():
         plain = np.log(np.exp(data.log_likelihood["y"].values[0]).mean(0)).sum()
