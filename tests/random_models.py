@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from hypothesis import reject
+from hypothesis import strategies as st
 
 from probq.errors import ProbqError
 from probq.integer import IntegerModel, Node
@@ -25,10 +27,14 @@ class Maker:
         self.draw, self.nodes = draw, list[Node]()
         self.low, self.high = dict[str, np.ndarray](), dict[str, np.ndarray]()
         self.random = np.random.default_rng(draw(0, 2**31))
-        self.narrow = draw(0, 2) == 0  # one and two bits only: bit planes
+        self.narrow = draw(0, 2) == 2  # one and two bits only: bit planes
 
     def choose(self, *options: Any) -> Any:
         return options[self.draw(0, len(options) - 1)]
+
+    def width(self, *often: int, least: int = 1) -> int:
+        """Bits: one of those that occur often, any up to 8, or any beyond."""
+        return int(self.choose(*often, self.draw(least, 8), self.draw(9, 16)))
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self.low[name].shape
@@ -77,7 +83,7 @@ class Maker:
         """Codes of one width, of one per row or of one per element; equally spaced, with a step, or any levels."""
 
         def book() -> range | tuple[int, ...]:
-            bits = self.choose(1, 1, 2) if self.narrow else self.choose(0, 1, 2, 2, 3, 4, 5, 7, 8, 8, 9, 12, 16)
+            bits = self.choose(1, 1, 2) if self.narrow else self.width(1, 2, 3, 4, 8, least=0)
             if bits in (1, 2, 3) and self.draw(0, 3) == 0:
                 return tuple(sorted({-(2**bits), -1, 0, 1, 2**bits, 5}))
             start = self.choose(-(2**bits) // 2, 0, 1 - 2**bits)
@@ -87,7 +93,7 @@ class Maker:
         rung = self.choose((), (), (shape[0], *[1] * (len(shape) - 1)), shape)
         rung = self.random.integers(0, 3, rung) if rung else np.array(self.draw(0, 2))
         full, weight = np.broadcast_to(rung, shape), np.zeros(shape, np.int64)
-        extreme = self.draw(0, 2) == 0
+        extreme = self.draw(0, 2) == 2
         for k, levels in enumerate(books):
             codes = self.random.integers(0, len(levels), shape)
             codes = codes if not extreme else (codes % 2) * (len(levels) - 1)
@@ -99,7 +105,7 @@ class Maker:
 
     def requantize(self, x: str, bits: int | None = None) -> str:
         """To codes of a few bits, with a plain shift or with multipliers for each channel or element."""
-        bits = bits or (self.choose(1, 2) if self.narrow else self.choose(1, 2, 3, 4, 8, 8, 11, 16))
+        bits = bits or (self.choose(1, 2) if self.narrow else self.width(1, 2, 4, 8))
         shape, bound = self.shape(x), max(1, int(max(abs(self.low[x]).max(), abs(self.high[x]).max())))
         kind = self.choose((), (), (shape[0], *[1] * (len(shape) - 1)), shape)
         shift = max(0, bound.bit_length() - bits - self.draw(0, 3))
@@ -122,7 +128,7 @@ class Maker:
 
     def window(self, sizes: Sequence[int]) -> tuple[list[int], list[int], list[int], list[list[int]]]:
         kernel = [self.draw(1, 3) for _ in sizes]
-        stride, dilation = ([self.draw(1, 2) for _ in sizes] for _ in range(2))
+        stride, dilation = ([self.draw(1, most) for _ in sizes] for most in (3, 2))
         room = [max(0, d * (k - 1) + 1 - n) for d, k, n in zip(dilation, kernel, sizes, strict=True)]
         return (
             kernel,
@@ -137,7 +143,7 @@ class Maker:
         groups = self.choose(1, *[g for g in range(1, channels + 1) if channels % g == 0 and not self.narrow])
         out, transposed = (
             groups * self.draw(1, 1 if groups == channels > 1 else 40 if self.narrow else 5),
-            bool(self.draw(0, 2) == 0),
+            self.draw(0, 2) == 2,
         )
         attributes = {
             "stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "transposed": transposed,
@@ -208,7 +214,7 @@ class Maker:
         return self.node("repeat", [x], {"factors": [self.draw(1, 3) for _ in axes]})
 
     def start(self) -> str:
-        if self.draw(0, 5) == 0:
+        if self.draw(0, 5) == 5:
             count, shape = self.draw(2, 300), [self.draw(2, 6)]
             x = self.node("input", [], {"shape": shape, "index": True, "count": count})
             x = self.node("embedding", [x], weight=self.weight(count, self.draw(1, 9)))
@@ -216,7 +222,8 @@ class Maker:
         shape = [self.choose(1, 2, 3, 8, 16, 24), *[self.draw(2, 6) for _ in range(self.choose(0, 1, 2, 2, 2, 3))]]
         if len(shape) == 1 or self.narrow:
             shape[0] = self.choose(8, 16, 24, 64, 100, 128) if self.narrow else self.choose(1, 7, 64, 100)
-        bits, signed = self.choose(1, 2) if self.narrow else self.choose(1, 2, 4, 8, 8, 12, 16), self.draw(0, 1)
+        bits = self.choose(1, 2) if self.narrow else self.width(1, 2, 4, 8)
+        signed = self.draw(0, 1)
         limits = {"lo": -(2 ** (bits - 1)) * signed, "hi": 2 ** (bits - signed) - 1}
         if bits == 1 and self.draw(0, 1):
             limits = {"lo": 0, "hi": 1, "start": -1, "step": 2}
@@ -235,6 +242,21 @@ class Maker:
         if big:
             del self.nodes[-1], self.low[found], self.high[found]
         return x if big else found
+
+
+def seeded(seed: int, length: int = 8) -> IntegerModel:
+    """A model from the numbers of a seed."""
+    rng = np.random.default_rng(seed)
+    return random_model(lambda low, high: int(rng.integers(low, high + 1)), length)
+
+
+@st.composite
+def random_models(draw: st.DrawFn, length: int = 8) -> IntegerModel:
+    """Models of at most `length` operations or a few more, which shrink to fewer and narrower ones."""
+    try:
+        return random_model(lambda low, high: draw(st.integers(low, high)), draw(st.integers(1, length)))
+    except ProbqError:
+        reject()
 
 
 def random_model(draw: Draw, length: int = 8) -> IntegerModel:

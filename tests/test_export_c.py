@@ -2,14 +2,15 @@
 
 import re
 import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from c_programs import differing, smallest_differing
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from model_features import EVERYTHING, features
 from networks import NETWORKS, PLANS, lowered
-from random_models import inputs, random_model
+from random_models import inputs, random_models, seeded
 
 from probq import IntegerModel, ProbqError
 from probq.export import c, c_compile
@@ -26,36 +27,6 @@ USUAL = ("-O2", "-Werror")
 FLAGS = pytest.mark.parametrize("flags", [SANITIZED, FASTEST, USUAL], ids=["-O0 sanitized", "native", "-O2"])
 
 
-def differing(
-    models: dict[str, tuple[IntegerModel, np.ndarray]], folder: Path, *all_flags: tuple[str, ...]
-) -> dict[str, int]:
-    """Outputs that differ in one program made of several models, by model; compiled with each set of flags."""
-    includes, body, data = [], [], []
-    for name, (model, x) in models.items():
-        c.write(model, folder / f"{name}.h")
-        _, kind, size, shape = c._signature(folder / f"{name}.h")
-        includes.append(f'#include "{name}.h"')
-        body += [
-            f"    {{ static {kind.name} x[{size}]; static int32_t y[{int(np.prod(shape))}];",
-            f"      for (int k = 0; k < {len(x)}; k++) {{",
-            "        if (fread(x, sizeof x, 1, stdin) != 1) return 1;",
-            f"        {name}_run(x, y); fwrite(y, sizeof y, 1, stdout); }} }}",
-        ]
-        data.append(x.astype(kind.name.removesuffix("_t")).tobytes())
-    text = ["#include <stdio.h>", *includes, "int main(void)", "{", *body, "    return 0;", "}", ""]
-    (folder / "main.c").write_text("\n".join(text))
-    found = dict.fromkeys(models, 0)
-    for flags in all_flags:
-        build(folder / "main.c", folder / "main", [*flags, *c.WARNINGS])
-        out, start = np.frombuffer(execute(folder / "main", b"".join(data)), np.int32), 0
-        for name, (model, x) in models.items():
-            expected = model.run(x).reshape(-1)
-            found[name] += int((out[start : start + expected.size] != expected).sum())
-            start += expected.size
-        assert start == out.size
-    return found
-
-
 @pytest.mark.filterwarnings("ignore:.*has negative values")
 @pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
 def test_no_output_differs(network, tmp_path):
@@ -68,17 +39,9 @@ def test_no_output_differs(network, tmp_path):
     assert not any(differing(some, tmp_path, FASTEST).values())
 
 
-def seeded(seed: int) -> IntegerModel:
-    rng = np.random.default_rng(seed)
-    return random_model(lambda low, high: int(rng.integers(low, high + 1)))
-
-
-@given(st.lists(st.integers(0, 2**32), min_size=15, max_size=15, unique=True))
-@settings(max_examples=1, suppress_health_check=list(HealthCheck), deadline=None, phases=[Phase.generate])
-def test_random_models(tmp_path_factory, seeds):
-    models = {f"m{seed}": (seeded(seed), inputs(seeded(seed), 12)) for seed in seeds}
-    found = differing(models, tmp_path_factory.mktemp("c"), SANITIZED, USUAL, FASTEST)
-    assert not any(found.values()), found
+def test_random_models(tmp_path):
+    wrong = smallest_differing(random_models(), 16, tmp_path, SANITIZED, USUAL, FASTEST)
+    assert wrong is None, wrong.nodes
 
 
 @given(st.integers(0, 2**32))
@@ -92,8 +55,27 @@ def test_values_stay_within_their_ranges(seed):
         assert not ((value - found[name].low.min()) % found[name].step).any()
 
 
-def test_random_models_hold_every_operation():
-    assert {node.op for seed in range(40) for node in seeded(seed).nodes} == set(OPERATIONS)
+def test_random_models_hold_everything():
+    """Every operation, width, stride, padding, grouping, sign and kind of multiplier."""
+    found = set().union(*(features(seeded(seed)) for seed in range(400)))
+    assert found >= EVERYTHING | {f"op {op}" for op in OPERATIONS}
+
+
+def test_a_model_that_differs_is_shrunk_to_its_cause(tmp_path, monkeypatch):
+    """A writer that knows no clip to a greatest integer: nothing but the input and the clip is left."""
+    write = c.write
+
+    def forgetful(model, path):
+        nodes = [
+            Node(node.name, "clip", node.inputs, {**node.attributes, "hi": None}) if node.op == "clip" else node
+            for node in model.nodes
+        ]
+        write(IntegerModel(nodes, model.output, model.output_scale), path)
+
+    monkeypatch.setattr(c, "write", forgetful)
+    wrong = smallest_differing(random_models(), 30, tmp_path, ("-O0",))
+    assert [node.op for node in wrong.nodes] == ["input", "clip"]
+    assert wrong.nodes[0].attributes["shape"] == [1]
 
 
 def chain(*nodes: Node, shape=(4,), lo=0, hi=255, scale=1.0, **attributes) -> IntegerModel:
