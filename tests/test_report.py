@@ -253,6 +253,8 @@ def browser(tmp_path: Path) -> Iterator[Any]:
         options.add_argument(f"--{flag}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     opened = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    opened.get("about:blank")
+    opened.get_log("performance")  # what its own start page asked for
     yield opened
     opened.quit()
 

@@ -10,12 +10,13 @@ from typing import Any
 
 from torch import nn
 
-from probq import plot, posterior
+from probq import plot
 from probq.errors import ProbqError
 from probq.file_kind import kind
 from probq.files import replacing
 from probq.history import History
 from probq.integer import IntegerModel
+from probq.posterior import assemble, load
 from probq.posterior_format import read
 from probq.quantized import Quantized
 from probq.report import calibration, certificates, integers
@@ -96,7 +97,7 @@ def _loaded(subject: Any, net: nn.Module | None) -> tuple[Quantized | IntegerMod
         raise ProbqError(f"report takes a posterior, an integer model or a file, not {type(subject).__name__}")
     path = Path(subject)
     if kind(path) == "probq.posterior":
-        return (posterior.load(path, net) if net is not None else posterior.assemble(path, *read(path))), []
+        return (load(path, net) if net is not None else assemble(path, *read(path))), []
     model = IntegerModel.load(path)
     return model, certificates.beside(path, model.sha256())
 
