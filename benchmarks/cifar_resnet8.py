@@ -1,16 +1,16 @@
 """CIFAR-10 (JPEG-coded), ResNet-8: probq under a limit on relative BOPs, uniform widths, and Brevitas as a control.
 
-Protocol: images scaled to [0, 1], a black border of 4 pixels, random crop and flip, batch 128, 8-bit network input, 5,000
-training images held out (the split is fixed by the seed); Adam from 1e-3 with a cosine schedule, bfloat16 autocast. All
-methods start from the same float network and take the same number of epochs; what counts is the state after the last
-one. The test set is opened once, at the end. A float epoch (12.5 million MACs an
-image) takes about 42 s of one CPU thread, one of probq about 100 s. BOPs are MACs x weight bits x input bits, relative to 32 x 32 bits everywhere.
+Protocol: images scaled to [0, 1], a black border of 4 pixels, random crop and flip, batch 128, 8-bit network input,
+5,000 training images held out (the split is fixed by the seed); Adam from 1e-3 with a cosine schedule, bfloat16
+autocast. All methods start from the same float network and take the same number of epochs; what counts is the state
+after the last one. The test set is opened once, at the end. A float epoch (12.5 million MACs an image) takes about 42 s
+of one CPU thread, one of probq about 100 s. BOPs are MACs x weight bits x input bits, relative to 32 x 32 bits.
 
 A run can be stopped at any time and continued by the same command: float and Brevitas training go on exactly; a fit of
 probq goes on from its posterior of the last epoch with a new optimizer and multiplier (`parts` in the record counts
 them). `--minutes` stops it at the end of an epoch, with exit status 75.
 
-    until python benchmarks/cifar_resnet8.py --data DIR --budget 0.5 --seed 0 --minutes 30 --out results.jsonl; do :; done
+    python benchmarks/cifar_resnet8.py --data DIR --budget 0.5 --seed 0 --minutes 30 --out results.jsonl
 """
 
 from __future__ import annotations
@@ -84,12 +84,6 @@ def scaled(x: Tensor) -> Tensor:
     return x.to(DEVICE).float() / 255
 
 
-def images(args: argparse.Namespace, train: bool) -> tuple[Tensor, Tensor]:
-    """Images of a part of the data, uint8, and their labels."""
-    x, y = data.cifar10(args.data, train)
-    return x[: args.images], y[: args.images]
-
-
 def float_network(args: argparse.Namespace, batches: data.Cropped, deadline: float) -> nn.Module | None:
     """The float network of a seed, from its checkpoint or trained now; None if time ran out."""
     torch.manual_seed(args.seed)
@@ -148,7 +142,7 @@ def steps(
 
 def run(args: argparse.Namespace, deadline: float) -> dict[str, Any] | None:
     """One run, from the float network to the test; None if time ran out."""
-    known = images(args, train=True)
+    known = data.cifar10(args.data, True, args.images)
     train, (x, y) = data.split(*known, min(HELD_OUT, len(known[0]) // 5), args.seed)
     held, batches = (scaled(x), y.to(DEVICE)), data.Cropped(*train, BATCH)
     net = float_network(args, batches, deadline)
@@ -173,7 +167,7 @@ def brevitas_run(
     percent = probq.quantize(net, held[0][:8], probq.uniform(*args.brevitas)).mode().percent()
     row = {"validation": accuracy(in_parts(qat, held[0]), held[1]), "percent": percent}
     if not args.no_test:
-        x, y = images(args, False)
+        x, y = data.cifar10(args.data, False, args.images)
         test, y = scaled(x), y.to(DEVICE)
         row |= {"float_test": accuracy(in_parts(net, test), y), "simulated_test": accuracy(in_parts(qat, test), y)}
     return row
@@ -196,7 +190,7 @@ def probq_run(
         "parts": parts,
     }
     if not args.no_test:
-        x, y = images(args, False)
+        x, y = data.cifar10(args.data, False, args.images)
         outputs, differing = protocol.integer_outputs(q.cpu(), probq.lower(q.cpu(), assignment), x.float() / 255)
         row |= {"float_test": accuracy(in_parts(net, scaled(x)), y.to(DEVICE))}
         row |= {"integer_test": accuracy(outputs, y), "differing": differing}

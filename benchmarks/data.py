@@ -52,15 +52,17 @@ def mnist(folder: Path, train: bool) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(images[:, None].astype(np.float32) / 255), torch.from_numpy(labels.astype(np.int64))
 
 
-def cifar10(folder: Path, train: bool) -> tuple[Tensor, Tensor]:
-    """Images `[examples, 3, 32, 32]`, uint8, and labels of the JPEG-coded CIFAR-10 (needs Pillow)."""
+def cifar10(folder: Path, train: bool, count: int | None = None) -> tuple[Tensor, Tensor]:
+    """The first images `[count, 3, 32, 32]`, uint8, and labels of the JPEG-coded CIFAR-10 (needs Pillow)."""
     from PIL import Image
 
     file = np.load(_find(folder, [f"cifar10_jpeg_{'train' if train else 'test'}.npz"]))
-    raw, offset = file["jpeg"].tobytes(), file["offset"]
+    raw, offset = file["jpeg"].tobytes(), file["offset"][: None if count is None else count + 1]
     files = (io.BytesIO(raw[a:b]) for a, b in itertools.pairwise(offset))
     images = np.stack([np.asarray(Image.open(file, formats=("JPEG",)).convert("RGB")) for file in files])
-    return torch.from_numpy(images.transpose(0, 3, 1, 2).copy()), torch.from_numpy(file["label"].astype(np.int64))
+    return torch.from_numpy(images.transpose(0, 3, 1, 2).copy()), torch.from_numpy(
+        file["label"][:count].astype(np.int64)
+    )
 
 
 def split(x: Tensor, y: Tensor, held_out: int, seed: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:

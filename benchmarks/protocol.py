@@ -49,7 +49,7 @@ def train(
         batches: `(input, target)`, with a length.
         epochs: passes over the data.
         checkpoint: file that holds everything the next epoch depends on, written after each one and read at the start.
-        deadline: of `time.monotonic()`; no epoch starts after it.
+        deadline: of `time.monotonic()`; no epoch but the first of this call starts after it.
 
     Returns:
         Whether all epochs are done.
@@ -59,7 +59,7 @@ def train(
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(batches))
     first = _continued(checkpoint, net, optimizer, cosine)
     for epoch in range(first, epochs):
-        if time.monotonic() >= deadline:
+        if epoch > first and time.monotonic() >= deadline:
             return False
         net.train()
         for x, y in batches:
