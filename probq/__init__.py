@@ -7,7 +7,7 @@ from probq.versions import probq_version
 __version__ = probq_version()
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["codebooks", "cost", "export", "likelihoods", "plot"],
+    submodules=["codebooks", "cost", "estimators", "export", "likelihoods", "plot", "priors"],
     submod_attrs={
         "assignment": ["Assignment"],
         "budget": ["Budget"],

@@ -17,8 +17,9 @@ from probq.budget import Budget
 from probq.choices import Problem, problem
 from probq.errors import ProbqError
 from probq.program import Program
-from probq.quantizer import Quantizer, WeightQuantizer
+from probq.quantizer import Quantizer
 from probq.rounding import code_indices
+from probq.weight_quantizer import WeightQuantizer
 
 
 def problem_of(q: Program, cost: costs.Cost = costs.bops) -> Problem:

@@ -17,6 +17,7 @@ def substitute(
     inputs: Mapping[str, Callable[[Tensor], Tensor]],
     outputs: Mapping[str, Callable[[Tensor], Tensor]],
     *args: Any,
+    noise: Mapping[str, Callable[[Any, Tensor], Tensor]] | None = None,
 ) -> Any:
     """Call a network with other weights and with functions applied to its layers' inputs.
 
@@ -26,11 +27,14 @@ def substitute(
         inputs: for each module name, a function of its input.
         outputs: for each module name, a function of its input that replaces its output.
         args: the network's arguments.
+        noise: for each module name, a function of the module and its input that gives what is added to its output.
     """
     handles = []
     for name, function in inputs.items():
         hook = _input_hook(function)
         handles.append(net.get_submodule(name).register_forward_pre_hook(hook, with_kwargs=True))
+    for name, addition in (noise or {}).items():
+        handles.append(net.get_submodule(name).register_forward_hook(_noise_hook(addition), with_kwargs=True))
     for name, function in outputs.items():
         handles.append(net.get_submodule(name).register_forward_hook(_output_hook(function), with_kwargs=True))
     try:
@@ -53,5 +57,12 @@ def _input_hook(function: Callable[[Tensor], Tensor]) -> Any:
 def _output_hook(function: Callable[[Tensor], Tensor]) -> Any:
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         return function(hook_input(args, kwargs))
+
+    return hook
+
+
+def _noise_hook(addition: Callable[[Any, Tensor], Tensor]) -> Any:
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        return output + addition(module, hook_input(args, kwargs))
 
     return hook

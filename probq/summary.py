@@ -15,8 +15,9 @@ from probq.budget import Budget
 from probq.errors import ProbqError
 from probq.layers import Layer
 from probq.program import Program
-from probq.quantizer import Quantizer, WeightQuantizer
+from probq.quantizer import Quantizer
 from probq.versions import probq_version
+from probq.weight_quantizer import WeightQuantizer
 
 CONVENTION = "BOP = MACs * weight bits * input bits; percentages refer to 32-bit weights and inputs"
 MOST_NUMBERS = 2**23  # random numbers held at once
