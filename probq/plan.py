@@ -109,7 +109,8 @@ class Plan:
         kind = type(self.estimator).__name__
         if self.estimator.noisy and sum(other.weight == layer.weight for other in layers) > 1:
             raise ProbqError(
-                f"{kind} draws outputs of one layer, but {layer.weight} is shared by several; give them another estimator"
+                f"{kind} draws the outputs of one layer, but {layer.weight} is shared by several; give them another "
+                "estimator"
             )
         if self.estimator.noisy and not layer.macs:
             raise ProbqError(f"{kind} needs a layer of products, which {layer.name} is not; give it another estimator")

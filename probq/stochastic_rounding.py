@@ -113,7 +113,8 @@ def log_difference(upper: Tensor, lower: Tensor, log_cdf: Callable[[Tensor], Ten
     """`log(F(upper) - F(lower))` of a symmetric law, for `lower <= upper`, exact in both tails; `-inf` where equal.
 
     Args:
-        upper, lower: bounds, possibly infinite.
+        upper: bounds, possibly infinite.
+        lower: bounds, possibly infinite.
         log_cdf: logarithm of the law's distribution function `F`; by default the logistic one.
     """
     flip = (upper + lower) > 0

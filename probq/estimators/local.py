@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from probq.distributions import Codes
-from probq.estimators.estimator import Estimator, Noise, Through, hard_draw, on_weight, remember
+from probq.estimators.estimator import Noise, Through, hard_draw, on_weight, remember
+from probq.estimators.second_order import SecondOrderGates
 
 SMALLEST = 1e-12
 
 
 @dataclass(frozen=True)
-class LocalReparametrization(Estimator):
+class LocalReparametrization(SecondOrderGates):
     """`out ~ Normal(layer(x, E[w]), layer(x^2, Var[w]))` for each example, instead of `layer(x, w)`.
 
     Gradients go through mean and variance of the sum, so the price of a code's variance is seen, with noise that is

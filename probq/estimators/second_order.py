@@ -13,7 +13,18 @@ from probq.estimators.estimator import Estimator
 
 
 @dataclass(frozen=True)
-class SecondOrder(Estimator):
+class SecondOrderGates(Estimator):
+    """An estimator whose gates have the gradient of `SecondOrder`, whatever it does with codes."""
+
+    exact_gates: ClassVar[bool] = True
+
+    def widths(self, logits: Tensor) -> Widths:
+        """Law of the width, draws with the second-order gradient."""
+        return _SecondOrderWidths(logits)
+
+
+@dataclass(frozen=True)
+class SecondOrder(SecondOrderGates):
     """With `p = q`, `D` the one-hot draw, `g` the gradient with respect to it and `J(p) = diag(p) - p p'`,
 
         dL/dlog q = 2 J((p + D) / 2) g - 1/2 J(p) g.
@@ -27,17 +38,11 @@ class SecondOrder(Estimator):
     Beyond" (ReinMax).
     """
 
-    exact_gates: ClassVar[bool] = True
-
     def draw(self, law: Codes) -> Tensor:
         """A draw, with the second-order gradient."""
         levels, log_probs = law.window()
         onehot: Tensor = _Draw.apply(log_probs)
         return (onehot * levels).sum(-1)
-
-    def widths(self, logits: Tensor) -> Widths:
-        """Law of the width, draws with the second-order gradient."""
-        return _SecondOrderWidths(logits)
 
 
 class _SecondOrderWidths(Widths):

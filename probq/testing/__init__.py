@@ -1,7 +1,14 @@
 """Helpers for tests of probq and of its extensions: a zoo of awkward networks, and oracles by enumeration."""
 
-from probq.testing.enumerable import Small, enumerable
-from probq.testing.mean_field import Joint, MeanField, ascend, best_mean_field, enumerate_joint, posterior_of
+from probq.testing.enumerable import Small, enumerable, fit_law, law_parameters
+from probq.testing.mean_field import (
+    Joint,
+    MeanField,
+    best_mean_field,
+    enumerate_joint,
+    marginals,
+    posterior_of,
+)
 from probq.testing.oracles import (
     book_levels,
     code_probabilities,
@@ -16,7 +23,6 @@ __all__ = [
     "Joint",
     "MeanField",
     "Small",
-    "ascend",
     "best_mean_field",
     "book_levels",
     "code_probabilities",
@@ -24,7 +30,10 @@ __all__ = [
     "enumerable",
     "enumerate_elbo",
     "enumerate_joint",
+    "fit_law",
+    "law_parameters",
     "lenet5",
+    "marginals",
     "posterior_of",
     "rung_probabilities",
     "vgg7",

@@ -85,3 +85,41 @@ def enumerable() -> Iterator[Small]:
     yield Small("softmax, ternary", _linear(4, 2), 4, _plan(three, **free), None, 10)
     yield Small("two layers", _two_layers, 2, _plan(pair, input=ladder(2, 4)), Normal(0.5))
     yield Small("shared weight", Shared, 2, _plan(three, **free), Normal(0.5))
+
+
+def law_parameters(q: Quantized) -> dict[str, nn.Parameter]:
+    """The parameters of the posterior over widths and codes; all others stop being trained."""
+    free = any(weight.free_codes for weight in q.weights.values())
+    found = {}
+    for name, parameter in q.named_parameters():
+        kind = name.rsplit(".", 1)[-1] == "logits" or ".code_logits." in name or (name.startswith("net.") and not free)
+        parameter.requires_grad_(kind and parameter.shape[-1] != (1 if ".code_logits." in name else 0))
+        if parameter.requires_grad:
+            found[name] = parameter
+    return found
+
+
+def fit_law(q: Quantized, loss: Callable[[], Tensor], steps: int, rate: float = 0.3) -> None:
+    """Fit the posterior alone: Adam, a cosine schedule, and the mean of the parameters over the last half.
+
+    Args:
+        q: the network.
+        loss: a draw of the negative evidence lower bound.
+        steps: number of draws.
+        rate: learning rate.
+    """
+    parameters = list(law_parameters(q).values())
+    optimizer = torch.optim.Adam(parameters, rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    mean = [torch.zeros_like(p) for p in parameters]
+    for step in range(steps):
+        optimizer.zero_grad()
+        loss().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+        if step >= steps // 2:
+            for total, parameter in zip(mean, parameters, strict=True):
+                total += parameter.detach() / (steps - steps // 2)
+    with torch.no_grad():
+        for total, parameter in zip(mean, parameters, strict=True):
+            parameter.copy_(total)

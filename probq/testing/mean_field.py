@@ -190,9 +190,10 @@ def best_mean_field(joint: Joint, restarts: int = 20, seed: int = 0) -> MeanFiel
     return max(found, key=lambda field: field.elbo)
 
 
-def ascend(joint: Joint, widths: Widths, codes: Codes) -> MeanField:
-    """The local optimum of coordinate ascent from a given posterior."""
-    return _ascent(joint, [w.detach().clone() for w in widths], [[c.detach().clone() for c in of] for of in codes])
+def marginals(widths: Widths, codes: Codes) -> tuple[Tensor, Tensor]:
+    """Probabilities of all rungs, and of all pairs of a rung and a code, as two vectors."""
+    pairs = [(p[k] * law).reshape(-1) for p, of in zip(widths, codes, strict=True) for k, law in enumerate(of)]
+    return torch.cat([p.reshape(-1) for p in widths]), torch.cat(pairs)
 
 
 def _start(joint: Joint, generator: np.random.Generator) -> tuple[Widths, Codes]:
