@@ -17,6 +17,7 @@ from probq.testing.oracles import (
     rung_probabilities,
     width_states,
 )
+from probq.testing.simulation import calibration, draw_from_prior, rank
 from probq.testing.zoo import lenet5, vgg7, zoo
 
 __all__ = [
@@ -25,8 +26,10 @@ __all__ = [
     "Small",
     "best_mean_field",
     "book_levels",
+    "calibration",
     "code_probabilities",
     "decided_copy",
+    "draw_from_prior",
     "enumerable",
     "enumerate_elbo",
     "enumerate_joint",
@@ -35,6 +38,7 @@ __all__ = [
     "lenet5",
     "marginals",
     "posterior_of",
+    "rank",
     "rung_probabilities",
     "vgg7",
     "width_states",

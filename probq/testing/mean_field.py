@@ -148,12 +148,14 @@ def _outputs(q: Program, rungs: Mapping[str, int], x: Any) -> Tensor:
     return torch.stack(results).reshape(*(size for _, size in sizes), *results[0].shape)
 
 
+@torch.no_grad()
 def _log_likelihood(q: Program, outputs: Tensor, y: Tensor) -> Tensor:
-    states = len([*q.weights]) and sum(q.net.get_parameter(n).numel() for n in q.weights)
-    flat = outputs.reshape(-1, *outputs.shape[states:])
-    with torch.no_grad():
-        values = [q.law(out, y).log_prob(y.reshape(q.law(out, y).batch_shape)).sum() for out in flat]
-    return torch.stack(values).double().reshape(outputs.shape[:states])
+    """Log-likelihood of every state, from outputs `[K_1, .., K_n, batch, ..]`."""
+    states = outputs.shape[: sum(q.net.get_parameter(n).numel() for n in q.weights)]
+    flat = outputs.reshape(-1, *outputs.shape[len(states) + 1 :])
+    law = q.law(flat, y)
+    targets = y.repeat(states.numel(), *[1] * (y.dim() - 1)).reshape(law.batch_shape)
+    return law.log_prob(targets).double().reshape(states.numel(), -1).sum(-1).reshape(states)
 
 
 def _log_prior(q: Program, name: str, k: int) -> Tensor:
