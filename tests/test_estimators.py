@@ -52,8 +52,9 @@ def gradients(small: Small, estimator: Any, draws: int) -> tuple[Tensor, Tensor,
     elbo = TraceMeanField_ELBO()
     rows = []
     for _ in range(draws):
-        found = torch.autograd.grad(elbo.differentiable_loss(q.model, q.guide, x, y), parameters)
-        rows.append(torch.cat([g.reshape(-1) for g in found]))
+        found = torch.autograd.grad(elbo.differentiable_loss(q.model, q.guide, x, y), parameters, allow_unused=True)
+        given = [torch.zeros_like(p) if g is None else g for g, p in zip(found, parameters, strict=True)]
+        rows.append(torch.cat([g.reshape(-1) for g in given]))
     drawn = torch.stack(rows).double()
     return drawn.mean(0), drawn.std(0) / math.sqrt(draws), torch.cat([g.reshape(-1) for g in exact]).double()
 

@@ -21,7 +21,9 @@ class LocalReparametrization(SecondOrderGates):
 
     Gradients go through mean and variance of the sum, so the price of a code's variance is seen, with noise that is
     independent between examples. The sums of a layer are taken as normal and as independent of each other; the first
-    is the central limit's, and wrong where few weights enter a sum. Two passes of each such layer.
+    is the central limit's, and wrong where few weights enter a sum. Two passes of each such layer. Gates are treated
+    as in `SecondOrder`; on a rung that leaves nothing open (pruned) they are not told the variance of the other
+    rungs.
 
     The site of the code still holds a hard draw.
 
