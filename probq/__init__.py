@@ -7,7 +7,18 @@ from probq.versions import probq_version
 __version__ = probq_version()
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["calibration", "codebooks", "cost", "export", "likelihoods", "plot", "rules", "uncertainty"],
+    submodules=[
+        "calibration",
+        "codebooks",
+        "cost",
+        "estimators",
+        "export",
+        "likelihoods",
+        "plot",
+        "priors",
+        "rules",
+        "uncertainty",
+    ],
     submod_attrs={
         "assignment": ["Assignment"],
         "budget": ["Budget"],

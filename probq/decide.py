@@ -17,8 +17,9 @@ from probq.budget import Budgets, budgets
 from probq.errors import ProbqError
 from probq.limited import Limited, limited
 from probq.program import Program
-from probq.quantizer import Quantizer, WeightQuantizer
+from probq.quantizer import Quantizer
 from probq.rounding import code_indices
+from probq.weight_quantizer import WeightQuantizer
 
 
 def decide(

@@ -117,6 +117,7 @@ def _groups(q: Quantized, rates: Rates, searching: int | None) -> list[dict[str,
         rate = rates.weights
         if quantizing:
             rate = {"logits": gates, "log2_scale": rates.scales, "log_spread": rates.spread}.get(last, rates.weights)
+            rate = gates if ".code_logits." in name else rate
         chosen.setdefault(rate, []).append(parameter)
     return [{"params": parameters, "lr": rate} for rate, parameters in chosen.items()]
 

@@ -24,10 +24,11 @@ from probq.likelihoods import Likelihood
 from probq.norms import checked_norms
 from probq.plan import Plan, Planner, plan_for
 from probq.program import Program
-from probq.quantizer import InputQuantizer, WeightQuantizer
+from probq.quantizer import InputQuantizer
 from probq.rounding import code_levels
 from probq.stacked import like, stacked
 from probq.ties import tied_sites
+from probq.weight_quantizer import WeightQuantizer
 
 
 class Quantized(Program):
@@ -96,6 +97,9 @@ class Quantized(Program):
             differ = wanted != torch.as_tensor(current[name], device=self.device)
             if differ.any():
                 rung = self.rung(name, chosen[name])
+                if self.weights[name].free_codes:
+                    self.weights[name].place(int(chosen[name].argmax()), wanted)
+                    continue
                 value = (code_levels(rung.levels, wanted.long()) * rung.scale).expand_as(wanted)
                 folded = self.fold(name)
                 gain = per_channel(folded[0].gain, folded[1]).expand_as(wanted) if folded else torch.ones_like(value)
@@ -212,12 +216,14 @@ def quantize(
             layers[place] = replace(layer, norm=None)  # nothing is folded into what stays float
             notes.append(f"{layer.name} stays float, as planned; it counts as 32 x 32 bits")
             continue
+        own.check(layers[place], layers)
         if layer.weight not in weights:
             weights[layer.weight] = WeightQuantizer(_as_shipped(copied, layers[place]), own, layer.channel_axis)
             if own.tie_weight is not None:
                 ties.setdefault(own.tie_weight, []).append(layer.weight)
         if layer.input is not None:
-            inputs[layer.input] = InputQuantizer(own.input_ladder(layer), found.inputs[layer.name])
+            sample = found.inputs[layer.name]
+            inputs[layer.input] = InputQuantizer(own.input_ladder(layer), sample, own.input_prior, own.estimator)
             # a scale to train would ask for the gradient of the first layer's input, for a power of two that stays
             inputs[layer.input].log2_scale.requires_grad_(not layer.first or len(inputs[layer.input].ladder) > 1)
             if own.tie_input is not None and not layer.first:

@@ -17,7 +17,8 @@ from probq.errors import ProbqError
 from probq.expectation import of_layer
 from probq.layers import Layer
 from probq.program import Program
-from probq.quantizer import Quantizer, WeightQuantizer
+from probq.quantizer import Quantizer
+from probq.weight_quantizer import WeightQuantizer
 
 CONVENTION = "BOP = MACs * weight bits * input bits; percentages refer to 32-bit weights and inputs"
 DRAWS = 10_000

@@ -40,6 +40,9 @@ ORDER = (
         "stochastic_rounding",
         "gate_gradients",
         "distributions",
+        "free_codes",
+        "estimators",
+        "priors",
         "likelihoods",
         "watch",
         "layers",
@@ -53,6 +56,7 @@ ORDER = (
     {
         "plan",
         "quantizer",
+        "weight_quantizer",
         "activations",
         "budget",
         "assignment",
@@ -88,6 +92,7 @@ ORDER = (
     {
         "posterior",
         "posterior_format",
+        "posterior_laws",
         "pareto",
         "fit",
         "effective",

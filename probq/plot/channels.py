@@ -10,7 +10,7 @@ from probq import summary
 from probq.errors import ProbqError
 from probq.plot.style import height_of, name_rows, new_axes, shortened, title
 from probq.program import Program
-from probq.quantizer import WeightQuantizer
+from probq.weight_quantizer import WeightQuantizer
 
 
 def channels(q: Program, ax: Axes | None = None) -> Axes:
