@@ -163,12 +163,13 @@ def decided_widths(q: Program, budget: Budgets) -> dict[str, Any]:
     """Bits of every quantizer, an int or `[gates]`, as `q.mode(budget)` decides them; needs no codes.
 
     Raises:
-        ProbqError: if the budget is below the cheapest reachable cost.
+        ProbqError: if the budget is below the cheapest reachable cost, or gates hold NaN.
     """
     rungs = decided_rungs(q, budget)
     if rungs is not None:
         bits = {name: np.array(q.quantizer(name).ladder.bits)[r.reshape(-1)] for name, r in rungs.items()}
         return {name: int(b[0]) if len(b) == 1 else b for name, b in bits.items()}
+    _probs(q)  # raises where they are NaN
     discrete = under(q, budget)
     return dict(discrete.problem.widths(discrete.most_probable()[0]))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from probq.errors import ProbqError
 from probq.plot.style import DARK, LIMIT, LOSS, PALE, legend, new_axes, title, unit
@@ -36,8 +36,9 @@ def pareto(table: pandas.DataFrame, ax: Axes | None = None) -> Axes:
         others = table.index[table["dominated"]]
         ax.plot(table["cost"][others], y[others], "x", color=LIMIT, markersize=8, label="decided, dominated")
     ax.set_xscale("log")
-    for pick in (ax.xaxis.set_major_formatter, ax.xaxis.set_minor_formatter):
-        pick(FuncFormatter(lambda value, _: f"{value:.3g}"))
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set(xlabel=f"cost ({unit(table.attrs.get('cost', 'cost'))}) in % of the 32-bit network")
     ax.set_ylabel("accuracy in %" if classes else "loss in nats per example")
     legend(ax, *ax.get_legend_handles_labels())
