@@ -23,13 +23,13 @@ class Reliability(NamedTuple):
 
     Attributes:
         edges: of the bins, `[bins + 1]`.
-        count: examples in each bin.
+        counts: examples in each bin.
         confidence: mean probability of the predicted class.
         accuracy: share of right predictions.
     """
 
     edges: np.ndarray
-    count: np.ndarray
+    counts: np.ndarray
     confidence: np.ndarray
     accuracy: np.ndarray
 
@@ -125,8 +125,8 @@ def expected_calibration_error(probs: Any, labels: Any, bins: int = 15) -> float
         0.25
     """
     found = reliability(probs, labels, bins)
-    gaps = np.where(found.count > 0, np.abs(found.accuracy - found.confidence), 0.0)
-    return float((found.count * gaps).sum() / found.count.sum())
+    gaps = np.where(found.counts > 0, np.abs(found.accuracy - found.confidence), 0.0)
+    return float((found.counts * gaps).sum() / found.counts.sum())
 
 
 def accuracy_rejection(uncertainty: Any, right: Any) -> Rejection:

@@ -140,5 +140,5 @@ def _started(q: Quantized, spread: float, seed: int) -> Quantized:
     for _, quantizer in own.named_quantizers():
         if quantizer.free:
             noise = torch.randn(quantizer.logits.shape, generator=generator)
-            quantizer.logits += spread * noise.to(quantizer.logits)
+            quantizer.logits.add_(spread * noise.to(quantizer.logits))
     return own

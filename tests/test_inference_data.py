@@ -119,7 +119,7 @@ def test_log_likelihood_is_that_of_a_network_with_the_drawn_widths() -> None:
     found = data.log_likelihood["y"]
     assert found.dims == ("chain", "draw", "observation")
     for row in found.values[0]:
-        np.testing.assert_allclose(row, expected.numpy(), rtol=1e-5)
+        np.testing.assert_allclose(row, expected.detach().numpy(), rtol=1e-5)
     assert data.observed_data["y"].values.tolist() == Y.tolist()
 
 
@@ -185,6 +185,8 @@ def test_summary_and_extract() -> None:
     assert arviz.extract(data)["cost"].shape == (400,)
 
 
+# eight observations and sixty draws: ArviZ says that some of them weigh much
+@pytest.mark.filterwarnings("ignore:Estimated shape parameter of Pareto distribution")
 def test_loo_and_compare_tell_good_from_bad() -> None:
     """Importance-sampling leave-one-out, near the plain predictive log score where draws hardly vary."""
     good, bad = quantized(rungs=(8,)), quantized(rungs=(8,))
@@ -201,6 +203,8 @@ def test_loo_and_compare_tell_good_from_bad() -> None:
     assert arviz.compare(found).index.tolist() == order
 
 
+# ArviZ 0.23 calls matplotlib 3.11 in a way that the next one will not take
+@pytest.mark.filterwarnings("ignore:Passing a dict or None as alias_mapping")
 def test_pictures() -> None:
     data = probq.to_arviz(quantized(), draws=40)
     if ONE:
