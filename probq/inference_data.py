@@ -41,7 +41,9 @@ def to_arviz(
     * with `batches` also `observed_data`, `posterior_predictive` (targets drawn from the likelihood) and
       `log_likelihood`, each with the variable `y` and the dimension `observation`.
 
-    Attributes: temperature, convention, budget and versions.
+    Attributes: temperature, convention, budget and versions. `arviz.loo` supposes draws from the Bayesian posterior: at
+    a temperature below 1 read it as a score, not as an estimate. ArviZ 1.x refuses it where most draws of a sharp
+    posterior are equal.
 
     Args:
         q: a quantized network, or several restarts of one fit, which become chains (`probq.restarts`).

@@ -133,10 +133,7 @@ class WeightQuantizer(Quantizer):
     def _laws(self, location: Tensor, scales: Tensor, part: Any) -> list[Codes]:
         """Posterior of a part of the codes on every rung, given that part of the location and the scales."""
         if self.free_codes:
-            return [
-                FreeCodes(part(self.code_logits[str(k)]), s, self.levels(k))
-                for k, s in enumerate(scales)
-            ]
+            return [FreeCodes(part(self.code_logits[str(k)]), s, self.levels(k)) for k, s in enumerate(scales)]
         spread = self.log_spread.exp()
         return [Codes(location, s, self.levels(k), spread, self.nearest) for k, s in enumerate(scales)]
 

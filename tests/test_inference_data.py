@@ -119,7 +119,7 @@ def test_log_likelihood_is_that_of_a_network_with_the_drawn_widths() -> None:
     found = data.log_likelihood["y"]
     assert found.dims == ("chain", "draw", "observation")
     for row in found.values[0]:
-        np.testing.assert_allclose(row, expected.numpy(), rtol=1e-5)
+        np.testing.assert_allclose(row, expected.detach().numpy(), rtol=1e-5)
     assert data.observed_data["y"].values.tolist() == Y.tolist()
 
 
@@ -163,11 +163,9 @@ def test_restarts_become_chains() -> None:
     data = probq.to_arviz([a, b], draws=50, seed=3)
     assert data.posterior["0.weight"].shape == (2, 50)
     assert (data.posterior["0.weight"].sel(chain=1) == 8).all()
-    assert (
-        data.posterior.sel(chain=0)
-        .drop_vars("chain")
-        .equals(probq.to_arviz(a, 50, seed=3).posterior.sel(chain=0).drop_vars("chain"))
-    )
+    alone = probq.to_arviz(a, 50, seed=3).posterior
+    for name in alone.data_vars:
+        assert np.array_equal(data.posterior[name].values[:1], alone[name].values)
 
 
 def test_unfitted_posterior_warns() -> None:
@@ -185,12 +183,16 @@ def test_summary_and_extract() -> None:
     assert arviz.extract(data)["cost"].shape == (400,)
 
 
+# eight observations and sixty draws: ArviZ says that some of them weigh much
+@pytest.mark.filterwarnings("ignore:Estimated shape parameter of Pareto distribution")
+@pytest.mark.filterwarnings("ignore:The inplace keyword in DataFrame.sort_values")  # ArviZ 0.23 with pandas 3.1
 def test_loo_and_compare_tell_good_from_bad() -> None:
     """Importance-sampling leave-one-out, near the plain predictive log score where draws hardly vary."""
-    good, bad = quantized(rungs=(8,)), quantized(rungs=(8,))
+    plan = probq.Plan(weight=ladder(4), input=ladder(8), spread=1.0)  # draws that differ: ArviZ 1.x refuses ties
+    good, bad = (probq.quantize(network(), example(), plan) for _ in range(2))
+    good.calibrated = bad.calibrated = True
     with torch.no_grad():
-        bad.net[3].bias += torch.tensor([3.0, -3.0]) * (1 - 2 * Y.float().mean().round())
-        bad.net[3].bias *= -1
+        bad.net[3].bias += torch.tensor([3.0, -3.0])
     found = {name: probq.to_arviz(q, draws=60, batches=BATCHES) for name, q in (("good", good), ("bad", bad))}
     elpd = {name: arviz.loo(data) for name, data in found.items()}
     for name, data in found.items():
@@ -201,6 +203,8 @@ def test_loo_and_compare_tell_good_from_bad() -> None:
     assert arviz.compare(found).index.tolist() == order
 
 
+# ArviZ 0.23 calls matplotlib 3.11 in a way that the next one will not take
+@pytest.mark.filterwarnings("ignore:Passing a dict or None as alias_mapping")
 def test_pictures() -> None:
     data = probq.to_arviz(quantized(), draws=40)
     if ONE:
