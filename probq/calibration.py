@@ -23,21 +23,13 @@ class Reliability(NamedTuple):
 
     Attributes:
         edges: of the bins, `[bins + 1]`.
-<<<<<<< HEAD
-        examples: number in each bin.
-=======
         counts: examples in each bin.
->>>>>>> wip-trust
         confidence: mean probability of the predicted class.
         accuracy: share of right predictions.
     """
 
     edges: np.ndarray
-<<<<<<< HEAD
-    examples: np.ndarray
-=======
     counts: np.ndarray
->>>>>>> wip-trust
     confidence: np.ndarray
     accuracy: np.ndarray
 
@@ -133,13 +125,8 @@ def expected_calibration_error(probs: Any, labels: Any, bins: int = 15) -> float
         0.25
     """
     found = reliability(probs, labels, bins)
-<<<<<<< HEAD
-    gaps = np.where(found.examples > 0, np.abs(found.accuracy - found.confidence), 0.0)
-    return float((found.examples * gaps).sum() / found.examples.sum())
-=======
     gaps = np.where(found.counts > 0, np.abs(found.accuracy - found.confidence), 0.0)
     return float((found.counts * gaps).sum() / found.counts.sum())
->>>>>>> wip-trust
 
 
 def accuracy_rejection(uncertainty: Any, right: Any) -> Rejection:

@@ -31,21 +31,13 @@ def test_reliability_by_loop() -> None:
     found = calibration.reliability(PROBS, LABELS, bins=5)
     for b in range(5):
         inside = [i for i, p in enumerate(PROBS) if b / 5 < max(p) <= (b + 1) / 5]
-<<<<<<< HEAD
-        assert found.examples[b] == len(inside)
-=======
         assert found.counts[b] == len(inside)
->>>>>>> wip-trust
         if inside:
             assert found.confidence[b] == pytest.approx(sum(max(PROBS[i]) for i in inside) / len(inside))
             assert found.accuracy[b] == sum(PROBS[i].argmax() == LABELS[i] for i in inside) / len(inside)
         else:
             assert math.isnan(found.confidence[b])
-<<<<<<< HEAD
-    assert found.examples[0] == 0  # four classes: the largest probability is above 1 / 4
-=======
     assert found.counts[0] == 0  # four classes: the largest probability is above 1 / 4
->>>>>>> wip-trust
 
 
 def test_bins_are_those_of_scikit_learn_for_two_classes() -> None:
@@ -55,13 +47,8 @@ def test_bins_are_those_of_scikit_learn_for_two_classes() -> None:
     right = RANDOM.random(300) < p
     found = calibration.reliability(np.stack([1 - p, p], 1), right.astype(int), bins=10)
     accuracy, confidence = calibration_curve(right, p, n_bins=10)
-<<<<<<< HEAD
-    np.testing.assert_allclose(found.accuracy[found.examples > 0], accuracy)
-    np.testing.assert_allclose(found.confidence[found.examples > 0], confidence)
-=======
     np.testing.assert_allclose(found.accuracy[found.counts > 0], accuracy)
     np.testing.assert_allclose(found.confidence[found.counts > 0], confidence)
->>>>>>> wip-trust
 
 
 def test_expected_calibration_error_by_hand() -> None:
