@@ -63,7 +63,7 @@ def test_joint_draws_have_the_enumerated_law_given_their_total() -> None:
     found: dict[tuple[float, ...], int] = {}
     for choice in conditional_draws(together(one, 2), limit, n, np.random.default_rng(0)):
         half = len(one.groups)
-        key = (one.value(choice[:half])[1], one.value(choice[half:])[1])
+        key = (float(one.value(choice[:half])[1][0]), float(one.value(choice[half:])[1][0]))
         found[key] = found.get(key, 0) + 1
     assert set(found) <= set(pairs)
     assert 0.02 < total < 0.9  # the limit cuts off a good part

@@ -61,23 +61,6 @@ def test_random_models_hold_everything():
     assert found >= EVERYTHING | {f"op {op}" for op in OPERATIONS}
 
 
-def test_a_model_that_differs_is_shrunk_to_its_cause(tmp_path, monkeypatch):
-    """A writer that knows no clip to a greatest integer: nothing but the input and the clip is left."""
-    write = c.write
-
-    def forgetful(model, path):
-        nodes = [
-            Node(node.name, "clip", node.inputs, {**node.attributes, "hi": None}) if node.op == "clip" else node
-            for node in model.nodes
-        ]
-        write(IntegerModel(nodes, model.output, model.output_scale), path)
-
-    monkeypatch.setattr(c, "write", forgetful)
-    wrong = smallest_differing(random_models(), 30, tmp_path, ("-O0",))
-    assert [node.op for node in wrong.nodes] == ["input", "clip"]
-    assert wrong.nodes[0].attributes["shape"] == [1]
-
-
 def chain(*nodes: Node, shape=(4,), lo=0, hi=255, scale=1.0, **attributes) -> IntegerModel:
     spec = {"shape": list(shape), "scale": scale, "lo": lo, "hi": hi, **attributes}
     return IntegerModel([Node("x", "input", attributes=spec), *nodes], nodes[-1].name, 0.125)
