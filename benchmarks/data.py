@@ -52,16 +52,17 @@ def mnist(folder: Path, train: bool) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(images[:, None].astype(np.float32) / 255), torch.from_numpy(labels.astype(np.int64))
 
 
-def cifar10(folder: Path, train: bool) -> tuple[Tensor, Tensor]:
-    """Images `[examples, 3, 32, 32]` in [0, 1] and labels of the JPEG-coded CIFAR-10 (needs Pillow)."""
+def cifar10(folder: Path, train: bool, count: int | None = None) -> tuple[Tensor, Tensor]:
+    """The first images `[count, 3, 32, 32]`, uint8, and labels of the JPEG-coded CIFAR-10 (needs Pillow)."""
     from PIL import Image
 
     file = np.load(_find(folder, [f"cifar10_jpeg_{'train' if train else 'test'}.npz"]))
-    raw, offset = file["jpeg"].tobytes(), file["offset"]
+    raw, offset = file["jpeg"].tobytes(), file["offset"][: None if count is None else count + 1]
     files = (io.BytesIO(raw[a:b]) for a, b in itertools.pairwise(offset))
-    images = np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files])
-    scaled = images.transpose(0, 3, 1, 2).astype(np.float32) / 255
-    return torch.from_numpy(scaled), torch.from_numpy(file["label"].astype(np.int64))
+    images = np.stack([np.asarray(Image.open(file, formats=("JPEG",)).convert("RGB")) for file in files])
+    return torch.from_numpy(images.transpose(0, 3, 1, 2).copy()), torch.from_numpy(
+        file["label"][:count].astype(np.int64)
+    )
 
 
 def split(x: Tensor, y: Tensor, held_out: int, seed: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
@@ -86,3 +87,27 @@ class Shuffled:
         order = torch.randperm(len(x)) if self.shuffle else torch.arange(len(x))
         for part in order.split(self.batch):
             yield x[part], y[part]
+
+
+class Cropped:
+    """Batches of uint8 images, augmented as is usual for CIFAR-10 and scaled to [0, 1].
+
+    Each image gets a black border of 4 pixels, is cropped to its size at a random place, and is flipped left to right
+    with probability 1/2.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, batch: int) -> None:
+        self.dataset, self.batch, self.side = torch.utils.data.TensorDataset(x, y), batch, x.shape[-1]
+        self.bordered = torch.nn.functional.pad(x, (4, 4, 4, 4))
+
+    def __len__(self) -> int:
+        return -(-len(self.dataset) // self.batch)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        crops = self.bordered.unfold(2, self.side, 1).unfold(3, self.side, 1)
+        for part in torch.randperm(len(self.dataset)).split(self.batch):
+            down, right = torch.randint(9, (2, len(part)))
+            x = crops[part, :, down, right]
+            flipped = torch.rand(len(part)) < 0.5
+            x[flipped] = x[flipped].flip(-1)
+            yield x.float() / 255, self.dataset.tensors[1][part]

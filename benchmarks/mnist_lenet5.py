@@ -14,17 +14,28 @@ a run that is already there is skipped.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import data
-import pyro
 import safetensors.torch
 import torch
+from protocol import (
+    BATCH,
+    CACHE,
+    HELD_OUT,
+    accuracy,
+    append,
+    autocast,
+    exported,
+    found,
+    in_parts,
+    integer_outputs,
+    machine,
+    train,
+    versions,
+)
 from torch import Tensor, nn
 
 import probq
@@ -32,7 +43,6 @@ from probq import rules
 from probq.decide import probability_within
 from probq.testing import lenet5
 
-BATCH, HELD_OUT = 128, 5000
 RULES = {
     "DualAscent": rules.DualAscent(),
     "AugmentedLagrangian": rules.AugmentedLagrangian(),
@@ -41,7 +51,6 @@ RULES = {
     "dir2": rules.ConstraintGuided(rules.gradient_plus_magnitude),
     "dir3": rules.ConstraintGuided(rules.gradient_times_magnitude),
 }
-CACHE = Path(__file__).parent / "cache"
 
 
 def arguments() -> argparse.Namespace:
@@ -66,17 +75,6 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def accuracy(outputs: Tensor, targets: Tensor) -> float:
-    """Share of right classes in percent."""
-    return 100 * float((outputs.argmax(1) == targets).float().mean())
-
-
-@torch.no_grad()
-def in_parts(function: Any, x: Tensor) -> Tensor:
-    """Outputs of a function of images, a few at a time."""
-    return torch.cat([torch.as_tensor(function(part)) for part in x.split(1000)])
-
-
 def with_dropout() -> nn.Sequential:
     """LeNet-5 as `probq.testing.lenet5`, its images held channels last, with dropout before its linear layers."""
     layers = list(lenet5())
@@ -84,12 +82,7 @@ def with_dropout() -> nn.Sequential:
     return nn.Sequential(*layers).to(memory_format=torch.channels_last)
 
 
-def autocast() -> torch.autocast:
-    """Half the memory traffic in training."""
-    return torch.autocast("cpu", torch.bfloat16)
-
-
-def float_network(train: tuple[Tensor, Tensor], epochs: int, seed: int) -> nn.Sequential:
+def float_network(images: tuple[Tensor, Tensor], epochs: int, seed: int) -> nn.Sequential:
     """The float network of a seed, from the cache or trained now."""
     path = CACHE / f"lenet5-dropout-seed{seed}-epochs{epochs}.safetensors"
     torch.manual_seed(seed)
@@ -97,57 +90,33 @@ def float_network(train: tuple[Tensor, Tensor], epochs: int, seed: int) -> nn.Se
     if path.exists():
         net.load_state_dict(safetensors.torch.load_file(path))
         return net.eval()
-    batches = data.Shuffled(*train, BATCH)
-    optimizer = torch.optim.Adam(net.parameters(), 1e-3, fused=True)
-    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(batches))
-    for _ in range(epochs):
-        for x, y in batches:
-            optimizer.zero_grad()
-            with autocast():
-                output = net(x)
-            nn.functional.cross_entropy(output.float(), y).backward()
-            optimizer.step()
-            cosine.step()
+    train(net, data.Shuffled(*images, BATCH), epochs)
     path.parent.mkdir(exist_ok=True)
     safetensors.torch.save_file(net.state_dict(), path)
     return net.eval()
 
 
-def integer_outputs(q: probq.Quantized, model: probq.IntegerModel, x: Tensor) -> tuple[Tensor, int]:
-    """Outputs of the integer model, and how many of its output numbers differ from the mode of `q`."""
-    integers = in_parts(lambda part: model(part.numpy()), x)
-    outputs = integers.double() * model.output_scale
-    return outputs, int((outputs.float() != in_parts(q, x).float()).sum())
-
-
-def exported(model: probq.IntegerModel, targets: list[str], x: Tensor) -> dict[str, int]:
-    """For each export target, how many images give an artefact's integers other than the model's."""
-    endings = {"c": ".h", "onnx": ".onnx"}
-    with tempfile.TemporaryDirectory() as folder:
-        differing = {}
-        for target in targets:
-            path = Path(folder, f"lenet5{endings[target]}")
-            getattr(probq.export, target).write(model, path)
-            differing[target] = probq.export.verify(model, path, x.numpy()).differing
-    return differing
+def prepared(args: argparse.Namespace) -> tuple[nn.Sequential, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """The float network, the training images with their labels, and the held-out ones."""
+    (images, labels), held = data.split(*data.mnist(args.data, train=True), HELD_OUT, args.seed)
+    kept = images.contiguous(memory_format=torch.channels_last), labels
+    return float_network(kept, args.float_epochs, args.seed), kept, held
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """One run, from the float network to the integer model's accuracy."""
-    (images, labels), held = data.split(*data.mnist(args.data, train=True), HELD_OUT, args.seed)
-    train = images.contiguous(memory_format=torch.channels_last), labels
-    net = float_network(train, args.float_epochs, args.seed)
+    net, images, held = prepared(args)
     start = time.perf_counter()
     profile = {"profile": args.profile}
     plan = probq.uniform(*args.uniform, **profile) if args.uniform else probq.Plan(**profile)
-    q = probq.quantize(net, train[0][:512], plan)
+    q = probq.quantize(net, images[0][:512], plan)
     budget = None if args.uniform else probq.Budget(percent=args.budget)
     options = {} if args.temperature is None else {"temperature": args.temperature}
     options |= {"search": args.search, "evaluations": args.evaluations, "rule": RULES[args.rule]}
     with autocast():
         held_out = data.Shuffled(*held, 1000, shuffle=False)
         fitting = probq.steps(
-            q, data.Shuffled(*train, BATCH), budget, args.epochs, seed=args.seed, validation=held_out, **options
+            q, data.Shuffled(*images, BATCH), budget, args.epochs, seed=args.seed, validation=held_out, **options
         )
         history = list(fitting)
     seconds = time.perf_counter() - start
@@ -167,7 +136,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     }
     if not args.no_test:
         row |= tested(q, assignment, net, args)
-    return row | {"versions": versions()}
+    return row | {"machine": machine(), "versions": versions()}
 
 
 def tested(q: probq.Quantized, assignment: Any, net: nn.Module, args: argparse.Namespace) -> dict[str, Any]:
@@ -198,19 +167,6 @@ def key(args: argparse.Namespace) -> dict[str, Any]:
     return {"method": args.name, **{name: getattr(args, name) for name in names}, **({"own": own} if own else {})}
 
 
-def versions() -> dict[str, str]:
-    """Versions of what a figure depends on."""
-    return {"python": platform.python_version(), "torch": torch.__version__, "pyro": pyro.__version__}
-
-
-def done(args: argparse.Namespace) -> dict[str, Any] | None:
-    """The record of this run, if the results already hold it."""
-    if args.out is None or not args.out.exists():
-        return None
-    records = [json.loads(line) for line in args.out.read_text().splitlines() if line.strip()]
-    return next((r for r in records if all(r.get(k) == v for k, v in key(args).items())), None)
-
-
 def show(row: dict[str, Any]) -> None:
     """Print one row."""
     widths = row["widths"]
@@ -231,13 +187,10 @@ def main() -> None:
     """Run once, or show the record of the same run."""
     args = arguments()
     torch.set_num_threads(args.threads)
-    row = done(args)
+    row = found(args.out, key(args))
     if row is None:
         row = run(args)
-        if args.out is not None:
-            args.out.parent.mkdir(parents=True, exist_ok=True)
-            with args.out.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+        append(args.out, row)
     show(row)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -186,10 +186,10 @@ def problem(
     return Problem(tuple(groups), np.array(constant), ladders, full, sites, tuple(map(costs.name, several)))
 
 
-def _components(ends: Sequence[tuple[str | None, ...]] | object) -> list[list[str]]:
+def _components(ends: Iterable[tuple[str | None, ...]]) -> list[list[str]]:
     """Names that meet in a layer, directly or by way of others; in the order of the layers."""
     found: list[list[str]] = []
-    for pair in ends:  # type: ignore[attr-defined]
+    for pair in ends:
         names = list(dict.fromkeys(n for n in pair if n is not None))
         met = [group for group in found if set(group) & set(names)]
         found = [group for group in found if group not in met]
@@ -262,7 +262,7 @@ def _add(
     bits = [ladders[n].bits if n is not None else (costs.FLOAT_BITS,) for n in pair]
     leaf = next((n for n in pair if n in leaves), None)
     for k, c in enumerate(several):
-        table = costs.pairs(layer, *bits, c)
+        table = costs.pairs(layer, bits[0], bits[1], c)
         if leaf is None:
             own[k] += table[tuple(combinations[:, shared.index(n)] if n is not None else 0 for n in pair)]
         elif pair == (leaf, leaf):

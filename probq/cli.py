@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from safetensors import SafetensorError, safe_open
-
-from probq import cli_export
+from probq import cli_export, cli_report
 from probq.cli_arguments import seed
 from probq.errors import ProbqError
-from probq.integer import LAYERS, IntegerModel, Node
-from probq.packing import bits_of
+from probq.file_kind import kind
+from probq.integer import IntegerModel
+from probq.model_table import LayerNumbers, layers_of, number
 
 FAILED, WRONG_USE = 1, 2
 HEADINGS = ("layer", "op", "weight shape", "bits", "input bits", "accumulator bits", "MACs", "BOPs %")
@@ -61,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     show = commands.add_parser("show", help="describe an integer model or a posterior")
     show.add_argument("file", type=Path, metavar="FILE", help="what model.save or q.save wrote")
     show.set_defaults(command=_show)
+    cli_report.add_command(commands)
     cli_export.add_commands(commands)
     return parser
 
@@ -78,18 +76,6 @@ def _show(options: argparse.Namespace) -> int:
     path: Path = options.file
     print(posterior_text(path) if kind(path) == "probq.posterior" else integer_text(path))
     return 0
-
-
-def kind(path: Path) -> str | None:
-    """Format that a file's metadata names, or None."""
-    try:
-        with safe_open(path, framework="numpy") as file:
-            manifest = json.loads((file.metadata() or {}).get("probq", "null"))
-    except FileNotFoundError as error:
-        raise ProbqError(f"there is no file {path}") from error
-    except (OSError, SafetensorError, ValueError, RecursionError) as error:
-        raise ProbqError(f"{path} is not a safetensors file, or is damaged ({error!s:.80})") from error
-    return manifest.get("format") if isinstance(manifest, dict) else None
 
 
 def posterior_text(path: Path) -> str:
@@ -122,10 +108,9 @@ def integer_text(path: Path) -> str:
         ProbqError: as `IntegerModel.load`.
     """
     model = IntegerModel.load(path)
-    layers = [node for node in model.nodes if node.op in LAYERS]
-    known = {name: entry for entry in _entries(model.metadata) if isinstance(name := entry.get("name"), str)}
-    total = sum(_number(known.get(node.name, {}), "bops") or 0 for node in layers)
-    rows = [_layer_texts(node, known.get(node.name, {}), total) for node in layers]
+    layers = layers_of(model)
+    total = sum(layer.bops or 0 for layer in layers)
+    rows = [_layer_texts(layer, total) for layer in layers]
     lines = [
         f"integer model of {len(model.nodes)} operations, {len(layers)} of them layers; {_size(path)}",
         f"versions: {_versions(model.metadata.get('versions'))}",
@@ -137,34 +122,21 @@ def integer_text(path: Path) -> str:
     return "\n".join([*lines, *_aligned([HEADINGS, *rows])])
 
 
-def _entries(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What lowering noted on each layer; metadata is free, so nothing in it is sure."""
-    found = metadata.get("layers")
-    return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
-
-
-def _number(entry: Mapping[str, Any], name: str) -> float | None:
-    value = entry.get(name)
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def _layer_texts(node: Node, known: Mapping[str, Any], total: float) -> tuple[str, ...]:
-    packing = node.packing_of("weight")
-    bits = float(np.mean(np.array([bits_of(levels) for levels in packing.codebooks])[packing.rung]))
-    share = _number(known, "bops")
+def _layer_texts(layer: LayerNumbers, total: float) -> tuple[str, ...]:
+    share = layer.bops
     numbers = (
-        (bits, "{:.4g}"),
-        (_number(known, "input_bits"), "{:.4g}"),
-        (node.bound.bit_length() + 1 if node.bound else None, "{}"),
-        (_number(known, "macs"), "{:,}"),
+        (layer.weight_bits, "{:.4g}"),
+        (layer.input_bits, "{:.4g}"),
+        (layer.accumulator_bits, "{}"),
+        (layer.macs, "{:,}"),
         (100 * share / total if share is not None and total else share, "{:.1f}"),
     )
-    shape = "x".join(map(str, node.tensors["weight"].shape))
-    return (node.name, node.op, shape, *("-" if value is None else form.format(value) for value, form in numbers))
+    shape = "x".join(map(str, layer.shape))
+    return (layer.name, layer.op, shape, *("-" if value is None else form.format(value) for value, form in numbers))
 
 
 def _cost_text(metadata: Mapping[str, Any]) -> str:
-    bops, percent, limit = (_number(metadata, name) for name in ("bops", "percent", "limit"))
+    bops, percent, limit = (number(metadata, name) for name in ("bops", "percent", "limit"))
     if bops is None or percent is None:
         return "BOPs: not recorded"
     under = "" if limit is None else f", limit {limit:,.0f}"

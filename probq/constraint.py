@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -54,18 +54,15 @@ class Constraint:
         """Where the ramp of the limit begins: `E[cost]`, or what the chance is about kept at."""
         return float(self.expected() if self.chance is None else self.chance.level(self._probs()))
 
-    def gap(self, expected: Tensor, limit: float, temperature: float = 1.0) -> Tensor:
+    def gap(self, expected: Tensor, limit: float) -> Tensor:
         """How far a limit is exceeded: `log(E[cost] / limit)`, or the gap of the chance.
 
         Args:
             expected: `E[cost]` under the posterior.
             limit: in force.
-            temperature: below 1, the expectation is that under the law of the widths raised to `1 / temperature`.
         """
         if self.chance is not None:
             return self.chance.gap(self._probs(), limit)
-        if temperature < 1:
-            expected = self.q.expected_cost(self.tables, sharpened(self.q, temperature))
         return torch.log(expected / limit)
 
     @torch.no_grad()
@@ -76,14 +73,6 @@ class Constraint:
 
     def _probs(self) -> dict[str, Tensor]:
         return {name: quantizer.probs() for name, quantizer in self.q.named_quantizers()}
-
-
-def sharpened(q: Program, temperature: float) -> Mapping[str, Tensor]:
-    """Probability of each rung raised to `1 / temperature` and normalised, for every quantizer."""
-    return {
-        name: torch.softmax(quantizer.widths().log_probs / temperature, -1) if quantizer.free else quantizer.probs()
-        for name, quantizer in q.named_quantizers()
-    }
 
 
 def hold(q: Program, constraints: Sequence[Constraint]) -> None:

@@ -17,8 +17,9 @@ from probq.budget import Budgets, budgets
 from probq.errors import ProbqError
 from probq.limited import Limited, limited
 from probq.program import Program
-from probq.quantizer import Quantizer, WeightQuantizer
+from probq.quantizer import Quantizer
 from probq.rounding import code_indices
+from probq.weight_quantizer import WeightQuantizer
 
 
 def decide(
@@ -130,7 +131,7 @@ def mode(q: Program, budget: Budgets) -> Assignment:
 
 def reach(q: Program, budget: Budgets) -> None:
     """Raise unless some widths keep the budget, or all of several."""
-    if decided(q):
+    if settled(q):
         _fixed(q, budget)
     else:
         under(q, budget).check()

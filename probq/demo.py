@@ -93,7 +93,8 @@ def run(out: Path, percent: float, seed: int, say: Callable[[str], None] = print
     example = data.train.tensors[0][:BATCH]
     q = probq.quantize(net, example, plan)
     generator = torch.Generator().manual_seed(seed)
-    history = probq.fit(q, _batches(data.train, generator), budget, EPOCHS, seed=seed)
+    held = DataLoader(data.validation, batch_size=len(data.validation))
+    history = probq.fit(q, _batches(data.train, generator), budget, EPOCHS, validation=held, seed=seed)
     assignment = q.mode(budget)
     model = probq.lower(q, assignment)
     result = _compared(q, net, assignment, model, data)

@@ -7,6 +7,7 @@ value whose gradient is a straight-through one.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -17,7 +18,7 @@ from torch.distributions import constraints, register_kl
 
 from probq.errors import ProbqError
 from probq.rounding import Grids, Levels, decode, first_code, largest_count, nearest_level
-from probq.stochastic_rounding import two_nearest
+from probq.stochastic_rounding import log_difference, two_nearest
 
 
 class Widths(TorchDistribution):
@@ -109,7 +110,21 @@ def _kl_widths(p: Widths, q: Widths) -> Tensor:
     return (log_p.exp() * (log_p - q.log_probs)).sum(-1)
 
 
-class Codes(TorchDistribution):
+class _Whole(TorchDistribution):
+    """A law over a whole tensor, without a batch."""
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+    support = constraints.independent(constraints.real, 0)
+    has_rsample = True
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> _Whole:
+        """The law itself: it has no batch."""
+        if tuple(batch_shape):
+            raise NotImplementedError("a code law has no batch dimensions; draw it several times instead")
+        return self
+
+
+class Codes(_Whole):
     """Law of the levels that weights take: a discretised logistic law over the `nearest` levels around a location.
 
     With `u = location / scale` and the `m` neighbouring levels `l_1 < ... < l_m` around `u`, whose midpoints are
@@ -137,10 +152,6 @@ class Codes(TorchDistribution):
         tensor([1., 1.])
     """
 
-    arg_constraints: ClassVar[dict[str, Any]] = {}
-    support = constraints.independent(constraints.real, 0)
-    has_rsample = True
-
     def __init__(
         self,
         location: Tensor,
@@ -154,15 +165,10 @@ class Codes(TorchDistribution):
             raise ProbqError(f"a code law needs at least 1 nearest level, not {nearest}")
         self.location, self.scale, self.levels, self.spread = location, scale, levels, spread
         self.nearest = min(nearest, largest_count(levels))
+        self.estimate: Callable[[Codes], Tensor] | None = None  # draws whose gradient is another estimator's
         self._drawn: tuple[Tensor, Tensor] | None = None
         self._entropy: Tensor | None = None
         super().__init__(torch.Size(), location.shape, validate_args=False)
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Codes:
-        """The law itself: it has no batch."""
-        if tuple(batch_shape):
-            raise NotImplementedError("a code law has no batch dimensions; draw it several times instead")
-        return self
 
     @property
     def mode(self) -> Tensor:
@@ -177,6 +183,12 @@ class Codes(TorchDistribution):
         levels, log_probs = self.window()
         return (levels * log_probs.exp()).sum(-1)
 
+    @property
+    def variance(self) -> Tensor:
+        """Exact variance of the levels, shape of the location."""
+        levels, log_probs = self.window()
+        return ((levels - self.mean.detach().unsqueeze(-1)).square() * log_probs.exp()).sum(-1)
+
     def window(self) -> tuple[Tensor, Tensor]:
         """The `m` levels around each location and their log-probabilities, both `[*location, m]`."""
         u = self.location / self.scale
@@ -189,7 +201,7 @@ class Codes(TorchDistribution):
         bounds = ((levels[..., 1:] + levels[..., :-1]) / 2 - u.unsqueeze(-1)) / width
         bounds = torch.where(codes[..., 1:] > last, torch.full_like(bounds, math.inf), bounds)
         upper, lower = F.pad(bounds, (0, 1), value=math.inf), F.pad(bounds, (1, 0), value=-math.inf)
-        return levels, _log_difference(upper, lower)
+        return levels, log_difference(upper, lower)
 
     def entropy(self) -> Tensor:
         """Entropy of all codes together in nats, a scalar."""
@@ -214,16 +226,24 @@ class Codes(TorchDistribution):
         return chosen.sum()
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        """Levels `[*sample_shape, *location]`, hard forward, gradient of the exact mean."""
+        """Levels `[*sample_shape, *location]`, hard forward, by default with the gradient of the exact mean."""
         if tuple(sample_shape):
             draws = [self.rsample() for _ in range(torch.Size(sample_shape).numel())]
             return torch.stack(draws).reshape(*sample_shape, *self.event_shape)
+        return self.draw() if self.estimate is None else self.estimate(self)
+
+    def draw(self) -> Tensor:
+        """One level for each weight, hard forward, gradient of the exact mean."""
         if not isinstance(self.levels, Tensor) and self.nearest == 2:
             value, self._entropy, log_prob = two_nearest(self.location, self.scale, self.spread, self.levels)
             self._drawn = (value, log_prob)
             return value
         if self.nearest == 1:
             return nearest_level(self.location / self.scale, self.levels, straight_through=True)
+        return self.draw_window()
+
+    def draw_window(self) -> Tensor:
+        """`draw` for any levels and probabilities that `window` gives."""
         levels, log_probs = self.window()
         probs = log_probs.exp()
         draw = torch.rand_like(probs[..., :1])
@@ -232,7 +252,7 @@ class Codes(TorchDistribution):
         return hard.detach() + (mean - mean.detach())
 
 
-class UniformCodes(TorchDistribution):
+class UniformCodes(_Whole):
     """Every level of a codebook is equally probable for every weight: the default prior over codes.
 
     Args:
@@ -242,10 +262,6 @@ class UniformCodes(TorchDistribution):
 
     `gate_term`, zero in value, carries the gradient of the divergence to the gates that drew the codebook.
     """
-
-    arg_constraints: ClassVar[dict[str, Any]] = {}
-    support = constraints.independent(constraints.real, 0)
-    has_rsample = True
 
     def __init__(
         self,
@@ -257,12 +273,6 @@ class UniformCodes(TorchDistribution):
         self.levels, self.device = levels, device
         self.gate_term: Tensor | float = 0.0
         super().__init__(torch.Size(), shape, validate_args=False)
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> UniformCodes:
-        """The law itself: it has no batch."""
-        if tuple(batch_shape):
-            raise NotImplementedError("a code law has no batch dimensions; draw it several times instead")
-        return self
 
     def log_prob(self, value: Tensor) -> Tensor:
         """`- sum over weights of log K`, a scalar; the support is not checked."""
@@ -287,13 +297,3 @@ class UniformCodes(TorchDistribution):
 def _kl_codes(p: Codes, q: UniformCodes) -> Tensor:
     """`sum over weights of log K - H(code)`."""
     return q.log_count() - p.entropy() + q.gate_term
-
-
-def _log_difference(upper: Tensor, lower: Tensor) -> Tensor:
-    """`log(F(upper) - F(lower))` of the logistic `F`, for `lower <= upper`, exact in both tails; `-inf` where equal."""
-    flip = (upper + lower) > 0
-    high, low = torch.where(flip, -lower, upper), torch.where(flip, -upper, lower)
-    log_high, log_low = F.logsigmoid(high), F.logsigmoid(low)
-    gap = (log_low - log_high).clamp_max(-1e-12)
-    log_difference = log_high + torch.log(-torch.expm1(gap))
-    return torch.where(high > low, log_difference, torch.full_like(log_difference, -math.inf))

@@ -82,7 +82,8 @@ def expectation(tables: Tables, laws: Mapping[str, Tensor]) -> Tensor:
 
 def _largest(tables: Tables, laws: Mapping[str, Tensor]) -> Tensor:
     """`E[max] = sum over values v of v (P(max <= v) - P(max < v))`, with `P(max <= v)` a product over widths."""
-    fixed, values = 0.0, {}
+    fixed = 0.0
+    values: dict[str, Tensor] = {}
     for layer, table in tables:
         if (table != table[:1]).any():
             raise ProbqError(

@@ -22,6 +22,7 @@ from probq.loop import Rates, run
 from probq.quantized import Quantized
 from probq.refine import check_number, measured_widths
 from probq.rules import DualAscent, Rule
+from probq.settling import warn_unsettled
 from probq.validate import validate
 
 ADAM = partial(torch.optim.Adam, fused=True)
@@ -59,6 +60,11 @@ def fit(
     Returns:
         The history of the fit.
 
+    Warns:
+        UserWarning: if the bound had not settled when the search ended: over its last third it changed by more than a
+            fifth of the range it passed through, and surely so (`probq.settling`); searches below 300 steps are too
+            short to tell.
+
     Raises:
         ProbqError: if the data is empty or not finite, the budget cannot be reached, an option is unknown, or the
             loss is not finite (the network then keeps the last good state).
@@ -76,6 +82,7 @@ def fit(
                 bar.set_postfix_str(_describe(step))
             if (step.step + 1) % len(data) == 0:
                 _end_epoch(q, history, held, checkpoint)
+    warn_unsettled(history)
     return history
 
 
@@ -103,7 +110,6 @@ def steps(
     rates: Rates | None = None,
     optimizer: Callable[..., torch.optim.Optimizer] = ADAM,
     rule: Rule = DUAL_ASCENT,
-    sharpen: float = 1.0,
     validation: Iterable[Any] | None = None,
     evaluations: int = 100,
     seed: int | None = None,
@@ -129,11 +135,6 @@ def steps(
         rates: learning rates.
         optimizer: makes an optimizer of parameter groups; by default Adam, one fused pass over the parameters.
         rule: enforces the budget while widths are learned, one of `probq.rules`.
-        sharpen: temperature of the widths whose `E[cost]` the rule sees: 1 until two thirds of the search, then down
-            to this by its end. With `P_t ~ q^(1 / t)` for each width, a low one holds the cost of the most probable
-            widths to the limit, where `E_q[cost]` would also pay for widths that are not taken. What is fitted and
-            reported stays `q`; its own `E[cost]` may then end above or below the limit. Budgets with a probability
-            are held under `q` itself.
         validation: held-out batches; if given, `probq.decide` measures on them which widths to tune for.
         evaluations: greatest number of networks it measures; 0 takes the most probable widths.
         seed: sets torch's global random state.
@@ -147,7 +148,7 @@ def steps(
     """
     _check(epochs, search, temperature)
     check_number("evaluations", evaluations, 0)
-    _check_rule(rule, sharpen)
+    _check_rule(rule)
     data = batches if isinstance(batches, Batches) else Batches(batches, q.device)
     reach(q, budget)
     if seed is not None:
@@ -163,7 +164,7 @@ def steps(
     if validation is not None and evaluations:
         held = validation if isinstance(validation, Batches) else Batches(validation, q.device)
         measured = partial(measured_widths, q, budget or q.budget, held, data, evaluations, progress)
-    return run(q, data, several, rule, optimizer, rates, searching, total, sharpen, measured)
+    return run(q, data, several, rule, optimizer, rates, searching, total, measured)
 
 
 def _check_options(options: Mapping[str, Any]) -> None:
@@ -184,11 +185,9 @@ def _check(epochs: int, search: float, temperature: float) -> None:
         raise ProbqError(f"temperature must be a positive number, not {temperature!r}")
 
 
-def _check_rule(rule: Any, sharpen: Any) -> None:
+def _check_rule(rule: Any) -> None:
     if not isinstance(rule, Rule):
         raise ProbqError(f"rule is one of probq.rules, such as probq.rules.DualAscent(), not {rule!r}")
-    if not isinstance(sharpen, int | float) or not 0 < sharpen <= 1:
-        raise ProbqError(f"sharpen is a temperature above 0 and at most 1, not {sharpen!r}")
 
 
 def _prepare(q: Quantized, data: Batches, likelihood: Likelihood | None) -> None:

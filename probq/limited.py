@@ -18,6 +18,7 @@ from probq import cost as costs
 from probq import solve
 from probq.budget import Budget
 from probq.choices import Choice, Problem, problem
+from probq.draws import conditional_draws, probability_within
 from probq.errors import ProbqError
 from probq.layers import Layer
 from probq.program import Program
@@ -127,10 +128,10 @@ class Limited:
             ProbqError: if no choice keeps the limits, or too few draws did.
         """
         if not self.coupled:
-            return solve.conditional_draws(self.problem, self.limits, n, generator)
+            return conditional_draws(self.problem, self.limits, n, generator)
         kept: list[Choice] = []
         for _ in range(PROPOSALS):
-            kept += [c for c in solve.conditional_draws(self.problem, self.limits, n, generator) if self.keeps(c)]
+            kept += [c for c in conditional_draws(self.problem, self.limits, n, generator) if self.keeps(c)]
             if len(kept) >= n:
                 return kept[:n]
         self.check()
@@ -140,11 +141,11 @@ class Limited:
 
     def probability(self, draws: int, seed: int) -> float:
         """`P(all limits are kept)` of a draw; from `draws` draws where it cannot be summed exactly."""
-        inside = solve.probability_within(self.problem, self.limits, draws, seed)
+        inside = probability_within(self.problem, self.limits, draws, seed)
         if not self.coupled or not inside:
             return inside
         number = max(100, min(draws, 2000))
-        found = solve.conditional_draws(self.problem, self.limits, number, np.random.default_rng(seed))
+        found = conditional_draws(self.problem, self.limits, number, np.random.default_rng(seed))
         return inside * float(np.mean([self.keeps(choice) for choice in found]))
 
 

@@ -51,7 +51,6 @@ def run(
     rates: Rates,
     searching: int,
     total: int,
-    sharpen: float,
     measured: Callable[[], Mapping[str, Any]] | None = None,
 ) -> Iterator[Step]:
     """All steps of a fit: the search for widths, then the tuning of what was decided.
@@ -65,10 +64,9 @@ def run(
         rates: learning rates.
         searching: number of steps that learn widths.
         total: number of steps.
-        sharpen: temperature of the widths that the rule sees at the end of the search, 1 for the posterior's own.
         measured: gives the widths to tune for; by default those of the mode.
     """
-    loop = _Loop(q, data, budget, rule, sharpen)
+    loop = _Loop(q, data, budget, rule)
     fixed = settled(q)
     try:
         q.train()
@@ -119,6 +117,7 @@ def _groups(q: Quantized, rates: Rates, searching: int | None) -> list[dict[str,
         rate = rates.weights
         if quantizing:
             rate = {"logits": gates, "log2_scale": rates.scales, "log_spread": rates.spread}.get(last, rates.weights)
+            rate = gates if ".code_logits." in name else rate
         chosen.setdefault(rate, []).append(parameter)
     return [{"params": parameters, "lr": rate} for rate, parameters in chosen.items()]
 
@@ -126,9 +125,9 @@ def _groups(q: Quantized, rates: Rates, searching: int | None) -> list[dict[str,
 class _Loop:
     """Steps of one fit, over both phases."""
 
-    def __init__(self, q: Quantized, data: Batches, budget: Budgets, rule: Rule, sharpen: float) -> None:
+    def __init__(self, q: Quantized, data: Batches, budget: Budgets, rule: Rule) -> None:
         self.q, self.data, self.size = q, data, data.size
-        self.rule, self.sharpen = rule, sharpen
+        self.rule = rule
         self.constraints = tuple(Constraint(q, own) for own in budgets(budget))
         self.shown = self.constraints[0] if self.constraints else Constraint(q, Budget(percent=100))
         self.elbo = TraceMeanField_ELBO()
@@ -143,7 +142,7 @@ class _Loop:
         mover = self.rule.mover(self.q, last) if states else None
         try:
             for number in range(last):
-                yield self._step(moving, number, "search", states, mover, self._temperature(number, last))
+                yield self._step(moving, number, "search", states, mover)
             hold(self.q, self.constraints)
         finally:
             if mover is not None:
@@ -156,23 +155,12 @@ class _Loop:
             schedule.step()
             yield step
 
-    def _temperature(self, number: int, last: int) -> float:
-        """Of the widths that the rule sees: 1, and in the last third of the search geometrically down to `sharpen`."""
-        done = (number + 1) / last
-        return float(self.sharpen ** max(0.0, 3 * done - 2))
-
     def _endless(self) -> Iterator[tuple[Any, Tensor]]:
         while True:
             yield from self.data
 
     def _step(
-        self,
-        moving: Any,
-        number: int,
-        phase: str,
-        states: tuple[State, ...] = (),
-        mover: Mover | None = None,
-        temperature: float = 1.0,
+        self, moving: Any, number: int, phase: str, states: tuple[State, ...] = (), mover: Mover | None = None
     ) -> Step:
         x, y = next(self.stream)
         moving.zero_grad(set_to_none=True)
@@ -181,7 +169,7 @@ class _Loop:
         limits = [state.limit_at(number) for state in states] or [c.limit for c in self.constraints]
         loss = elbo
         for state, constraint, mean, limit in zip(states, self.constraints, expected, limits, strict=False):
-            loss = loss + state.term(constraint.gap(mean, limit, temperature), number)
+            loss = loss + state.term(constraint.gap(mean, limit), number)
         self._guard(loss, number)
         loss.backward()
         if mover is not None:

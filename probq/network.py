@@ -12,14 +12,16 @@ from torch import Tensor, nn
 
 from probq import cost as costs
 from probq.activations import Activation, hooks
+from probq.estimators import drawn_law
 from probq.expectation import Tables, expectation
 from probq.fold import Fold, fold, per_channel
 from probq.layers import Layer, arguments
 from probq.likelihoods import Likelihood
-from probq.quantizer import InputQuantizer, Quantizer, Rung, WeightQuantizer
+from probq.quantizer import InputQuantizer, Quantizer, Rung
 from probq.rounding import Grids
 from probq.substitute import substitute
 from probq.watch import NORMS
+from probq.weight_quantizer import WeightQuantizer
 
 
 class Network(nn.Module):
@@ -177,7 +179,7 @@ class Network(nn.Module):
         folded = self.fold(name)
         if folded is None:
             return rung
-        return Rung(rung.levels, rung.scale * per_channel(folded[0].power_of_two, folded[1]))
+        return Rung(rung.levels, rung.scale * per_channel(folded[0].power_of_two, folded[1]), rung.index)
 
     def run(self, onehots: Mapping[str, Tensor], levels: Mapping[str, Tensor], x: Any, exact: bool = False) -> Any:
         """The network's output on given rungs (one-hot) and levels of the weights.
@@ -190,8 +192,11 @@ class Network(nn.Module):
         """
         tensors: dict[str, Tensor] = {}
         rungs = {name: self.rung(name, onehots[name]) for name in levels}
+        noise: dict[str, Any] = {}
         for name, value in levels.items():
             onehot = onehots[name].detach() if self.fold(name) else onehots[name]
+            if drawn_law(value) is not None:
+                value = self._noisy(name, value, onehot, noise)
             tensors[name] = self.quantizer(name).weight(value, self.location(name), rungs[name], onehot)  # type: ignore[operator]
         inputs = {n.removesuffix(".input"): _rounder(q, onehots[n], exact) for n, q in self.inputs.items()}
         before, after = hooks(self.activations, exact)
@@ -203,7 +208,19 @@ class Network(nn.Module):
             everything = {n: t.detach() for n, t in (*self.net.named_parameters(), *self.net.named_buffers())}
             tensors = {n: _double(t) for n, t in {**everything, **tensors}.items()}
             args = tuple(_double(a) if isinstance(a, Tensor) else a for a in args)
-        return substitute(self.net, tensors, {**inputs, **before}, outputs, *args, results=after)
+        return substitute(self.net, tensors, {**inputs, **before}, outputs, *args, results=after, noise=noise)
+
+    def _noisy(self, name: str, levels: Tensor, onehot: Tensor, noise: dict[str, Any]) -> Tensor:
+        """Mean levels for a weight whose estimator adds noise to its layer's outputs, and that noise."""
+        quantizer, law = self.weights[name], drawn_law(levels)
+        assert law is not None
+
+        def through(value: Tensor, of_rung: Any) -> Tensor:
+            return quantizer.through_gates(value, self.location(name), onehot, of_rung)
+
+        layer = next(layer for layer in self.layers if layer.weight == name)
+        noise[layer.name] = quantizer.estimator.noise(law, levels, through)
+        return law.mean
 
     def _bias(self, layer: Layer, onehots: Any, rungs: Any, tensors: Any, outputs: Any) -> None:
         """Round a layer's bias, normalisation folded in, to the grid of its accumulator."""

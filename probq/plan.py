@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeAlias
 
 from probq.codebooks import Ladder, ladder
 from probq.errors import ProbqError
+from probq.estimators import Estimator, MeanGradient
+from probq.free_codes import MOST_LEVELS
 from probq.layers import Layer
+from probq.priors import CodePrior, WidthPrior
 
 GATES = ("tensor", "channel", "weight")
 SCALES = ("tensor", "channel")
@@ -37,6 +40,12 @@ class Plan:
         tie_weight: a name; all weights and inputs that carry the same name share one width. Their ladders must have
             the same widths, and their gates the same shape. None: a width of its own.
         tie_input: the same for the input; the network's own input is never tied.
+        free_codes: whether every weight has log-odds of its own for every level, in place of a law around a real-valued
+            location; for codebooks of at most 16 levels, on layers without batch normalisation.
+        estimator: how the gradient of the code posterior is estimated, one of `probq.estimators`.
+        code_prior: prior of the codes, one of `probq.priors`; None: every level is equally probable.
+        width_prior, input_prior: prior of the widths of the weight and of the input, of `probq.priors`; None: every
+            rung is equally probable.
 
     Raises:
         ProbqError: if a field has a value that it cannot take.
@@ -63,6 +72,11 @@ class Plan:
     activation: int | None = 8
     tie_weight: str | None = None
     tie_input: str | None = None
+    free_codes: bool = False
+    estimator: Estimator = field(default_factory=MeanGradient)
+    code_prior: CodePrior | None = None
+    width_prior: WidthPrior | None = None
+    input_prior: WidthPrior | None = None
 
     def __post_init__(self) -> None:
         for name in ("weight", "input", "network_input"):
@@ -89,6 +103,48 @@ class Plan:
             raise ProbqError(f"Plan(spread=...) takes a spread in steps between 0 and 10, not {self.spread!r}")
         if self.activation is not None and (type(self.activation) is not int or not 2 <= self.activation <= 16):
             raise ProbqError(f"Plan(activation=...) takes a width of 2 to 16 bits or None, not {self.activation!r}")
+        self._check_laws()
+
+    def _check_laws(self) -> None:
+        """Raise unless estimator and priors are such, and fit the codes."""
+        kinds = (("estimator", Estimator), ("code_prior", CodePrior), ("width_prior", WidthPrior))
+        for name, kind in (*kinds, ("input_prior", WidthPrior)):
+            value = getattr(self, name)
+            if not isinstance(value, kind) and (value is not None or name == "estimator"):
+                home = "estimators" if name == "estimator" else "priors"
+                raise ProbqError(f"Plan({name}=...) takes an object of probq.{home}, not {value!r}")
+        if self.codes == 1 and (self.free_codes or self.code_prior or self.estimator != MeanGradient()):
+            raise ProbqError("Plan(codes=1) rounds: it has no law of codes to estimate; use codes=2 or more")
+        if self.free_codes and self.gates != "tensor":
+            raise ProbqError(
+                'Plan(free_codes=True) needs gates="tensor": log-odds belong to one codebook for each rung'
+            )
+        if self.free_codes and max(rung.count for rung in self.weight.rungs) > MOST_LEVELS:
+            raise ProbqError(
+                f"Plan(free_codes=True) takes codebooks of at most {MOST_LEVELS} levels, not the ladder "
+                f"{self.weight.bits}; use free_codes=False for wide ones"
+            )
+
+    def check(self, layer: Layer, layers: Sequence[Layer]) -> None:
+        """Raise where this plan cannot be had on a layer.
+
+        Args:
+            layer: the layer.
+            layers: all of the network.
+        """
+        kind = type(self.estimator).__name__
+        if self.estimator.noisy and sum(other.weight == layer.weight for other in layers) > 1:
+            raise ProbqError(
+                f"{kind} draws the outputs of one layer, but {layer.weight} is shared by several; give them another "
+                "estimator"
+            )
+        if self.estimator.noisy and not layer.macs:
+            raise ProbqError(f"{kind} needs a layer of products, which {layer.name} is not; give it another estimator")
+        if self.free_codes and layer.norm is not None:
+            raise ProbqError(
+                f"{layer.name} is followed by a batch normalisation that moves its weights when folded; give it a plan "
+                "with free_codes=False"
+            )
 
     def input_ladder(self, layer: Layer) -> Ladder:
         """Ladder of a layer's input, with the defaults filled in from what the example showed."""

@@ -23,9 +23,11 @@ from probq.layers import Layer
 from probq.likelihoods import Likelihood, Normal, categorical
 from probq.plan import Plan
 from probq.posterior_format import read, write
+from probq.posterior_laws import laws_from_entry, laws_to_entry
 from probq.quantized import Quantized
-from probq.quantizer import InputQuantizer, Quantizer, WeightQuantizer
+from probq.quantizer import InputQuantizer, Quantizer
 from probq.versions import probq_version
+from probq.weight_quantizer import WeightQuantizer
 
 DTYPES = MappingProxyType(
     {str(d).removeprefix("torch."): d for d in vars(torch).values() if isinstance(d, torch.dtype)}
@@ -156,12 +158,14 @@ def _quantizer(entry: Mapping[str, Any]) -> WeightQuantizer | InputQuantizer:
         shared = "tensor" if not gates else "weight" if gates == shape else "channel"
         scales = "channel" if entry["scales"] else "tensor"
         profile = entry.get("profile", "shift")
-        plan = Plan(weight=ladder, gates=shared, scales=scales, profile=profile, codes=entry["nearest"])
+        laws = laws_from_entry(entry.get("laws", {}))
+        plan = Plan(weight=ladder, gates=shared, scales=scales, profile=profile, codes=entry["nearest"], **laws)
         made: WeightQuantizer | InputQuantizer = WeightQuantizer(
             torch.empty(shape, device="meta"), plan, entry["channel_axis"]
         )
     else:
-        made = InputQuantizer(ladder, torch.empty(0, device="meta"))
+        laws = laws_from_entry(entry.get("laws", {}))
+        made = InputQuantizer(ladder, torch.empty(0, device="meta"), laws.get("width_prior"), laws.get("estimator"))
     if entry["fixed"]:
         made.fixed = torch.zeros(gates, dtype=torch.int64)
     if entry.get("tuned"):
@@ -229,7 +233,8 @@ def _quantizer_entry(quantizer: Quantizer) -> dict[str, Any]:
     if isinstance(quantizer, WeightQuantizer):
         entry |= {"shape": quantizer.shape, "channel_axis": quantizer.channel_axis, "nearest": quantizer.nearest}
         entry |= {"profile": "shift" if quantizer.multipliers == 1 else "dyadic"}
-    return entry
+    laws = laws_to_entry(quantizer)
+    return entry | {"laws": laws} if laws else entry
 
 
 def _budget_entries(budget: Budgets, notes: list[str]) -> Any:

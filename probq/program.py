@@ -15,7 +15,8 @@ from torch.distributions import Distribution, constraints
 from probq.errors import ProbqError
 from probq.likelihoods import categorical
 from probq.network import Network
-from probq.quantizer import Quantizer, Rung, WeightQuantizer
+from probq.quantizer import Quantizer, Rung
+from probq.weight_quantizer import WeightQuantizer
 
 
 class Observation(TorchDistribution):
@@ -116,7 +117,9 @@ class Program(Network):
             for name, quantizer in self.named_quantizers():
                 onehot = onehots[name] = self._width_site(name, quantizer, quantizer.widths, onehots)
                 if isinstance(quantizer, WeightQuantizer) and self._draws_codes(quantizer):
-                    pyro.sample(f"{name}.code", self._code_law(name, quantizer, self.rung(name, onehot)))
+                    law = self._code_law(name, quantizer, self.rung(name, onehot))
+                    law.estimate = quantizer.estimator.draw if self.training else None
+                    pyro.sample(f"{name}.code", law)
 
     def _width_site(self, name: str, quantizer: Quantizer, law: Callable[[], Any], drawn: Any) -> Tensor:
         if name in self.sites:

@@ -18,15 +18,17 @@ from probq.decide import codes, decided, decision, fix, onehots
 from probq.decide import mode as most_probable
 from probq.decide import sample as draws_within
 from probq.errors import ProbqError
-from probq.fold import fold, foldable, per_channel
-from probq.layers import Layer, Trace, arguments, trace
+from probq.fold import fold, per_channel
+from probq.layers import Layer, arguments, trace
 from probq.likelihoods import Likelihood
+from probq.norms import checked_norms
 from probq.plan import Plan, Planner, plan_for
 from probq.program import Program
-from probq.quantizer import InputQuantizer, WeightQuantizer
+from probq.quantizer import InputQuantizer
 from probq.rounding import code_levels
-from probq.substitute import substitute
+from probq.stacked import like, stacked
 from probq.ties import tied_sites
+from probq.weight_quantizer import WeightQuantizer
 
 
 class Quantized(Program):
@@ -95,6 +97,9 @@ class Quantized(Program):
             differ = wanted != torch.as_tensor(current[name], device=self.device)
             if differ.any():
                 rung = self.rung(name, chosen[name])
+                if self.weights[name].free_codes:
+                    self.weights[name].place(int(chosen[name].argmax()), wanted)
+                    continue
                 value = (code_levels(rung.levels, wanted.long()) * rung.scale).expand_as(wanted)
                 folded = self.fold(name)
                 gain = per_channel(folded[0].gain, folded[1]).expand_as(wanted) if folded else torch.ones_like(value)
@@ -128,10 +133,23 @@ class Quantized(Program):
                 for name in self.weight_names
             }
             try:
-                return _like(self.run(chosen, levels, args, exact=True), args)
+                return like(self.run(chosen, levels, args, exact=True), args)
             except RuntimeError:
                 # a network with float32 constants of its own cannot run in float64; its own precision must do
                 return self.run(chosen, levels, args)
+
+    def outputs(self, assignments: list[Assignment], x: Any) -> list[Any]:
+        """Outputs at several assignments, each exactly what its integer model computes, in the inputs' precision.
+
+        Args:
+            assignments: from `mode` or `sample` of this network; those that share all widths are computed together
+                where the network has no convolutions.
+            x: a batch of inputs, or a tuple of the network's arguments.
+        """
+        together = stacked(self, assignments, arguments(x)) if assignments else None
+        if together is not None:
+            return list(like(together, arguments(x)))
+        return [self._decided(a, arguments(x)) for a in assignments]
 
     def predict(self, x: Any, draws: int = 16, seed: int | None = None, budget: Budgets = None) -> Tensor:
         """Outputs of networks drawn from the posterior, `[draws, batch, ...]`, one network a row.
@@ -142,7 +160,7 @@ class Quantized(Program):
             seed: makes the draws reproducible.
             budget: the limit that every drawn network keeps; by default the one last fitted for, if any.
         """
-        outputs = [self._decided(a, arguments(x)) for a in self.sample(draws, budget, seed)]
+        outputs = self.outputs(self.sample(draws, budget, seed), x)
         if not isinstance(outputs[0], Tensor):
             raise ProbqError(
                 f"predict needs a network that returns one tensor, not a {type(outputs[0]).__name__}; "
@@ -186,7 +204,7 @@ def quantize(
         raise ProbqError(f"quantize takes a torch.nn.Module, not {type(net).__name__}")
     copied = copy.deepcopy(net)
     found = trace(copied, example)
-    layers = _checked_norms(copied, found, example)
+    layers = checked_norms(copied, found, example)
     weights: dict[str, WeightQuantizer] = {}
     inputs: dict[str, InputQuantizer] = {}
     ties: dict[str, list[str]] = {}
@@ -198,12 +216,14 @@ def quantize(
             layers[place] = replace(layer, norm=None)  # nothing is folded into what stays float
             notes.append(f"{layer.name} stays float, as planned; it counts as 32 x 32 bits")
             continue
+        own.check(layers[place], layers)
         if layer.weight not in weights:
             weights[layer.weight] = WeightQuantizer(_as_shipped(copied, layers[place]), own, layer.channel_axis)
             if own.tie_weight is not None:
                 ties.setdefault(own.tie_weight, []).append(layer.weight)
         if layer.input is not None:
-            inputs[layer.input] = InputQuantizer(own.input_ladder(layer), found.inputs[layer.name])
+            sample = found.inputs[layer.name]
+            inputs[layer.input] = InputQuantizer(own.input_ladder(layer), sample, own.input_prior, own.estimator)
             # a scale to train would ask for the gradient of the first layer's input, for a power of two that stays
             inputs[layer.input].log2_scale.requires_grad_(not layer.first or len(inputs[layer.input].ladder) > 1)
             if own.tie_input is not None and not layer.first:
@@ -234,72 +254,3 @@ def _as_shipped(net: nn.Module, layer: Layer) -> Tensor:
 def signature(example: Any) -> tuple[tuple[tuple[int, ...], torch.dtype], ...]:
     """Shape without the batch, and type, of every tensor among the network's arguments."""
     return tuple((tuple(a.shape[1:]), a.dtype) for a in arguments(example) if isinstance(a, Tensor))
-
-
-def _checked_norms(net: nn.Module, found: Trace, example: Any) -> list[Layer]:
-    """The layers, with only those normalisations that can be folded without changing the network's output."""
-    layers = [m if foldable(net, m) else replace(m, norm=None) for m in found.layers]
-    if _folds(net, layers, example):
-        return layers
-    return [m if m.norm is None or _folds(net, [m], example) else replace(m, norm=None) for m in layers]
-
-
-@torch.no_grad()
-def _folds(net: nn.Module, layers: list[Layer], example: Any) -> bool:
-    """Whether folding leaves the output as it is, for other statistics than the present ones too (they will change)."""
-    training = [m for m in net.modules() if m.training]
-    net.eval()
-    norms: dict[str, Any] = {m.norm: net.get_submodule(m.norm) for m in layers if m.norm is not None}
-    kept = {name: (norm.running_mean.clone(), norm.running_var.clone()) for name, norm in norms.items()}
-    try:
-        for norm in norms.values():
-            tilt = torch.linspace(0.5, 1.5, norm.num_features).to(norm.running_var)
-            norm.running_mean.add_(tilt * (norm.running_var + norm.eps).sqrt())
-            norm.running_var.mul_(tilt)
-        reference = net(*arguments(example))
-        result = substitute(net, *_folded(net, layers), *arguments(example))
-    finally:
-        for name, (mean, variance) in kept.items():
-            norms[name].running_mean.copy_(mean)
-            norms[name].running_var.copy_(variance)
-        for module in training:
-            module.training = True
-    pairs = zip(tensors_of(reference), tensors_of(result), strict=True)
-    return all(torch.allclose(a, b, rtol=1e-3, atol=1e-3 * float(a.abs().max().clamp_min(1e-6))) for a, b in pairs)
-
-
-def _folded(net: nn.Module, layers: list[Layer]) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
-    """What `substitute` takes to fold the normalisations of some layers."""
-    tensors: dict[str, Tensor] = {}
-    outputs: dict[str, Any] = {}
-    for layer in layers:
-        folded = fold(net, layer)
-        if folded is not None and layer.norm is not None:
-            tensors[layer.weight] = net.get_parameter(layer.weight) * per_channel(folded.gain, layer)
-            bias = getattr(net.get_submodule(layer.name), "bias", None)
-            if bias is not None:
-                tensors[f"{layer.name}.bias"] = torch.zeros_like(bias)
-            shift = folded.shift if bias is None else folded.shift + bias * folded.gain
-            outputs[layer.norm] = lambda x, shift=shift: x + shift.reshape([1, -1] + [1] * (x.dim() - 2))
-    return tensors, {}, outputs
-
-
-def tensors_of(output: Any) -> list[Tensor]:
-    """All floating-point tensors in a network's output."""
-    if isinstance(output, Tensor):
-        return [output] if output.is_floating_point() else []
-    members = output.values() if isinstance(output, dict) else output if isinstance(output, tuple | list) else []
-    return [tensor for member in members for tensor in tensors_of(member)]
-
-
-def _like(output: Any, args: tuple[Any, ...]) -> Any:
-    """The output in the precision of the inputs."""
-    floats = [a.dtype for a in args if isinstance(a, Tensor) and a.is_floating_point()]
-    dtype = floats[0] if floats else torch.get_default_dtype()
-    if isinstance(output, Tensor):
-        return output.to(dtype) if output.is_floating_point() else output
-    if isinstance(output, dict):
-        return type(output)({k: _like(v, args) for k, v in output.items()})
-    if isinstance(output, tuple) and hasattr(output, "_fields"):
-        return type(output)(*(_like(v, args) for v in output))
-    return type(output)(_like(v, args) for v in output) if isinstance(output, tuple | list) else output

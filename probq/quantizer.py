@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,17 +11,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from probq.codebooks import Grid, Ladder, Table
-from probq.distributions import Codes, UniformCodes, Widths
+from probq.distributions import Widths
 from probq.errors import ProbqError
-from probq.gate_gradients import ENTROPY_SAMPLE, gate_gradient, inner_products, products, random_part, round_input
-from probq.plan import Plan
+from probq.estimators import Estimator, MeanGradient
+from probq.gate_gradients import gate_gradient, inner_products, round_input
+from probq.priors import WidthPrior
 from probq.rounding import Grids, Levels, nearest_level
-from probq.stochastic_rounding import two_nearest_entropies
+from probq.scales import best_log2_scale, snapped, through
 
 OPEN = 2.0
 TIE = 2.0**-40  # far below the distance of any two accumulators, far above what averages err by in float64
 FINEST_LEVEL = 1 / 16
-MULTIPLIERS = 16  # integers 16 .. 31: scales 3 % apart from any real one at most, products still within 31 bits
 
 
 @dataclass(frozen=True)
@@ -31,24 +30,7 @@ class Rung:
 
     levels: Levels
     scale: Tensor
-
-
-@torch.no_grad()
-def snapped(log2_scale: Tensor, multipliers: int) -> Tensor:
-    """The scale nearest to `2^t` that hardware applies exactly.
-
-    A power of two (a shift) where `multipliers` is 1; otherwise `m 2^e` with an integer `m = multipliers ..
-    2 multipliers - 1` (a multiplication, then a shift).
-    """
-    if multipliers == 1:
-        return torch.exp2(torch.round(log2_scale))
-    octave = torch.floor(log2_scale)
-    return torch.round(torch.exp2(log2_scale - octave) * multipliers) / multipliers * torch.exp2(octave)
-
-
-def through(value: Tensor, log2_scale: Tensor) -> Tensor:
-    """A snapped scale with the gradient of `2^t`."""
-    return value * (1 + math.log(2) * (log2_scale - log2_scale.detach()))
+    index: int | None = None
 
 
 class Quantizer(nn.Module):
@@ -59,13 +41,24 @@ class Quantizer(nn.Module):
         gates: shape of what has a width of its own, broadcastable to the tensor; `()` for one shared width.
         scales: shape of what has a scale of its own, broadcastable to the tensor.
         multipliers: see `snapped`.
+        prior: of the width; None: uniform.
+        estimator: of the gates' gradient.
     """
 
     def __init__(
-        self, ladder: Ladder, gates: tuple[int, ...] = (), scales: tuple[int, ...] = (), multipliers: int = 1
+        self,
+        ladder: Ladder,
+        gates: tuple[int, ...] = (),
+        scales: tuple[int, ...] = (),
+        multipliers: int = 1,
+        prior: WidthPrior | None = None,
+        estimator: Estimator | None = None,
     ) -> None:
         super().__init__()
         self.ladder, self.gates, self.multipliers = ladder, gates, multipliers
+        self.width_prior, self.estimator = prior, estimator or MeanGradient()
+        if prior is not None:
+            prior.logits(ladder)  # raises where they do not fit
         if gates and not all(isinstance(rung, Grid) for rung in ladder.rungs):
             raise ProbqError(
                 "gates per channel or weight need equally spaced codebooks (uniform, binary, ternary or pruned); "
@@ -88,10 +81,12 @@ class Quantizer(nn.Module):
 
     def widths(self) -> Widths:
         """Posterior over the rungs, batch shape `gates`."""
-        return Widths(self.logits)
+        return self.estimator.widths(self.logits)
 
     def prior(self) -> Widths:
-        """Prior over the rungs: all equally probable."""
+        """Prior over the rungs, by default all equally probable."""
+        if self.width_prior is not None:
+            return Widths(self.width_prior.logits(self.ladder).to(self.logits).expand_as(self.logits))
         remaining = torch.arange(len(self.ladder) - 1, 0, -1, dtype=self.logits.dtype, device=self.logits.device)
         return Widths(remaining.log().expand_as(self.logits))
 
@@ -139,7 +134,7 @@ class Quantizer(nn.Module):
         """The rung of each gate, `index` of shape `gates`."""
         if not self.gates:
             k = int(index)
-            return Rung(self.levels(k), self.scales()[k])
+            return Rung(self.levels(k), self.scales()[k], k)
         grids = [rung for rung in self.ladder.rungs if isinstance(rung, Grid)]
         fields = torch.tensor([[g.start, g.step, g.count] for g in grids], device=index.device)
         start, step, count = fields[index].unbind(-1)
@@ -147,125 +142,13 @@ class Quantizer(nn.Module):
         return Rung(Grids(start, step, count), scale)
 
 
-def best_log2_scale(values: Tensor, levels: Grid | Tensor, rows: int, multipliers: int = 1) -> Tensor:
-    """Logarithm (base 2) of the scale with the least squared rounding error, one for each of `rows` rows.
-
-    Args:
-        values: numbers to be quantized, reshaped to `[rows, -1]`.
-        levels: of the codebook.
-        rows: number of scales.
-        multipliers: see `snapped`; 1 tries powers of two only.
-    """
-    values = values.detach().reshape(rows, -1)
-    table = levels.levels().to(values) if isinstance(levels, Grid) else levels
-    reach = max(float(table.abs().max()), 1.0)
-    top = torch.ceil(torch.log2(values.abs().amax(1).clamp_min(1e-12) / reach))
-    best, best_error = top.clone(), torch.full_like(top, math.inf)
-    for lower in np.arange(0, 8, 1 if multipliers == 1 else 1 / 8):
-        scale = snapped(top - lower, multipliers).unsqueeze(1)
-        error = (values - scale * nearest_level(values / scale, levels)).square().sum(1)
-        better = error < best_error
-        best, best_error = torch.where(better, top - lower, best), torch.where(better, error, best_error)
-    return best
-
-
-class WeightQuantizer(Quantizer):
-    """Quantizer of a weight: unknown width, unknown code for each weight.
-
-    Args:
-        weight: the trained weight; it sets the scales and stays the location of the codes' law. A meta tensor gives
-            only its shape; the scales are then to be loaded.
-        plan: the layer's plan.
-        channel_axis: axis of the weight that runs over output channels.
-    """
-
-    def __init__(self, weight: Tensor, plan: Plan, channel_axis: int) -> None:
-        channels = tuple(n if axis == channel_axis else 1 for axis, n in enumerate(weight.shape))
-        gates = {"tensor": (), "channel": channels, "weight": tuple(weight.shape)}[plan.gates]
-        scales = channels if plan.scales == "channel" else ()
-        super().__init__(plan.weight, gates, scales, MULTIPLIERS if plan.profile == "dyadic" else 1)
-        self.shape, self.channel_axis, self.nearest = tuple(weight.shape), channel_axis, plan.codes
-        self.log_spread = nn.Parameter(torch.tensor(math.log(plan.spread)), requires_grad=plan.codes > 1)
-        if not weight.is_meta:
-            self.calibrate(weight)
-
-    @torch.no_grad()
-    def calibrate(self, weight: Tensor) -> None:
-        """Set every rung's scales to those with the least squared rounding error on `weight`."""
-        shape = self.log2_scale.shape[1:]
-        rows = weight.transpose(0, self.channel_axis) if shape else weight
-        for k in range(len(self.ladder)):
-            best = best_log2_scale(rows.contiguous(), self.levels(k), shape.numel(), self.multipliers)
-            self.log2_scale[k] = best.reshape(shape)
-
-    def law(self, location: Tensor, rung: Rung, nearest: int | None = None) -> Codes:
-        """Posterior of the codes on a drawn rung."""
-        return Codes(location, rung.scale, rung.levels, self.log_spread.exp(), nearest or self.nearest)
-
-    def code_prior(self, rung: Rung, onehot: Tensor, location: Tensor) -> UniformCodes:
-        """Prior of the codes on a drawn rung: every level equally probable.
-
-        Args:
-            rung: the drawn rung.
-            onehot: the draw; if it carries a gradient, the code's divergence tells the gates what each rung costs.
-            location: of the codes' law.
-        """
-        prior = UniformCodes(torch.Size(self.shape), rung.levels, location.device)
-        if onehot.requires_grad:
-            prior.gate_term = ((onehot - onehot.detach()) * self._divergences(location.detach())).sum()
-        return prior
-
-    @torch.no_grad()
-    def _divergences(self, location: Tensor) -> Tensor:
-        """`KL(codes || prior)` on every rung in nats, `[*gates, B]`.
-
-        Where all weights share one gate it is estimated from a random part of them, scaled up.
-        """
-        part = (lambda tensor: tensor) if self.gates else random_part(location, ENTROPY_SAMPLE)
-        entropies = self._entropies(part(location), self._parts(part))
-        counts = torch.tensor([float(rung.count) for rung in self.ladder.rungs], device=location.device)
-        if not self.gates:
-            return location.numel() * (counts.log() - entropies.flatten(1).mean(1))
-        sharing = location.numel() // math.prod(self.gates)
-        return sharing * counts.log() - torch.stack([e.sum_to_size(self.gates) for e in entropies], -1)
-
-    def _entropies(self, location: Tensor, scales: Tensor) -> Tensor:
-        """Entropy of every code on every rung in nats, `[B, *location]`."""
-        spread, grids = self.log_spread.exp(), self.grids()
-        if grids is not None and self.nearest == 2:
-            return two_nearest_entropies(location, scales, spread, grids)
-        laws = [Codes(location, s, self.levels(k), spread, self.nearest) for k, s in enumerate(scales)]
-        return torch.stack([law.entropies() for law in laws])
-
-    def weight(self, codes: Tensor, location: Tensor, rung: Rung, onehot: Tensor) -> Tensor:
-        """The weight `scale * level`; its backward pass also tells the gates what other rungs would have given."""
-        value = codes * rung.scale
-        if not onehot.requires_grad:
-            return value
-        location = location.detach()
-
-        def inner(grad: Tensor, part: Any) -> Tensor:
-            grids, here, scales = self.grids(), part(location), self._parts(part)
-            if grids is not None and not self.gates:
-                return products(grad, here, scales, grids)
-            values = [s * nearest_level(here / s, self.levels(k)) for k, s in enumerate(scales)]
-            return inner_products(grad, values, self.gates)
-
-        return gate_gradient(value, onehot, inner)
-
-    def _parts(self, part: Any) -> Tensor:
-        """Scales of every rung on a part of the weight, without gradient, to broadcast against `[B, *part]`."""
-        scales = snapped(self.log2_scale, self.multipliers)
-        if scales.dim() == 1:
-            return scales.reshape(-1, *[1] * len(self.shape))
-        return torch.stack([part(s) for s in scales]) if self.channel_axis == 0 else scales
-
-
 class InputQuantizer(Quantizer):
     """Quantizer of a layer's input: unknown width, deterministic rounding, one scale for each rung."""
 
-    def __init__(self, ladder: Ladder, sample: Tensor) -> None:
-        super().__init__(ladder)
+    def __init__(
+        self, ladder: Ladder, sample: Tensor, prior: WidthPrior | None = None, estimator: Estimator | None = None
+    ) -> None:
+        super().__init__(ladder, prior=prior, estimator=estimator)
         if not sample.is_meta:
             self.calibrate(sample)
 
@@ -290,7 +173,8 @@ class InputQuantizer(Quantizer):
         if grids is not None and not exact:
             return round_input(x, onehot, self.scales(), grids)
         rung = self.rung(onehot.detach().argmax(-1))
-        value = rung.scale * nearest_level(x / rung.scale + exact * TIE, rung.levels, straight_through=True)
+        gradient = torch.is_grad_enabled()  # without one, draws can be run together by torch.func.vmap
+        value = rung.scale * nearest_level(x / rung.scale + exact * TIE, rung.levels, straight_through=gradient)
         if not onehot.requires_grad:
             return value
         scales = self.scales().detach()

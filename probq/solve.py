@@ -1,4 +1,4 @@
-"""Solvers on the discrete problem: the most probable choice under limits, and exact conditional draws."""
+"""Solvers on the discrete problem: the most probable choices under limits."""
 
 from __future__ import annotations
 
@@ -7,16 +7,12 @@ from typing import TypeAlias
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.special import logsumexp, softmax
 
-from probq.choices import Choice, Group, Problem
+from probq.choices import Choice, Problem
 from probq.errors import ProbqError
 from probq.feasible import columns, nearest, read, split
 
 Limits: TypeAlias = float | np.ndarray
-BATCH = 2048
-MOST_NUMBERS = 4_000_000
-MOST_BATCHES = 2000
 MOST_CUTS = 100
 ROUNDS = 6
 
@@ -152,12 +148,12 @@ def _lagrangian(problem: Problem, limits: np.ndarray, start: Choice) -> tuple[Ch
         unit = 1.0 / max(limits[k], 1e-12)
         prices[k] = 0.0
         low, high = 0.0, unit
-        while problem.value(_priced(problem, _at(prices, k, high))[0])[1][k] > limits[k] and high < 1e12 * unit:
+        while problem.value(_priced(problem, at_price(prices, k, high))[0])[1][k] > limits[k] and high < 1e12 * unit:
             high *= 4
         for _ in range(100 if len(limits) == 1 else 40):
             price = (low + high) / 2
-            choice, value = _priced(problem, _at(prices, k, price))
-            bound = min(bound, value + float(_at(prices, k, price) @ limits))
+            choice, value = _priced(problem, at_price(prices, k, price))
+            bound = min(bound, value + float(at_price(prices, k, price) @ limits))
             log_prob, cost = problem.value(choice)
             low, high = (price, high) if cost[k] > limits[k] else (low, price)
             if (cost <= limits).all() and log_prob > problem.value(best)[0]:
@@ -167,7 +163,8 @@ def _lagrangian(problem: Problem, limits: np.ndarray, start: Choice) -> tuple[Ch
     return best, max(0.0, bound - problem.value(best)[0])
 
 
-def _at(prices: np.ndarray, k: int, price: float) -> np.ndarray:
+def at_price(prices: np.ndarray, k: int, price: float) -> np.ndarray:
+    """Prices with one of them replaced."""
     result = prices.copy()
     result[k] = price
     return result
@@ -192,123 +189,3 @@ def _filled(problem: Problem, choice: Choice, limits: np.ndarray) -> Choice:
                 rungs[g], room = rung, room - needed
         result.append((t, rungs))
     return result if problem.keeps(result, limits) else choice
-
-
-def conditional_draws(problem: Problem, limit: Limits, n: int, generator: np.random.Generator) -> list[Choice]:
-    """Independent draws from the posterior over widths given that every limit is kept, exact.
-
-    Proposals come from the posterior tilted by `exp(-prices * costs)`, which still factorises; a feasible one is kept
-    with probability `exp(prices * (costs - limits))`. The prices with `E[cost] = limit` keep the most.
-
-    Raises:
-        ProbqError: if no choice keeps the limits, or fewer than `n` proposals were kept.
-    """
-    limits, _ = reachable(problem, limit)
-    prices = _prices(problem, limits)
-    kept: list[Choice] = []
-    rows = max(1, min(BATCH, MOST_NUMBERS // max(1, sum(group.gates for group in problem.groups))))
-    for _ in range(MOST_BATCHES):
-        parts = [_propose(group, prices, rows, generator) for group in problem.groups]
-        cost = problem.constant + sum(part[2] for part in parts)
-        keep = (cost <= limits * (1 + 1e-12)).all(1) & (np.log(generator.random(rows)) <= (cost - limits) @ prices)
-        for row in np.flatnonzero(keep):
-            choice = [(int(t[row]), rungs[row]) for t, rungs, _ in parts]
-            if problem.keeps(choice, limits):  # sums in another order may differ in the last digit
-                kept.append(choice)
-            if len(kept) == n:
-                return kept
-    raise ProbqError(f"only {len(kept)} of {n} draws kept the limit; raise the budget a little or ask for fewer draws")
-
-
-def _mean_costs(problem: Problem, prices: np.ndarray) -> np.ndarray:
-    total = problem.constant
-    for group in problem.groups:
-        gates, combinations = group.tilted(prices)
-        of_gates = (softmax(gates, axis=2) * group.shares[:, :, group.owner]).sum((2, 3))
-        total = total + (group.own + of_gates) @ softmax(combinations)
-    return total
-
-
-def _prices(problem: Problem, limits: np.ndarray) -> np.ndarray:
-    """Prices at which each mean cost is its limit, or 0 where it is below; one after the other, in rounds."""
-    prices = np.zeros(len(limits))
-    for k in list(range(len(limits))) * (1 if len(limits) == 1 else ROUNDS):
-        prices = _at(prices, k, 0.0)
-        if _mean_costs(problem, prices)[k] <= limits[k]:
-            continue
-        unit = 1.0 / max(limits[k], 1e-12)
-        low, high = 0.0, unit
-        while _mean_costs(problem, _at(prices, k, high))[k] > limits[k] and high < 1e6 * unit:
-            high *= 4
-        for _ in range(60 if len(limits) == 1 else 30):
-            middle = (low + high) / 2
-            above = _mean_costs(problem, _at(prices, k, middle))[k] > limits[k]
-            low, high = (middle, high) if above else (low, middle)
-        prices[k] = high
-    return prices
-
-
-def _propose(
-    group: Group, prices: np.ndarray, n: int, generator: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Combinations `[n]`, rungs `[n, G]` and costs `[n, K]` of `n` draws."""
-    gates, combinations = group.tilted(prices)
-    t = _draw(softmax(combinations)[None].repeat(n, 0), generator)
-    cumulative = softmax(gates, axis=2).cumsum(2)
-    last = gates.shape[2] - 1 - np.isfinite(group.log_gates)[:, ::-1].argmax(1)
-    rungs = np.empty((n, group.gates), dtype=np.int64)
-    for value in np.unique(t):
-        rows = np.flatnonzero(t == value)
-        u = generator.random((len(rows), group.gates, 1))
-        rungs[rows] = np.minimum((u > cumulative[value][None]).sum(2), last)
-    owner = group.owner
-    costs = [own[t] + cost[t[:, None], owner, rungs].sum(1) for own, cost in zip(group.own, group.shares, strict=True)]
-    return t, rungs, np.stack(costs, 1)
-
-
-def _draw(probs: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    u = generator.random((len(probs), 1))
-    return (u > probs.cumsum(1)).sum(1).clip(max=probs.shape[1] - 1)
-
-
-def probability_within(problem: Problem, limit: Limits, draws: int = 20000, seed: int = 0) -> float:
-    """`P(cost <= limit)` under the posterior: exact where the costs take few values, else from `draws` draws."""
-    limits = np.broadcast_to(np.asarray(limit, float), problem.full.shape)
-    costs, probs = problem.constant[None], np.array([1.0])
-    for group in problem.groups:
-        states = _states(group)
-        if states is None or len(costs) * len(states[1]) * len(limits) ** 2 > 4_000_000:
-            return _drawn_probability(problem, limits, draws, seed)
-        every = (costs[:, None] + states[0][None]).reshape(-1, len(limits))
-        if len(limits) == 1:
-            unique, inverse = np.unique(every[:, 0], return_inverse=True)
-            costs = unique[:, None]
-        else:
-            costs, inverse = np.unique(every, axis=0, return_inverse=True)
-        probs = np.bincount(inverse.reshape(-1), (probs[:, None] * states[1][None]).ravel())
-    return float(min(1.0, probs[(costs <= limits).all(1)].sum()))
-
-
-def _states(group: Group) -> tuple[np.ndarray, np.ndarray] | None:
-    """Costs `[n, K]` and probabilities `[n]` of everything that a small group may take."""
-    rungs = group.cost.shape[3]
-    if (group.counts > 1).any() or len(group.log_shared) * float(rungs) ** len(group.leaves) > 100_000:
-        return None
-    costs, log_probs = group.own[..., None], group.log_shared[:, None]
-    for v in range(len(group.leaves)):
-        costs = (costs[..., None] + group.cost[:, :, v, None, :]).reshape(len(costs), len(log_probs), -1)
-        log_probs = (log_probs[..., None] + group.log_gates[v]).reshape(len(log_probs), -1)
-    possible = np.isfinite(log_probs.ravel())
-    return costs.reshape(len(costs), -1).T[possible], np.exp(log_probs.ravel()[possible])
-
-
-def _drawn_probability(problem: Problem, limits: np.ndarray, draws: int, seed: int) -> float:
-    generator = np.random.default_rng(seed)
-    rows = max(1, min(draws, MOST_NUMBERS // max(1, sum(group.gates for group in problem.groups))))
-    free, within = np.zeros(len(limits)), 0
-    allowed = sum(float(logsumexp(group.tilted(free)[1])) for group in problem.groups)
-    for first in range(0, draws, rows):
-        part = min(rows, draws - first)
-        cost = problem.constant + sum(_propose(group, free, part, generator)[2] for group in problem.groups)
-        within += int((cost <= limits).all(1).sum())
-    return float(min(1.0, np.exp(allowed))) * within / draws

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -106,6 +107,22 @@ def two_nearest_entropies(location: Tensor, scales: Tensor, spread: Tensor, grid
     start, step, count = per_rung(grids, location)
     _, a = _log_odds(location, scales, spread, start, step, count)
     return (F.softplus(a) - a * torch.sigmoid(a)).expand(len(grids), *location.shape)
+
+
+def log_difference(upper: Tensor, lower: Tensor, log_cdf: Callable[[Tensor], Tensor] = F.logsigmoid) -> Tensor:
+    """`log(F(upper) - F(lower))` of a symmetric law, for `lower <= upper`, exact in both tails; `-inf` where equal.
+
+    Args:
+        upper: bounds, possibly infinite.
+        lower: bounds, possibly infinite.
+        log_cdf: logarithm of the law's distribution function `F`; by default the logistic one.
+    """
+    flip = (upper + lower) > 0
+    high, low = torch.where(flip, -lower, upper), torch.where(flip, -upper, lower)
+    log_high, log_low = log_cdf(high), log_cdf(low)
+    gap = (log_low - log_high).clamp_max(-1e-12)
+    log_difference = log_high + torch.log(-torch.expm1(gap))
+    return torch.where(high > low, log_difference, torch.full_like(log_difference, -math.inf))
 
 
 def _sum_to(value: Tensor, like: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ def substitute(
     outputs: Mapping[str, Callable[[Tensor], Tensor]],
     *args: Any,
     results: Mapping[str, Callable[[Tensor], Tensor]] = NOTHING,
+    noise: Mapping[str, Callable[[Any, Tensor], Tensor]] | None = None,
 ) -> Any:
     """Call a network with other weights and with functions applied to its layers' inputs.
 
@@ -31,11 +32,14 @@ def substitute(
         outputs: for each module name, a function of its input that replaces its output.
         args: the network's arguments.
         results: for each module name, a function of its output.
+        noise: for each module name, a function of the module and its input that gives what is added to its output.
     """
     handles = []
     for name, function in inputs.items():
         hook = _input_hook(function)
         handles.append(net.get_submodule(name).register_forward_pre_hook(hook, with_kwargs=True))
+    for name, addition in (noise or {}).items():
+        handles.append(net.get_submodule(name).register_forward_hook(_noise_hook(addition), with_kwargs=True))
     for name, function in outputs.items():
         handles.append(net.get_submodule(name).register_forward_hook(_output_hook(function), with_kwargs=True))
     for name, function in results.items():
@@ -67,5 +71,12 @@ def _output_hook(function: Callable[[Tensor], Tensor]) -> Any:
 def _result_hook(function: Callable[[Tensor], Tensor]) -> Any:
     def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
         return function(output)
+
+    return hook
+
+
+def _noise_hook(addition: Callable[[Any, Tensor], Tensor]) -> Any:
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        return output + addition(module, hook_input(args, kwargs))
 
     return hook

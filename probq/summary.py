@@ -1,4 +1,4 @@
-"""The posterior over widths in tables: a data frame for reading, and draws for ArviZ."""
+"""The posterior over widths in a table, and draws of widths with their costs."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from probq.errors import ProbqError
 from probq.expectation import of_layer
 from probq.layers import Layer
 from probq.program import Program
-from probq.quantizer import Quantizer, WeightQuantizer
-from probq.versions import probq_version
+from probq.quantizer import Quantizer
+from probq.weight_quantizer import WeightQuantizer
 
 CONVENTION = "BOP = MACs * weight bits * input bits; percentages refer to 32-bit weights and inputs"
 DRAWS = 10_000
@@ -139,23 +139,37 @@ def _pair(layer: Layer, shares: dict[str, np.ndarray], table: np.ndarray) -> Any
 
 def _probs(q: Program) -> dict[str, np.ndarray]:
     """Probability of each rung, float64 `[gates, B]`, by quantizer."""
+    return {name: probabilities(q, name) for name, _ in q.named_quantizers()}
+
+
+def probabilities(q: Program, name: str) -> np.ndarray:
+    """Probability of each rung of a quantizer, a row for each of its gates, float64 `[gates, B]`.
+
+    Args:
+        q: a quantized network, fitted or not.
+        name: of the quantizer, as `conv1.weight`.
+
+    Raises:
+        ProbqError: if the gates hold NaN, as after a fit that diverged.
+    """
+    quantizer = q.quantizer(name)
     with torch.no_grad():
-        return {
-            name: quantizer.probs().double().cpu().numpy().reshape(-1, len(quantizer.ladder))
-            for name, quantizer in q.named_quantizers()
-        }
+        if quantizer.free and quantizer.logits.isnan().any():
+            raise ProbqError(f"the gates of {name} hold NaN: the fit diverged; fit again, at lower rates")
+        return np.asarray(quantizer.probs().double().cpu().numpy().reshape(-1, len(quantizer.ladder)))
 
 
 def decided_widths(q: Program, budget: Budgets) -> dict[str, Any]:
     """Bits of every quantizer, an int or `[gates]`, as `q.mode(budget)` decides them; needs no codes.
 
     Raises:
-        ProbqError: if the budget is below the cheapest reachable cost.
+        ProbqError: if the budget is below the cheapest reachable cost, or gates hold NaN.
     """
     rungs = decided_rungs(q, budget)
     if rungs is not None:
         bits = {name: np.array(q.quantizer(name).ladder.bits)[r.reshape(-1)] for name, r in rungs.items()}
         return {name: int(b[0]) if len(b) == 1 else b for name, b in bits.items()}
+    _probs(q)  # raises where they are NaN
     discrete = under(q, budget)
     return dict(discrete.problem.widths(discrete.most_probable()[0]))
 
@@ -227,55 +241,3 @@ def draw_costs(q: Program, shares: dict[str, np.ndarray], cost: costs.Cost) -> n
         parts.append(np.zeros(draws) + left * _pair(layer, shares, pairs.cpu().numpy()))
     total = np.max(parts, 0) if isinstance(cost, costs.Largest) else sum(parts)
     return np.asarray(100 * total / costs.full(q.layers, cost))
-
-
-def to_arviz(q: Program, draws: int = 1000, seed: int = 0) -> Any:
-    """Draws of widths for ArviZ: `InferenceData` with ArviZ 0.x, `xarray.DataTree` with 1.x.
-
-    Group `posterior`: for every quantizer its width in bits (`chain`, `draw`, and one dimension for channels with
-    widths of their own; the mean width where each weight has its own), and `cost` in percent of the 32-bit network.
-    The draws are independent, from the whole posterior: those of `q.sample` keep the budget, these need not. Group
-    `constant_data`: MACs of each layer. Attributes: temperature, convention, budget and versions.
-
-    Args:
-        q: a quantized network.
-        draws: number of draws, all in one chain.
-        seed: makes them reproducible.
-
-    Raises:
-        ProbqError: if `draws` is not a positive integer.
-    """
-    import arviz
-    import xarray
-
-    shares, widths = draw_widths(q, draws, seed)
-    coordinates: dict[str, Any] = {"chain": [0], "draw": np.arange(draws)}
-    variables: dict[str, Any] = {}
-    for name in network_order(q):
-        channels = (f"{name}_channel",) if widths[name].ndim > 1 else ()
-        coordinates |= {dimension: np.arange(widths[name].shape[1]) for dimension in channels}
-        variables[name] = (("chain", "draw", *channels), widths[name][None], {"units": "bit"})
-    variables["cost"] = (("chain", "draw"), draw_costs(q, shares, cost_of(q))[None], {"units": "percent"})
-    macs = {"macs": (("layer",), [layer.macs for layer in q.layers], {"units": "MAC"})}
-    attributes = _arviz_attributes(q, str(arviz.__version__))
-    groups = {
-        "posterior": xarray.Dataset(variables, coordinates, attributes),
-        "constant_data": xarray.Dataset(macs, {"layer": [layer.name for layer in q.layers]}, attributes),
-    }
-    inference_data = vars(arviz).get("InferenceData")  # 1.x answers getattr with a warning
-    if inference_data is not None:
-        return inference_data(**groups, attrs=attributes)
-    return xarray.DataTree.from_dict({"/": xarray.Dataset(attrs=attributes), **groups})
-
-
-def _arviz_attributes(q: Program, arviz_version: str) -> dict[str, Any]:
-    return {
-        "inference_library": "probq",
-        "inference_library_version": probq_version(),
-        "torch_version": str(torch.__version__),
-        "arviz_version": arviz_version,
-        "temperature": q.temperature,
-        "convention": CONVENTION,
-        "cost": costs.name(cost_of(q)),
-        "budget": repr(q.budget),
-    }

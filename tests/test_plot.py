@@ -16,6 +16,7 @@ from torch import nn
 import probq
 from probq import plot
 from probq.codebooks import ladder
+from probq.decide import probability_within
 from probq.history import History, Step
 
 
@@ -124,6 +125,7 @@ def test_cost_shows_limit_mode_and_probability() -> None:
     decided = q.mode(budget).percent()
     assert np.allclose(lines["limit 0.4 %"].get_xdata(), 0.4)
     assert lines[f"decided {decided:.3g} %"].get_xdata()[0] == pytest.approx(decided)  # type: ignore[index]
+    q.calibrated = True
     drawn = probq.to_arviz(q, 10000).posterior["cost"].values
     shown = float(ax.get_title().split("=")[1])
     assert shown == pytest.approx((drawn <= 0.4).mean(), abs=0.03)
@@ -132,10 +134,10 @@ def test_cost_shows_limit_mode_and_probability() -> None:
 
 def test_cost_uses_the_budget_of_the_fit() -> None:
     q = quantized()
-    assert plot.cost(q).get_title() == ""
+    assert "P(" not in plot.cost(q).get_title()
     q.budget = probq.Budget(percent=20, cost=probq.cost.storage)
     ax = plot.cost(q)
-    assert ax.get_title().startswith("P(cost ≤ limit) = ")
+    assert ax.get_title().endswith(f"P(cost ≤ limit) = {probability_within(q, q.budget):.3g}")
     assert "storage" in ax.get_xlabel()
 
 

@@ -15,7 +15,7 @@ import probq
 from probq import Budget, Plan, ProbqError, Quantized, demo, rules
 from probq.chance import Binned, Cantelli, Exact, chance, moments
 from probq.codebooks import ladder
-from probq.constraint import Constraint, hold, sharpened
+from probq.constraint import Constraint, hold
 from probq.decide import probability_within
 from probq.limited import problem_of
 
@@ -289,21 +289,15 @@ def test_a_chance_that_cannot_hold_is_said() -> None:
         hold(q, [Constraint(q, Budget(limit=cheapest, probability=0.9))])
 
 
-def test_sharpened_widths_by_hand() -> None:
+def test_the_hard_cost_is_that_of_the_most_probable_widths() -> None:
     q = network()
-    sharp = sharpened(q, 0.25)["0.weight"].detach().numpy()
-    law = q.quantizer("0.weight").probs().detach().numpy()
-    np.testing.assert_allclose(sharp, law**4 / (law**4).sum(), rtol=1e-5)
     constraint = Constraint(q, Budget(limit=500.0))
-    cold = float(constraint.gap(constraint.expected(), 500.0, temperature=1e-3).detach())
-    assert 500 * math.exp(cold) == pytest.approx(constraint.hard(), rel=1e-5)
     modes = {n: quantizer.ladder.bits[int(quantizer.probs().argmax())] for n, quantizer in q.named_quantizers()}
     assert constraint.hard() == pytest.approx(probq.cost.total(q.layers, modes))
 
 
 BAD: dict[str, Any] = {
     "rule is one of": {"rule": "PID"},
-    "sharpen is a temperature": {"sharpen": 0},
 }
 
 

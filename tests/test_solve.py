@@ -17,8 +17,9 @@ from probq import ProbqError
 from probq import cost as costs
 from probq.choices import Choice, Problem, problem
 from probq.codebooks import Ladder, ladder
+from probq.draws import conditional_draws, probability_within
 from probq.layers import Layer
-from probq.solve import conditional_draws, most_probable, probability_within
+from probq.solve import most_probable
 
 
 def curved(layer: Layer, weight_bits: float, input_bits: float) -> float:

@@ -2,14 +2,11 @@
 
 import itertools
 import math
-import warnings
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import xarray
 from torch import Tensor, nn
 
 import probq
@@ -32,6 +29,7 @@ def example() -> Tensor:
 
 def quantized(gates: str = "tensor", rungs: tuple[int, ...] = (0, 2, 8)) -> probq.Quantized:
     q = probq.quantize(network(), example(), probq.Plan(weight=ladder(*rungs), gates=gates))
+    q.calibrated = True  # as after a fit
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for _, quantizer in q.named_quantizers():
@@ -217,68 +215,6 @@ def test_cost_of_draws_is_that_of_an_assignment() -> None:
     for k in range(20):
         one = {name: bits[k] for name, bits in widths.items()}
         assert drawn[k] == pytest.approx(100 * costs.total(q.layers, one) / costs.full(q.layers), rel=1e-12)
-
-
-def test_arviz_groups() -> None:
-    q = quantized("channel")
-    q.temperature = 0.125
-    data = probq.to_arviz(q, draws=40, seed=1)
-    again, other = probq.to_arviz(q, draws=40, seed=1), probq.to_arviz(q, draws=40, seed=2)
-    assert data.posterior["0.weight"].dims == ("chain", "draw", "0.weight_channel")
-    assert data.posterior["0.weight"].shape == (1, 40, 3)
-    assert data.posterior["0.weight_channel"].values.tolist() == [0, 1, 2]
-    assert data.posterior["3.input"].dims == data.posterior["cost"].dims == ("chain", "draw")
-    assert set(np.unique(data.posterior["0.weight"])) <= {0, 2, 8}
-    assert data.posterior.equals(again.posterior)
-    assert not data.posterior.equals(other.posterior)
-    assert data.constant_data["macs"].to_series().to_dict() == {"0": 108, "3": 24}
-    assert data.posterior.attrs["temperature"] == 0.125
-    assert "weight bits * input bits" in data.posterior.attrs["convention"]
-    assert data.posterior.attrs["torch_version"] == torch.__version__
-
-
-def test_arviz_cost_has_the_enumerated_moments() -> None:
-    q = quantized()
-    values, probs = enumerated(q)
-    drawn = probq.to_arviz(q, draws=20000).posterior["cost"].values.ravel()
-    values = 100 * values / (132 * 1024)
-    sd = math.sqrt(probs @ values**2 - (probs @ values) ** 2)
-    assert drawn.mean() == pytest.approx(probs @ values, abs=5 * sd / math.sqrt(20000))
-    assert drawn.std() == pytest.approx(sd, rel=0.05)
-
-
-def test_arviz_of_weight_gates_holds_the_mean() -> None:
-    data = probq.to_arviz(quantized("weight"), draws=30).posterior["0.weight"]
-    assert data.dims == ("chain", "draw")
-    assert np.allclose(data.values * 27, np.round(data.values * 27))  # a mean over 27 weights
-
-
-def test_arviz_reads_it() -> None:
-    import arviz
-
-    assert arviz.extract(probq.to_arviz(quantized(), draws=20))["cost"].shape == (20,)
-
-
-def test_arviz_one_gets_a_tree(monkeypatch: pytest.MonkeyPatch) -> None:
-    """ArviZ 1 answers `arviz.InferenceData` from `__getattr__`, with a warning."""
-
-    def missing(name: str) -> Any:
-        warnings.warn("no longer available", UserWarning, stacklevel=1)
-        return xarray.DataTree
-
-    module = SimpleNamespace(__version__="1.3.0", __getattr__=missing)
-    monkeypatch.setitem(__import__("sys").modules, "arviz", module)
-    tree = probq.to_arviz(quantized(), draws=10)
-    assert isinstance(tree, xarray.DataTree)
-    assert set(tree.children) == {"posterior", "constant_data"}
-    assert tree.posterior["cost"].shape == (1, 10)
-    assert tree.attrs["arviz_version"] == "1.3.0"
-
-
-@pytest.mark.parametrize("draws", [0, -1, 2.5, True, None])
-def test_number_of_draws_is_checked(draws: Any) -> None:
-    with pytest.raises(probq.ProbqError, match="number of draws"):
-        probq.to_arviz(quantized(), draws=draws)
 
 
 def test_budget_out_of_reach() -> None:

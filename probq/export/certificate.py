@@ -45,7 +45,7 @@ def certify(model: IntegerModel, path: str | PathLike[str], report: Report) -> P
 
 def content(model: IntegerModel, path: Path, report: Report) -> dict[str, Any]:
     """What the certificate says, JSON-able."""
-    digest, size = _hashed(path)
+    digest, size = hashed(path)
     return {
         "format": "probq.certificate",
         "version": 1,
@@ -65,7 +65,7 @@ def content(model: IntegerModel, path: Path, report: Report) -> dict[str, Any]:
     }
 
 
-def _hashed(path: Path) -> tuple[str, int]:
+def hashed(path: Path) -> tuple[str, int]:
     """SHA-256 and bytes of a file; of a folder, those of its files' names and contents in order of their names."""
     if path.is_file():
         artefact = path.read_bytes()

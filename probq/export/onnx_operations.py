@@ -61,7 +61,16 @@ def _requantize(graph: Graph, node: Node, inputs: list[Edge], reached: Range) ->
     products = np.stack([m * x.low, m * x.high])
     back = np.maximum(-((products + a).min(0) >> n), 0)
     added = a + (back << n)
-    limits = [lo, hi, x.low, x.high, *m, *(products + added).reshape(-1), *added.reshape(-1), *products.reshape(-1)]
+    limits = [
+        lo,
+        hi,
+        x.low,
+        x.high,
+        *m.reshape(-1),
+        *(products + added).reshape(-1),
+        *added.reshape(-1),
+        *products.reshape(-1),
+    ]
     type = integer_type(*limits)
     name = graph.integers(x, type).name
     for op, numbers, neutral in (("Mul", m, 1), ("Add", added, 0)):

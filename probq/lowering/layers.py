@@ -17,7 +17,7 @@ from probq.lowering.requantize import Target
 from probq.lowering.values import MOST, Requantizer, Value, multiplied
 from probq.packing import Packing
 from probq.quantized import Quantized
-from probq.quantizer import MULTIPLIERS
+from probq.scales import MULTIPLIERS
 from probq.watch import TRANSPOSED
 
 FINEST = 8

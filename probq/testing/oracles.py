@@ -16,7 +16,8 @@ from probq.assignment import Assignment
 from probq.codebooks import Codebook, Grid
 from probq.layers import Layer
 from probq.program import Program
-from probq.quantizer import FINEST_LEVEL, Quantizer, WeightQuantizer
+from probq.quantizer import FINEST_LEVEL, Quantizer
+from probq.weight_quantizer import WeightQuantizer
 
 MOST_STATES = 100_000
 

@@ -1,0 +1,150 @@
+"""Is the posterior right? Gradients and fits of every estimator against enumeration, on networks of 4 to 8 weights.
+
+Two kinds of records, at temperature 1 and without a budget:
+
+* `bias`: the mean of many draws of an estimator's gradient against the exact one, at one point of the posterior. `bias`
+  and `exact` are Euclidean norms over the parameters of one kind, `error` is the standard error of the bias, and
+  `deviation` the standard deviation of one draw.
+* `fit`: a posterior fitted with one estimator against the best mean-field posterior, found by coordinate ascent on the
+  enumerated joint law: the largest differences of the marginals of widths and of pairs (width, code), and both
+  evidence lower bounds in nats.
+
+Records that the file already holds are not made again.
+
+    python benchmarks/estimators.py --seeds 5 --out benchmarks/results_estimators.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pyro
+import torch
+from pyro.infer import TraceMeanField_ELBO
+from torch import Tensor
+
+from probq import estimators
+from probq.testing import (
+    MeanField,
+    Small,
+    best_mean_field,
+    enumerable,
+    enumerate_joint,
+    fit_law,
+    law_parameters,
+    marginals,
+    posterior_of,
+)
+
+ESTIMATORS = MappingProxyType(
+    {
+        "mean gradient": estimators.MeanGradient(),
+        "second order": estimators.SecondOrder(),
+        "local reparametrization": estimators.LocalReparametrization(),
+        "flipout": estimators.Flipout(),
+        "gumbel": estimators.Gumbel(),
+        "mode forward": estimators.ModeForward(),
+    }
+)
+OPEN = 0.3  # log-odds of the gates where gradients are compared
+
+
+def loss_of(q: Any, x: Tensor, y: Tensor) -> Callable[[], Tensor]:
+    """A draw of the negative evidence lower bound."""
+    return partial(TraceMeanField_ELBO().differentiable_loss, q.model, q.guide, x, y)
+
+
+def possible(small: Small, estimator: Any) -> bool:
+    """Whether an estimator can be had on a network."""
+    return not (estimator.noisy and small.name == "shared weight")
+
+
+def bias(small: Small, name: str, draws: int) -> dict[str, Any]:
+    """The record of one estimator's gradient on one network."""
+    q, x = small.quantized(estimator=ESTIMATORS[name])
+    y = small.targets(q, x)
+    with torch.no_grad():
+        for _, quantizer in q.named_quantizers():
+            quantizer.logits.fill_(OPEN)
+    parameters = law_parameters(q)
+    exact = torch.autograd.grad(-enumerate_joint(q, x, y).elbo(*posterior_of(q)), list(parameters.values()))
+    loss, rows = loss_of(q, x, y), []
+    torch.manual_seed(0)
+    for _ in range(draws):
+        found = torch.autograd.grad(loss(), list(parameters.values()), allow_unused=True)
+        rows.append([torch.zeros_like(e) if g is None else g for g, e in zip(found, exact, strict=True)])
+    record: dict[str, Any] = {"kind": "bias", "model": small.name, "estimator": name, "draws": draws}
+    for part, is_gate in (("gates", True), ("codes", False)):
+        places = [k for k, n in enumerate(parameters) if n.endswith(".logits") == is_gate]
+        drawn = torch.stack([torch.cat([row[k].reshape(-1) for k in places]) for row in rows]).double()
+        wanted = torch.cat([exact[k].reshape(-1) for k in places]).double()
+        record[part] = {
+            "bias": float((drawn.mean(0) - wanted).norm()),
+            "error": float(drawn.std(0).norm()) / draws**0.5,
+            "exact": float(wanted.norm()),
+            "deviation": float(drawn.std(0).norm()),
+        }
+    return record
+
+
+def fit(small: Small, name: str, seed: int, steps: int, best: MeanField) -> dict[str, Any]:
+    """The record of one fit."""
+    q, x = small.quantized(estimator=ESTIMATORS[name])
+    y = small.targets(q, x)
+    torch.manual_seed(seed)
+    started = time.process_time()
+    fit_law(q, loss_of(q, x, y), steps)
+    seconds = time.process_time() - started
+    with torch.no_grad():
+        widths, codes = posterior_of(q)
+        gaps = [
+            (a - b).abs().max()
+            for a, b in zip(marginals(widths, codes), marginals(best.widths, best.codes), strict=True)
+        ]
+        elbo = float(enumerate_joint(q, x, y).elbo(widths, codes))
+    return {
+        "kind": "fit", "model": small.name, "estimator": name, "seed": seed, "steps": steps,
+        "widths": float(gaps[0]), "codes": float(gaps[1]), "elbo": elbo, "best": best.elbo,
+        "seconds": round(seconds, 1),
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--draws", type=int, default=1000)
+    parser.add_argument("--fits", nargs="*", default=["mean gradient", "second order"], help="estimators to fit with")
+    parser.add_argument("--out", type=Path, default=Path("results_estimators.json"))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    pyro.enable_validation(False)
+    records = json.loads(options.out.read_text()) if options.out.exists() else []
+    done = {tuple(r.get(k) for k in ("kind", "model", "estimator", "seed")) for r in records}
+
+    def keep(make: Callable[[], dict[str, Any]], *key: Any) -> None:
+        if key not in done:
+            records.append(make())
+            print(json.dumps(records[-1]), flush=True)
+            options.out.write_text(json.dumps(records, indent=1) + "\n")
+
+    for small in enumerable():
+        for name in filter(lambda name: possible(small, ESTIMATORS[name]), ESTIMATORS):
+            keep(partial(bias, small, name, options.draws), "bias", small.name, name, None)
+    for seed in range(options.seeds):
+        for small in enumerable():
+            q, x = small.quantized()
+            best = best_mean_field(enumerate_joint(q, x, small.targets(q, x)))
+            for name in filter(lambda name: possible(small, ESTIMATORS[name]), options.fits):
+                keep(partial(fit, small, name, seed, options.steps, best), "fit", small.name, name, seed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""`ensemble`: integer models drawn from a posterior, whose total cost keeps a budget."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from probq import cost as costs
+from probq.assignment import Assignment
+from probq.budget import Budget, Budgets, budgets
+from probq.choices import Problem
+from probq.decide import codes, decided, shaped
+from probq.draws import conditional_draws
+from probq.errors import ProbqError
+from probq.integer_ensemble import Ensemble
+from probq.likelihoods import Normal
+from probq.limited import limited
+from probq.lower import lower
+from probq.quantized import Quantized
+from probq.unfitted import warn_unfitted
+from probq.versions import probq_version
+
+
+def ensemble(q: Quantized, n: int, budget: Budgets = None, *, seed: int = 0) -> Ensemble:
+    """Integer models of `n` draws from the posterior whose costs together keep a budget.
+
+    The members are `n` independent draws given that `sum of costs <= limit`, exact: one joint draw, not draws of a
+    share each, so that a wide member may stand beside narrow ones. With fixed widths (`q.at(...)`) the members differ
+    in their codes only.
+
+    Args:
+        q: a fitted network. A network fitted for `budget / n`, or fixed at `q.mode` of it, gives the best members.
+        n: number of members.
+        budget: limit on the cost of all members together, or several; by default what was last fitted for, if anything.
+        seed: makes the draws reproducible.
+
+    Warns:
+        UserWarning: if the posterior was never fitted.
+
+    Raises:
+        ProbqError: if the cheapest `n` members cost more than the budget, or the network cannot be lowered.
+    """
+    warn_unfitted(q)
+    several = budgets(budget or q.budget)
+    assignments = joint(q, n, several, seed)
+    cost = several[0].cost if several else costs.bops
+    spent = [a.cost(cost) for a in assignments]
+    noise = float(q.likelihood.log_sd.exp()) ** 2 if isinstance(q.likelihood, Normal) else None
+    metadata = {
+        "cost": costs.name(cost),
+        "costs": spent,
+        "total": sum(spent),
+        "limit": several[0].absolute(q.layers) if several else None,
+        "temperature": q.temperature,
+        "seed": seed,
+        "versions": {"probq": probq_version()},
+    }
+    return Ensemble([lower(q, a) for a in assignments], noise, metadata)
+
+
+def joint(q: Quantized, n: int, budget: Budgets, seed: int) -> list[Assignment]:
+    """`n` independent draws from the posterior given that their costs add up to at most the budget.
+
+    Args:
+        q: a quantized network.
+        n: number of draws.
+        budget: limit on the sum of their costs, or None.
+        seed: makes them reproducible.
+
+    Raises:
+        ProbqError: if the cheapest `n` networks cost more.
+    """
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise ProbqError(f"an ensemble takes a number of members, 1 or more, not {n!r}")
+    several = budgets(budget)
+    if not several:
+        return q.sample(n, None, seed)
+    if decided(q):
+        return q.sample(n, [_share(b, q, n) for b in several], seed)
+    one, limits = _sums(q, several)
+    for limit, least in zip(limits, one.cheapest, strict=True):
+        if n * least > limit:
+            raise ProbqError(
+                f"{n} members cannot keep a total of {limit:,.0f}: one costs {least:,.0f} at least; ask for "
+                f"{int(limit / least)} at most, raise the budget or add narrower rungs to the plan's ladders"
+            )
+    generator = np.random.default_rng(seed)
+    (choice,) = conditional_draws(together(one, n), limits, 1, generator)
+    result = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(generator.integers(2**62)))
+        for k in range(n):
+            own = choice[k * len(one.groups) : (k + 1) * len(one.groups)]
+            widths = shaped(q, one.widths(own))
+            result.append(Assignment(widths, codes(q, widths, draw=True), q.layers, one.value(own)[0]))
+    return result
+
+
+def _share(budget: Budget, q: Quantized, n: int) -> Budget:
+    return replace(budget, percent=None, limit=budget.absolute(q.layers) / n)
+
+
+def _sums(q: Quantized, several: tuple[Budget, ...]) -> tuple[Problem, np.ndarray]:
+    """The discrete problem of one member, and the limits on sums over all members."""
+    if any(isinstance(b.cost, costs.Largest | costs.Pruned) for b in several):
+        raise ProbqError("the members' costs are added up, so an ensemble takes costs that are sums over layers")
+    found = limited(q, several)
+    assert found is not None  # nothing is barred
+    return found.problem, found.limits
+
+
+def together(one: Problem, n: int) -> Problem:
+    """The problem of `n` networks at once: a copy of every group for each, so that a limit holds for their sum."""
+    return replace(one, groups=one.groups * n, constant=one.constant * n, full=one.full * n)

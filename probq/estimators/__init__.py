@@ -1,0 +1,22 @@
+"""How training estimates the gradient of a code posterior: objects for `Plan(estimator=...)`."""
+
+from probq.estimators.estimator import Estimator, Noise, Through, drawn_law
+from probq.estimators.flipout import Flipout
+from probq.estimators.gumbel import Gumbel
+from probq.estimators.local import LocalReparametrization
+from probq.estimators.mean_gradient import MeanGradient
+from probq.estimators.mode_forward import ModeForward
+from probq.estimators.second_order import SecondOrder
+
+__all__ = [
+    "Estimator",
+    "Flipout",
+    "Gumbel",
+    "LocalReparametrization",
+    "MeanGradient",
+    "ModeForward",
+    "Noise",
+    "SecondOrder",
+    "Through",
+    "drawn_law",
+]

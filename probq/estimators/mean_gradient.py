@@ -1,0 +1,27 @@
+"""The default estimator: a categorical draw with the gradient of the exact mean."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from probq.distributions import Codes
+from probq.estimators.estimator import Estimator
+
+
+@dataclass(frozen=True)
+class MeanGradient(Estimator):
+    """`w = l_j` with `j ~ q`, gradient `dL/dw dE_q[l]/dtheta`.
+
+    It needs no second pass and has little variance. It is that of a loss linear in the weight: what the variance of
+    a code costs, `1/2 L'' Var_q[l]` and beyond, is not seen; `SecondOrder` adds it. On a rung of one level (pruned) a
+    weight near that level keeps its straight-through gradient, although its code is certain.
+
+    Source: Y. Bengio, N. Leonard, A. Courville, 2013, "Estimating or Propagating Gradients Through Stochastic Neurons
+    for Conditional Computation" (straight-through; here through the mean of the categorical law).
+    """
+
+    def draw(self, law: Codes) -> Tensor:
+        """A draw, as the law itself makes it."""
+        return law.draw()

@@ -1,0 +1,78 @@
+"""Draws of codes and widths whose gradient is right to second order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from probq.distributions import Codes, Widths
+from probq.estimators.estimator import Estimator
+
+
+@dataclass(frozen=True)
+class SecondOrderGates(Estimator):
+    """An estimator whose gates have the gradient of `SecondOrder`, whatever it does with codes."""
+
+    exact_gates: ClassVar[bool] = True
+
+    def widths(self, logits: Tensor) -> Widths:
+        """Law of the width, draws with the second-order gradient."""
+        return _SecondOrderWidths(logits)
+
+
+@dataclass(frozen=True)
+class SecondOrder(SecondOrderGates):
+    """With `p = q`, `D` the one-hot draw, `g` the gradient with respect to it and `J(p) = diag(p) - p p'`,
+
+        dL/dlog q = 2 J((p + D) / 2) g - 1/2 J(p) g.
+
+    On average it is the true gradient for every loss that is quadratic in each weight, because differences of the loss
+    are taken by the trapezoidal rule, from both ends. So the variance of a code has its price, which `MeanGradient`
+    leaves out. For two levels it is `dL/dw (b - a) dp / (2 P(D))`. The gates of widths are treated alike. More variance
+    than the default, no second pass.
+
+    Source: L. Liu, C. Dong, X. Liu, B. Yu, J. Gao, 2023, "Bridging Discrete and Backpropagation: Straight-Through and
+    Beyond" (ReinMax).
+    """
+
+    def draw(self, law: Codes) -> Tensor:
+        """A draw, with the second-order gradient."""
+        levels, log_probs = law.window()
+        onehot: Tensor = _Draw.apply(log_probs)
+        return (onehot * levels).sum(-1)
+
+
+class _SecondOrderWidths(Widths):
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Widths:
+        return _SecondOrderWidths(self.logits.expand(*batch_shape, self.logits.shape[-1]))
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        log_probs = self.log_probs
+        onehot: Tensor = _Draw.apply(log_probs.expand(*sample_shape, *log_probs.shape))
+        return onehot
+
+
+class _Draw(torch.autograd.Function):
+    """One-hot draws from log-probabilities on the last axis."""
+
+    @staticmethod
+    def forward(ctx: Any, log_probs: Tensor) -> Tensor:
+        probs = log_probs.exp()
+        bounds = probs.cumsum(-1)
+        index = (torch.rand_like(probs[..., :1]) * bounds[..., -1:] > bounds).sum(-1, keepdim=True)
+        onehot = torch.zeros_like(probs).scatter_(-1, index.clamp_max(probs.shape[-1] - 1), 1.0)
+        ctx.save_for_backward(probs, onehot)
+        return onehot
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        (grad,), (probs, onehot) = grads, ctx.saved_tensors
+        return 2 * _times_jacobian((probs + onehot) / 2, grad) - _times_jacobian(probs, grad) / 2
+
+
+def _times_jacobian(probs: Tensor, grad: Tensor) -> Tensor:
+    """`(diag(p) - p p') g`: the derivative of a softmax at `p`."""
+    return probs * (grad - (probs * grad).sum(-1, keepdim=True))

@@ -1,0 +1,20 @@
+"""What a file is, before it is read."""
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from probq.errors import ProbqError
+
+
+def kind(path: Path) -> str | None:
+    """Format that a file's metadata names, or None."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            manifest = json.loads((file.metadata() or {}).get("probq", "null"))
+    except FileNotFoundError as error:
+        raise ProbqError(f"there is no file {path}") from error
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
+        raise ProbqError(f"{path} is not a safetensors file, or is damaged ({error!s:.80})") from error
+    return manifest.get("format") if isinstance(manifest, dict) else None

@@ -1,0 +1,203 @@
+"""The posterior for ArviZ: `InferenceData` with ArviZ 0.x, `xarray.DataTree` with 1.x. The only home of ArviZ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probq.assignment import Assignment
+from probq.chains import checked_chains
+from probq.errors import ProbqError
+from probq.predictive import Predictive, drawn, in_memory, predictive
+from probq.quantized import Quantized
+from probq.summary import CONVENTION, cost_of, draw_costs, draw_widths, network_order
+from probq.unfitted import warn_unfitted
+from probq.versions import probq_version
+
+Draws = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
+
+
+def to_arviz(
+    q: Quantized | Sequence[Quantized],
+    draws: int = 1000,
+    seed: int = 0,
+    *,
+    batches: Iterable[Any] | None = None,
+    log_likelihood: bool | None = None,
+) -> Any:
+    """Draws for ArviZ: `InferenceData` with ArviZ 0.x, `xarray.DataTree` with 1.x.
+
+    The draws are independent, from the whole posterior: those of `q.sample` keep the budget, these need not. Groups:
+
+    * `posterior`, dimensions `chain` and `draw`: for every quantizer `NAME` its width in bits `NAME` (one more
+      dimension for channels with widths of their own; the mean where each weight has its own); `NAME.gates`, whether
+      the gates up to each rung above the first are open (the share that is, where there are several); `NAME.scale`, the
+      scale of the drawn rung (the geometric mean of several); and `cost` in percent of the 32-bit network;
+    * `constant_data`: MACs and number of weights of each layer;
+    * with `batches` also `observed_data`, `posterior_predictive` (targets drawn from the likelihood) and
+      `log_likelihood`, each with the variable `y` and the dimension `observation`.
+
+    Attributes: temperature, convention, budget and versions. `arviz.loo` supposes draws from the Bayesian posterior: at
+    a temperature below 1 read it as a score, not as an estimate. ArviZ 1.x refuses it where most draws of a sharp
+    posterior are equal.
+
+    Args:
+        q: a quantized network, or several restarts of one fit, which become chains (`probq.restarts`).
+        draws: number of draws in each chain. With `batches` every draw runs over all of them.
+        seed: makes them reproducible.
+        batches: iterable of `(input, target)`; kept in memory.
+        log_likelihood: whether to add `log_likelihood`, as `arviz.loo` and `arviz.compare` need; by default with
+            `batches`.
+
+    Warns:
+        UserWarning: if a posterior was never fitted.
+
+    Raises:
+        ProbqError: if `draws` is not a positive integer, the log-likelihood is asked for without data, or chains
+            differ in their plan, temperature or budget.
+    """
+    import arviz
+    import xarray
+
+    chains = checked_chains(q)
+    if log_likelihood and batches is None:
+        raise ProbqError("the log-likelihood needs data: give to_arviz(..., batches=...), pairs of input and target")
+    if not all(chain.calibrated for chain in chains):
+        warn_unfitted(next(chain for chain in chains if not chain.calibrated))
+    data = None if batches is None else in_memory(chains[0], batches)
+    found = [_chain(chain, draws, seed + k, data) for k, chain in enumerate(chains)]
+    attributes = _attributes(chains[0], str(arviz.__version__))
+    groups = {"posterior": _posterior(chains, [widths for widths, _ in found])}
+    if data is not None:
+        groups |= _with_data([met for _, met in found if met is not None], data, log_likelihood is not False)
+    groups["constant_data"] = _layers(chains[0])
+    datasets = {name: group.assign_attrs(attributes) for name, group in groups.items()}
+    inference_data = vars(arviz).get("InferenceData")  # 1.x answers getattr with a warning
+    if inference_data is not None:
+        return inference_data(**datasets, attrs=attributes)
+    return xarray.DataTree.from_dict({"/": xarray.Dataset(attrs=attributes), **datasets})
+
+
+def rhat_and_ess(values: np.ndarray) -> tuple[float, float]:
+    """R-hat and effective sample size (bulk) of draws `[chains, draws]`.
+
+    Where all draws are equal R-hat is 1; where chains are constant but differ it is infinite, and the size is the
+    number of chains.
+
+    Source: A. Vehtari, A. Gelman, D. Simpson, B. Carpenter, P.-C. Bürkner, 2021, "Rank-normalization, folding, and
+    localization: An improved R-hat for assessing convergence of MCMC".
+    """
+    import arviz
+    import xarray
+
+    if (values == values.flat[0]).all():
+        return 1.0, float(values.size)
+    if (values == values[:, :1]).all():
+        return float("inf"), float(len(values))
+    dataset = xarray.Dataset({"x": (("chain", "draw"), values)})
+    return float(arviz.rhat(dataset)["x"]), float(arviz.ess(dataset)["x"])
+
+
+def _chain(
+    q: Quantized, draws: int, seed: int, data: list[tuple[Any, Tensor]] | None
+) -> tuple[Draws, Predictive | None]:
+    if data is None:
+        return draw_widths(q, draws, seed), None
+    parts, met = [], []
+    for number, assignments in enumerate(drawn(q, draws, seed)):
+        parts.append(_widths(q, assignments))
+        met.append(predictive(q, assignments, data, seed + number))
+    shares, widths = ({n: np.concatenate([p[k][n] for p in parts]) for n in parts[0][k]} for k in (0, 1))
+    replicated = [part.replicated for part in met if part.replicated is not None]
+    return (shares, widths), Predictive(np.concatenate([p.log_likelihood for p in met]), np.concatenate(replicated))
+
+
+def _widths(q: Quantized, assignments: Sequence[Assignment]) -> Draws:
+    """Of assignments, what `draw_widths` gives of the posterior."""
+    shares, widths = {}, {}
+    for name, quantizer in q.named_quantizers():
+        bits = np.stack([np.asarray(a.widths[name]) for a in assignments])
+        flat = bits.reshape(len(bits), -1)
+        shares[name] = np.stack([(flat == b).mean(1) for b in quantizer.ladder.bits], 1)
+        widths[name] = flat.mean(1) if bits.ndim > 2 else bits
+    return shares, widths
+
+
+def _posterior(chains: Sequence[Quantized], found: Sequence[Draws]) -> Any:
+    import xarray
+
+    q, leading = chains[0], ("chain", "draw")
+    variables: dict[str, Any] = {}
+    coordinates: dict[str, Any] = {
+        "chain": np.arange(len(chains)),
+        "draw": np.arange(len(found[0][0][q.weight_names[0]])),
+    }
+    for name in network_order(q):
+        bits = np.stack([widths[name] for _, widths in found])
+        own = (f"{name}_channel",) if bits.ndim > 2 else ()
+        coordinates |= {dimension: np.arange(bits.shape[2]) for dimension in own}
+        variables[name] = ((*leading, *own), bits, {"units": "bit"})
+        ladder = q.quantizer(name).ladder.bits
+        if len(ladder) > 1:
+            reached = np.stack([shares[name][:, ::-1].cumsum(1)[:, ::-1][:, 1:] for shares, _ in found])
+            coordinates[f"{name}_opens"] = list(ladder[1:])
+            variables[f"{name}.gates"] = ((*leading, f"{name}_opens"), reached, {"units": "share of open gates"})
+        scales = np.stack([_scales(c, name, s[name], w[name]) for c, (s, w) in zip(chains, found, strict=True)])
+        variables[f"{name}.scale"] = (leading, scales, {"units": "real value of one step"})
+    cost = np.stack([draw_costs(c, s, cost_of(c)) for c, (s, _) in zip(chains, found, strict=True)])
+    return xarray.Dataset({**variables, "cost": (leading, cost, {"units": "percent"})}, coordinates)
+
+
+@torch.no_grad()
+def _scales(q: Quantized, name: str, shares: np.ndarray, widths: np.ndarray) -> np.ndarray:
+    """Geometric mean of the scales of the drawn rungs, `[draws]`."""
+    quantizer = q.quantizer(name)
+    table = torch.log2(quantizer.scales().double()).cpu().numpy().reshape(len(quantizer.ladder), -1)
+    if widths.ndim > 1 and table.shape[1] > 1:  # every channel on its own rung, with its own scale
+        rungs = np.searchsorted(quantizer.ladder.bits, widths)
+        return np.asarray(2.0 ** table[rungs, np.arange(widths.shape[1])].mean(1))
+    return np.asarray(2.0 ** (shares @ table.mean(1)))
+
+
+def _with_data(met: Sequence[Predictive], data: Sequence[tuple[Any, Tensor]], log_likelihood: bool) -> dict[str, Any]:
+    import xarray
+
+    observed = torch.cat([y for _, y in data]).cpu().numpy()
+    dimensions = ("observation", *(f"y_dim_{k}" for k in range(observed.ndim - 1)))
+    coordinates = {"observation": np.arange(len(observed))}
+    drawn_coordinates = {**coordinates, "chain": np.arange(len(met)), "draw": np.arange(len(met[0].log_likelihood))}
+
+    def of_draws(arrays: list[Any], names: tuple[str, ...]) -> Any:
+        return xarray.Dataset({"y": (("chain", "draw", *names), np.stack(arrays))}, drawn_coordinates)
+
+    groups = {"posterior_predictive": of_draws([part.replicated for part in met], dimensions)}
+    if log_likelihood:
+        groups["log_likelihood"] = of_draws([part.log_likelihood for part in met], ("observation",))
+    return {**groups, "observed_data": xarray.Dataset({"y": (dimensions, observed)}, coordinates)}
+
+
+def _layers(q: Quantized) -> Any:
+    import xarray
+
+    columns = {
+        "macs": (("layer",), [layer.macs for layer in q.layers], {"units": "MAC"}),
+        "weights": (("layer",), [layer.weights for layer in q.layers], {"units": "numbers"}),
+    }
+    return xarray.Dataset(columns, {"layer": [layer.name for layer in q.layers]})
+
+
+def _attributes(q: Quantized, arviz_version: str) -> dict[str, Any]:
+    return {
+        "inference_library": "probq",
+        "inference_library_version": probq_version(),
+        "torch_version": str(torch.__version__),
+        "arviz_version": arviz_version,
+        "temperature": q.temperature,
+        "convention": CONVENTION,
+        "cost": getattr(cost_of(q), "__name__", str(cost_of(q))),
+        "budget": repr(q.budget),
+    }

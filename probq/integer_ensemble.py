@@ -1,0 +1,172 @@
+"""Ensemble: several integer models that answer together. Numpy only, like the models; one folder, nothing pickled."""
+
+import hashlib
+import json
+import math
+import secrets
+import shutil
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from probq import uncertainty
+from probq.errors import ProbqError
+from probq.integer import IntegerModel
+from probq.uncertainty import Uncertainty
+
+FORMAT, VERSION = "probq.ensemble", 1
+MANIFEST = "ensemble.json"
+FIELDS = ("format", "version", "members", "noise", "metadata", "sha256")
+
+
+class Ensemble:
+    """Integer models drawn from one posterior, whose predictions are averaged.
+
+    Args:
+        models: the members; they take the same inputs.
+        noise: variance of the targets around the output where they are real numbers, in their unit squared; None where
+            the outputs are logits of classes.
+        metadata: free JSON-able information, as budget, costs and versions.
+
+    Raises:
+        ProbqError: there is no member, they take inputs of different shapes, or the noise is no variance.
+    """
+
+    def __init__(
+        self, models: Sequence[IntegerModel], noise: float | None = None, metadata: Mapping[str, Any] | None = None
+    ) -> None:
+        self.models = tuple(models)
+        if not self.models or not all(isinstance(model, IntegerModel) for model in self.models):
+            raise ProbqError("an ensemble takes at least one IntegerModel, and nothing else")
+        shapes = [model.input.attributes["shape"] for model in self.models]
+        if any(shape != shapes[0] for shape in shapes):
+            raise ProbqError(f"the members take inputs of different shapes: {shapes}; they must be of one network")
+        if noise is not None and (type(noise) not in (int, float) or not math.isfinite(noise) or noise < 0):
+            raise ProbqError(f"noise is a variance, 0 or more, or None for classes; not {noise!r:.80}")
+        self.noise = None if noise is None else float(noise)
+        try:
+            self.metadata = json.loads(json.dumps(dict(metadata or {}), allow_nan=False))
+        except (TypeError, ValueError) as error:
+            raise ProbqError(f"metadata must be JSON: {error}") from error
+
+    def __len__(self) -> int:
+        return len(self.models)
+
+    def __call__(self, x: Any) -> np.ndarray:
+        """The members' outputs in integers, each in units of its own `output_scale`, int64 `[members, batch, ...]`.
+
+        Raises:
+            ProbqError: as `IntegerModel`; or the members' outputs have different shapes.
+        """
+        outputs = [model(x) for model in self.models]
+        if any(output.shape != outputs[0].shape for output in outputs):
+            raise ProbqError("the members' outputs have different shapes; they must be of one network")
+        return np.stack(outputs)
+
+    def outputs(self, x: Any) -> np.ndarray:
+        """The members' outputs as real numbers, float64 `[members, batch, ...]`."""
+        integers = self(x)
+        scales = np.array([model.output_scale for model in self.models])
+        return np.asarray(integers * scales.reshape(-1, *[1] * (integers.ndim - 1)))
+
+    def classes(self, x: Any) -> Uncertainty:
+        """Averaged probabilities `[batch, ..., classes]`, and the parts of their uncertainty in nats.
+
+        `epistemic` is the mutual information between class and member (BALD); see `probq.uncertainty.classification`.
+
+        Raises:
+            ProbqError: the targets are real numbers.
+        """
+        if self.noise is not None:
+            raise ProbqError("this ensemble predicts real numbers, not classes; call numbers(x)")
+        return uncertainty.classification(uncertainty.softmax(self.outputs(x)))
+
+    def numbers(self, x: Any) -> Uncertainty:
+        """Averaged outputs `[batch, ...]` and the parts of the targets' variance; see `probq.uncertainty.regression`.
+
+        Raises:
+            ProbqError: the outputs are logits of classes.
+        """
+        if self.noise is None:
+            raise ProbqError("this ensemble predicts classes, not numbers (its noise is None); call classes(x)")
+        return uncertainty.regression(self.outputs(x), self.noise)
+
+    def save(self, folder: str | PathLike[str]) -> None:
+        """Writes a new folder: a safetensors file for each member, and `ensemble.json` with their SHA-256.
+
+        The folder appears whole or not at all.
+
+        Raises:
+            ProbqError: the folder holds something already, or cannot be written.
+        """
+        folder = Path(folder)
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ProbqError(f"{folder} exists and is not empty; name a new folder")
+        temporary = folder.with_name(f".{secrets.token_hex(4)}.{folder.name}")
+        try:
+            temporary.mkdir()
+            members = []
+            for k, model in enumerate(self.models):
+                model.save(temporary / f"member-{k:03}.safetensors")
+                members.append({"file": f"member-{k:03}.safetensors", "sha256": _of_file(temporary, k)})
+            content = {"format": FORMAT, "version": VERSION, "members": members, "noise": self.noise}
+            content["metadata"] = self.metadata
+            text = json.dumps({**content, "sha256": _digest(content)}, indent=1)
+            (temporary / MANIFEST).write_text(text + "\n", encoding="utf-8")
+            temporary.replace(folder)
+        except OSError as error:
+            raise ProbqError(f"cannot write {folder}: {error}; name a new folder in one that exists") from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    @classmethod
+    def load(cls, folder: str | PathLike[str]) -> "Ensemble":
+        """Reads what `save` wrote; manifest and members are checked against their SHA-256 before they are used.
+
+        Raises:
+            ProbqError: there is no such folder, or something in it is missing, damaged, edited or of another kind.
+        """
+        manifest = _manifest(Path(folder))
+        models = []
+        for k, entry in enumerate(manifest["members"]):
+            if entry != {"file": f"member-{k:03}.safetensors", "sha256": _of_file(Path(folder), k)}:
+                raise ProbqError(f"member {k} of {folder} is not the file that its manifest records; save it again")
+            models.append(IntegerModel.load(Path(folder) / entry["file"]))
+        return cls(models, manifest["noise"], manifest["metadata"])
+
+    def __repr__(self) -> str:
+        bits = sum(node.bits for model in self.models for node in model.nodes)
+        return f"Ensemble({len(self)} models, {bits:,} parameter bits in all)"
+
+
+def _of_file(folder: Path, k: int) -> str:
+    try:
+        return hashlib.sha256((folder / f"member-{k:03}.safetensors").read_bytes()).hexdigest()
+    except OSError as error:
+        raise ProbqError(f"member {k} cannot be read: {error}; save the ensemble again") from error
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ProbqError(f"{folder} holds no {MANIFEST}; give a folder that Ensemble.save wrote") from error
+    except (ValueError, RecursionError) as error:
+        raise ProbqError(f"the manifest of {folder} is not JSON ({error!s:.80}); save the ensemble again") from error
+    kind = manifest.get("format") if isinstance(manifest, dict) else None
+    if kind != FORMAT:
+        raise ProbqError(f"{folder} has format {kind!r:.80}, not {FORMAT!r}; give a folder that Ensemble.save wrote")
+    if manifest.get("version") != VERSION:
+        raise ProbqError(f"its version is {manifest.get('version')!r:.80}, this probq reads {VERSION}; update probq")
+    content = {name: value for name, value in manifest.items() if name != "sha256"}
+    whole = set(manifest) == set(FIELDS) and isinstance(content["members"], list)
+    if not whole or _digest(content) != manifest["sha256"]:
+        raise ProbqError(f"the manifest of {folder} was edited or damaged; save the ensemble again")
+    return content

@@ -1,0 +1,28 @@
+"""Pictures of a posterior, of what it costs, of a fit and of predictions; each function returns matplotlib Axes."""
+
+from probq.plot.channels import channels
+from probq.plot.cost import cost
+from probq.plot.depth import depth
+from probq.plot.forest import forest
+from probq.plot.history import history
+from probq.plot.integers import integers
+from probq.plot.pareto import pareto
+from probq.plot.reliability import reliability
+from probq.plot.save import save, svg
+from probq.plot.weights import weights
+from probq.plot.widths import widths
+
+__all__ = [
+    "channels",
+    "cost",
+    "depth",
+    "forest",
+    "history",
+    "integers",
+    "pareto",
+    "reliability",
+    "save",
+    "svg",
+    "weights",
+    "widths",
+]

@@ -1,0 +1,81 @@
+"""Stacked probabilities of widths along the depth of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.patches import Patch
+
+from probq import summary
+from probq.errors import ProbqError
+from probq.plot.style import CROWDED, bits_text, colours_of, dot, dot_size, legend, name_columns, new_axes, title
+from probq.program import Program
+
+FLOAT = "#bbbbbb"
+
+
+def depth(q: Program, kind: Literal["weight", "input"] = "weight", ax: Axes | None = None) -> Axes:
+    """Probability of every width of the layers' weights (or inputs), a stacked bar for each layer along the depth.
+
+    A dot marks what was decided within `q.budget`, as in `widths`, where all numbers of a tensor share one width; the
+    bar of others shows the mean over their gates. A layer in float is grey.
+
+    Args:
+        q: a quantized network, fitted or not.
+        kind: "weight" or "input".
+        ax: where to draw; by default a new figure.
+
+    Raises:
+        ProbqError: if `kind` is another word, or gates hold NaN.
+    """
+    if kind not in ("weight", "input"):
+        raise ProbqError(f'kind is "weight" or "input", not {kind!r}')
+    names = [getattr(layer, kind) for layer in q.layers]
+    laws = {name: summary.probabilities(q, name).mean(0) for name in names if name in q}
+    ax = new_axes(ax, 3.2)
+    shown = {**_bars(ax, q, names, laws), **_dots(ax, q, names, laws)}
+    legend(ax, list(shown.values()), list(shown))
+    name_columns(ax, [layer.name for layer in q.layers])
+    ax.set(ylim=(0, 1), ylabel="probability of each width")
+    ax.spines[["top", "right"]].set_visible(False)
+    title(ax, f"Posterior over the widths of the {kind}s of {len(names)} layer{'s'[: len(names) != 1]}")
+    return ax
+
+
+def _bars(ax: Axes, q: Program, names: Sequence[str | None], laws: dict[str, np.ndarray]) -> dict[str, Any]:
+    """A stacked bar for each layer; returns the legend's entries."""
+    bits = sorted({b for name in laws for b in q.quantizer(name).ladder.bits})
+    colours, columns = colours_of(bits), np.arange(len(names))
+    bottom, wide = np.zeros(len(names)), 0.82 if len(names) <= CROWDED else 1.0
+    for b in bits:
+        share = np.array([_share(q, name, laws, b) for name in names])
+        ax.bar(columns, share, wide, bottom, color=colours[b], linewidth=0)
+        bottom += share
+    absent = [k for k, name in enumerate(names) if name not in laws]
+    ax.bar(absent, np.ones(len(absent)), wide, color=FLOAT, linewidth=0)
+    shown: dict[str, Any] = {bits_text(b): Patch(color=colours[b]) for b in bits}
+    return {**shown, "float": Patch(color=FLOAT)} if absent else shown
+
+
+def _dots(ax: Axes, q: Program, names: Sequence[str | None], laws: dict[str, np.ndarray]) -> dict[str, Any]:
+    """What was decided, where a tensor has one width; returns the legend's entry."""
+    decided = summary.decided_widths(q, q.budget)
+    whole = [(k, name) for k, name in enumerate(names) if name in laws and np.ndim(decided[name]) == 0]
+    heights = [_middle(q, name, laws, decided[name]) for _, name in whole if name is not None]
+    return {"decided": dot(ax, [k for k, _ in whole], heights, dot_size(len(names)))} if whole else {}
+
+
+def _share(q: Program, name: str | None, laws: dict[str, np.ndarray], b: int) -> float:
+    """Probability of one width, 0 where it is not on the ladder."""
+    if name not in laws or b not in q.quantizer(name).ladder.bits:
+        return 0.0
+    return float(laws[name][q.quantizer(name).ladder.bits.index(b)])
+
+
+def _middle(q: Program, name: str, laws: dict[str, np.ndarray], width: int) -> float:
+    """Height of the middle of the decided width's part of a bar."""
+    rung = q.quantizer(name).ladder.bits.index(int(width))
+    return float(min(max(laws[name][:rung].sum() + laws[name][rung] / 2, 0.02), 0.98))

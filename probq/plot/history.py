@@ -1,0 +1,80 @@
+"""Traces of a fit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from probq.errors import ProbqError
+from probq.history import History
+from probq.plot.style import COST, LOSS, new_axes, title
+
+SMOOTH = 25  # steps
+
+
+def history(history: History, ax: Axes | None = None) -> Axes:
+    """Loss of every step in nats (left), and `E[cost]` with the limit in force in percent (right, logarithmic).
+
+    The phase in which widths are learned is white, the fine-tuning of what was decided is shaded.
+
+    Args:
+        history: from `fit`.
+        ax: where to draw; by default a new figure.
+
+    Raises:
+        ProbqError: if the history holds no step.
+    """
+    if not history.steps:
+        raise ProbqError("the history holds no step; fit first")
+    frame = history.to_frame()
+    ax = new_axes(ax, 3.4)
+    steps = frame["step"].to_numpy()
+    ax.plot(steps, frame["loss"], color=LOSS, alpha=0.2, linewidth=0.7)
+    smooth = frame[["loss", "nll"]].rolling(SMOOTH, center=True, min_periods=1).mean()
+    ax.plot(steps, smooth["loss"], color=LOSS, linewidth=1.6, label=f"loss, mean of {SMOOTH} steps")
+    ax.plot(steps, smooth["nll"], color=LOSS, linewidth=1.2, linestyle=":", label="−log-likelihood alone")
+    ax.set_ylim(_range(smooth.to_numpy(), frame["loss"].to_numpy()))
+    ax.set_xlabel("step")
+    ax.set_ylabel("loss in nats per example", color=LOSS)
+    ax.tick_params(axis="y", colors=LOSS)
+    _cost_axis(ax, frame)
+    title(ax, "Loss and expected cost during the fit")
+    return ax
+
+
+def _cost_axis(ax: Axes, frame: pandas.DataFrame) -> None:
+    """Expected cost and limit on a second axis, phases shaded, one legend for both axes."""
+    right, steps = ax.twinx(), frame["step"].to_numpy()
+    right.plot(steps, frame["percent"].where(frame["percent"] > 0), color=COST, linewidth=1.6, label="E[cost]")
+    if frame["limit"].notna().any():
+        limit = frame["limit"].astype(float)
+        right.plot(steps, limit, color=COST, linewidth=1.2, linestyle="--", label="limit in force")
+    if (frame["percent"] > 0).any():
+        right.set_yscale("log")
+        right.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    right.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+    right.yaxis.set_minor_formatter(NullFormatter())
+    right.set_ylabel("cost in % of the 32-bit network", color=COST)
+    right.tick_params(axis="y", which="both", colors=COST)
+    tune = steps[(frame["phase"] == "tune").to_numpy()]
+    handles, labels = (
+        a + b for a, b in zip(ax.get_legend_handles_labels(), right.get_legend_handles_labels(), strict=True)
+    )
+    if len(tune):
+        handles.append(ax.axvspan(tune[0] - 0.5, tune[-1] + 0.5, color="#000000", alpha=0.07, linewidth=0))
+        labels.append("fine-tuning at decided widths" if len(tune) < len(steps) else "fine-tuning")
+    ax.margins(x=0)
+    ax.spines["top"].set_visible(False)
+    right.spines["top"].set_visible(False)
+    ax.legend(
+        handles, labels, loc="upper left", bbox_to_anchor=(0, -0.2), ncols=2, frameon=False, borderaxespad=0, fontsize=9
+    )
+
+
+def _range(smooth: np.ndarray, raw: np.ndarray) -> tuple[float, float]:
+    """Ends of the loss axis: all of the smooth curves, and all but the outliers of the raw one."""
+    low, high = min(np.nanmin(smooth), np.quantile(raw, 0.01)), max(np.nanmax(smooth), np.quantile(raw, 0.99))
+    margin = 0.05 * (high - low) or 0.5
+    return float(low - margin), float(high + margin)

@@ -1,0 +1,46 @@
+"""Widths of an integer model along its depth."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from probq.errors import ProbqError
+from probq.integer import IntegerModel
+from probq.model_table import layers_of
+from probq.plot.style import CROWDED, INPUT, WEIGHT, legend, name_columns, new_axes, title
+
+ACCUMULATOR = "#555555"
+
+
+def integers(model: IntegerModel, ax: Axes | None = None) -> Axes:
+    """Bits of weights, inputs and accumulators of an integer model, layer for layer along its depth.
+
+    Args:
+        model: an integer model.
+        ax: where to draw; by default a new figure.
+
+    Raises:
+        ProbqError: if the model has no layer.
+    """
+    layers = layers_of(model)
+    if not layers:
+        raise ProbqError("the integer model has no linear, convolution or embedding layer to draw")
+    ax = new_axes(ax, 3.2)
+    columns, shown = np.arange(len(layers)), "" if len(layers) > CROWDED else "o"
+    for label, colour, style, values in (
+        ("accumulator", ACCUMULATOR, ":", [layer.accumulator_bits for layer in layers]),
+        ("input", INPUT, "--", [layer.input_bits for layer in layers]),
+        ("weight", WEIGHT, "-", [layer.weight_bits for layer in layers]),
+    ):
+        heights = np.array([np.nan if value is None else value for value in values], dtype=float)
+        if np.isfinite(heights).any():
+            ax.plot(columns, heights, style, color=colour, marker=shown, drawstyle="steps-mid", label=label)
+    ax.set(ylabel="width in bits")
+    ax.set_ylim(bottom=-0.4)
+    ax.grid(axis="y", color="#dddddd", linewidth=0.7)
+    ax.spines[["top", "right"]].set_visible(False)
+    name_columns(ax, [layer.name for layer in layers])
+    legend(ax, *ax.get_legend_handles_labels())
+    title(ax, f"Widths of {len(layers)} integer layer{'s'[: len(layers) != 1]}")
+    return ax

@@ -1,0 +1,51 @@
+"""Pictures to files and pages."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from os import PathLike
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+
+from probq.errors import ProbqError
+from probq.files import replacing
+
+
+def save(ax: Axes, path: str | PathLike[str]) -> None:
+    """Write the figure of `ax` to a file in the format of its suffix, whole or not at all, and close the figure.
+
+    Raises:
+        ProbqError: if the file cannot be written, or matplotlib does not know its format.
+    """
+    from matplotlib import pyplot
+
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    try:
+        with replacing(path) as temporary:
+            figure.savefig(temporary, dpi=150)
+    except ProbqError:
+        raise
+    except ValueError as error:
+        raise ProbqError(f"cannot write {path}: {error}") from error
+    finally:
+        pyplot.close(figure)
+
+
+def svg(ax: Axes) -> str:
+    """The figure of `ax` as an SVG document; closes the figure. The same picture always gives the same text."""
+    from matplotlib import pyplot
+
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    buffer = io.StringIO()
+    try:
+        with rc_context({"svg.hashsalt": "probq"}), warnings.catch_warnings():
+            # a name in a script that the font lacks is drawn as boxes; the tables beside have it whole
+            warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
+            figure.savefig(buffer, format="svg", metadata={"Date": None})
+    finally:
+        pyplot.close(figure)
+    return buffer.getvalue()

@@ -1,0 +1,106 @@
+"""What all pictures share: sizes, colours that all kinds of colour vision tell apart, names of rows, legends."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+
+WIDTH = 7.2  # inches: a notebook's column
+CROWDED, PACKED = 24, 60  # rows from which names are small, and from which only some are written
+TALLEST = 10.8  # inches: a page
+DARK = "#222222"
+LIMIT = "#d62728"
+LOSS, COST = "#1f4e9c", "#c05a00"  # blue and orange stay apart for all kinds of colour vision
+WEIGHT, INPUT = LOSS, COST
+PALE = "#7a9cc6"
+
+
+def new_axes(ax: Axes | None, height: float) -> Axes:
+    """The given axes, or those of a new figure as wide as a notebook."""
+    if ax is not None:
+        return ax
+    from matplotlib import pyplot
+
+    return pyplot.subplots(figsize=(WIDTH, height), layout="constrained")[1]
+
+
+def height_of(rows: int) -> float:
+    """Inches that a picture with this many rows takes; never more than a page."""
+    return max(2.1, 1.2 + min((0.27 if rows <= CROWDED else 0.18) * rows, TALLEST))
+
+
+def in_order(names: Sequence[str], weights: Sequence[str]) -> list[str]:
+    """Rows of a picture: the order of the network; of very many, weights first and inputs below, to be seen apart."""
+    return list(names) if len(names) <= PACKED else sorted(names, key=lambda name: name not in weights)
+
+
+def name_rows(ax: Axes, names: Sequence[str]) -> None:
+    """Name the rows from top to bottom; of very many only some."""
+    step = math.ceil(len(names) / PACKED)
+    ax.set_yticks(range(0, len(names), step), list(map(shortened, names))[::step])
+    ax.tick_params(axis="y", length=0, labelsize=9 if len(names) <= CROWDED else 7)
+    ax.set_ylim(len(names) - 0.4, -0.6)
+    ax.spines[["top", "right", "left"]].set_visible(False)
+
+
+def name_columns(ax: Axes, names: Sequence[str]) -> None:
+    """Name the layers from left to right; number them where names would not fit."""
+    ax.set_xlim(-0.5, len(names) - 0.5)
+    if len(names) <= CROWDED:
+        turned = len(names) > 8 or max(map(len, names), default=0) > 8
+        ax.set_xticks(range(len(names)), list(map(shortened, names)), rotation=90 if turned else 0, fontsize=9)
+        ax.set_xlabel("layer")
+    else:
+        step = next(s for s in (5, 10, 20, 50, 100, 200, 500, len(names)) if len(names) / s <= 12)
+        ax.set_xticks(range(step - 1, len(names), step), [str(k) for k in range(step, len(names) + 1, step)])
+        ax.set_xlabel("layer, counted from the network's input")
+
+
+def colours_of(bits: Sequence[int]) -> dict[int, Any]:
+    """A colour for each width: more bits are darker."""
+    positions = np.linspace(0.97, 0.08, len(bits)) if len(bits) > 1 else [0.45]
+    return dict(zip(bits, colormaps["viridis"](positions), strict=True))
+
+
+def title(ax: Axes, text: str) -> None:
+    """A title that may serve as a caption."""
+    ax.set_title(text, fontsize=11, x=0, ha="left")
+
+
+def legend(ax: Axes, handles: Sequence[Any], labels: Sequence[str]) -> None:
+    """A legend right of the picture."""
+    ax.legend(handles, labels, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, borderaxespad=0)
+
+
+def dot(ax: Axes, x: Any, y: Any, size: float = 30) -> Any:
+    """White dots with a dark edge: what was decided."""
+    return ax.scatter(x, y, size, "white", edgecolors=DARK, linewidths=1.2 if size > 12 else 0.5, zorder=3)
+
+
+def dot_size(count: int) -> float:
+    """Area of a dot in square points, so that this many stand beside one another."""
+    return 30 if count <= PACKED else max(3.0, 30 * PACKED / count)
+
+
+def bits_text(b: int) -> str:
+    """`3 bits`."""
+    return "0 bits (pruned)" if b == 0 else f"{b} bit" if b == 1 else f"{b} bits"
+
+
+def shortened(name: str) -> str:
+    """A name of 32 characters at most, all of which can be drawn, in which a dollar begins no formula."""
+    short = name if len(name) <= 32 else f"{name[:12]}…{name[-19:]}"
+    short = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in short)
+    return short.replace("$", r"\$")
+
+
+def unit(name: str) -> str:
+    """Unit of a cost's name."""
+    units = {"bops": "BOPs", "storage": "bits of storage", "ebops": "effective BOPs", "pruned_bops": "BOPs"}
+    bits = {"activations": "bits of activations", "largest_activation": "bits of the largest activation"}
+    return (units | bits).get(name, name)

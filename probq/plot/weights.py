@@ -1,0 +1,122 @@
+"""Weights against the levels they will take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+
+from probq import summary
+from probq.decide import onehots
+from probq.errors import ProbqError
+from probq.plot.style import DARK, PALE, WEIGHT, bits_text, legend, new_axes, shortened, title
+from probq.program import Program
+
+FEW, MANY = 16, 64  # levels up to which each is named, and from which they are drawn as one outline
+FINE = 4  # bins for each level
+MOST_BINS = 512
+
+
+@dataclass(frozen=True)
+class LevelShares:
+    """Weights of one tensor in steps of their scale, and what becomes of them at one width.
+
+    Attributes:
+        bits: the width.
+        values: weights in units of the scale `[weights]`.
+        levels: of the codebook, ascending `[K]`.
+        expected: expected share of weights on each level under the codes' law `[K]`.
+        decided: share of weights on each level once codes are decided `[K]`.
+        part: share of the tensor's weights that have this width.
+    """
+
+    bits: int
+    values: np.ndarray
+    levels: np.ndarray
+    expected: np.ndarray
+    decided: np.ndarray
+    part: float
+
+
+def level_shares(q: Program, name: str) -> LevelShares:
+    """What `weights` draws, at the width decided within `q.budget` (that of most weights, where they differ)."""
+    widths = summary.decided_widths(q, q.budget)
+    quantizer = q.weights[name]
+    with torch.no_grad(), q.evaluating():
+        location = q.location(name)
+        if not location.isfinite().all():
+            raise ProbqError(f"the weight {name} holds NaN or infinity; fit again from the start, with lower rates")
+        rung = q.rung(name, onehots(q, widths)[name])
+        law = quantizer.law(location, rung)
+        windows, log_probs = (t.double().cpu().numpy() for t in law.window())
+        modes, values = law.mode.double().cpu().numpy(), (location / rung.scale).double().cpu().numpy()
+    bits = np.broadcast_to(np.asarray(widths[name]).reshape(quantizer.gates), quantizer.shape)
+    found, counts = np.unique(bits, return_counts=True)
+    chosen = int(found[counts.argmax()])
+    here = bits == chosen
+    own = quantizer.levels(quantizer.ladder.bits.index(chosen))
+    levels = np.sort((own if isinstance(own, torch.Tensor) else own.levels()).detach().double().cpu().numpy())
+    probs = np.exp(log_probs[here])
+    expected = _counts(levels, windows[here].reshape(-1), probs.reshape(-1)) / here.sum()
+    decided = _counts(levels, modes[here]) / here.sum()
+    return LevelShares(chosen, values[here], levels, expected, decided, float(here.mean()))
+
+
+def _counts(levels: np.ndarray, values: np.ndarray, masses: np.ndarray | None = None) -> np.ndarray:
+    """Mass of the values on each level."""
+    place = np.searchsorted((levels[1:] + levels[:-1]) / 2, values)
+    return np.bincount(place, masses, len(levels))
+
+
+def weights(q: Program, name: str | None = None, ax: Axes | None = None) -> Axes:
+    """Histogram of a tensor's weights over the levels of its decided codebook, with the probabilities of the codes.
+
+    Weights are in units of their scale, so that all channels share one axis. Grey: weights before rounding, for each
+    step between levels. Blue: expected share of each level under the law of the codes. Dots: share once decided.
+
+    Args:
+        q: a quantized network with its network, fitted or not.
+        name: of the weight, as `conv1.weight`; by default the largest one.
+        ax: where to draw; by default a new figure.
+
+    Raises:
+        ProbqError: if there is no such weight, it holds NaN or infinity, or the posterior was read without its network.
+    """
+    if name is None:
+        name = max(q.weight_names, key=lambda n: int(np.prod(q.weights[n].shape)))
+    if name not in q.weight_names:
+        raise ProbqError(f"there is no quantized weight {name!r}; name one of {', '.join(q.weight_names[:5])}")
+    if name not in dict(q.net.named_parameters(remove_duplicate=False)):
+        raise ProbqError(f"the posterior was read without its network, so {name} is unknown; use probq.load(path, net)")
+    shares = level_shares(q, name)
+    ax = new_axes(ax, 3.2)
+    _draw(ax, shares)
+    part = "" if shares.part == 1 else f", {100 * shares.part:.3g} % of its weights"
+    title(ax, f"{shortened(name)} on its levels at {bits_text(shares.bits)}{part}")
+    return ax
+
+
+def _draw(ax: Axes, shares: LevelShares) -> None:
+    levels = shares.levels
+    step = float(np.diff(levels).mean()) if len(levels) > 1 else 1.0
+    low, high = min(levels[0], shares.values.min()) - step / 2, max(levels[-1], shares.values.max()) + step / 2
+    bins = int(np.clip(FINE * (high - low) / step, 8, MOST_BINS))
+    density, edges = np.histogram(shares.values, np.linspace(low, high, bins + 1), density=True)
+    ax.stairs(density * step, edges, fill=True, color="#bbbbbb", label="weights before rounding,\nper step")
+    if len(levels) <= MANY:
+        distance = np.diff(levels).min() if len(levels) > 1 else step
+        ax.bar(levels, shares.expected, 0.8 * distance, color=PALE, alpha=0.75, edgecolor=WEIGHT, label="code law")
+        ax.plot(levels, shares.decided, "o", color=DARK, markerfacecolor="white", markersize=5, label="decided codes")
+    else:
+        middles = (levels[1:] + levels[:-1]) / 2
+        bounds = np.concatenate([[levels[0] - step / 2], middles, [levels[-1] + step / 2]])
+        ax.stairs(shares.decided, bounds, color=DARK, linewidth=0.8, label="decided codes")
+        ax.stairs(shares.expected, bounds, color=WEIGHT, linewidth=1.6, label="code law")
+    if len(levels) <= FEW:
+        ax.set_xticks(levels, [f"{level:g}" for level in levels], fontsize=9)
+    ax.set(xlabel="weight in units of its scale", ylabel="share of weights")
+    ax.set_ylim(0, 1.08 * max(shares.expected.max(), shares.decided.max(), (density * step).max()))
+    ax.spines[["top", "right"]].set_visible(False)
+    legend(ax, *ax.get_legend_handles_labels())

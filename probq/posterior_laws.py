@@ -1,0 +1,60 @@
+"""How a posterior's file names its estimators and priors: what differs from the defaults, as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from probq import estimators, priors
+from probq.errors import ProbqError
+from probq.quantizer import Quantizer
+from probq.weight_quantizer import WeightQuantizer
+
+ESTIMATORS = (
+    ("mean gradient", estimators.MeanGradient),
+    ("mode forward", estimators.ModeForward),
+    ("gumbel", estimators.Gumbel),
+    ("second order", estimators.SecondOrder),
+    ("local reparametrization", estimators.LocalReparametrization),
+    ("flipout", estimators.Flipout),
+)
+
+
+def laws_to_entry(quantizer: Quantizer) -> dict[str, Any]:
+    """Estimator and priors of a quantizer where they are not the defaults.
+
+    Raises:
+        ProbqError: if the user wrote one of them.
+    """
+    entry: dict[str, Any] = {}
+    if quantizer.estimator != estimators.MeanGradient():
+        names = [name for name, kind in ESTIMATORS if type(quantizer.estimator) is kind]
+        if not names:
+            raise ProbqError(
+                f"a file cannot hold an estimator of one's own ({type(quantizer.estimator).__name__}); use those of "
+                "probq.estimators"
+            )
+        entry["estimator"] = {"kind": names[0], **vars(quantizer.estimator)}
+    if quantizer.width_prior is not None:
+        entry["width_prior"] = priors.to_entry(quantizer.width_prior)
+    if isinstance(quantizer, WeightQuantizer):
+        if quantizer.free_codes:
+            entry["free_codes"] = True
+        if quantizer.code_prior_law is not None:
+            entry["code_prior"] = priors.to_entry(quantizer.code_prior_law)
+    return entry
+
+
+def laws_from_entry(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The same as arguments of a `Plan`.
+
+    Raises:
+        LookupError: if there is no such kind.
+    """
+    laws: dict[str, Any] = {key: priors.from_entry(entry[key]) for key in ("width_prior", "code_prior") if key in entry}
+    if "estimator" in entry:
+        fields = {key: value for key, value in entry["estimator"].items() if key != "kind"}
+        laws["estimator"] = dict(ESTIMATORS)[entry["estimator"]["kind"]](**fields)
+    if entry.get("free_codes"):
+        laws["free_codes"] = True
+    return laws

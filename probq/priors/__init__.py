@@ -1,0 +1,19 @@
+"""Priors over codes and widths: objects for `Plan(code_prior=...)`, `Plan(width_prior=...)`."""
+
+from probq.priors.codes import CodePrior, Laplace, Normal, SpikeSlab
+from probq.priors.entries import from_entry, to_entry
+from probq.priors.law import PriorCodes
+from probq.priors.widths import Energy, Geometric, WidthPrior
+
+__all__ = [
+    "CodePrior",
+    "Energy",
+    "Geometric",
+    "Laplace",
+    "Normal",
+    "PriorCodes",
+    "SpikeSlab",
+    "WidthPrior",
+    "from_entry",
+    "to_entry",
+]

@@ -1,0 +1,134 @@
+"""Priors over the codes of weights: a real-valued law, rounded to the levels."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from probq.errors import ProbqError
+
+
+@dataclass(frozen=True)
+class CodePrior:
+    """Law of `level = nearest((centre + sd e) / scale)`: a real weight `centre + sd e` rounded to its codebook.
+
+    Attributes:
+        sd: standard deviation in the unit of the weights; None: one for each weight tensor is learned, starting at
+            that of the trained weight (empirical Bayes).
+        centred: whether the centre is the trained weight, instead of 0.
+
+    Raises:
+        ProbqError: if `sd` is not positive.
+    """
+
+    kind: ClassVar[str] = ""
+    sd: float | None = None
+    centred: bool = False
+
+    def __post_init__(self) -> None:
+        if self.sd is not None and not 0 < self.sd < math.inf:
+            raise ProbqError(f"{type(self).__name__}(sd=...) takes a number above 0 or None (learned), not {self.sd!r}")
+
+    @property
+    def zero(self) -> float:
+        """Probability of a spike at 0."""
+        return 0.0
+
+    def log_cdf(self, z: Tensor) -> Tensor:
+        """Logarithm of the distribution function of `e`, which has mean 0 and variance 1."""
+        raise NotImplementedError
+
+    def noise(self, shape: torch.Size, device: torch.device | None) -> Tensor:
+        """Draws of `e`."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Normal(CodePrior):
+    """Discretised Normal: `P(l_j) = Phi((c_j s - centre) / sd) - Phi((c_{j-1} s - centre) / sd)`, `c_j` the midpoints.
+
+    The end levels have the tails. Fields as in `CodePrior`.
+
+    Source: C. Louizos, M. Reisser, T. Blankevoort, E. Gavves, M. Welling, 2019, "Relaxed Quantization for
+    Discretized Neural Networks" (laws rounded to a grid).
+
+    Example:
+        >>> Normal(sd=0.5).centred
+        False
+    """
+
+    kind: ClassVar[str] = "normal"
+
+    def log_cdf(self, z: Tensor) -> Tensor:
+        """`log Phi(z)`."""
+        return torch.special.log_ndtr(z)
+
+    def noise(self, shape: torch.Size, device: torch.device | None) -> Tensor:
+        """Standard normal numbers."""
+        return torch.randn(shape, device=device)
+
+
+@dataclass(frozen=True)
+class Laplace(CodePrior):
+    """Discretised Laplace law, as `Normal` with `F(z) = exp(sqrt(2) z) / 2` for `z < 0`: heavier tails, more zeros.
+
+    Source: P. M. Williams, 1995, "Bayesian Regularization and Pruning Using a Laplace Prior".
+    """
+
+    kind: ClassVar[str] = "laplace"
+
+    def log_cdf(self, z: Tensor) -> Tensor:
+        """`log F(z)`."""
+        z = math.sqrt(2) * z
+        return torch.where(z < 0, z - math.log(2), torch.log1p(-torch.exp(-z.clamp_min(0)) / 2))
+
+    def noise(self, shape: torch.Size, device: torch.device | None) -> Tensor:
+        """Laplace numbers of variance 1."""
+        signs = torch.randint(0, 2, shape, device=device) * 2 - 1
+        return signs * torch.empty(shape, device=device).exponential_() / math.sqrt(2)
+
+
+@dataclass(frozen=True)
+class SpikeSlab(CodePrior):
+    """`P(l) = spike [l = 0] + (1 - spike) slab(l)`; on a codebook without a level 0, the slab alone.
+
+    Attributes:
+        spike: probability of the spike, 0 to 1.
+        slab: the rest's prior.
+
+    Raises:
+        ProbqError: if a field has a value that it cannot take.
+
+    Source: T. J. Mitchell, J. J. Beauchamp, 1988, "Bayesian Variable Selection in Linear Regression".
+    """
+
+    kind: ClassVar[str] = "spike and slab"
+    sd: float | None = field(default=None, init=False)
+    centred: bool = field(default=False, init=False)
+    spike: float = 0.5
+    slab: CodePrior = field(default_factory=Normal)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.spike < 1:
+            raise ProbqError(f"SpikeSlab(spike=...) takes a probability between 0 and 1, not {self.spike!r}")
+        if not isinstance(self.slab, CodePrior) or isinstance(self.slab, SpikeSlab):
+            raise ProbqError(f"SpikeSlab(slab=...) takes a Normal or Laplace of probq.priors, not {self.slab!r}")
+        object.__setattr__(self, "sd", self.slab.sd)
+        object.__setattr__(self, "centred", self.slab.centred)
+
+    @property
+    def zero(self) -> float:
+        """Probability of the spike."""
+        return self.spike
+
+    def log_cdf(self, z: Tensor) -> Tensor:
+        """That of the slab."""
+        return self.slab.log_cdf(z)
+
+    def noise(self, shape: torch.Size, device: torch.device | None) -> Tensor:
+        """Those of the slab."""
+        return self.slab.noise(shape, device)

@@ -1,0 +1,67 @@
+"""Whether the confidence of predictions means what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+
+from probq import plot
+from probq.errors import ProbqError
+from probq.integer import IntegerModel
+from probq.likelihoods import categorical
+from probq.quantized import Quantized
+from probq.reliability import reliability_of
+from probq.report.page import figure, paragraph
+
+
+def elements(predictions: Any, targets: Any) -> list[str]:
+    """A sentence and a picture.
+
+    Raises:
+        ProbqError: as `reliability_of`.
+    """
+    found = reliability_of(predictions, targets)
+    accuracy, confidence = (100 * value for value in found.means)
+    gap = confidence - accuracy
+    way = "over" if gap > 0 else "under"
+    text = (
+        f"On {found.counts.sum():,} examples the accuracy is {accuracy:.4g} % and the mean confidence {confidence:.4g} "
+        f"%, {abs(gap):.2g} points {way}confident; the expected calibration error is {100 * found.error:.2g} %."
+    )
+    caption = "Points below the diagonal: more confident than right."
+    return [paragraph(text), figure(plot.reliability(predictions, targets), caption)]
+
+
+def predicted(subject: Quantized | IntegerModel, batches: Iterable[Any], draws: int) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities of classes `[N, C]`, the mean over networks drawn from a posterior, and the classes `[N]`.
+
+    Args:
+        subject: a quantized network, or an integer model, whose outputs then are logits.
+        batches: `(input, classes)`.
+        draws: networks drawn.
+
+    Raises:
+        ProbqError: if targets are no classes, outputs no logits `[batch, classes]`, or there is no batch.
+    """
+    if isinstance(subject, Quantized) and subject.likelihood not in (None, categorical):
+        raise ProbqError("calibration needs classes, and the likelihood is of another kind; leave out validation")
+    probabilities, classes = [], []
+    for batch in batches:
+        if not isinstance(batch, tuple | list) or len(batch) != 2:
+            raise ProbqError("validation is an iterable of batches (input, classes), such as a DataLoader")
+        probabilities.append(_probabilities(subject, batch[0], draws))
+        classes.append(np.asarray(batch[1]))
+        if probabilities[-1].ndim != 2 or classes[-1].dtype.kind not in "iu":
+            raise ProbqError("calibration needs outputs [batch, classes] and integer classes; leave out validation")
+    if not classes:
+        raise ProbqError("validation holds no batch; give at least one (input, classes)")
+    return np.concatenate(probabilities), np.concatenate(classes)
+
+
+def _probabilities(subject: Quantized | IntegerModel, x: Any, draws: int) -> np.ndarray:
+    if isinstance(subject, IntegerModel):
+        return torch.from_numpy(subject(x) * subject.output_scale).softmax(-1).numpy()
+    return subject.predict(x, draws, seed=0).double().softmax(-1).mean(0).detach().cpu().numpy()

@@ -1,0 +1,125 @@
+"""Networks so small that every width and every code can be enumerated, with data: where a posterior can be proved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Bernoulli, Distribution
+
+from probq.codebooks import Ladder, binary, ladder, ternary
+from probq.likelihoods import Normal
+from probq.plan import Plan
+from probq.quantized import Quantized, quantize
+
+
+@dataclass(frozen=True)
+class Small:
+    """One such network: how it is made, its plan, its likelihood and its inputs."""
+
+    name: str
+    make: Callable[[], nn.Module]
+    features: int
+    plan: Plan
+    likelihood: Callable[[Tensor], Distribution] | None
+    rows: int = 12
+
+    def quantized(self, seed: int = 0, **changes: Any) -> tuple[Quantized, Tensor]:
+        """The network with scales of its own random weights, and inputs; `changes` are those of the plan."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            net, x = self.make(), torch.randn(self.rows, self.features)
+            for weight in net.parameters():
+                nn.init.normal_(weight, std=0.7)
+        plan = Plan(**{**vars(self.plan), **changes})
+        q = quantize(net, x, plan, self.likelihood)
+        q.temperature = 1.0
+        return q.train(), x
+
+    def targets(self, q: Quantized, x: Tensor, seed: int = 0) -> Tensor:
+        """Targets drawn at the float weights."""
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(1000 + seed)
+            return q.law(q.net(x)).sample()
+
+
+class Shared(nn.Module):
+    """One layer applied twice, then summed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Two numbers in, one out."""
+        return self.layer(torch.tanh(self.layer(x))).sum(-1, keepdim=True)
+
+
+def bernoulli(output: Tensor) -> Distribution:
+    """`target ~ Bernoulli(sigmoid(output))`, one number for each example."""
+    return Bernoulli(logits=output)
+
+
+def _plan(weights: Ladder, **options: Any) -> Plan:
+    return Plan(weight=weights, network_input=ladder(8), scales="tensor", **{"spread": 0.5, **options})
+
+
+def _linear(inputs: int, outputs: int) -> Callable[[], nn.Module]:
+    return lambda: nn.Linear(inputs, outputs, bias=False)
+
+
+def _two_layers() -> nn.Module:
+    return nn.Sequential(nn.Linear(2, 2, bias=False), nn.Tanh(), nn.Linear(2, 1, bias=False))
+
+
+def enumerable() -> Iterator[Small]:
+    """The networks: linear, logistic, two layers with learned input width, and a shared weight."""
+    pair, three = ladder(0, binary()), ladder(0, ternary())
+    free = {"free_codes": True}
+    yield Small("linear", _linear(4, 1), 4, _plan(pair), Normal(0.7))
+    yield Small("linear, ternary", _linear(5, 1), 5, _plan(three, **free), Normal(0.7))
+    yield Small("logistic", _linear(5, 1), 5, _plan(pair), bernoulli, 16)
+    yield Small("softmax, ternary", _linear(4, 2), 4, _plan(three, **free), None, 10)
+    yield Small("two layers", _two_layers, 2, _plan(pair, input=ladder(2, 4)), Normal(0.5))
+    yield Small("shared weight", Shared, 2, _plan(three, **free), Normal(0.5))
+
+
+def law_parameters(q: Quantized) -> dict[str, nn.Parameter]:
+    """The parameters of the posterior over widths and codes; all others stop being trained."""
+    free = any(weight.free_codes for weight in q.weights.values())
+    found = {}
+    for name, parameter in q.named_parameters():
+        kind = name.rsplit(".", 1)[-1] == "logits" or ".code_logits." in name or (name.startswith("net.") and not free)
+        parameter.requires_grad_(kind and parameter.shape[-1] != (1 if ".code_logits." in name else 0))
+        if parameter.requires_grad:
+            found[name] = parameter
+    return found
+
+
+def fit_law(q: Quantized, loss: Callable[[], Tensor], steps: int, rate: float = 0.3) -> None:
+    """Fit the posterior alone: Adam, a cosine schedule, and the mean of the parameters over the last half.
+
+    Args:
+        q: the network.
+        loss: a draw of the negative evidence lower bound.
+        steps: number of draws.
+        rate: learning rate.
+    """
+    parameters = list(law_parameters(q).values())
+    optimizer = torch.optim.Adam(parameters, rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    mean = [torch.zeros_like(p) for p in parameters]
+    for step in range(steps):
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+        schedule.step()
+        if step >= steps // 2:
+            for total, parameter in zip(mean, parameters, strict=True):
+                total += parameter.detach() / (steps - steps // 2)
+    with torch.no_grad():
+        for total, parameter in zip(mean, parameters, strict=True):
+            parameter.copy_(total)

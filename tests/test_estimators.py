@@ -1,0 +1,237 @@
+"""Estimators of code posteriors: what each draws, its gradient against enumeration, and what is refused."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pyro import poutine
+from pyro.infer import TraceMeanField_ELBO
+from scipy import stats
+from torch import Tensor, nn
+
+import probq
+from probq import estimators
+from probq.codebooks import binary, ladder, ternary, uniform
+from probq.distributions import Codes, Widths
+from probq.estimators.estimator import on_weight
+from probq.free_codes import FreeCodes
+from probq.testing import Small, enumerable, enumerate_joint, law_parameters, posterior_of
+
+ALL = (
+    estimators.MeanGradient(),
+    estimators.ModeForward(),
+    estimators.Gumbel(0.3),
+    estimators.SecondOrder(),
+    estimators.LocalReparametrization(),
+    estimators.Flipout(),
+)
+LINEAR = next(iter(enumerable()))
+X, Y = torch.tensor([[0.3, 0.9], [0.7, 0.2], [-0.4, 0.5]]), torch.tensor([0, 1, 1])
+
+
+def name_of(estimator: Any) -> str:
+    return type(estimator).__name__
+
+
+def law(weights: int = 4) -> Codes:
+    location = torch.linspace(-1.2, 1.1, weights, requires_grad=True)
+    return Codes(location, torch.tensor(1.0), ternary(), torch.tensor(0.4), nearest=3)
+
+
+def gradients(small: Small, estimator: Any, draws: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean of an estimator's gradient over draws, its standard error, and the exact gradient, as vectors."""
+    q, x = small.quantized(estimator=estimator)
+    y = small.targets(q, x)
+    with torch.no_grad():
+        q.weights[next(iter(q.weights))].logits.fill_(0.3)
+    parameters = list(law_parameters(q).values())
+    exact = torch.autograd.grad(-enumerate_joint(q, x, y).elbo(*posterior_of(q)), parameters)
+    elbo = TraceMeanField_ELBO()
+    rows = []
+    for _ in range(draws):
+        found = torch.autograd.grad(elbo.differentiable_loss(q.model, q.guide, x, y), parameters, allow_unused=True)
+        given = [torch.zeros_like(p) if g is None else g for g, p in zip(found, parameters, strict=True)]
+        rows.append(torch.cat([g.reshape(-1) for g in given]))
+    drawn = torch.stack(rows).double()
+    return drawn.mean(0), drawn.std(0) / math.sqrt(draws), torch.cat([g.reshape(-1) for g in exact]).double()
+
+
+def test_second_order_gradients_are_exact_on_average_where_the_loss_is_quadratic() -> None:
+    mean, error, exact = gradients(LINEAR, estimators.SecondOrder(), 300)
+    assert float(exact.norm()) > 5 * float(error.norm())
+    assert ((mean - exact).abs() < 4 * error).all()
+
+
+def test_the_gradient_of_the_mean_leaves_out_what_the_variance_costs() -> None:
+    """The known bias of the default, in its size: `1/2 L'' dVar` of a quadratic loss."""
+    small = list(enumerable())[1]
+    mean, error, exact = gradients(small, estimators.MeanGradient(), 250)
+    q, x = small.quantized()
+    ((name, weight),) = q.weights.items()
+    with torch.no_grad():
+        weight.logits.fill_(0.3)
+    rung = weight.rung(torch.tensor(1))
+    variance = weight.law(q.location(name), rung).variance * rung.scale.detach() ** 2
+    price = (weight.probs()[1].detach() * x.square().sum(0) / 0.7**2 * variance / 2).sum()
+    left_out = torch.autograd.grad(price, weight.code_logits["1"])[0].reshape(-1)
+    codes = slice(len(exact) - len(left_out), None)
+    assert ((exact - mean)[codes] - left_out).abs().max() < 5 * float(error[codes].max())
+    assert float(left_out.norm()) > 3 * float(error[codes].norm())
+
+
+@pytest.mark.parametrize("estimator", [estimators.LocalReparametrization(), estimators.Flipout()], ids=name_of)
+def test_noisy_layers_have_the_moments_of_drawn_weights(estimator: Any) -> None:
+    torch.manual_seed(1)
+    conv = nn.Conv2d(2, 3, 2, stride=2, padding=1, bias=True)
+    p = law(conv.weight.numel())
+    p.location = p.location.detach().reshape(conv.weight.shape)
+    p.scale = torch.full((3, 1, 1, 1), 0.5)
+    x, outs = torch.randn(1, 2, 4, 4), []
+    for _ in range(1500):
+        noise = estimator.noise(p, estimator.draw(p), lambda value, of_rung: value)
+        outs.append(noise(conv, x))
+    out = torch.stack(outs)
+    variance = on_weight(conv, p.variance * 0.25, x.square())
+    wanted = torch.func.functional_call(conv, {"weight": p.variance * 0.25, "bias": torch.zeros(3)}, (x.square(),))
+    torch.testing.assert_close(variance, wanted)
+    assert (out.mean(0).abs() < 5 * (variance / 1500).sqrt() + 1e-6).all()
+    torch.testing.assert_close(out.var(0), variance, rtol=0.35, atol=1e-3)
+
+
+def test_flipout_gives_every_example_signs_of_its_own() -> None:
+    p = law(6)
+    p.location = p.location.detach().reshape(2, 3)
+    estimator, layer = estimators.Flipout(), nn.Linear(3, 2)
+    rows = torch.ones(64, 3)
+    out = estimator.noise(p, estimator.draw(p), lambda value, of_rung: value)(layer, rows)
+    assert len({tuple(row) for row in out.detach().tolist()}) > 8
+
+
+def test_mode_forward_is_the_mode_with_the_gradient_of_the_mean() -> None:
+    p = law()
+    value = estimators.ModeForward().draw(p)
+    assert torch.equal(value, p.mode)
+    (found,) = torch.autograd.grad(value.sum(), p.location, retain_graph=True)
+    (wanted,) = torch.autograd.grad(p.mean.sum(), p.location)
+    assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize("estimator", [e for e in ALL if not isinstance(e, estimators.ModeForward)], ids=name_of)
+def test_draws_fit_the_law(estimator: Any) -> None:
+    p = Codes(torch.full((3000,), 0.3), torch.tensor(1.0), ternary(), torch.tensor(0.4), nearest=3)
+    drawn = estimator.draw(p).detach()
+    counts = [int((drawn == level).sum()) for level in (-1, 0, 1)]
+    wanted = p.window()[1][0].double().exp().numpy()
+    assert stats.chisquare(counts, 3000 * wanted / wanted.sum()).pvalue > 1e-3
+
+
+def test_gumbel_gradients_are_those_of_the_relaxed_draw() -> None:
+    logits = torch.tensor([[0.1, 0.5, -0.3]], dtype=torch.float64, requires_grad=True)
+    p = FreeCodes(logits, torch.tensor(1.0).double(), torch.tensor([-1.0, 0.5, 2.0]).double())
+    torch.manual_seed(5)
+    (found,) = torch.autograd.grad(estimators.Gumbel(0.7).draw(p).sum(), logits)
+    torch.manual_seed(5)
+    noise = -torch.log(-torch.log(torch.rand(1, 3, dtype=torch.float64).clamp(1e-7, 1 - 1e-7)))
+    weights = torch.softmax((torch.log_softmax(logits, -1) + noise) / 0.7, -1)
+    (wanted,) = torch.autograd.grad((weights * p.all_levels()).sum(), logits)
+    torch.testing.assert_close(found, wanted)
+
+
+def test_second_order_widths_are_right_for_a_quadratic_function_of_the_rung() -> None:
+    logits = torch.tensor([0.4, -0.3], dtype=torch.float64, requires_grad=True)
+    values = torch.tensor([0.0, 0.7, 2.0], dtype=torch.float64)
+    rungs = estimators.SecondOrder().widths(logits.expand(4000, 2))
+    drawn = rungs.rsample()
+    assert stats.chisquare(drawn.detach().sum(0), 4000 * Widths(logits).probs.detach()).pvalue > 1e-3
+    w = drawn @ values
+    (each,) = torch.autograd.grad((w - 1.5).square().sum(), rungs.logits)
+    (exact,) = torch.autograd.grad((Widths(logits).probs * (values - 1.5).square()).sum(), logits)
+    assert ((each.mean(0) - exact).abs() < 4 * each.std(0) / math.sqrt(4000)).all()
+
+
+def net() -> nn.Module:
+    torch.manual_seed(2)
+    return nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
+
+
+@pytest.mark.parametrize("free", [False, True], ids=["logistic", "free"])
+@pytest.mark.parametrize("estimator", ALL, ids=name_of)
+def test_every_estimator_fits_decides_and_is_saved(estimator: Any, free: bool, tmp_path: Path) -> None:
+    plan = probq.Plan(weight=ladder(0, binary(), 3), estimator=estimator, free_codes=free)
+    q = probq.quantize(net(), X, plan)
+    before = {n: p.detach().clone() for n, p in q.named_parameters() if "logits" in n and p.numel()}
+    probq.fit(q, [(X, Y)] * 4, probq.Budget(percent=3.0), epochs=2, progress=False, seed=0)
+    moved = {n.rsplit(".", 1)[-1] for n, p in q.named_parameters() if n in before and not torch.equal(p, before[n])}
+    assert "logits" in moved
+    q.save(tmp_path / "q.safetensors")
+    loaded = probq.load(tmp_path / "q.safetensors", net())
+    assert all(w.estimator == estimator and w.free_codes == free for w in loaded.weights.values())
+    assert torch.equal(loaded(X), q(X))
+    a = q.sample(1, seed=1)[0]
+    model = probq.lower(q, a)
+    np.testing.assert_array_equal(model(X.numpy()) * model.output_scale, q.at(a)(X).detach().numpy())
+
+
+def test_evaluation_draws_plain_levels() -> None:
+    """In training mode every draw of this estimator is the mode; in evaluation mode it is not."""
+    plan = probq.Plan(weight=ladder(2), estimator=estimators.ModeForward(), spread=2.0)
+    q = probq.quantize(net(), X, plan)
+
+    def drawn() -> Tensor:
+        return poutine.trace(q.guide).get_trace(X).nodes["0.weight.code"]["value"].detach()
+
+    q.train()
+    modes = [drawn() for _ in range(6)]
+    assert all(torch.equal(value, modes[0]) for value in modes)
+    q.eval()
+    assert not all(torch.equal(drawn(), modes[0]) for _ in range(6))
+
+
+def test_free_codes_begin_at_the_trained_weight() -> None:
+    q = probq.quantize(net(), X, probq.Plan(weight=ladder(3), free_codes=True))
+    plain = probq.quantize(net(), X, probq.Plan(weight=ladder(3)))
+    for name in q.weights:
+        np.testing.assert_array_equal(q.mode().codes[name], plain.mode().codes[name])
+
+
+NORMED = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.ReLU(), nn.Linear(3, 2)).eval()
+
+
+class Twice(nn.Module):
+    """Two layers with one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(2, 2), nn.Linear(2, 2)
+        self.b.weight = self.a.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(torch.relu(self.a(x)))
+
+
+@pytest.mark.parametrize(
+    ("make", "part"),
+    [
+        (lambda: estimators.Gumbel(0.0), "temperature"),
+        (lambda: probq.Plan(estimator="gumbel"), "probq.estimators"),  # type: ignore[arg-type]
+        (lambda: probq.Plan(codes=1, estimator=estimators.Flipout()), "codes=2"),
+        (lambda: probq.Plan(free_codes=True, gates="channel"), 'gates="tensor"'),
+        (lambda: probq.Plan(free_codes=True, weight=ladder(uniform(8))), "at most 16 levels"),
+        (lambda: probq.quantize(NORMED, X, probq.Plan(weight=ladder(2), free_codes=True)), "free_codes=False"),
+        (lambda: probq.quantize(Twice(), X, probq.Plan(estimator=estimators.Flipout())), "shared by several"),
+        (
+            lambda: probq.quantize(
+                nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 2)),
+                torch.tensor([[1], [2]]),
+                probq.Plan(estimator=estimators.LocalReparametrization()),
+            ),
+            "layer of products",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused(make: Any, part: str) -> None:
+    with pytest.raises(probq.ProbqError, match=part):
+        make()

@@ -1,0 +1,287 @@
+"""The report: what it says, what it refuses, that names cannot break out of it, and how a browser shows it."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from matplotlib import pyplot
+from safetensors.numpy import save_file
+from torch import nn
+
+import probq
+from probq import cli
+from probq.codebooks import ladder
+from probq.export.certificate import certify
+from probq.export.verification import Report
+from probq.integer import IntegerModel, Node
+from probq.report import certificates
+
+HOSTILE = '</td><script>document.title="owned"</script><img src=x onerror=alert(1)>\ud800\u202e"'
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    pyplot.switch_backend("Agg")
+    yield
+    assert pyplot.get_fignums() == []
+
+
+def posterior(calibrated: bool = True) -> probq.Quantized:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+    q = probq.quantize(net, torch.rand(8, 4), probq.Plan(weight=ladder(2, 4, 8)))
+    with torch.no_grad():
+        for _, quantizer in q.named_quantizers():
+            quantizer.logits.normal_()
+    q.budget, q.calibrated = probq.Budget(percent=3), calibrated
+    return q
+
+
+def hostile() -> IntegerModel:
+    name = HOSTILE.replace("/", "")
+    image = Node("x", "input", attributes={"shape": [2], "scale": 0.5, "lo": 0, "hi": 15})
+    layer = Node(name, "linear", ("x",), tensors={"weight": np.array([[1, -2]]), "bias": np.array([3])})
+    return IntegerModel([image, layer], name, 0.25, {"versions": {HOSTILE: HOSTILE}, "limit": [HOSTILE], "bops": 5})
+
+
+class Page(HTMLParser):
+    """Elements by tag, and the rows of its tables."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.rows: list[list[str]] = []
+        self.text = ""
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attributes)))
+        if tag not in ("meta", "link", "img"):
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if {"td", "th"} & set(self.open):
+            self.rows[-1][-1] += data
+        if not {"script", "style"} & set(self.open):
+            self.text += data
+
+
+def test_posterior(tmp_path: Path) -> None:
+    q = posterior()
+    page = Page(probq.report(q, tmp_path / "r.html"))
+    a, frame = q.mode(), probq.table(q)
+    assert not page.open
+    limit = q.budget.absolute(q.layers)
+    assert f"Budget kept: {a.cost():,.0f} of at most {limit:,.0f} BOPs." in page.text
+    assert f"cost {a.percent():.4g} %" in page.text
+    assert f"probability {frame.attrs['P(cost<=limit)']:.3g}" in page.text
+    for row, name in zip(page.rows[1:], ("0", "2", "4"), strict=True):
+        width = a.widths[f"{name}.weight"]
+        shown = [name, "×".join(map(str, q.net.get_parameter(f"{name}.weight").shape)), str(width)]
+        assert [row[0], row[1], row[3]] == shown
+        assert float(row[4]) == pytest.approx(frame.loc[f"{name}.weight", f"P({width})"], abs=5e-4)
+    assert sum(float(row[-1]) for row in page.rows[1:]) == pytest.approx(100, abs=0.2)
+    images = [attributes for tag, attributes in page.tags if tag == "img"]
+    assert len(images) == 7  # cost, depth of weights and inputs, forest, three weights
+    assert all(image["alt"] for image in images)
+
+
+def test_page_asks_for_nothing(tmp_path: Path) -> None:
+    page = Page(probq.report(posterior(), tmp_path / "r.html"))
+    for _, attributes in page.tags:
+        for key in ("src", "href", "srcset", "action", "data"):
+            assert (attributes.get(key) or "data:").startswith("data:")
+    policy = next(a["content"] for t, a in page.tags if t == "meta" and a.get("http-equiv"))
+    assert policy is not None
+    assert policy.startswith("default-src 'none'")
+
+
+def test_same_input_same_bytes(tmp_path: Path) -> None:
+    probq.report(posterior(), tmp_path / "a.html")
+    probq.report(posterior(), tmp_path / "b.html")
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+
+
+def test_names_cannot_break_out(tmp_path: Path) -> None:
+    path = probq.report(hostile(), tmp_path / "r.html", title=HOSTILE)
+    page = Page(path)
+    tags = [tag for tag, _ in page.tags]
+    assert tags.count("script") == 1
+    assert tags.count("img") == 1  # the picture
+    assert "onerror=alert(1)>" in page.rows[1][0]  # as text
+    assert not any(key.startswith("on") for _, attributes in page.tags for key in attributes)
+    assert not re.search("[\u202a-\u202e\u2066-\u2069]", path.read_text(encoding="utf-8"))
+
+
+def test_unfitted_posterior_warns(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="never fitted"):
+        page = Page(probq.report(posterior(calibrated=False), tmp_path / "r.html"))
+    assert "never fitted" in page.text
+
+
+def test_fixed_above_its_budget(tmp_path: Path) -> None:
+    q = posterior()
+    fixed = q.at(q.mode(probq.Budget(percent=6)))
+    fixed.budget = probq.Budget(percent=0.5)
+    assert "Budget not kept" in Page(probq.report(fixed, tmp_path / "r.html")).text
+
+
+def test_calibration_of_posterior_and_integers(tmp_path: Path) -> None:
+    q = posterior()
+    x, y = torch.rand(40, 4), torch.arange(40) % 3
+    batches = [(x[:30], y[:30]), (x[30:], y[30:])]
+    page = Page(probq.report(q, tmp_path / "q.html", validation=batches, draws=3))
+    probabilities = torch.cat([q.predict(x[:30], 3, seed=0), q.predict(x[30:], 3, seed=0)], 1).softmax(-1).mean(0)
+    accuracy = 100 * float((probabilities.argmax(1) == y).double().mean())
+    assert f"On 40 examples the accuracy is {accuracy:.4g} %" in page.text
+    model = probq.lower(q)
+    page = Page(probq.report(model, tmp_path / "m.html", validation=batches))
+    accuracy = 100 * np.mean(model(x).argmax(1) == y.numpy())
+    assert f"On 40 examples the accuracy is {accuracy:.4g} %" in page.text
+    for wrong, message in (([], "no batch"), ([(x, y.float())], "classes"), ([x], "batches")):
+        with pytest.raises(probq.ProbqError, match=message):
+            probq.report(q, tmp_path / "w.html", validation=wrong)
+    with pytest.raises(probq.ProbqError, match="predictions with targets"):
+        probq.report(q, tmp_path / "w.html", predictions=[0.5])
+    assert not (tmp_path / "w.html").exists()
+
+
+@pytest.fixture
+def exported(tmp_path: Path) -> Path:
+    """A model and an artefact of it with a certificate."""
+    model = probq.lower(posterior())
+    model.save(tmp_path / "m.safetensors")
+    (tmp_path / "m.h").write_text("int x;")
+    certify(model, tmp_path / "m.h", Report("c", 500, 0, 0.1))
+    (tmp_path / "other.json").write_text("[1]")
+    return tmp_path
+
+
+def test_certificates_are_found_and_their_artefacts_checked(exported: Path) -> None:
+    page = Page(probq.report(exported / "m.safetensors", exported / "r.html"))
+    assert ["m.h", "c", "unchanged", "500", "0", "6"] in page.rows
+    assert "Every artefact gave the integers" in page.text
+    (exported / "m.h").write_text("int y;")
+    page = Page(probq.report(exported / "m.safetensors", exported / "r.html"))
+    assert ["m.h", "c", "changed since", "500", "0", "6"] in page.rows
+    assert "Not all is well: see m.h" in page.text
+
+
+def test_certificates_that_are_none(exported: Path) -> None:
+    entry = json.loads((exported / "m.h.json").read_text())
+    for change, message in (({"model_sha256": "0"}, "another model"), ({"compared": "1"}, "wrong kind")):
+        (exported / "c.json").write_text(json.dumps(entry | change))
+        with pytest.raises(probq.ProbqError, match=message):
+            probq.report(exported / "m.safetensors", exported / "r.html", certified=[exported / "c.json"])
+    (exported / "c.json").write_text(json.dumps(entry | {"artefact": "../m.h"}))
+    assert certificates.read(exported / "c.json").state == "not here"
+    with pytest.raises(probq.ProbqError, match="not a certificate"):
+        certificates.read(exported / "other.json")
+    with pytest.raises(probq.ProbqError, match="no file"):
+        certificates.read(exported / "none.json")
+
+
+def test_command(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    posterior(calibrated=False).save(exported / "q.safetensors")
+    np.savez(exported / "p.npz", predictions=[0.9, 0.8], targets=[1, 1])
+    out = str(exported / "r.html")
+    assert cli.main(["report", str(exported / "q.safetensors"), "--out", out]) == 0
+    seen = capsys.readouterr()
+    assert seen.err.startswith("probq: warning: The posterior was never fitted")
+    assert f"{Path(out).stat().st_size:,} bytes" in seen.out
+    model, numbers = str(exported / "m.safetensors"), str(exported / "p.npz")
+    assert cli.main(["report", model, "--out", out, "--predictions", numbers]) == 0
+    assert "On 2 examples the accuracy is 100 %" in Page(Path(out)).text
+
+
+def test_command_refuses_in_one_sentence(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_file({"a": np.zeros(3)}, exported / "foreign")
+    (exported / "text").write_text("hello")
+    np.savez(exported / "p.npz", predictions=[0.9, np.nan], targets=[1, 1])
+    model, out = str(exported / "m.safetensors"), ["--out", str(exported / "r.html")]
+    for arguments, message in (
+        ([str(exported / "none"), *out], "there is no file"),
+        ([str(exported / "text"), *out], "not a safetensors file"),
+        ([str(exported / "foreign"), *out], "probq"),
+        ([model, "--out", model], "is the file itself"),
+        ([model, "--out", str(exported / "none/r.html")], "cannot write"),
+        ([model, *out, "--predictions", str(exported / "p.npz")], "nan at index 1"),
+        ([model, *out, "--predictions", str(exported / "text")], "does not hold predictions"),
+    ):
+        assert cli.main(["report", *arguments]) == 2
+        seen = capsys.readouterr()
+        assert message in seen.err
+        assert len(seen.err.splitlines()) == 1
+    with pytest.raises(probq.ProbqError, match="a posterior, an integer model or a file"):
+        probq.report(3, exported / "r.html")  # type: ignore[arg-type]
+
+
+def test_posterior_that_diverged(tmp_path: Path) -> None:
+    q = posterior()
+    with torch.no_grad():
+        q.quantizer("2.weight").logits[0] = float("nan")
+    with pytest.raises(probq.ProbqError, match=r"2\.weight hold NaN"):
+        probq.report(q, tmp_path / "r.html")
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Any]:
+    """A headless Chromium that records what a page asks of the network and what it complains about."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.skip("needs chromium and chromedriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    flags = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking"
+    for flag in (*flags.split(), "disable-component-update", "disable-sync", f"user-data-dir={tmp_path / 'profile'}"):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    opened = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    opened.get("about:blank")
+    opened.get_log("performance")  # what its own start page asked for
+    yield opened
+    opened.quit()
+
+
+def test_in_a_browser(tmp_path: Path, browser: Any) -> None:
+    q = posterior()
+    page = probq.report(q, tmp_path / "r.html", predictions=[0.9, 0.4], targets=[1, 0])
+    for wide in (1280, 400):
+        command = {"width": wide, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", command)
+        browser.get(page.as_uri())
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= wide
+        assert browser.execute_script("return [...document.images].every(i => i.complete && i.naturalWidth > 0)")
+    column = "return [...document.querySelectorAll('tbody tr')].map(row => Number(row.cells[2].textContent))"
+    macs = [layer.macs for layer in q.layers]
+    assert browser.execute_script(column) == macs
+    button = browser.find_elements("css selector", "thead button")[2]
+    browser.execute_script("arguments[0].click()", button)
+    assert browser.execute_script(column) == sorted(macs)
+    browser.execute_script("arguments[0].click()", button)
+    assert browser.execute_script(column) == sorted(macs, reverse=True)
+    assert browser.find_element("css selector", "thead th[aria-sort]").get_attribute("aria-sort") == "descending"
+    probq.report(hostile(), tmp_path / "h.html", title=HOSTILE)
+    browser.get((tmp_path / "h.html").as_uri())
+    assert browser.title.startswith("</td><script>")
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+    assert asked
+    assert {url.split(":")[0] for url in asked} <= {"file", "data"}
+    assert browser.get_log("browser") == []
