@@ -7,6 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from integer_models import inputs, limits, models, one_layer, requantizations, shape_of, tensors
 from networks import NETWORKS, PLANS, lowered
+from random_models import inputs as random_inputs
+from random_models import seeded
 from torch import nn
 
 import probq
@@ -45,6 +47,42 @@ def test_random_models(tmp_path_factory, model, packed):
     path = tmp_path_factory.mktemp("onnx") / "m.onnx"
     write(model, path, packed)
     assert differing(model, path, inputs(model)) == [0, 0]
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
+def test_random_models_of_every_operation(packed, tmp_path):
+    """Widths up to 16 bits, three spatial axes, numbers for every element; only what passes 63 bits is refused."""
+    written = 0
+    for seed in range(100):
+        model = seeded(seed)
+        try:
+            write(model, tmp_path / "m.onnx", packed)
+        except probq.ProbqError as error:
+            assert "63 bits" in str(error)  # noqa: PT017
+            continue
+        written += 1
+        assert differing(model, tmp_path / "m.onnx", random_inputs(model, 8)) == [0, 0], seed
+    assert written > 90
+
+
+@pytest.mark.parametrize(("lo", "hi"), [(None, -84), (-151, -35), (300, None), (256, 2**31 - 1), (-(2**31), 0)])
+def test_a_clip_to_integers_that_its_input_has_not(lo, hi, tmp_path):
+    clip = Node("c", "clip", ("x",), {"lo": lo, "hi": hi})
+    model = IntegerModel([four(0, 255), clip], "c", 1.0)
+    write(model, tmp_path / "m.onnx")
+    assert differing(model, tmp_path / "m.onnx", np.array([[0, 1, 254, 255]])) == [0, 0]
+
+
+@pytest.mark.parametrize(("lo", "hi"), [(-300, -300), (-301, -299), (-65_536, -65_535), (256, 257), (-300, 1)])
+def test_a_layer_on_a_narrow_range_far_from_zero(lo, hi, tmp_path):
+    tensors = {"weight": np.array([[1, -2, 3, 127], [300, 0, -7, 5]]), "bias": np.array([9, -9])}
+    model = IntegerModel([four(lo, hi), Node("fc", "linear", ("x",), {}, tensors)], "fc", 1.0)
+    write(model, tmp_path / "m.onnx")
+    assert differing(model, tmp_path / "m.onnx", np.array([[lo, hi, lo, hi], [hi] * 4, [lo] * 4])) == [0, 0]
+
+
+def four(lo, hi):
+    return Node("x", "input", attributes={"shape": [4], "scale": 1.0, "lo": lo, "hi": hi})
 
 
 @given(models(widest=12, limit=2**40))

@@ -169,12 +169,12 @@ def _digits(graph: Graph, x: Edge) -> list[Edge]:
     if octets is not None:
         return [octets]
     zero, largest = max(-x.low, 0), x.high - min(x.low, 0)
-    type = integer_type(largest)
+    type = integer_type(largest, zero, x.low)
     unsigned = "u" + type
     rest = graph.integers(x, type).name
     rest = graph.cast(graph.node("Add", [rest, graph.constant(zero, type)]), unsigned)
     found = []
-    while largest:
+    while largest or zero:
         above = graph.node("BitShift", [rest, graph.constant(8, unsigned)], direction="RIGHT")
         back = graph.node("BitShift", [above, graph.constant(8, unsigned)], direction="LEFT")
         digit = graph.cast(graph.node("Sub", [rest, back]), "uint8")

@@ -61,17 +61,8 @@ def _requantize(graph: Graph, node: Node, inputs: list[Edge], reached: Range) ->
     products = np.stack([m * x.low, m * x.high])
     back = np.maximum(-((products + a).min(0) >> n), 0)
     added = a + (back << n)
-    limits = [
-        lo,
-        hi,
-        x.low,
-        x.high,
-        *m.reshape(-1),
-        *(products + added).reshape(-1),
-        *added.reshape(-1),
-        *products.reshape(-1),
-    ]
-    type = integer_type(*limits)
+    steps = (m, products, added, products + added)
+    type = integer_type(lo, hi, x.low, x.high, *(number for step in steps for number in step.reshape(-1)))
     name = graph.integers(x, type).name
     for op, numbers, neutral in (("Mul", m, 1), ("Add", added, 0)):
         name = name if (numbers == neutral).all() else graph.node(op, [name, _compact(graph, numbers, type)])
@@ -99,6 +90,8 @@ def _multiply(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> E
 
 def _clip(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> Edge:
     x, limits = inputs[0], []
+    if x.type == "uint8" and not 0 <= reached.low + x.zero <= reached.high + x.zero <= 255:  # limits beyond the range
+        x = graph.integers(x, integer_type(reached.low, reached.high, x.low, x.high))
     for limit in (node.attributes["lo"], node.attributes["hi"]):
         inside = None if limit is None else min(max(limit, reached.low), reached.high)
         limits.append("" if inside is None else graph.constant(inside + x.zero, x.type))
