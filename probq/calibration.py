@@ -7,6 +7,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from probq.errors import ProbqError
+from probq.reliability import Reliability, reliability_of
 from probq.uncertainty import check_probabilities, numbers
 
 
@@ -16,22 +17,6 @@ class Interval(NamedTuple):
     value: float
     low: float
     high: float
-
-
-class Reliability(NamedTuple):
-    """Bins of a reliability diagram, each array `[bins]`; NaN where a bin is empty.
-
-    Attributes:
-        edges: of the bins, `[bins + 1]`.
-        counts: examples in each bin.
-        confidence: mean probability of the predicted class.
-        accuracy: share of right predictions.
-    """
-
-    edges: np.ndarray
-    counts: np.ndarray
-    confidence: np.ndarray
-    accuracy: np.ndarray
 
 
 class Rejection(NamedTuple):
@@ -96,16 +81,7 @@ def reliability(probs: Any, labels: Any, bins: int = 15) -> Reliability:
         labels: right classes, integers `[n]`.
         bins: number of bins `B`.
     """
-    probs, labels = _checked(probs, labels)
-    if isinstance(bins, bool) or not isinstance(bins, int) or bins < 1:
-        raise ProbqError(f"bins is a number of bins, 1 or more, not {bins!r}")
-    confidence, right = np.minimum(probs.max(1), 1.0), probs.argmax(1) == labels
-    edges = np.linspace(0, 1, bins + 1)
-    place = np.maximum(np.searchsorted(edges, confidence, side="left") - 1, 0)
-    count = np.bincount(place, minlength=bins)
-    with np.errstate(invalid="ignore"):
-        means = [np.bincount(place, values, minlength=bins) / count for values in (confidence, right)]
-    return Reliability(edges, count, *means)
+    return reliability_of(*_checked(probs, labels), bins)
 
 
 def expected_calibration_error(probs: Any, labels: Any, bins: int = 15) -> float:
@@ -124,9 +100,7 @@ def expected_calibration_error(probs: Any, labels: Any, bins: int = 15) -> float
         >>> expected_calibration_error([[0.75, 0.25], [0.75, 0.25]], [0, 1])
         0.25
     """
-    found = reliability(probs, labels, bins)
-    gaps = np.where(found.counts > 0, np.abs(found.accuracy - found.confidence), 0.0)
-    return float((found.counts * gaps).sum() / found.counts.sum())
+    return reliability(probs, labels, bins).error
 
 
 def accuracy_rejection(uncertainty: Any, right: Any) -> Rejection:

@@ -80,11 +80,11 @@ def ebops(layer: Layer, weight_bits: Any, input_bits: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Largest:
-    """`max over layers of cost(layer)` instead of their sum, for a cost of the input alone.
+class Derived:
+    """A cost of one layer under a name of its own, of which a network has more to say than the sum over layers.
 
     Args:
-        of: cost of one layer; it must not depend on the weight's width.
+        of: cost of one layer, with all its input channels.
         label: its name.
     """
 
@@ -101,7 +101,17 @@ class Largest:
 
 
 @dataclass(frozen=True)
-class Pruned:
+class Largest(Derived):
+    """`max over layers of cost(layer)` instead of their sum, for a cost of the input alone.
+
+    Args:
+        of: cost of one layer; it must not depend on the weight's width.
+        label: its name.
+    """
+
+
+@dataclass(frozen=True)
+class Pruned(Derived):
     """`cost(layer) * share of the input channels that are left`, summed over layers.
 
     A channel is gone where its producer's weight has a width of its own for each output channel, and 0 bits there: the
@@ -115,17 +125,6 @@ class Pruned:
 
     Source: M. van Baalen et al., 2020, "Bayesian Bits: Unifying Quantization and Pruning".
     """
-
-    of: Cost
-    label: str
-
-    def __call__(self, layer: Layer, weight_bits: Any, input_bits: Any) -> Any:
-        """What one layer costs with all its input channels."""
-        return self.of(layer, weight_bits, input_bits)
-
-    @property
-    def __name__(self) -> str:
-        return self.label
 
 
 largest_activation = Largest(activations, "largest_activation")

@@ -31,6 +31,7 @@ ORDER = (
         "model_table",
         "export",
         "uncertainty",
+        "reliability",
         "integer_ensemble",
         "calibration",
     },
@@ -88,7 +89,7 @@ ORDER = (
         "chains",
         "predictive",
     },
-    {"loop", "reliability"},
+    {"loop"},
     {
         "posterior",
         "posterior_format",

@@ -9,7 +9,7 @@ import numpy as np
 
 from probq import cost as costs
 from probq import plot, summary
-from probq.budget import budgets
+from probq.budget import Budget, budgets
 from probq.decide import decided as is_decided
 from probq.plot.style import unit
 from probq.program import Program
@@ -34,7 +34,7 @@ def content(q: Program, title: str) -> Content:
         f"one example) cost {percent:.4g} % of the network with 32-bit weights and inputs, counted in {name}"
     )
     facts = [
-        ("Budget", frame.attrs["budget"] or "none"),
+        ("Budget", " and ".join(map(_in_words, budgets(q.budget))) or "none"),
         ("Decided cost", f"{percent:.4g} % of 32 bits"),
         ("Expected cost", f"{frame.attrs['expected cost percent']:.4g} % of 32 bits"),
         ("Temperature", f"{q.temperature:g}" + (" (the Bayesian posterior)" if q.temperature == 1 else "")),
@@ -50,6 +50,13 @@ def content(q: Program, title: str) -> Content:
 def unfitted(q: Program) -> bool:
     """Whether nothing was ever learned or decided."""
     return not q.calibrated and not is_decided(q)
+
+
+def _in_words(budget: Budget) -> str:
+    """A budget for a reader who does not write Python."""
+    what = unit(costs.name(budget.cost))
+    text = f"{budget.limit:,.0f} {what}" if budget.percent is None else f"{budget.percent:g} % of 32 bits, in {what}"
+    return text if budget.probability is None else f"{text}, with probability {budget.probability:g}"
 
 
 def _verdict(q: Program, decided: dict[str, Any]) -> tuple[str, str]:
