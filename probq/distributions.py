@@ -18,7 +18,7 @@ from torch.distributions import constraints, register_kl
 
 from probq.errors import ProbqError
 from probq.rounding import Grids, Levels, decode, first_code, largest_count, nearest_level
-from probq.stochastic_rounding import log_difference, two_nearest
+from probq.stochastic_rounding import log_difference, times_log, two_nearest
 
 
 class Widths(TorchDistribution):
@@ -213,8 +213,7 @@ class Codes(_Whole):
         """Entropy of each code in nats, shape of the location."""
         if self.nearest == 1:
             return torch.zeros_like(self.location)
-        probs = self.window()[1].exp()
-        return -torch.special.xlogy(probs, probs).sum(-1)
+        return -times_log(self.window()[1]).sum(-1)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-probability of one level for each weight, a scalar; `-inf` where a level is not among the nearest."""
@@ -234,13 +233,23 @@ class Codes(_Whole):
 
     def draw(self) -> Tensor:
         """One level for each weight, hard forward, gradient of the exact mean."""
-        if not isinstance(self.levels, Tensor) and self.nearest == 2:
-            value, self._entropy, log_prob = two_nearest(self.location, self.scale, self.spread, self.levels)
-            self._drawn = (value, log_prob)
-            return value
+        if self.fused:
+            return self.draw_fused()
         if self.nearest == 1:
             return nearest_level(self.location / self.scale, self.levels, straight_through=True)
         return self.draw_window()
+
+    @property
+    def fused(self) -> bool:
+        """Whether `draw_fused` takes this law: the two nearest levels of a grid."""
+        return not isinstance(self.levels, Tensor) and self.nearest == 2
+
+    def draw_fused(self, second_order: bool = False) -> Tensor:
+        """`draw` in one pass, which also gives entropy and log-probability; see `stochastic_rounding.two_nearest`."""
+        assert not isinstance(self.levels, Tensor)
+        value, self._entropy, log_prob = two_nearest(self.location, self.scale, self.spread, self.levels, second_order)
+        self._drawn = (value, log_prob)
+        return value
 
     def draw_window(self) -> Tensor:
         """`draw` for any levels and probabilities that `window` gives."""

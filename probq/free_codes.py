@@ -46,6 +46,11 @@ class FreeCodes(Codes):
         """Most probable level of each weight."""
         return self.all_levels()[self.logits.argmax(-1)]
 
+    @property
+    def fused(self) -> bool:
+        """Never: probabilities do not follow from a location."""
+        return False
+
     def draw(self) -> Tensor:
         """One level for each weight, drawn (or the mode, where the law is hard), gradient of the exact mean."""
         if not self.hard:

@@ -16,7 +16,9 @@ from probq.rounding import Grids, clip_codes, per_rung
 PRODUCT = 64
 
 
-def two_nearest(location: Tensor, scale: Tensor, spread: Tensor, grid: Grid | Grids) -> tuple[Tensor, Tensor, Tensor]:
+def two_nearest(
+    location: Tensor, scale: Tensor, spread: Tensor, grid: Grid | Grids, second_order: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
     """Draw from the code law over the two nearest levels of a grid.
 
     With `t = (location / scale - start) / step`, `c` the code below `t` and `a = (t - c - 1/2) / spread`, the draw is
@@ -24,14 +26,17 @@ def two_nearest(location: Tensor, scale: Tensor, spread: Tensor, grid: Grid | Gr
 
     Returns:
         The drawn levels, the entropy of all codes together and the log-probability of the draw (scalars, nats).
-        Gradients are exact for the last two; the levels carry the gradient of their exact mean.
+        Gradients are exact for the last two; the levels carry the gradient of their exact mean, `p (1 - p) da`, or, to
+        second order, `1/2 (1 - P(draw)) da`, which has the same mean over draws.
     """
-    return _TwoNearest.apply(location, scale, spread, grid.start, grid.step, grid.count)
+    return _TwoNearest.apply(location, scale, spread, grid.start, grid.step, grid.count, second_order)
 
 
 class _TwoNearest(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, location: Tensor, scale: Tensor, spread: Tensor, start: Any, step: Any, count: Any) -> Any:
+    def forward(
+        ctx: Any, location: Tensor, scale: Tensor, spread: Tensor, start: Any, step: Any, count: Any, second_order: bool
+    ) -> Any:
         code, a = _log_odds(location, scale, spread, start, step, count)
         p = torch.sigmoid(a)
         up = torch.lt(uniform(p), p, out=torch.empty_like(p))
@@ -41,7 +46,7 @@ class _TwoNearest(torch.autograd.Function):
         level = level.add_(start)
         flat, total = a.reshape(-1), softplus_sum(a, p)
         ctx.save_for_backward(location, scale, spread, a, p, up)
-        ctx.step = step
+        ctx.step, ctx.second_order = step, second_order
         ctx.set_materialize_grads(False)
         return level, total - p.reshape(-1).dot(flat), up.reshape(-1).dot(flat) - total
 
@@ -51,15 +56,16 @@ class _TwoNearest(torch.autograd.Function):
         of_level, of_entropy, of_log_prob = grads
         whole = isinstance(ctx.step, int) and ctx.step == 1
         weight = torch.zeros_like(p) if of_level is None else of_level if whole else of_level * ctx.step
+        variance = torch.addcmul(p, p, p, value=-1)
+        of_a = weight * ((up - p).abs_().mul_(0.5) if ctx.second_order else variance)
         if of_entropy is not None:
-            weight = torch.addcmul(weight, a, of_entropy, value=-1)
-        of_a = torch.addcmul(p, p, p, value=-1).mul_(weight)
+            of_a.addcmul_(variance.mul_(a), of_entropy, value=-1)
         if of_log_prob is not None:
             of_a = of_a.add_((up - p).mul_(of_log_prob))
         of_location = of_a * (1 / (scale * spread * ctx.step))
         of_scale = -_sum_to(of_location * location, scale) / scale if ctx.needs_input_grad[1] else None
         of_spread = -_sum_to(of_a * a, spread) / spread if ctx.needs_input_grad[2] else None
-        return of_location, of_scale, of_spread, None, None, None
+        return of_location, of_scale, of_spread, None, None, None, None
 
 
 def _log_odds(
@@ -109,6 +115,16 @@ def two_nearest_entropies(location: Tensor, scales: Tensor, spread: Tensor, grid
     return (F.softplus(a) - a * torch.sigmoid(a)).expand(len(grids), *location.shape)
 
 
+def two_nearest_means(location: Tensor, scales: Tensor, spread: Tensor, grids: Sequence[Grid]) -> Tensor:
+    """Mean value `scale E[level]` of the code law over the two nearest levels, on every rung, `[B, *location]`.
+
+    Args: as `two_nearest_entropies`. No gradient.
+    """
+    start, step, count = per_rung(grids, location)
+    code, a = _log_odds(location, scales, spread, start, step, count)
+    return code.add_(a.sigmoid_()).mul_(step).add_(start).mul_(scales)
+
+
 def log_difference(upper: Tensor, lower: Tensor, log_cdf: Callable[[Tensor], Tensor] = F.logsigmoid) -> Tensor:
     """`log(F(upper) - F(lower))` of a symmetric law, for `lower <= upper`, exact in both tails; `-inf` where equal.
 
@@ -119,10 +135,16 @@ def log_difference(upper: Tensor, lower: Tensor, log_cdf: Callable[[Tensor], Ten
     """
     flip = (upper + lower) > 0
     high, low = torch.where(flip, -lower, upper), torch.where(flip, -upper, lower)
-    log_high, log_low = log_cdf(high), log_cdf(low)
+    empty = high <= low  # replaced before the logarithm: its gradient there is no number
+    log_high, log_low = log_cdf(high.masked_fill(empty, 0.0)), log_cdf(low.masked_fill(empty, -1.0))
     gap = (log_low - log_high).clamp_max(-1e-12)
-    log_difference = log_high + torch.log(-torch.expm1(gap))
-    return torch.where(high > low, log_difference, torch.full_like(log_difference, -math.inf))
+    return (log_high + torch.log(-torch.expm1(gap))).masked_fill(empty, -math.inf)
+
+
+def times_log(log_probs: Tensor) -> Tensor:
+    """`p log p` in nats, 0 where `p = 0`, and so is its gradient there."""
+    probs = log_probs.exp()
+    return probs * log_probs.masked_fill(probs == 0, 0.0)
 
 
 def _sum_to(value: Tensor, like: Tensor) -> Tensor:

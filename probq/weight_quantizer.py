@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from probq.priors import PriorCodes
 from probq.quantizer import Quantizer, Rung
 from probq.rounding import nearest_level
 from probq.scales import MULTIPLIERS, best_log2_scale, snapped
-from probq.stochastic_rounding import two_nearest_entropies
+from probq.stochastic_rounding import two_nearest_entropies, two_nearest_means
 
 
 class WeightQuantizer(Quantizer):
@@ -142,9 +143,9 @@ class WeightQuantizer(Quantizer):
         value = codes * rung.scale
         if not onehot.requires_grad:
             return value
-        if self.free_codes or self.estimator.exact_gates:
-            return self.through_gates(value, location, onehot, lambda scale, law: scale * law.mean)
         location = location.detach()
+        if self.free_codes or self.estimator.exact_gates:
+            return self._through(value, location, onehot, self._means)
 
         def inner(grad: Tensor, part: Any) -> Tensor:
             grids, here, scales = self.grids(), part(location), self._parts(part)
@@ -166,16 +167,29 @@ class WeightQuantizer(Quantizer):
         """
         if not onehot.requires_grad:
             return value
-        location = location.detach()
+
+        def values(here: Tensor, scales: Tensor, part: Any) -> list[Tensor]:
+            return [of_rung(s, law) for s, law in zip(scales, self._laws(here, scales, part), strict=True)]
+
+        return self._through(value, location.detach(), onehot, values)
+
+    def _through(self, value: Tensor, location: Tensor, onehot: Tensor, values: Any) -> Tensor:
+        """`through_gates` with a function to what every rung gives on a part of the location and the scales."""
 
         def inner(grad: Tensor, part: Any) -> Tensor:
-            scales = self._parts(part)
-            laws = self._laws(part(location), scales, part)
-            others = inner_products(grad, [of_rung(s, law) for s, law in zip(scales, laws, strict=True)], self.gates)
+            others = inner_products(grad, values(part(location), self._parts(part), part), self.gates)
             drawn = inner_products(grad, [part(value.detach())], self.gates)
             return torch.where(onehot.detach() > 0, drawn, others)
 
         return gate_gradient(value, onehot, inner)
+
+    @torch.no_grad()
+    def _means(self, location: Tensor, scales: Tensor, part: Any) -> Sequence[Tensor]:
+        """Mean weight on every rung, `[B, *location]`."""
+        grids = self.grids()
+        if grids is not None and self.nearest == 2 and not self.free_codes:
+            return two_nearest_means(location, scales, self.log_spread.exp(), grids).unbind()
+        return [s * law.mean for s, law in zip(scales, self._laws(location, scales, part), strict=True)]
 
     @torch.no_grad()
     def place(self, rung: int, codes: Tensor) -> None:

@@ -18,6 +18,7 @@ from probq.codebooks import binary, ladder, ternary, uniform
 from probq.distributions import Codes, Widths
 from probq.estimators.estimator import on_weight
 from probq.free_codes import FreeCodes
+from probq.rounding import Grids
 from probq.testing import Small, enumerable, enumerate_joint, law_parameters, posterior_of
 
 ALL = (
@@ -63,6 +64,35 @@ def test_second_order_gradients_are_exact_on_average_where_the_loss_is_quadratic
     mean, error, exact = gradients(LINEAR, estimators.SecondOrder(), 300)
     assert float(exact.norm()) > 5 * float(error.norm())
     assert ((mean - exact).abs() < 4 * error).all()
+
+
+def test_second_order_gradients_of_two_levels_are_half_the_improbability_of_the_draw() -> None:
+    """`(b - a) / 2 (1 - P(draw)) dz` for a logit `z`, by hand, in the pass that fuses it with the draw."""
+    location = torch.linspace(-0.9, 0.9, 50, requires_grad=True)
+    codes = Codes(location, torch.tensor(0.5), uniform(3), torch.tensor(0.4))
+    drawn = estimators.SecondOrder().draw(codes)
+    (found,) = torch.autograd.grad(drawn.sum(), location)
+    u = location.detach() / 0.5
+    up = torch.special.expit((u - u.floor() - 0.5) / 0.4)
+    probability = torch.where(drawn > u, up, 1 - up)
+    torch.testing.assert_close(found, (1 - probability) / 2 / (0.4 * 0.5))
+    assert set((drawn.detach() - u.floor()).tolist()) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize("estimator", ALL, ids=name_of)
+@pytest.mark.parametrize("nearest", [2, 3])
+@pytest.mark.parametrize("width", [0.4, 1e-3])
+def test_gradients_are_numbers_where_levels_have_no_probability(estimator: Any, nearest: int, width: float) -> None:
+    """Levels that a narrow rung lacks, and levels so improbable that their probability is 0 in float32."""
+    location = torch.linspace(-1.2, 1.1, 6, requires_grad=True)
+    scale, spread = torch.tensor(1.0), torch.tensor(width)
+    counts = torch.tensor([1.0, 2.0, 3.0]).repeat(2)
+    each = Grids((1 - counts) / 2, torch.ones(6), counts)
+    laws = [Codes(location, scale, levels, spread, nearest) for levels in (torch.zeros(1), binary(), each)]
+    for codes in laws:
+        total = codes.entropies().sum() + estimator.draw(codes).sum() + codes.mean.sum()
+        (found,) = torch.autograd.grad(total + location.sum(), location)
+        assert found.isfinite().all()
 
 
 def test_the_gradient_of_the_mean_leaves_out_what_the_variance_costs() -> None:

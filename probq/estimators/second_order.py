@@ -40,6 +40,8 @@ class SecondOrder(SecondOrderGates):
 
     def draw(self, law: Codes) -> Tensor:
         """A draw, with the second-order gradient."""
+        if law.fused:
+            return law.draw_fused(second_order=True)
         levels, log_probs = law.window()
         onehot: Tensor = _Draw.apply(log_probs)
         return (onehot * levels).sum(-1)
