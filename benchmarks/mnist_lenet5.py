@@ -71,6 +71,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--name", default="probq", help="the method's name in the results")
     parser.add_argument("--no-test", action="store_true", help="leave the test set closed, as in tuning")
     parser.add_argument("--targets", nargs="*", choices=("c", "onnx"), help="exports to verify on all test images")
+    parser.add_argument("--posteriors", type=Path, help="folder where the fitted posterior is kept")
     parser.add_argument("--out", type=Path, help="results file, one JSON record per line")
     return parser.parse_args()
 
@@ -120,6 +121,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         )
         history = list(fitting)
     seconds = time.perf_counter() - start
+    if args.posteriors is not None:
+        args.posteriors.mkdir(parents=True, exist_ok=True)
+        widths = "x".join(map(str, args.uniform or (args.budget,)))
+        q.save(args.posteriors / f"{args.name}-{widths}-seed{args.seed}.probq")
     assignment = q.mode(budget)
     row: dict[str, Any] = key(args)
     row |= {

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from probq.codebooks import Ladder, ladder
 from probq.errors import ProbqError
-from probq.estimators import Estimator, MeanGradient
+from probq.estimators import Estimator, SecondOrder
 from probq.free_codes import MOST_LEVELS
 from probq.layers import Layer
 from probq.priors import CodePrior, WidthPrior
@@ -42,7 +42,7 @@ class Plan:
         tie_input: the same for the input; the network's own input is never tied.
         free_codes: whether every weight has log-odds of its own for every level, in place of a law around a real-valued
             location; for codebooks of at most 16 levels, on layers without batch normalisation.
-        estimator: how the gradient of the code posterior is estimated, one of `probq.estimators`.
+        estimator: how the gradients of the posteriors are estimated, one of `probq.estimators`.
         code_prior: prior of the codes, one of `probq.priors`; None: every level is equally probable.
         width_prior, input_prior: prior of the widths of the weight and of the input, of `probq.priors`; None: every
             rung is equally probable.
@@ -73,7 +73,7 @@ class Plan:
     tie_weight: str | None = None
     tie_input: str | None = None
     free_codes: bool = False
-    estimator: Estimator = field(default_factory=MeanGradient)
+    estimator: Estimator = field(default_factory=SecondOrder)
     code_prior: CodePrior | None = None
     width_prior: WidthPrior | None = None
     input_prior: WidthPrior | None = None
@@ -113,7 +113,7 @@ class Plan:
             if not isinstance(value, kind) and (value is not None or name == "estimator"):
                 home = "estimators" if name == "estimator" else "priors"
                 raise ProbqError(f"Plan({name}=...) takes an object of probq.{home}, not {value!r}")
-        if self.codes == 1 and (self.free_codes or self.code_prior or self.estimator != MeanGradient()):
+        if self.codes == 1 and (self.free_codes or self.code_prior or self.estimator != SecondOrder()):
             raise ProbqError("Plan(codes=1) rounds: it has no law of codes to estimate; use codes=2 or more")
         if self.free_codes and self.gates != "tensor":
             raise ProbqError(

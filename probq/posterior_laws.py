@@ -1,4 +1,4 @@
-"""How a posterior's file names its estimators and priors: what differs from the defaults, as JSON."""
+"""How a posterior's file names its estimators and priors, as JSON."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ESTIMATORS = (
 
 
 def laws_to_entry(quantizer: Quantizer) -> dict[str, Any]:
-    """Estimator and priors of a quantizer where they are not the defaults.
+    """Estimator, unless it is the mean gradient, and priors of a quantizer, unless they are uniform.
 
     Raises:
         ProbqError: if the user wrote one of them.
@@ -52,6 +52,7 @@ def laws_from_entry(entry: Mapping[str, Any]) -> dict[str, Any]:
         LookupError: if there is no such kind.
     """
     laws: dict[str, Any] = {key: priors.from_entry(entry[key]) for key in ("width_prior", "code_prior") if key in entry}
+    laws["estimator"] = estimators.MeanGradient()
     if "estimator" in entry:
         fields = {key: value for key, value in entry["estimator"].items() if key != "kind"}
         laws["estimator"] = dict(ESTIMATORS)[entry["estimator"]["kind"]](**fields)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from probq.codebooks import Grid, Ladder, Table
 from probq.distributions import Widths
 from probq.errors import ProbqError
-from probq.estimators import Estimator, MeanGradient
+from probq.estimators import Estimator, SecondOrder
 from probq.gate_gradients import gate_gradient, inner_products, round_input
 from probq.priors import WidthPrior
 from probq.rounding import Grids, Levels, nearest_level
@@ -56,7 +56,7 @@ class Quantizer(nn.Module):
     ) -> None:
         super().__init__()
         self.ladder, self.gates, self.multipliers = ladder, gates, multipliers
-        self.width_prior, self.estimator = prior, estimator or MeanGradient()
+        self.width_prior, self.estimator = prior, estimator or SecondOrder()
         if prior is not None:
             prior.logits(ladder)  # raises where they do not fit
         if gates and not all(isinstance(rung, Grid) for rung in ladder.rungs):

@@ -1,4 +1,4 @@
-"""The default estimator: a categorical draw with the gradient of the exact mean."""
+"""A categorical draw with the gradient of the exact mean."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from probq.estimators.estimator import Estimator
 class MeanGradient(Estimator):
     """`w = l_j` with `j ~ q`, gradient `dL/dw dE_q[l]/dtheta`.
 
-    It needs no second pass and has little variance. It is that of a loss linear in the weight: what the variance of
-    a code costs, `1/2 L'' Var_q[l]` and beyond, is not seen; `SecondOrder` adds it. On a rung of one level (pruned) a
+    It has little variance. It is that of a loss linear in the weight: what the variance of a code costs,
+    `1/2 L'' Var_q[l]` and beyond, is not seen; `SecondOrder`, the default, adds it. On a rung of one level (pruned) a
     weight near that level keeps its straight-through gradient, although its code is certain.
 
     Source: Y. Bengio, N. Leonard, A. Courville, 2013, "Estimating or Propagating Gradients Through Stochastic Neurons

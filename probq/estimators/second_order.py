@@ -1,4 +1,4 @@
-"""Draws of codes and widths whose gradient is right to second order."""
+"""The default estimator: draws of codes and widths whose gradient is right to second order."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ class SecondOrder(SecondOrderGates):
 
     On average it is the true gradient for every loss that is quadratic in each weight, because differences of the loss
     are taken by the trapezoidal rule, from both ends. So the variance of a code has its price, which `MeanGradient`
-    leaves out. For two levels it is `dL/dw (b - a) dp / (2 P(D))`. The gates of widths are treated alike. More variance
-    than the default, no second pass.
+    leaves out. For two levels it is `dL/dw (b - a) dp / (2 P(D))`: the gradient of the exact mean, weighted by how
+    improbable the draw was. The gates of widths are treated alike. More variance than `MeanGradient`, at nearly the
+    same price.
 
     Source: L. Liu, C. Dong, X. Liu, B. Yu, J. Gao, 2023, "Bridging Discrete and Backpropagation: Straight-Through and
     Beyond" (ReinMax).
