@@ -9,6 +9,15 @@ import pandas
 
 
 @dataclass(frozen=True)
+class Held:
+    """One limit in one training step, where several hold at once: `percent`, `limit` and `multiplier` as in `Step`."""
+
+    percent: float
+    limit: float
+    multiplier: float
+
+
+@dataclass(frozen=True)
 class Step:
     """One training step.
 
@@ -18,9 +27,10 @@ class Step:
         loss: negative ELBO for one example in nats, plus the budget's term.
         nll: negative log-likelihood for one example in nats.
         kl: temperature times all Kullback-Leibler terms for one example, in nats.
-        percent: E[cost] in percent of the 32-bit network.
+        percent: E[cost] in percent of the 32-bit network; of several budgets, that of the first.
         limit: the limit in force in percent, or None without a budget.
         multiplier: of the budget.
+        further: the same for the second budget and every further one, each in percent of its own cost.
     """
 
     step: int
@@ -32,6 +42,7 @@ class Step:
     percent: float
     limit: float | None
     multiplier: float
+    further: tuple[Held, ...] = ()
 
 
 @dataclass
@@ -49,8 +60,8 @@ class History:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def to_frame(self) -> pandas.DataFrame:
-        """One row a step."""
-        return pandas.DataFrame([asdict(step) for step in self.steps])
+        """One row a step; columns of a second budget are "percent 2", "limit 2", "multiplier 2", and so on."""
+        return pandas.DataFrame([_row(step) for step in self.steps])
 
     def plot(self, ax: Any = None) -> Any:
         """Loss and expected cost over the steps; see `probq.plot.history`."""
@@ -63,3 +74,10 @@ class History:
             return "History(no steps)"
         last = self.steps[-1]
         return f"History({len(self.steps)} steps, loss {last.loss:.4g}, E[cost] {last.percent:.4g} %)"
+
+
+def _row(step: Step) -> dict[str, Any]:
+    row = asdict(step)
+    for number, held in enumerate(row.pop("further"), 2):
+        row |= {f"{name} {number}": value for name, value in held.items()}
+    return row

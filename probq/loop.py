@@ -17,7 +17,7 @@ from probq.calibrate import estimate_norms
 from probq.constraint import Constraint, hold
 from probq.decide import fix, settled
 from probq.errors import ProbqError
-from probq.history import Step
+from probq.history import Held, Step
 from probq.program import Observation
 from probq.quantized import Quantized
 from probq.rules import Mover, Rule, State
@@ -176,7 +176,7 @@ class _Loop:
             exceeded = any(c.hard() > limit for c, limit in zip(self.constraints, limits, strict=True))
             mover.move(exceeded, number)
         moving.step()
-        percent = 100 / self.shown.full
+        held = self._held(expected, limits, [state.multiplier for state in states])
         return Step(
             number,
             number // len(self.data),
@@ -184,9 +184,18 @@ class _Loop:
             float(loss.detach()),
             float(nll),
             float(elbo.detach()) - float(nll),
-            float(expected[0].detach()) * percent,
-            limits[0] * percent if limits else None,
-            states[0].multiplier if states else 0.0,
+            held[0].percent if held else float(expected[0].detach()) * 100 / self.shown.full,
+            held[0].limit if held else None,
+            held[0].multiplier if held else 0.0,
+            held[1:],
+        )
+
+    def _held(self, expected: list[Tensor], limits: list[float], multipliers: list[float]) -> tuple[Held, ...]:
+        """Where every limit stands, in percent of its own cost; no multiplier is at work once widths are fixed."""
+        rows = zip(self.constraints, expected, limits, multipliers or [0.0] * len(limits), strict=True)
+        return tuple(
+            Held(float(mean.detach()) * 100 / c.full, limit * 100 / c.full, multiplier)
+            for c, mean, limit, multiplier in rows
         )
 
     def _elbo(self, x: Any, y: Tensor) -> tuple[Tensor, Tensor]:

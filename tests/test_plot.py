@@ -1,6 +1,7 @@
 """Pictures: what is drawn equals the numbers, at every size, and no figure is left open."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import probq
 from probq import plot
 from probq.codebooks import ladder
 from probq.decide import probability_within
-from probq.history import History, Step
+from probq.history import Held, History, Step
 
 
 @pytest.fixture(autouse=True)
@@ -171,6 +172,14 @@ def test_history_draws_every_step() -> None:
     assert "nats" in ax.get_ylabel()
     assert "%" in right.get_ylabel()
     assert "limit in force" in legend(ax)
+
+
+def test_history_of_several_budgets_draws_each() -> None:
+    rows = [replace(step, further=(Held(8.0, 4.0, 0.1),)) for step in steps(40, 10).steps]
+    ax = plot.history(History(rows))
+    right = next(other for other in ax.figure.axes if other is not ax)
+    assert [line.get_ydata()[0] for line in right.get_lines()] == [2.0, 0.5, 8.0, 4.0]  # type: ignore[index]
+    assert [text for text in legend(ax) if text.endswith("2")] == ["E[cost] 2", "limit in force 2"]
 
 
 def test_history_method_is_the_function() -> None:

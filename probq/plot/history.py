@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import cycle
+
 import numpy as np
 import pandas
 from matplotlib.axes import Axes
@@ -12,10 +14,13 @@ from probq.history import History
 from probq.plot.style import COST, LOSS, new_axes, title
 
 SMOOTH = 25  # steps
+COSTS = (COST, "#007a5e", "#8c3f8c")  # of the first, second and third budget
 
 
 def history(history: History, ax: Axes | None = None) -> Axes:
     """Loss of every step in nats (left), and `E[cost]` with the limit in force in percent (right, logarithmic).
+
+    Of several budgets every one has its two lines, numbered in the order of the budgets.
 
     The phase in which widths are learned is white, the fine-tuning of what was decided is shaded.
 
@@ -47,10 +52,14 @@ def history(history: History, ax: Axes | None = None) -> Axes:
 def _cost_axis(ax: Axes, frame: pandas.DataFrame) -> None:
     """Expected cost and limit on a second axis, phases shaded, one legend for both axes."""
     right, steps = ax.twinx(), frame["step"].to_numpy()
-    right.plot(steps, frame["percent"].where(frame["percent"] > 0), color=COST, linewidth=1.6, label="E[cost]")
-    if frame["limit"].notna().any():
-        limit = frame["limit"].astype(float)
-        right.plot(steps, limit, color=COST, linewidth=1.2, linestyle="--", label="limit in force")
+    several = "percent 2" in frame
+    ends = [name.removeprefix("percent") for name in frame if name.startswith("percent")]
+    for color, end in zip(cycle(COSTS), ends, strict=False):
+        number = (end or " 1") if several else ""
+        right.plot(steps, _positive(frame["percent" + end]), color=color, linewidth=1.6, label="E[cost]" + number)
+        limit = frame["limit" + end].astype(float)
+        if limit.notna().any():
+            right.plot(steps, limit, color=color, linewidth=1.2, linestyle="--", label="limit in force" + number)
     if (frame["percent"] > 0).any():
         right.set_yscale("log")
         right.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -71,6 +80,10 @@ def _cost_axis(ax: Axes, frame: pandas.DataFrame) -> None:
     ax.legend(
         handles, labels, loc="upper left", bbox_to_anchor=(0, -0.2), ncols=2, frameon=False, borderaxespad=0, fontsize=9
     )
+
+
+def _positive(values: pandas.Series) -> pandas.Series:
+    return values.where(values > 0)
 
 
 def _range(smooth: np.ndarray, raw: np.ndarray) -> tuple[float, float]:
