@@ -191,8 +191,8 @@ class _Loop:
         )
 
     def _held(self, expected: list[Tensor], limits: list[float], multipliers: list[float]) -> tuple[Held, ...]:
-        """Where every limit stands, in percent of its own cost; no multiplier is at work once widths are fixed."""
-        rows = zip(self.constraints, expected, limits, multipliers or [0.0] * len(limits), strict=True)
+        """Where every limit stands, if there is any; no multiplier is at work once widths are fixed."""
+        rows = zip(self.constraints, expected, limits, multipliers or [0.0] * len(limits), strict=False)
         return tuple(
             Held(float(mean.detach()) * 100 / c.full, limit * 100 / c.full, multiplier)
             for c, mean, limit, multiplier in rows

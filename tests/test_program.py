@@ -283,7 +283,7 @@ def test_substitute_restores_everything_even_after_an_error() -> None:
 
 @pytest.mark.parametrize("gates", ["tensor", "channel", "weight"])
 def test_the_codes_divergence_tells_each_gate_what_every_rung_costs(gates):
-    plan = probq.Plan(weight=ladder(0, 1, 2, 4), gates=gates, spread=0.3)
+    plan = probq.Plan(weight=ladder(0, 1, 2, 4), gates=gates, spread=0.3, estimator=probq.estimators.MeanGradient())
     q = probq.quantize(nn.Sequential(nn.Linear(6, 5)), torch.randn(8, 6), plan=plan)
     quantizer, location = q.weights["0.weight"], q.location("0.weight").detach()
     onehot = quantizer.widths().rsample()
