@@ -61,6 +61,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--uniform", type=int, nargs=2, metavar=("W", "A"), help="fixed widths instead of a budget")
     parser.add_argument("--epochs", type=int, default=16, help="epochs of probq.fit, both phases together")
     parser.add_argument("--float-epochs", type=int, default=16, help="epochs of the float network before it")
+    parser.add_argument("--more", type=int, default=0, help="epochs of tuning at the decided widths, after probq.fit")
     parser.add_argument("--profile", choices=("shift", "dyadic"), default="dyadic", help="of the weights' scales")
     parser.add_argument("--rule", choices=RULES, default="DualAscent", help="enforces the budget in training")
     parser.add_argument("--seed", type=int, default=0)
@@ -71,7 +72,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--name", default="probq", help="the method's name in the results")
     parser.add_argument("--no-test", action="store_true", help="leave the test set closed, as in tuning")
     parser.add_argument("--targets", nargs="*", choices=("c", "onnx"), help="exports to verify on all test images")
-    parser.add_argument("--posteriors", type=Path, help="folder where the fitted posterior is kept")
+    parser.add_argument("--posteriors", type=Path, help="folder that keeps fitted posteriors, from which --more begins")
     parser.add_argument("--out", type=Path, help="results file, one JSON record per line")
     return parser.parse_args()
 
@@ -108,40 +109,57 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """One run, from the float network to the integer model's accuracy."""
     net, images, held = prepared(args)
     start = time.perf_counter()
-    profile = {"profile": args.profile}
-    plan = probq.uniform(*args.uniform, **profile) if args.uniform else probq.Plan(**profile)
-    q = probq.quantize(net, images[0][:512], plan)
     budget = None if args.uniform else probq.Budget(percent=args.budget)
-    options = {} if args.temperature is None else {"temperature": args.temperature}
-    options |= {"search": args.search, "evaluations": args.evaluations, "rule": RULES[args.rule]}
-    with autocast():
-        held_out = data.Shuffled(*held, 1000, shuffle=False)
-        fitting = probq.steps(
-            q, data.Shuffled(*images, BATCH), budget, args.epochs, seed=args.seed, validation=held_out, **options
-        )
-        history = list(fitting)
+    searched, loss = fitted(args, net, images, held, budget)
+    q = searched
+    if args.more:
+        q = searched.at(searched.mode(budget))
+        loss = trained(q, images, held, None, args.more, args.seed)
     seconds = time.perf_counter() - start
-    if args.posteriors is not None:
-        args.posteriors.mkdir(parents=True, exist_ok=True)
-        widths = "x".join(map(str, args.uniform or (args.budget,)))
-        q.save(args.posteriors / f"{args.name}-{widths}-seed{args.seed}.probq")
     assignment = q.mode(budget)
     row: dict[str, Any] = key(args)
     row |= {
         "float_validation": accuracy(in_parts(net, held[0]), held[1]),
         "validation": accuracy(in_parts(q, held[0]), held[1]),
         "percent": assignment.percent(),
-        "within": probability_within(q, budget) if budget else 1.0,
+        "within": probability_within(searched, budget) if budget else 1.0,
         "widths": {name: int(bits) for name, bits in assignment.widths.items()},
-        "most_probable": q.mode(budget, measured=False).percent(),
-        "expected": next((step.percent for step in reversed(history) if step.phase == "search"), assignment.percent()),
+        "most_probable": searched.mode(budget, measured=False).percent(),
+        "expected": probq.table(searched).attrs["expected cost percent"],
         "temperature": q.temperature,
-        "last_loss": history[-1].loss,
+        "last_loss": loss,
         "seconds": round(seconds, 1),
     }
     if not args.no_test:
         row |= tested(q, assignment, net, args)
     return row | {"machine": machine(), "versions": versions()}
+
+
+def fitted(args: argparse.Namespace, net: nn.Module, images: Any, held: Any, budget: Any) -> tuple[Any, float | None]:
+    """The fitted posterior and its last loss; where its file is there already, the file's, without a loss."""
+    widths = "x".join(map(str, args.uniform or (args.budget,)))
+    rule = "" if args.rule == "DualAscent" else f"-{args.rule}"
+    path = args.posteriors and args.posteriors / f"{args.name}-{widths}{rule}-seed{args.seed}.probq"
+    if path and args.more and path.exists():
+        return probq.load(path, net), None
+    profile = {"profile": args.profile}
+    plan = probq.uniform(*args.uniform, **profile) if args.uniform else probq.Plan(**profile)
+    q = probq.quantize(net, images[0][:512], plan)
+    options = {} if args.temperature is None else {"temperature": args.temperature}
+    options |= {"search": args.search, "evaluations": args.evaluations, "rule": RULES[args.rule]}
+    loss = trained(q, images, held, budget, args.epochs, args.seed, **options)
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        q.save(path)
+    return q, loss
+
+
+def trained(q: Any, images: Any, held: Any, budget: Any, epochs: int, seed: int, **options: Any) -> float:
+    """Fit in place; the last loss in nats for one example."""
+    with autocast():
+        held_out = data.Shuffled(*held, 1000, shuffle=False)
+        batches = data.Shuffled(*images, BATCH)
+        return list(probq.steps(q, batches, budget, epochs, seed=seed, validation=held_out, **options))[-1].loss
 
 
 def tested(q: probq.Quantized, assignment: Any, net: nn.Module, args: argparse.Namespace) -> dict[str, Any]:
@@ -164,12 +182,13 @@ def key(args: argparse.Namespace) -> dict[str, Any]:
         "search",
         "evaluations",
         "epochs",
+        "more",
         "float_epochs",
         "seed",
         "no_test",
     )
-    own = {} if args.temperature is None else {"temperature": args.temperature}
-    return {"method": args.name, **{name: getattr(args, name) for name in names}, **({"own": own} if own else {})}
+    own = {} if args.temperature is None else {"own": {"temperature": args.temperature}}
+    return {"method": args.name, **{name: getattr(args, name) for name in names}, **own}
 
 
 def show(row: dict[str, Any]) -> None:
@@ -183,7 +202,8 @@ def show(row: dict[str, Any]) -> None:
     print(
         f"{row['method']} seed {row['seed']}: {result}, validation {row['validation']:.2f} % (float "
         f"{row['float_validation']:.2f} %), BOPs {row['percent']:.4f} of {limit}, P(cost <= limit) "
-        f"{row['within']:.3f}, weight x input bits {bits}, epochs {row['float_epochs']} + {row['epochs']}, temperature "
+        f"{row['within']:.3f}, weight x input bits {bits}, epochs {row['float_epochs']} + {row['epochs']} + "
+        f"{row['more']}, temperature "
         f"{row['temperature']:g}, differing outputs {row.get('differing')}, {row['seconds']} s, {row['versions']}"
     )
 

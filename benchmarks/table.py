@@ -23,8 +23,8 @@ CONVENTION = (
     "BOPs: MACs x weight bits x input bits, relative to 32 x 32 bits everywhere, the network's own input with 8 bits. "
     "Test accuracy: mean and standard deviation over seeds; of the integer model for probq, of a float32 simulation "
     "for Brevitas. Differing: output numbers of the integer model that are not exactly those of `q(x)`, over all runs. "
-    "Epochs: of the float network, then of the method; what counts is the state after the last one. Limit kept: "
-    "whether the cost of every run is within the limit."
+    "Epochs: of the float network, of the method, and of a second tuning at the decided widths, if any; what counts is "
+    "the state after the last one. Limit kept: whether the cost of every run is within the limit."
 )
 
 
@@ -73,7 +73,7 @@ SECTIONS = (
     ),
 )
 SAME = ("method", "budget", "uniform", "rule", "profile", "search", "evaluations", "temperature", "own", "epochs")
-SAME += ("float_epochs", "width", "images")
+SAME += ("more", "float_epochs", "width", "images")
 
 
 def groups(records: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
@@ -132,7 +132,7 @@ def row(runs: list[Mapping[str, Any]]) -> str:
         cost(runs),
         kept(runs),
         str(sum(run["differing"] for run in runs)) if "differing" in run else "-",
-        f"{run['float_epochs']} + {run['epochs']}",
+        " + ".join(str(run[name]) for name in ("float_epochs", "epochs", "more") if run.get(name)),
         f"{run['profile']}, {run['temperature']:g}" if "profile" in run else "-",
     )
     return f"| {' | '.join(cells)} |"
