@@ -1,10 +1,11 @@
 """Is the posterior over widths calibrated? Widths, codes and data are drawn from the model itself, many times.
 
 For every data set the probability of the true widths is recorded under the exact posterior (by enumeration), under the
-best mean-field posterior (coordinate ascent) and, with `--fits`, under one fitted with `leave_one_out`. Stated beforehand, for 200
-repetitions of a network: the randomised rank of the true widths is uniform by a Kolmogorov-Smirnov test at 0.1 %, and
-the sum of (came - probability) over all rungs but each quantizer's first lies within 3.3 standard deviations. The exact
-posterior must pass; the others are reported as they are. Every line is one repetition; those there are not made again.
+best mean-field posterior (coordinate ascent) and, with `--fits`, under one fitted with `leave_one_out`. Stated
+beforehand, for 200 repetitions of a network: the randomised rank of the true widths is uniform by a Kolmogorov-Smirnov
+test at 0.1 %, and the sum of (came - probability) over all rungs but each quantizer's first lies within 3.3 standard
+deviations. The exact posterior must pass; the others are reported as they are. Every line is one repetition; those
+there are not made again.
 
     python benchmarks/simulation.py --repetitions 200 --out benchmarks/results_simulation.jsonl
 """
