@@ -206,7 +206,8 @@ class Network(nn.Module):
         args = arguments(x)
         if exact:
             everything = {n: t.detach() for n, t in (*self.net.named_parameters(), *self.net.named_buffers())}
-            tensors = {n: _double(t) for n, t in {**everything, **tensors}.items()}
+            own = {n.removeprefix("."): t for n, t in tensors.items()}  # a network that is one layer has no name
+            tensors = {n: _double(t) for n, t in {**everything, **own}.items()}
             args = tuple(_double(a) if isinstance(a, Tensor) else a for a in args)
         return substitute(self.net, tensors, {**inputs, **before}, outputs, *args, results=after, noise=noise)
 

@@ -73,7 +73,7 @@ ORDER = (
     {"substitute", "norms", "network", "unfitted"},
     {"program"},
     {"limited"},
-    {"decide", "stacked"},
+    {"decide", "stacked", "leave_one_out"},
     {"quantized"},
     {
         "lowering",

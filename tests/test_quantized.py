@@ -363,3 +363,13 @@ def test_networks_in_float64_stay_in_float64() -> None:
         q = probq.quantize(net().double(), X.double())
         assert q(X.double()).dtype == torch.float64
         assert q.predict(X.double(), draws=2, seed=0).dtype == torch.float64
+
+
+def test_a_network_that_is_one_layer_keeps_its_weight() -> None:
+    """Its weight is named `.weight` by its layer and `weight` by torch."""
+    q = probq.quantize(nn.Linear(5, 2), X).eval()
+    weight, before = q.net.weight, q.net.weight.detach().clone()
+    q.predict(X, draws=3)
+    q(X)
+    assert q.net.weight is weight
+    assert torch.equal(weight.detach(), before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -100,23 +101,26 @@ def law_parameters(q: Quantized) -> dict[str, nn.Parameter]:
 
 
 def fit_law(q: Quantized, loss: Callable[[], Tensor], steps: int, rate: float = 0.3) -> None:
-    """Fit the posterior alone: Adam, a cosine schedule, and the mean of the parameters over the last half.
+    """Fit the posterior alone: Adam, whose rate falls to 0, and the mean of the parameters over the last half.
+
+    The rate is `rate ((1 + cos(pi t)) / 2)^2`, `t` from 0 to 1: high at first, because log-odds of what is almost
+    certain are far away, and below a quarter of that where parameters are averaged.
 
     Args:
         q: the network.
-        loss: a draw of the negative evidence lower bound.
-        steps: number of draws.
-        rate: learning rate.
+        loss: an estimate of the negative evidence lower bound, with its gradient.
+        steps: number of estimates.
+        rate: learning rate at the start.
     """
     parameters = list(law_parameters(q).values())
     optimizer = torch.optim.Adam(parameters, rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    falling = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: ((1 + math.cos(math.pi * n / steps)) / 2) ** 2)
     mean = [torch.zeros_like(p) for p in parameters]
     for step in range(steps):
         optimizer.zero_grad()
         loss().backward()
         optimizer.step()
-        schedule.step()
+        falling.step()
         if step >= steps // 2:
             for total, parameter in zip(mean, parameters, strict=True):
                 total += parameter.detach() / (steps - steps // 2)

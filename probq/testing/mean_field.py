@@ -185,11 +185,32 @@ def posterior_of(q: Program) -> tuple[Widths, Codes]:
     return widths, codes
 
 
-def best_mean_field(joint: Joint, restarts: int = 20, seed: int = 0) -> MeanField:
-    """The mean-field posterior of the highest evidence lower bound found from random starts."""
+def best_mean_fields(joint: Joint, restarts: int = 20, seed: int = 0, tolerance: float = 1e-5) -> list[MeanField]:
+    """All ends of coordinate ascent from random starts whose evidence lower bound is the highest, in nats.
+
+    Networks with symmetries have several: where the signs of a hidden unit's weights can be flipped without any change
+    of the output, so can those of a posterior.
+    """
     generator = np.random.default_rng(seed)
     found = [_ascent(joint, *_start(joint, generator)) for _ in range(restarts)]
-    return max(found, key=lambda field: field.elbo)
+    highest = max(field.elbo for field in found)
+    return [field for field in found if field.elbo >= highest - tolerance]
+
+
+def best_mean_field(joint: Joint, restarts: int = 20, seed: int = 0) -> MeanField:
+    """The mean-field posterior of the highest evidence lower bound found from random starts."""
+    return max(best_mean_fields(joint, restarts, seed), key=lambda field: field.elbo)
+
+
+def distance(widths: Widths, codes: Codes, fields: Sequence[MeanField]) -> tuple[float, float]:
+    """Largest differences of the marginals of rungs, and of pairs (rung, code), from the nearest of some posteriors."""
+    here = marginals(widths, codes)
+    gaps = [
+        tuple(float((a - b).abs().max()) for a, b in zip(here, marginals(field.widths, field.codes), strict=True))
+        for field in fields
+    ]
+    widest, pairs = min(gaps, key=max)
+    return widest, pairs
 
 
 def marginals(widths: Widths, codes: Codes) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,105 @@
+"""The unbiased gradient: against enumeration, and whatever the plan: priors, tied widths, gates of channels, images."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import probq
+from probq.codebooks import ladder
+from probq.leave_one_out import leave_one_out
+from probq.priors import Normal
+from probq.testing import enumerable, enumerate_joint, law_parameters, posterior_of
+
+MODELS = {small.name: small for small in enumerable()}
+ESTIMATES = 16
+
+
+def flat(grads: Any, like: Any) -> Tensor:
+    filled = [torch.zeros_like(p) if g is None else g for g, p in zip(grads, like, strict=True)]
+    return torch.cat([g.reshape(-1) for g in filled]).double()
+
+
+@pytest.mark.parametrize(
+    ("name", "temperature", "changes"),
+    [
+        ("shared weight", 1.0, {}),  # where the straight-through derivative of a rounded input is wrong
+        ("softmax, ternary", 0.5, {}),
+        ("linear, ternary", 1.0, {"code_prior": Normal(0.5)}),
+    ],
+)
+def test_its_mean_is_the_exact_gradient(name: str, temperature: float, changes: dict[str, Any]) -> None:
+    small = MODELS[name]
+    q, x = small.quantized(**changes)
+    y = small.targets(q, x)
+    with torch.no_grad():
+        for _, quantizer in q.named_quantizers():
+            quantizer.logits.fill_(0.3)
+    parameters = list(law_parameters(q).values())
+    joint = enumerate_joint(q, x, y)
+    # at another temperature: the bound of a likelihood to the power 1 / temperature, times the temperature
+    tempered = type(joint)(
+        joint.owners, joint.outputs, {k: t / temperature for k, t in joint.tables.items()}, joint.log_widths,
+        joint.log_codes,
+    )  # fmt: skip
+    bound = temperature * tempered.elbo(*posterior_of(q))
+    exact = flat(torch.autograd.grad(-bound, parameters), parameters)
+    q.temperature = temperature
+    torch.manual_seed(0)
+    losses, rows = [], []
+    for _ in range(ESTIMATES):
+        loss = leave_one_out(q, x, y, draws=128)
+        losses.append(float(loss.detach()))
+        rows.append(flat(torch.autograd.grad(loss, parameters, allow_unused=True), parameters))
+    drawn, values = torch.stack(rows), torch.tensor(losses)
+    assert float(-bound.detach()) == pytest.approx(float(values.mean()), abs=4 * float(values.std()) / ESTIMATES**0.5)
+    error = drawn.std(0) / ESTIMATES**0.5
+    assert ((drawn.mean(0) - exact).abs() < 4.5 * error + 1e-6).all()
+    assert float(exact.norm()) > 2 * float(error.norm())
+
+
+def test_the_likelihood_is_scaled_to_the_data_set() -> None:
+    small = MODELS["linear"]
+    q, x = small.quantized()
+    y = small.targets(q, x)
+    q.temperature = 0.0
+    values = []
+    for size in (None, 3 * len(y)):
+        torch.manual_seed(1)
+        values.append(float(leave_one_out(q, x, y, size, draws=8).detach()))
+    assert values[1] == pytest.approx(3 * values[0], rel=1e-6)
+
+
+def image() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3))
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        probq.Plan(weight=ladder(1, 2, 4), gates="channel"),
+        probq.Plan(weight=ladder(2, 4), tie_weight="all", codes=3),
+        probq.Plan(weight=ladder(2, 4), codes=1),
+    ],
+    ids=["channels", "tied", "rounded"],
+)
+def test_every_law_has_a_gradient_under_any_plan(plan: probq.Plan) -> None:
+    torch.manual_seed(2)
+    x, y = torch.randn(4, 1, 4, 4), torch.tensor([0, 1, 2, 1])
+    q = probq.quantize(image(), x, plan)
+    before = {n: p.detach().clone() for n, p in q.named_parameters()}
+    leave_one_out(q, x, y, draws=6).backward()
+    for _, quantizer in q.named_sites():
+        if quantizer.free:
+            assert float(quantizer.logits.grad.abs().sum()) > 0
+    drawn = q.net[0].weight.grad
+    assert (drawn is None) == (plan.codes == 1)
+    assert all(torch.equal(p, before[n]) for n, p in q.named_parameters())
+
+
+def test_one_draw_has_no_others_to_compare_with() -> None:
+    small = MODELS["linear"]
+    q, x = small.quantized()
+    with pytest.raises(probq.ProbqError, match="2 or more"):
+        leave_one_out(q, x, small.targets(q, x), draws=1)
