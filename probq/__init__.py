@@ -33,6 +33,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "integer": ["IntegerModel"],
         "integer_ensemble": ["Ensemble"],
         "layers": ["Layer", "layers"],
+        "leave_one_out": ["leave_one_out"],
         "loop": ["Rates"],
         "lower": ["lower"],
         "pareto": ["Pareto", "pareto"],
