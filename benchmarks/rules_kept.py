@@ -2,7 +2,7 @@
 
 For each fit: what the decided mode costs, what each tensor's most probable width would cost without a decision, and
 `E[cost]` at the end of the search, all relative to the limit. A record that is there already is not made again. A fit
-of 4 epochs takes about 2 s of one core, the 480 of 20 seeds about 16 minutes; after 1 or 2 epochs the networks have
+of 4 epochs takes about 2 s of one core, the 420 of 20 seeds about 14 minutes; after 1 or 2 epochs the networks have
 learned nothing yet (10 to 20 % right).
 
     python benchmarks/rules_kept.py --seeds 20 --out rules_kept.jsonl
