@@ -18,7 +18,7 @@ from torch.distributions import constraints, register_kl
 
 from probq.errors import ProbqError
 from probq.rounding import Grids, Levels, decode, first_code, largest_count, nearest_level
-from probq.stochastic_rounding import log_difference, two_nearest
+from probq.stochastic_rounding import log_difference, negentropies, two_nearest
 
 
 class Widths(TorchDistribution):
@@ -213,8 +213,7 @@ class Codes(_Whole):
         """Entropy of each code in nats, shape of the location."""
         if self.nearest == 1:
             return torch.zeros_like(self.location)
-        probs = self.window()[1].exp()
-        return -torch.special.xlogy(probs, probs).sum(-1)
+        return -negentropies(self.window()[1]).sum(-1)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-probability of one level for each weight, a scalar; `-inf` where a level is not among the nearest."""

@@ -125,5 +125,10 @@ def log_difference(upper: Tensor, lower: Tensor, log_cdf: Callable[[Tensor], Ten
     return torch.where(high > low, log_difference, torch.full_like(log_difference, -math.inf))
 
 
+def negentropies(log_probs: Tensor) -> Tensor:
+    """`p log p` in nats of log-probabilities; 0, and of gradient 0, where `p` is 0 or underflows to it."""
+    return log_probs.exp() * log_probs.clamp_min(-1000.0)
+
+
 def _sum_to(value: Tensor, like: Tensor) -> Tensor:
     return value.sum_to_size(like.shape)

@@ -12,7 +12,7 @@ from torch.distributions import register_kl
 from probq.distributions import Codes, UniformCodes
 from probq.priors.codes import CodePrior
 from probq.rounding import Levels, clip_codes, code_indices, decode, nearest_level
-from probq.stochastic_rounding import log_difference
+from probq.stochastic_rounding import log_difference, negentropies
 
 FARTHEST = 1e4  # standard deviations; beyond, a cell's probability is no float64 number's logarithm any more
 
@@ -85,9 +85,7 @@ class PriorCodes(UniformCodes):
     def divergences(self, law: Codes) -> Tensor:
         """`KL(law || prior)` of each code in nats, shape of the weight."""
         levels, log_probs = law.window()
-        probs = log_probs.exp()
-        own = self.log_probs(levels)
-        return (torch.special.xlogy(probs, probs) - probs * own).sum(-1)
+        return (negentropies(log_probs) - log_probs.exp() * self.log_probs(levels)).sum(-1)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Independent levels `[*sample_shape, *shape]`, without gradient."""
