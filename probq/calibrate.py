@@ -12,29 +12,34 @@ from torch import Tensor
 
 from probq.batches import Batches
 from probq.layers import arguments
-from probq.program import Program
+from probq.likelihoods import Normal
+from probq.program import Observation, Program
 from probq.substitute import substitute
 from probq.watch import NORMS
 
 ROWS = 512
 NORM_BATCHES = 20
+LEAST_SD = 1e-6
 
 
 @torch.no_grad()
 def calibrate(q: Program, data: Batches) -> None:
     """Set the scales of all inputs, and those around non-linear functions, from the first 512 examples.
 
-    They run through the float network.
+    They run through the float network; a noise that is learned starts at the root mean square of its residuals.
 
     Warns:
         UserWarning: where an input has negative values and its ladder none; they will be cut off.
     """
     samples: dict[str, list[Tensor]] = {name: [] for name in (*q.input_names, *q.activations)}
+    residuals: list[Tensor] = []
     rows = 0
     with q.evaluating():
         for x, y in data:
             recorders = {name.removesuffix(".input"): _recorder(kept) for name, kept in samples.items()}
-            substitute(q.net, {}, recorders, {}, *arguments(x))
+            output = substitute(q.net, {}, recorders, {}, *arguments(x))
+            if isinstance(q.likelihood, Normal):
+                residuals.append((Observation(q.law(output, y)).shaped(y) - output).reshape(-1))
             rows += y.shape[0]
             if rows >= ROWS:
                 break
@@ -50,6 +55,9 @@ def calibrate(q: Program, data: Batches) -> None:
             )
     for name, activation in q.activations.items():
         activation.calibrate(torch.cat([part.reshape(-1) for part in samples[name]]), q.net.get_submodule(name).forward)
+    if isinstance(q.likelihood, Normal) and q.likelihood.log_sd.requires_grad:
+        sd = torch.cat(residuals).double().square().mean().sqrt()
+        q.likelihood.log_sd.copy_(sd.clamp_min(LEAST_SD).log())
     q.calibrated = True
 
 

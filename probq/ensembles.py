@@ -47,7 +47,7 @@ def ensemble(q: Quantized, n: int, budget: Budgets = None, *, seed: int = 0) -> 
     assignments = joint(q, n, several, seed)
     cost = several[0].cost if several else costs.bops
     spent = [a.cost(cost) for a in assignments]
-    noise = float(q.likelihood.log_sd.exp()) ** 2 if isinstance(q.likelihood, Normal) else None
+    noise = float(q.likelihood.log_sd.detach().exp()) ** 2 if isinstance(q.likelihood, Normal) else None
     metadata = {
         "cost": costs.name(cost),
         "costs": spent,

@@ -24,7 +24,8 @@ class Normal(nn.Module):
     """`target ~ Normal(output, sd)`.
 
     Args:
-        sd: standard deviation of the noise; by default it is learned, starting at 1.
+        sd: standard deviation of the noise; by default it is learned; `fit` starts it at the residuals of
+            the float network.
     """
 
     def __init__(self, sd: float | None = None) -> None:

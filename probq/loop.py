@@ -31,7 +31,7 @@ class Rates:
 
     Attributes:
         weights: the network's own parameters, which are the locations of the codes.
-        scales: exponents of the scales (log2).
+        scales: exponents of the scales (log2), and the logarithm of a learned noise.
         gates: log-odds of the gates; None: 20 times that of the weights, more in a short search.
         spread: logarithm of the code posteriors' spread.
     """
@@ -118,6 +118,8 @@ def _groups(q: Quantized, rates: Rates, searching: int | None) -> list[dict[str,
         if quantizing:
             rate = {"logits": gates, "log2_scale": rates.scales, "log_spread": rates.spread}.get(last, rates.weights)
             rate = gates if ".code_logits." in name else rate
+        elif name == "likelihood.log_sd":
+            rate = rates.scales
         chosen.setdefault(rate, []).append(parameter)
     return [{"params": parameters, "lr": rate} for rate, parameters in chosen.items()]
 
@@ -165,12 +167,15 @@ class _Loop:
         x, y = next(self.stream)
         moving.zero_grad(set_to_none=True)
         elbo, nll = self._elbo(x, y)
+        self._check(elbo, number)
         expected = [c.expected() for c in self.constraints] or [self.shown.expected()]
         limits = [state.limit_at(number) for state in states] or [c.limit for c in self.constraints]
         loss = elbo
         for state, constraint, mean, limit in zip(states, self.constraints, expected, limits, strict=False):
             loss = loss + state.term(constraint.gap(mean, limit), number)
-        self._guard(loss, number)
+        self._check(loss, number)
+        if number % SNAPSHOT_EVERY == 0:
+            self.good, self.good_step = _copied(self.q), number
         loss.backward()
         if mover is not None:
             exceeded = any(c.hard() > limit for c, limit in zip(self.constraints, limits, strict=True))
@@ -217,7 +222,7 @@ class _Loop:
         self.unchecked = False
         return loss, nll
 
-    def _guard(self, loss: Tensor, number: int) -> None:
+    def _check(self, loss: Tensor, number: int) -> None:
         """Stop at a loss that is not finite, with the last good state restored."""
         if not torch.isfinite(loss):
             self.q.load_state_dict(self.good, strict=False)
@@ -225,8 +230,6 @@ class _Loop:
                 f"the loss became {float(loss.detach())} at step {number}; the network keeps its state of step "
                 f"{self.good_step}. Lower the learning rates (rates=probq.Rates(...)) or check the data"
             )
-        if number % SNAPSHOT_EVERY == 0:
-            self.good, self.good_step = _copied(self.q), number
 
 
 def _copied(q: Quantized) -> dict[str, Tensor]:

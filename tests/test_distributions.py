@@ -334,6 +334,21 @@ def test_entropy_gradient_by_finite_differences(levels: Levels, m: int) -> None:
             assert float(gradient[index]) == pytest.approx(float(slope), rel=1e-4, abs=1e-5)
 
 
+@pytest.mark.parametrize("levels", [uniform(8), uniform(8).levels()])
+def test_levels_too_far_to_have_a_probability_have_no_gradient(levels: Levels) -> None:
+    values = [torch.tensor(v, requires_grad=True) for v in (0.07, 0.05, 0.1)]
+    law = Codes(values[0][None], values[1], levels, values[2], nearest=255)
+    near = Codes(values[0][None], values[1], uniform(4), values[2], nearest=15)
+    assert law.window()[1].exp().min().item() == 0  # it underflows
+    for found, wanted in ((law.entropy(), near.entropy()), (kl_divergence(law, prior_of(law)), -near.entropy())):
+        for a, b in zip(torch.autograd.grad(found, values), torch.autograd.grad(wanted, values), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def prior_of(law: Codes) -> UniformCodes:
+    return UniformCodes(law.event_shape, law.levels)
+
+
 @pytest.mark.parametrize(("levels", "m"), [(uniform(4), 3), (UNEVEN.double(), 2), (UNEVEN.double(), 99)])
 def test_generic_draws_carry_the_gradient_of_the_mean(levels: Levels, m: int) -> None:
     location, scale, spread = leaves()

@@ -123,6 +123,7 @@ def test_regression_knows_its_noise() -> None:
     np.testing.assert_allclose(found.total, 0.25 + (outputs**2).mean(0) - outputs.mean(0) ** 2, rtol=1e-6)
     with pytest.raises(ProbqError, match="call numbers"):
         members.classes(X.numpy())
+    assert probq.ensemble(network(Normal(), outputs=1), 2, seed=1).noise == 1.0  # learned noise starts at 1
 
 
 def test_folder_brings_back_the_same_without_torch(tmp_path: Path) -> None:

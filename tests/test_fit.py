@@ -163,6 +163,17 @@ def test_a_loss_that_is_not_finite_names_its_step_and_restores_the_last_good_sta
     assert all(value.isfinite().all() for value in q.state_dict().values() if value.is_floating_point())
 
 
+@pytest.mark.filterwarnings("ignore:Encountered NaN")  # Pyro's own
+def test_gates_that_are_not_finite_are_told_of_as_a_loss() -> None:
+    q = network()
+    running = probq.steps(q, PAIRS, probq.Budget(percent=1), epochs=20, seed=0)
+    next(running)
+    next(quantizer for _, quantizer in q.named_quantizers() if quantizer.free).logits.data.fill_(math.nan)
+    with pytest.raises(ProbqError, match="became nan at step 1; the network keeps its state of step 0"):
+        next(running)
+    assert all(value.isfinite().all() for value in q.state_dict().values() if value.is_floating_point())
+
+
 @pytest.mark.parametrize("spoil", [(0, math.nan), (0, math.inf)])
 def test_data_that_is_not_finite_is_refused(spoil: tuple[int, float]) -> None:
     x = XS.clone()
@@ -226,6 +237,18 @@ def test_real_targets_pick_a_normal_law_with_learned_noise() -> None:
     sd = math.exp(float(q.likelihood.log_sd.detach()))
     by_hand = float(residual) / (2 * sd**2) + math.log(sd) + 0.5 * math.log(2 * math.pi)
     assert validate(q, Batches([(XS, target)], CPU))["loss"] == pytest.approx(by_hand, rel=1e-4)
+
+
+def test_learned_noise_starts_at_the_residuals_of_the_float_network() -> None:
+    for target in (400 * XS[:, :1], 400 * XS[:, 0]):
+        q = regression()
+        q.likelihood = probq.likelihoods.Normal()
+        calibrate(q, Batches([(XS[:60], target[:60]), (XS[60:], target[60:])], CPU))
+        residual = 400 * XS[:, :1].numpy() - q.net(XS).detach().numpy()
+        assert q.likelihood.log_sd.item() == pytest.approx(math.log(np.sqrt((residual**2).mean())), rel=1e-5)
+    q.likelihood = probq.likelihoods.Normal(2.0)
+    calibrate(q, Batches([(XS, XS[:, :1])], CPU))
+    assert q.likelihood.log_sd.item() == pytest.approx(math.log(2))
 
 
 def test_targets_without_the_last_axis_are_given_it() -> None:

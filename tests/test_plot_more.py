@@ -63,6 +63,12 @@ def test_depth_is_the_table(layers: int) -> None:
     assert legend(ax) == ["0 bits (pruned)", "2 bits", "8 bits", "decided"]
 
 
+def test_depth_hatches_widths_that_are_not_learned() -> None:
+    ax = plot.depth(quantized(3), "input")
+    assert [bar.get_x() + bar.get_width() / 2 for bar in ax.patches if bar.get_hatch()] == pytest.approx([0, 0, 0, 0])
+    assert legend(ax)[-2:] == ["fixed", "decided"]
+
+
 def test_depth_shows_float_layers_and_refuses_other_kinds() -> None:
     net = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3))
     q = probq.quantize(net, torch.rand(4, 3), lambda layer: probq.Plan() if layer.first else None)
@@ -80,6 +86,10 @@ def test_forest_shows_mean_interval_and_decision(gates: str) -> None:
         bits = q.quantizer(str(name)).ladder.bits
         law = np.array([values[f"P({b})"] for b in bits])
         assert list(lines[0].get_xdata()) == list(interval(bits, law, 0.94))
+        thick, (low, high) = np.asarray(lines[1].get_xdata()), interval(bits, law, 0.5)
+        assert thick[0] < low  # to be seen where it holds one width only
+        assert thick == pytest.approx([low, high], abs=0.2)
+        assert thick[1] - high == pytest.approx(low - thick[0])
         assert float(np.asarray(lines[2].get_xdata())[0]) == pytest.approx(values["mean bits"])
     dots = np.asarray(ax.collections[0].get_offsets())[:, 0]
     assert dots == pytest.approx(frame["mode"].to_numpy())

@@ -95,6 +95,19 @@ def test_divergence_and_its_gradients_by_autograd_on_the_definition() -> None:
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
+def test_the_divergence_has_a_gradient_where_levels_are_too_far_to_have_a_probability() -> None:
+    location = torch.tensor([0.2, -0.4, 1.3], requires_grad=True)
+    log_sd = torch.tensor(-0.4, dtype=torch.float64, requires_grad=True)
+    scale, found = torch.tensor(0.05), []
+    for m in (7, 255):
+        law = Codes(location, scale, uniform(8), torch.tensor(0.1), nearest=m)
+        prior = PriorCodes(priors.Normal(), location.shape, uniform(8), scale, log_sd.exp(), torch.zeros(()))
+        found.append(torch.autograd.grad(kl_divergence(law, prior), [location, log_sd]))
+    assert all(gradient.isfinite().all() for gradient in found[1])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+
+
 def test_width_priors_by_hand() -> None:
     rungs = ladder(0, 2, 4)
     geometric = Widths(priors.Geometric(0.5).logits(rungs)).probs

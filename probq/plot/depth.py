@@ -21,7 +21,7 @@ def depth(q: Program, kind: Literal["weight", "input"] = "weight", ax: Axes | No
     """Probability of every width of the layers' weights (or inputs), a stacked bar for each layer along the depth.
 
     A dot marks what was decided within `q.budget`, as in `widths`, where all numbers of a tensor share one width; the
-    bar of others shows the mean over their gates. A layer in float is grey.
+    bar of others shows the mean over their gates. A layer in float is grey, a width that is not learned hatched.
 
     Args:
         q: a quantized network, fitted or not.
@@ -49,14 +49,18 @@ def _bars(ax: Axes, q: Program, names: Sequence[str | None], laws: dict[str, np.
     """A stacked bar for each layer; returns the legend's entries."""
     bits = sorted({b for name in laws for b in q.quantizer(name).ladder.bits})
     colours, columns = colours_of(bits), np.arange(len(names))
+    fixed = [name in laws and not q.quantizer(name).free for name in names]
+    hatches = ["////" if own else "" for own in fixed]
     bottom, wide = np.zeros(len(names)), 0.82 if len(names) <= CROWDED else 1.0
     for b in bits:
         share = np.array([_share(q, name, laws, b) for name in names])
-        ax.bar(columns, share, wide, bottom, color=colours[b], linewidth=0)
+        ax.bar(columns, share, wide, bottom, color=colours[b], edgecolor="white", linewidth=0, hatch=hatches)
         bottom += share
     absent = [k for k, name in enumerate(names) if name not in laws]
     ax.bar(absent, np.ones(len(absent)), wide, color=FLOAT, linewidth=0)
     shown: dict[str, Any] = {bits_text(b): Patch(color=colours[b]) for b in bits}
+    if any(fixed):
+        shown["fixed"] = Patch(facecolor="#888888", edgecolor="white", hatch="////")
     return {**shown, "float": Patch(color=FLOAT)} if absent else shown
 
 

@@ -50,8 +50,9 @@ def interval(bits: Sequence[int], probs: np.ndarray, mass: float) -> tuple[int, 
 def forest(q: Program, mass: float = 0.94, ax: Axes | None = None) -> Axes:
     """Mean width in bits of every quantizer, with the highest-density interval that holds `mass` of its probability.
 
-    A thick line holds half of the probability; a white dot marks what was decided within `q.budget`. Where channels or
-    weights have widths of their own, the law is that of one picked at random and the dot the mean of those decided.
+    A thick line holds half of the probability, a short one where a single width does; a white dot marks what was
+    decided within `q.budget`. Where channels or weights have widths of their own, the law is that of one picked at
+    random and the dot the mean of those decided.
 
     Args:
         q: a quantized network, fitted or not.
@@ -69,14 +70,16 @@ def forest(q: Program, mass: float = 0.94, ax: Axes | None = None) -> Axes:
     ax = new_axes(ax, height_of(len(names)))
     size = dot_size(len(names))
     wide = 1.0 if size > 12 else 0.5
+    ticks = sorted({b for name in names for b in q.quantizer(name).ladder.bits})
+    margin = 0.018 * (ticks[-1] - ticks[0] + 0.8)
     for row, name in enumerate(names):
         bits, law = q.quantizer(name).ladder.bits, summary.probabilities(q, name).mean(0)
         colour = WEIGHT if name in q.weight_names else INPUT
         ax.plot(interval(bits, law, mass), [row, row], color=colour, linewidth=1.3 * wide, solid_capstyle="butt")
-        ax.plot(interval(bits, law, INNER), [row, row], color=colour, linewidth=4.5 * wide, solid_capstyle="butt")
+        low, high = interval(bits, law, INNER)
+        ax.plot([low - margin, high + margin], [row, row], color=colour, linewidth=4.5 * wide, solid_capstyle="butt")
         ax.plot(law @ np.array(bits), row, "|", color=colour, markersize=11 * wide, markeredgewidth=1.6 * wide)
     dot(ax, [float(np.mean(decided[name])) for name in names], range(len(names)), size)
-    ticks = sorted({b for name in names for b in q.quantizer(name).ladder.bits})
     ax.set_xticks(ticks)
     ax.set_xlim(min(ticks) - 0.4, max(ticks) + 0.4)
     ax.set_xlabel("width in bits")
