@@ -142,7 +142,7 @@ def test_the_program_has_the_enumerated_bound(options: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("gates", ["tensor", "channel", "weight"])
 def test_the_divergence_tells_each_gate_what_every_rung_costs(gates: str) -> None:
-    q = quantized(gates=gates, code_prior=priors.Normal(0.3, centred=True))
+    q = quantized(gates=gates, estimator=probq.estimators.MeanGradient(), code_prior=priors.Normal(0.3, centred=True))
     weight, location = q.weights["0.weight"], q.location("0.weight").detach()
     onehot = weight.widths().rsample()
     onehot.retain_grad()
