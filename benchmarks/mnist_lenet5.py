@@ -4,10 +4,11 @@ Protocol: inputs scaled to [0, 1] and nothing else, 8-bit network input, no augm
 images held out for validation (the split is fixed by the seed), Adam from 1e-3 with a cosine schedule for the float
 network, dropout of 0.25 and 0.5 in front of the two linear layers. Training runs under bfloat16 autocast; what is
 decided is computed exactly, and accuracies are those of the integer model. Held-out images decide which widths are
-tuned for (`probq.decide`). The test set is opened once, at the end. One JSON line per run is appended to the results;
-a run that is already there is skipped.
+tuned for (`probq.decide`); `--more` goes on tuning there, with a cosine schedule of its own. The test set is opened
+once, at the end. One JSON line per run is appended to the results; a run that is already there is skipped.
 
     python benchmarks/mnist_lenet5.py --data DIR --budget 0.36 --seed 0 --out results.jsonl
+    python benchmarks/mnist_lenet5.py --data DIR --budget 0.36 --seed 0 --more 8 --posteriors FOLDER --out results.jsonl
     python benchmarks/mnist_lenet5.py --data DIR --uniform 2 2 --seed 0 --out results.jsonl
 """
 
