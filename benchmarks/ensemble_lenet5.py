@@ -1,11 +1,12 @@
 """MNIST, LeNet-5: an ensemble of integer networks from one posterior, its mode, and deterministic training.
 
-Methods: `mode` is what `probq.fit` decided; `draws` are draws from that posterior, which was tuned for its mode;
-`ensemble` are draws of codes at the decided widths, each tuned for some epochs of its own. For as many epochs as all
-of them together, `drawn` trains one network at the decided widths whose codes are drawn in training (`probq.fit(...,
-rounding=False)`) and takes its draws, and `longer` tunes the mode further. `control` trains the decided widths
-deterministically, from the float network, for the epochs of the fit and of all members; `twice` is the mode of a
-posterior fitted for twice the budget, and `pair` as many members of the ensemble as its cost pays for.
+Methods: `mode` is what `probq.fit` decided; `draws` are draws of widths and codes from its posterior whose costs
+together keep the budget times their number, and `codes` draws of codes at the decided widths. `ensemble` are such
+draws of codes, each tuned for some epochs of its own. For as many epochs as all of them together, `drawn` trains one
+network at the decided widths whose codes are drawn in training (`probq.fit(..., rounding=False)`) and takes its
+draws, and `longer` tunes the mode further. `control` trains the decided widths deterministically, from the float
+network, for the epochs of the fit and those of all members (`--epochs 0`: of the fit alone, as `draws` and `codes`);
+`twice` is the mode of a posterior fitted for twice the budget, and `pair` are as many draws as its cost pays for.
 
 Data, split, float network and training are those of `mnist_lenet5.py`, whose option `--posteriors` writes the files
 that are read here. All is decided on held-out images. Figures are those of the integer models, run as C, which is
@@ -39,7 +40,7 @@ from probq.codebooks import ladder
 from probq.ensembles import joint
 from probq.uncertainty import classification, softmax
 
-METHODS = ("mode", "draws", "ensemble", "drawn", "longer", "control", "twice", "pair")
+METHODS = ("mode", "draws", "codes", "ensemble", "drawn", "longer", "control", "twice", "pair")
 CHECKED = 100  # images on which C is compared with the interpreter, for each network
 FLAGS = ("-O3", "-march=native")
 Data = tuple[Tensor, Tensor]
@@ -67,7 +68,7 @@ def arguments() -> argparse.Namespace:
 def key(args: argparse.Namespace) -> dict[str, Any]:
     """What tells one run from another."""
     names = ["method", "name", "budget", "seed", "fit_epochs", "float_epochs", "no_test"]
-    names += ["epochs"] if args.method not in ("mode", "draws", "twice") else []
+    names += ["epochs"] if args.method not in ("mode", "draws", "codes", "twice", "pair") else []
     names += ["members"] if args.method not in ("mode", "twice", "pair") else []
     return {name: getattr(args, name) for name in names}
 
@@ -129,11 +130,16 @@ def networks(args: argparse.Namespace, net: nn.Module, images: Data) -> list[tup
     q = posterior(args, net, 2 if args.method == "twice" else 1)
     if args.method in ("mode", "twice"):
         return [(q, q.mode())]
-    if args.method == "draws":
-        total = probq.Budget(percent=args.members * args.budget)
-        return [(q, draw) for draw in joint(q, args.members, total, args.seed)]
-    n = args.members if args.method == "ensemble" else int(posterior(args, net, 2).mode().cost() / q.mode().cost())
-    return [(own := tuned(args, net, images, member), own.mode()) for member in range(n)]
+    if args.method == "ensemble":
+        return [(own := tuned(args, net, images, member), own.mode()) for member in range(args.members)]
+    if args.method == "codes":
+        fixed = q.at(q.mode())
+        return [(fixed, draw) for draw in fixed.sample(args.members, seed=args.seed)]
+    n, total = args.members, probq.Budget(percent=args.members * args.budget)
+    if args.method == "pair":
+        total = probq.Budget(limit=posterior(args, net, 2).mode().cost())
+        n = int(total.absolute(q.layers) / q.mode().cost())
+    return [(q, draw) for draw in joint(q, n, total, args.seed)]
 
 
 def outputs(ensemble: probq.Ensemble, parts: list[Tensor]) -> tuple[list[np.ndarray], int]:
