@@ -105,6 +105,7 @@ def steps(
     epochs: int = 10,
     *,
     search: float = 0.6,
+    rounding: bool = True,
     temperature: float = 0.001,
     likelihood: Likelihood | None = None,
     rates: Rates | None = None,
@@ -128,6 +129,8 @@ def steps(
         budget: as in `fit`.
         epochs: as in `fit`.
         search: share of the steps that learn widths.
+        rounding: whether codes are rounded while the network is tuned at fixed widths, for a better mode. False draws
+            them there too, so that the posterior of the codes is fitted on, for draws and `probq.ensemble`.
         temperature: factor of all KL terms. 1 is the Bayesian posterior; deep networks need a cold one
             (F. Wenzel et al., 2020, "How Good is the Bayes Posterior in Deep Neural Networks Really?").
         likelihood: function from outputs to a law of the targets; by default categorical for integer targets,
@@ -164,7 +167,7 @@ def steps(
     if validation is not None and evaluations:
         held = validation if isinstance(validation, Batches) else Batches(validation, q.device)
         measured = partial(measured_widths, q, budget or q.budget, held, data, evaluations, progress)
-    return run(q, data, several, rule, optimizer, rates, searching, total, measured)
+    return run(q, data, several, rule, optimizer, rates, searching, total, measured, rounding)
 
 
 def _check_options(options: Mapping[str, Any]) -> None:

@@ -52,6 +52,7 @@ def run(
     searching: int,
     total: int,
     measured: Callable[[], Mapping[str, Any]] | None = None,
+    rounding: bool = True,
 ) -> Iterator[Step]:
     """All steps of a fit: the search for widths, then the tuning of what was decided.
 
@@ -65,6 +66,7 @@ def run(
         searching: number of steps that learn widths.
         total: number of steps.
         measured: gives the widths to tune for; by default those of the mode.
+        rounding: whether codes are rounded in the tuning, or drawn.
     """
     loop = _Loop(q, data, budget, rule)
     fixed = settled(q)
@@ -78,7 +80,7 @@ def run(
         if searching < total:
             if not fixed:
                 _settle(q, data, budget, measured)
-            q.rounding = True
+            q.rounding = rounding
             q.train()
             moving = optimizer(_groups(q, rates, None))
             cosine = torch.optim.lr_scheduler.CosineAnnealingLR(moving, total - searching)

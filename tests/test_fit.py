@@ -8,6 +8,7 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from scipy.stats import bernoulli, logistic
 from torch import Tensor, nn
 from torch.distributions import Laplace
 from torch.utils.data import DataLoader, TensorDataset
@@ -341,6 +342,32 @@ def test_the_network_shipped_is_the_network_tuned() -> None:
     shipped = q(XS)
     assert torch.equal(shipped, q.at(q.mode())(XS))
     assert -float(torch.log_softmax(shipped, -1)[torch.arange(96), YS].mean()) == pytest.approx(step.nll, rel=1e-3)
+
+
+def test_tuning_that_draws_codes_has_their_divergence_by_hand() -> None:
+    q = network().at(network().mode())
+    divergence = 0.0
+    for name, quantizer in q.weights.items():
+        rung = q.rung(name, quantizer.probs())
+        levels = rung.levels.levels().double().numpy()
+        u = (q.location(name) / rung.scale).detach().double().numpy()
+        below = np.clip(np.searchsorted(levels, u, side="right") - 1, 0, len(levels) - 2)
+        low, high = levels[below], levels[below + 1]
+        up = logistic.cdf((u - (low + high) / 2) / (math.exp(quantizer.log_spread.item()) * (high - low)))
+        divergence += u.size * math.log(len(levels)) - bernoulli.entropy(up).sum()
+    drawn, rounded = (next(probq.steps(q, PAIRS, epochs=1, temperature=0.5, rounding=r)) for r in (False, True))
+    assert drawn.kl == pytest.approx(0.5 * divergence / 96, rel=1e-4)
+    assert rounded.kl == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("rounding", [True, False])
+def test_how_far_codes_stray_is_learned_where_they_are_drawn(rounding: bool) -> None:
+    q = network().at(network().mode(Budget(percent=2)))
+    before = q.weights["0.weight"].log_spread.item(), validate(q, Batches(PAIRS, CPU))["loss"]
+    quiet(q, epochs=40, rates=Rates(weights=1e-2), rounding=rounding, seed=0)
+    assert (q.weights["0.weight"].log_spread.item() == before[0]) == rounding
+    assert validate(q, Batches(PAIRS, CPU))["loss"] < before[1]
+    assert not q.rounding
 
 
 # What a fit is made of
