@@ -2,11 +2,12 @@
 
 Methods: `mode` is what `probq.fit` decided; `draws` are draws of widths and codes from its posterior whose costs
 together keep the budget times their number, and `codes` draws of codes at the decided widths. `ensemble` are such
-draws of codes, each tuned for some epochs of its own, and `widths` draws of widths and codes tuned alike. For as many epochs as all of them together, `drawn` trains one
-network at the decided widths whose codes are drawn in training (`probq.fit(..., rounding=False)`) and takes its
-draws, and `longer` tunes the mode further. `control` trains the decided widths deterministically, from the float
-network, for the epochs of the fit and those of all members (`--epochs 0`: of the fit alone, as `draws` and `codes`);
-`twice` is the mode of a posterior fitted for twice the budget, and `pair` are as many draws as its cost pays for.
+draws of codes, each tuned for some epochs of its own, and `widths` draws of widths and codes tuned alike. For as many
+epochs as all of them together, `drawn` trains one network at the decided widths whose codes are drawn in training
+(`probq.fit(..., rounding=False)`) and takes its draws, and `longer` tunes the mode further. `control` trains the
+decided widths deterministically, from the float network, for the epochs of the fit and those of all members
+(`--epochs 0`: of the fit alone, as `draws` and `codes`); `twice` is the mode of a posterior fitted for twice the
+budget, and `pair` are as many draws as its cost pays for.
 
 Data, split, float network and training are those of `mnist_lenet5.py`, whose option `--posteriors` writes the files
 that are read here. All is decided on held-out images. Figures are those of the integer models, run as C, which is
