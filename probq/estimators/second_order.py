@@ -20,7 +20,7 @@ class SecondOrderGates(Estimator):
 
     def widths(self, logits: Tensor) -> Widths:
         """Law of the width, draws with the second-order gradient."""
-        return _SecondOrderWidths(logits)
+        return SecondOrderWidths(logits)
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,15 @@ class SecondOrder(SecondOrderGates):
         return (onehot * levels).sum(-1)
 
 
-class _SecondOrderWidths(Widths):
+class SecondOrderWidths(Widths):
+    """The same law as `Widths`; its draws carry the second-order gradient."""
+
     def expand(self, batch_shape: Any, _instance: Any = None) -> Widths:
-        return _SecondOrderWidths(self.logits.expand(*batch_shape, self.logits.shape[-1]))
+        """The same law for a larger batch."""
+        return SecondOrderWidths(self.logits.expand(*batch_shape, self.logits.shape[-1]))
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
+        """One-hot draws `[*sample_shape, ..., B]`."""
         log_probs = self.log_probs
         onehot: Tensor = _Draw.apply(log_probs.expand(*sample_shape, *log_probs.shape))
         return onehot
