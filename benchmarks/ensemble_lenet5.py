@@ -139,7 +139,7 @@ def networks(args: argparse.Namespace, net: nn.Module, images: Data) -> list[tup
     if args.method in ("mode", "twice"):
         return [(q, q.mode())]
     if args.method in ("ensemble", "widths"):
-        return [(own := tuned(args, net, images, member), own.mode()) for member in range(args.members)]
+        return [(own := tuned(args, net, images, member), own.mode(total(args))) for member in range(args.members)]
     if args.method == "codes":
         fixed = q.at(q.mode())
         return [(fixed, draw) for draw in fixed.sample(args.members, seed=args.seed)]
