@@ -7,7 +7,7 @@ ARGS   ?=
 PIP    ?= -qq --disable-pip-version-check
 
 BIN = $(VENV)/bin
-# One thread per test process, so that JOBS processes do not fight over the cores.
+# One thread per process: JOBS test processes do not fight over the cores, and small networks are faster so.
 ONE_THREAD = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
@@ -38,7 +38,7 @@ types: $(VENV)/.installed-test $(VENV)/.installed-dev  ## check the types
 	$(BIN)/mypy
 
 notebooks: $(VENV)/.installed-notebooks  ## execute every notebook (ARGS=--write stores the outputs)
-	$(BIN)/python notebooks/run.py $(ARGS)
+	$(ONE_THREAD) $(BIN)/python notebooks/run.py $(ARGS)
 
 wheel: $(VENV)/.installed-dev  ## build the wheel into dist, install it in a new environment and try it there
 	rm -rf dist
