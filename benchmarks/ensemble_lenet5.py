@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ import data
 import numpy as np
 import torch
 from mnist_lenet5 import prepared
-from protocol import BATCH, CACHE, append, autocast, found, machine, versions, write
+from protocol import BATCH, CACHE, autocast, machine, once, versions, write
 from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 
@@ -237,11 +238,7 @@ def main() -> None:
     """Run once, or show the record of the same run."""
     args = arguments()
     torch.set_num_threads(args.threads)
-    row = found(args.out, key(args))
-    if row is None:
-        row = run(args)
-        append(args.out, row)
-    show(row)
+    show(once(args.out, key(args), partial(run, args)))
 
 
 if __name__ == "__main__":

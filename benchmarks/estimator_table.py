@@ -5,16 +5,16 @@ python benchmarks/estimator_table.py
 
 from __future__ import annotations
 
-import argparse
 import json
 import textwrap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import page
+
 FOLDER = Path(__file__).parent
 RECORDS = "results_estimators.json"
-START, END = "<!-- made by estimator_table.py: start -->", "<!-- made by estimator_table.py: end -->"
 WITHIN, PERCENT = 0.02, 1.0  # of the marginals, and of the bound: the target
 OF_FITS = (
     "Fits at temperature 1, without a budget, against the best mean-field posterior (coordinate ascent on the "
@@ -72,24 +72,5 @@ def generated(folder: Path = FOLDER) -> str:
     return "\n\n".join(part if part.startswith("|") else textwrap.fill(part, 120) for part in parts)
 
 
-def updated(text: str, folder: Path = FOLDER) -> str:
-    """A text with what stands between its markers made anew."""
-    before, rest = text.split(START)
-    _, after = rest.split(END)
-    return f"{before}{START}\n\n{generated(folder)}\n\n{END}{after}"
-
-
-def main() -> None:
-    """Write the tables, or check them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="fail if README.md is not what would be written")
-    check = parser.parse_args().check
-    readme = FOLDER / "README.md"
-    text = readme.read_text()
-    if check and updated(text) != text:
-        raise SystemExit("benchmarks/README.md is not what the records say: run python benchmarks/estimator_table.py")
-    readme.write_text(updated(text))
-
-
 if __name__ == "__main__":
-    main()
+    page.main(__doc__, "estimator_table.py", generated)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,12 @@ from protocol import (
     CACHE,
     HELD_OUT,
     accuracy,
-    append,
     autocast,
     exported,
-    found,
     in_parts,
     integer_outputs,
     machine,
+    once,
     train,
     versions,
 )
@@ -213,11 +213,7 @@ def main() -> None:
     """Run once, or show the record of the same run."""
     args = arguments()
     torch.set_num_threads(args.threads)
-    row = found(args.out, key(args))
-    if row is None:
-        row = run(args)
-        append(args.out, row)
-    show(row)
+    show(once(args.out, key(args), partial(run, args)))
 
 
 if __name__ == "__main__":

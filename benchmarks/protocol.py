@@ -136,6 +136,15 @@ def found(out: Path | None, key: dict[str, Any]) -> dict[str, Any] | None:
     return next((r for r in records if all(r.get(k) == v for k, v in key.items())), None)
 
 
+def once(out: Path | None, key: dict[str, Any], run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The record of a run: the one that is there, or that of running it now."""
+    row = found(out, key)
+    if row is None:
+        row = run()
+        append(out, row)
+    return row
+
+
 def read(out: Path) -> list[dict[str, Any]]:
     """All records of a results file."""
     return [json.loads(line) for line in out.read_text().splitlines() if line.strip()]

@@ -5,7 +5,6 @@ python benchmarks/table.py
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import textwrap
@@ -13,8 +12,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import page
+
 FOLDER = Path(__file__).parent
-START, END = "<!-- made by table.py: start -->", "<!-- made by table.py: end -->"
 HEAD = (
     "| method | limit or widths | seeds | **test, %** | float test, % | BOPs, % | limit kept | differing | epochs "
     "| profile, temperature |\n|---|---|---|---|---|---|---|---|---|---|"
@@ -172,24 +172,5 @@ def generated(folder: Path = FOLDER) -> str:
     return "\n\n".join([wrapped(CONVENTION), *(section(about, folder) for about in SECTIONS)])
 
 
-def updated(text: str, folder: Path = FOLDER) -> str:
-    """A text with what stands between its markers made anew."""
-    before, rest = text.split(START)
-    _, after = rest.split(END)
-    return f"{before}{START}\n\n{generated(folder)}\n\n{END}{after}"
-
-
-def main() -> None:
-    """Write the tables, or check them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="fail if README.md is not what would be written")
-    check = parser.parse_args().check
-    readme = FOLDER / "README.md"
-    text = readme.read_text()
-    if check and updated(text) != text:
-        raise SystemExit("benchmarks/README.md is not what the records say: run python benchmarks/table.py")
-    readme.write_text(updated(text))
-
-
 if __name__ == "__main__":
-    main()
+    page.main(__doc__, "table.py", generated)

@@ -17,7 +17,8 @@ RUN = {
 
 
 @pytest.fixture
-def table():
+def table(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
     spec = importlib.util.spec_from_file_location("table", FOLDER / "table.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -31,7 +32,7 @@ def written(folder, *changes):
 
 def test_the_readme_is_what_the_records_give(table):
     text = (FOLDER / "README.md").read_text()
-    assert table.updated(text) == text, "run python benchmarks/table.py"
+    assert table.page.updated(text, "table.py", table.generated()) == text, "run python benchmarks/table.py"
 
 
 def test_a_row_has_the_mean_and_the_standard_deviation_of_a_sample(table, tmp_path):
@@ -75,8 +76,10 @@ def test_runs_of_other_settings_and_methods_have_rows_of_their_own(table, tmp_pa
 
 def test_a_changed_table_is_noticed_and_the_text_around_it_is_kept(table, tmp_path):
     written(tmp_path, {"seed": 0, "integer_test": 99.0, "percent": 0.3})
-    text = table.updated(f"before {table.START} old {table.END} after", tmp_path)
+    marks = [f"<!-- made by table.py: {place} -->" for place in ("start", "end")]
+    part = table.generated(tmp_path)
+    text = table.page.updated(f"before {marks[0]} old {marks[1]} after", "table.py", part)
     assert text.startswith("before ")
     assert text.endswith(" after")
-    assert table.updated(text, tmp_path) == text
-    assert table.updated(text.replace("99.00", "99.90"), tmp_path) == text
+    assert table.page.updated(text, "table.py", part) == text
+    assert table.page.updated(text.replace("99.00", "99.90"), "table.py", part) == text
