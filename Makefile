@@ -22,7 +22,7 @@ help:  ## list the targets
 venv: $(VENV)/.installed-test $(VENV)/.installed-notebooks $(VENV)/.installed-dev  ## install everything for development
 
 demo: $(VENV)/.installed-demo  ## train, decide, lower and check a small network; results in demo-output
-	$(BIN)/probq demo --out demo-output $(ARGS)
+	$(ONE_THREAD) $(BIN)/probq demo --out demo-output $(ARGS)
 
 test: $(VENV)/.installed-test  ## run the tests (JOBS=2 processes; ARGS="-k word" for some of them)
 	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) $(ARGS)
