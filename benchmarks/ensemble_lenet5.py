@@ -24,13 +24,11 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import data
 import numpy as np
-import torch
 from mnist_lenet5 import prepared
 from protocol import BATCH, CACHE, autocast, machine, once, versions, write
 from scipy.optimize import minimize_scalar
@@ -234,12 +232,5 @@ def show(row: dict[str, Any]) -> None:
     )
 
 
-def main() -> None:
-    """Run once, or show the record of the same run."""
-    args = arguments()
-    torch.set_num_threads(args.threads)
-    show(once(args.out, key(args), partial(run, args)))
-
-
 if __name__ == "__main__":
-    main()
+    show(once(arguments(), key, run))

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -209,12 +208,5 @@ def show(row: dict[str, Any]) -> None:
     )
 
 
-def main() -> None:
-    """Run once, or show the record of the same run."""
-    args = arguments()
-    torch.set_num_threads(args.threads)
-    show(once(args.out, key(args), partial(run, args)))
-
-
 if __name__ == "__main__":
-    main()
+    show(once(arguments(), key, run))

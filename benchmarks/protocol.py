@@ -136,12 +136,13 @@ def found(out: Path | None, key: dict[str, Any]) -> dict[str, Any] | None:
     return next((r for r in records if all(r.get(k) == v for k, v in key.items())), None)
 
 
-def once(out: Path | None, key: dict[str, Any], run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The record of a run: the one that is there, or that of running it now."""
-    row = found(out, key)
+def once(args: Any, key: Callable[[Any], dict[str, Any]], run: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+    """The record of a run with the threads asked for: the one that is there, or that of running it now."""
+    torch.set_num_threads(args.threads)
+    row = found(args.out, key(args))
     if row is None:
-        row = run()
-        append(out, row)
+        row = run(args)
+        append(args.out, row)
     return row
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.distributions import constraints, register_kl
 
 from probq.errors import ProbqError
-from probq.rounding import Grids, Levels, decode, first_code, largest_count, nearest_level
+from probq.rounding import Levels, decode, first_code, largest_count, nearest_level
 from probq.stochastic_rounding import log_difference, times_log, two_nearest
 
 
@@ -110,21 +110,21 @@ def _kl_widths(p: Widths, q: Widths) -> Tensor:
     return (log_p.exp() * (log_p - q.log_probs)).sum(-1)
 
 
-class _Whole(TorchDistribution):
+class Whole(TorchDistribution):
     """A law over a whole tensor, without a batch."""
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
     support = constraints.independent(constraints.real, 0)
     has_rsample = True
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> _Whole:
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Whole:
         """The law itself: it has no batch."""
         if tuple(batch_shape):
             raise NotImplementedError("a code law has no batch dimensions; draw it several times instead")
         return self
 
 
-class Codes(_Whole):
+class Codes(Whole):
     """Law of the levels that weights take: a discretised logistic law over the `nearest` levels around a location.
 
     With `u = location / scale` and the `m` neighbouring levels `l_1 < ... < l_m` around `u`, whose midpoints are
@@ -259,50 +259,3 @@ class Codes(_Whole):
         code = (draw > probs.detach().cumsum(-1)).sum(-1, keepdim=True).clamp_max(self.nearest - 1)
         mean, hard = (levels * probs).sum(-1), levels.gather(-1, code).squeeze(-1)
         return hard.detach() + (mean - mean.detach())
-
-
-class UniformCodes(_Whole):
-    """Every level of a codebook is equally probable for every weight: the default prior over codes.
-
-    Args:
-        shape: of the weight; all of it is one event.
-        levels: a `Grid`, `Grids` (one for each weight) or ascending levels `[K]`.
-        device: where draws are made.
-
-    `gate_term`, zero in value, carries the gradient of the divergence to the gates that drew the codebook.
-    """
-
-    def __init__(
-        self,
-        shape: torch.Size,
-        levels: Levels,
-        device: torch.device | None = None,
-        validate_args: bool | None = None,
-    ) -> None:
-        self.levels, self.device = levels, device
-        self.gate_term: Tensor | float = 0.0
-        super().__init__(torch.Size(), shape, validate_args=False)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """`- sum over weights of log K`, a scalar; the support is not checked."""
-        return value.new_tensor(-self.log_count()) - self.gate_term
-
-    def log_count(self) -> float:
-        """`sum over weights of log K` in nats."""
-        if isinstance(self.levels, Grids):
-            return float(self.levels.count.double().log().expand(self.event_shape).sum())
-        return self.event_shape.numel() * math.log(largest_count(self.levels))
-
-    def rsample(self, sample_shape: Any = ()) -> Tensor:
-        """Independent levels `[*sample_shape, *shape]`."""
-        count = self.levels.shape[0] if isinstance(self.levels, Tensor) else self.levels.count
-        uniform = torch.rand(*sample_shape, *self.event_shape, device=self.device)
-        codes = torch.floor(uniform * count).long()
-        flat = codes.reshape(-1, *self.event_shape)
-        return torch.stack([decode(part, self.levels)[0] for part in flat]).reshape(codes.shape)
-
-
-@register_kl(Codes, UniformCodes)
-def _kl_codes(p: Codes, q: UniformCodes) -> Tensor:
-    """`sum over weights of log K - H(code)`."""
-    return q.log_count() - p.entropy() + q.gate_term

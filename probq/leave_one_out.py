@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from probq.distributions import UniformCodes
 from probq.errors import ProbqError
 from probq.layers import arguments
 from probq.program import Observation, Program
+from probq.stacked import at_levels
+from probq.uniform_codes import UniformCodes
 
 
 def leave_one_out(q: Program, x: Any, y: Tensor, size: int | None = None, draws: int = 64) -> Tensor:
@@ -118,11 +119,10 @@ def _log_likelihood(
 ) -> Tensor:
     """Log-likelihood of the data set under networks of the same widths, `[draws]`."""
     count = len(next(iter(levels.values())))
-    with q.evaluating():
-        try:
-            outputs = torch.func.vmap(lambda drawn: q.run(onehots, drawn, arguments(x), exact=True))(levels)
-        except RuntimeError:  # a network that torch cannot vectorise
-            rows = [{n: value[k] for n, value in levels.items()} for k in range(count)]
+    outputs: Any = at_levels(q, onehots, levels, arguments(x))
+    if outputs is None:
+        rows = [{n: value[k] for n, value in levels.items()} for k in range(count)]
+        with q.evaluating():
             outputs = [q.run(onehots, row, arguments(x), exact=True) for row in rows]
     found = [Observation(q.law(outputs[k], y)).log_prob(y) for k in range(count)]
     return torch.stack([log_prob.sum() * ((size or len(log_prob)) / len(log_prob)) for log_prob in found])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,8 +34,7 @@ def stacked(q: Program, assignments: Sequence[Assignment], args: tuple[Any, ...]
     if convolutions or min(chunk, len(assignments)) < 2 or not _same_widths(assignments):
         return None
     chosen = onehots(q, assignments[0].widths)
-    with q.evaluating(), warnings.catch_warnings():
-        warnings.simplefilter("error")  # torch warns where an operation of the network is not vectorised
+    with q.evaluating():
         levels = {}
         for name in q.weight_names:
             codes = np.stack([a.codes[name] for a in assignments])
@@ -43,9 +42,31 @@ def stacked(q: Program, assignments: Sequence[Assignment], args: tuple[Any, ...]
             levels[name] = torch.func.vmap(lambda c, own=own: code_levels(own, c))(
                 torch.as_tensor(codes, device=q.device).long()
             )
+    return at_levels(q, chosen, levels, args, chunk)
+
+
+@torch.no_grad()
+def at_levels(
+    q: Program,
+    onehots: Mapping[str, Tensor],
+    levels: Mapping[str, Tensor],
+    args: tuple[Any, ...],
+    chunk: int | None = None,
+) -> Tensor | None:
+    """Outputs `[networks, batch, ...]` in float64 of networks that differ in their codes; None if not to be vectorised.
+
+    Args:
+        q: the network.
+        onehots: rungs that all share.
+        levels: of every weight, `[networks, *shape]`.
+        args: the network's arguments.
+        chunk: greatest number of networks at once.
+    """
+    with q.evaluating(), warnings.catch_warnings():
+        warnings.simplefilter("error")  # torch warns where an operation of the network is not vectorised
         try:
-            outputs = torch.func.vmap(lambda drawn: q.run(chosen, drawn, args, exact=True), chunk_size=chunk)(levels)
-        except (RuntimeError, Warning):  # a network that torch cannot vectorise
+            outputs = torch.func.vmap(lambda own: q.run(onehots, own, args, exact=True), chunk_size=chunk)(levels)
+        except (RuntimeError, Warning):
             return None
     return outputs if isinstance(outputs, Tensor) else None
 

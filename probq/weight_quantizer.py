@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from probq.distributions import Codes, UniformCodes
+from probq.distributions import Codes
 from probq.free_codes import FreeCodes, logits_at, logits_like
 from probq.gate_gradients import ENTROPY_SAMPLE, gate_gradient, inner_products, products, random_part
 from probq.plan import Plan
@@ -18,6 +18,7 @@ from probq.quantizer import Quantizer, Rung
 from probq.rounding import nearest_level
 from probq.scales import MULTIPLIERS, best_log2_scale, snapped
 from probq.stochastic_rounding import two_nearest_entropies, two_nearest_means
+from probq.uniform_codes import UniformCodes
 
 
 class WeightQuantizer(Quantizer):

@@ -41,6 +41,7 @@ ORDER = (
         "stochastic_rounding",
         "gate_gradients",
         "distributions",
+        "uniform_codes",
         "free_codes",
         "estimators",
         "priors",

@@ -1,6 +1,6 @@
 """The tables of accuracies in the benchmarks' README are those that the committed records give."""
 
-import importlib.util
+import importlib
 import json
 from pathlib import Path
 
@@ -19,10 +19,7 @@ RUN = {
 @pytest.fixture
 def table(monkeypatch):
     monkeypatch.syspath_prepend(FOLDER)
-    spec = importlib.util.spec_from_file_location("table", FOLDER / "table.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("table")
 
 
 def written(folder, *changes):

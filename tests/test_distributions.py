@@ -12,8 +12,9 @@ from torch.distributions import Bernoulli, kl_divergence
 
 from probq import ProbqError
 from probq.codebooks import Grid, binary, powers_of_two, pruned, ternary, uniform
-from probq.distributions import Codes, UniformCodes, Widths
+from probq.distributions import Codes, Widths
 from probq.rounding import Grids, Levels, first_code, nearest_level
+from probq.uniform_codes import UniformCodes
 
 LOGITS = torch.tensor([[0.3, -1.2, 2.0], [40.0, -40.0, 0.0], [-3.0, 0.1, 0.7]], dtype=torch.float64)
 

@@ -1,6 +1,6 @@
 """The tables of estimators in benchmarks/README.md: what a record says is what a row says."""
 
-import importlib.util
+import importlib
 import json
 from pathlib import Path
 
@@ -13,10 +13,7 @@ pytestmark = pytest.mark.skipif(not FOLDER.exists(), reason="a source distributi
 @pytest.fixture
 def table(monkeypatch):
     monkeypatch.syspath_prepend(FOLDER)
-    spec = importlib.util.spec_from_file_location("estimator_table", FOLDER / "estimator_table.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("estimator_table")
 
 
 def fit(seed, **changes):

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from torch.distributions import register_kl
 
-from probq.distributions import Codes, UniformCodes
+from probq.distributions import Codes
 from probq.priors.codes import CodePrior
 from probq.rounding import Levels, clip_codes, code_indices, decode, nearest_level
 from probq.stochastic_rounding import log_difference, times_log
+from probq.uniform_codes import UniformCodes
 
 FARTHEST = 1e4  # standard deviations; beyond, a cell's probability is no float64 number's logarithm any more
 
