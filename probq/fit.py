@@ -16,17 +16,19 @@ from probq.budget import Budgets, budgets
 from probq.calibrate import calibrate
 from probq.decide import reach, settled
 from probq.errors import ProbqError
+from probq.estimators import SecondOrder
 from probq.history import History, Step
 from probq.likelihoods import Likelihood, for_target
 from probq.loop import Rates, run
 from probq.quantized import Quantized
 from probq.refine import check_number, measured_widths
-from probq.rules import DualAscent, Rule
+from probq.rules import ConstraintGuided, DualAscent, Rule
 from probq.settling import warn_unsettled
 from probq.validate import validate
 
 ADAM = partial(torch.optim.Adam, fused=True)
 DUAL_ASCENT = DualAscent()
+FEW = 64  # quantized weights of a network whose posterior can be checked, and draws a step that its gradient takes
 OWN = ("validation", "seed", "progress")  # arguments of fit, not among its options
 
 
@@ -107,6 +109,7 @@ def steps(
     search: float = 0.6,
     rounding: bool = True,
     temperature: float = 0.001,
+    draws: int | None = None,
     likelihood: Likelihood | None = None,
     rates: Rates | None = None,
     optimizer: Callable[..., torch.optim.Optimizer] = ADAM,
@@ -133,6 +136,11 @@ def steps(
             them there too, so that the posterior of the codes is fitted on, for draws and `probq.ensemble`.
         temperature: factor of all KL terms. 1 is the Bayesian posterior; deep networks need a cold one
             (F. Wenzel et al., 2020, "How Good is the Bayes Posterior in Deep Neural Networks Really?").
+        draws: of widths and codes in each step. One takes the gradient of each layer's estimator in the plan; from 2
+            on, the laws of widths and codes have the unbiased gradient of `leave_one_out`, whatever the estimator;
+            rates fall with a cosine over the search, and in its second half nothing but those laws moves, so that they
+            settle. By default 64 for a network of at most 64 quantized weights that is fitted at temperature 1 with
+            the plan's default estimator, so that a posterior small enough to be checked is right; otherwise one.
         likelihood: function from outputs to a law of the targets; by default categorical for integer targets,
             normal with learned noise for real ones.
         rates: learning rates.
@@ -167,7 +175,23 @@ def steps(
     if validation is not None and evaluations:
         held = validation if isinstance(validation, Batches) else Batches(validation, q.device)
         measured = partial(measured_widths, q, budget or q.budget, held, data, evaluations, progress)
-    return run(q, data, several, rule, optimizer, rates, searching, total, measured, rounding)
+    each = _draws(q, draws, temperature, rule)
+    return run(q, data, several, rule, optimizer, rates, searching, total, measured, rounding, each)
+
+
+def _draws(q: Quantized, draws: int | None, temperature: float, rule: Rule) -> int:
+    """The number of draws in each step."""
+    if draws is not None:
+        check_number("draws", draws, 1)
+        if draws > 1 and isinstance(rule, ConstraintGuided):
+            raise ProbqError(
+                "rules.ConstraintGuided moves gates by the gradient of one draw; leave draws out, or use 1"
+            )
+        return draws
+    weights = sum(math.prod(quantizer.shape) for quantizer in q.weights.values())
+    usual = all(type(quantizer.estimator) is SecondOrder for _, quantizer in q.named_quantizers())
+    small = weights <= FEW and temperature == 1 and usual and not isinstance(rule, ConstraintGuided)
+    return FEW if small else 1
 
 
 def _check_options(options: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from probq.errors import ProbqError
 from probq.layers import arguments
@@ -61,6 +61,19 @@ def leave_one_out(q: Program, x: Any, y: Tensor, size: int | None = None, draws:
     loss, log_prob = torch.cat(losses), torch.cat(scores)
     excess = (loss - loss.mean()).detach() * (draws / (draws - 1))
     return loss.mean() + (excess * (log_prob - log_prob.detach())).mean()
+
+
+def law_parameters(q: Program) -> list[nn.Parameter]:
+    """The parameters of the laws that `leave_one_out` draws from: gates, locations, spreads, and logits of free laws.
+
+    What is rounded instead of drawn has none.
+    """
+    found = [quantizer.logits for _, quantizer in q.named_sites() if quantizer.free]
+    for name, quantizer in q.weights.items():
+        if quantizer.nearest > 1 and not q.rounding:
+            own = [*quantizer.code_logits.values()] if quantizer.free_codes else [q.net.get_parameter(name)]
+            found += [quantizer.log_spread, *own]
+    return [parameter for parameter in found if parameter.requires_grad]
 
 
 def _drawn_widths(q: Program, draws: int) -> tuple[dict[str, Tensor], Tensor, Tensor]:

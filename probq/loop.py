@@ -9,7 +9,7 @@ from typing import Any
 import pyro
 import torch
 from pyro.infer import TraceMeanField_ELBO
-from torch import Tensor
+from torch import Tensor, nn
 
 from probq.batches import Batches
 from probq.budget import Budget, Budgets, budgets
@@ -18,6 +18,7 @@ from probq.constraint import Constraint, hold
 from probq.decide import fix, settled
 from probq.errors import ProbqError
 from probq.history import Held, Step
+from probq.leave_one_out import law_parameters, leave_one_out
 from probq.program import Observation
 from probq.quantized import Quantized
 from probq.rules import Mover, Rule, State
@@ -53,6 +54,7 @@ def run(
     total: int,
     measured: Callable[[], Mapping[str, Any]] | None = None,
     rounding: bool = True,
+    draws: int = 1,
 ) -> Iterator[Step]:
     """All steps of a fit: the search for widths, then the tuning of what was decided.
 
@@ -67,8 +69,9 @@ def run(
         total: number of steps.
         measured: gives the widths to tune for; by default those of the mode.
         rounding: whether codes are rounded in the tuning, or drawn.
+        draws: of widths and codes in each step; from 2 on, their laws have the gradient of `leave_one_out`.
     """
-    loop = _Loop(q, data, budget, rule)
+    loop = _Loop(q, data, budget, rule, draws)
     fixed = settled(q)
     try:
         q.train()
@@ -76,7 +79,8 @@ def run(
             for _, quantizer in q.named_quantizers():
                 quantizer.tuned = None
             moving = optimizer(_groups(q, rates, searching))
-            yield from loop.search(moving, searching)
+            falling = torch.optim.lr_scheduler.CosineAnnealingLR(moving, searching) if draws > 1 else None
+            yield from loop.search(moving, searching, falling)
         if searching < total:
             if not fixed:
                 _settle(q, data, budget, measured)
@@ -129,9 +133,10 @@ def _groups(q: Quantized, rates: Rates, searching: int | None) -> list[dict[str,
 class _Loop:
     """Steps of one fit, over both phases."""
 
-    def __init__(self, q: Quantized, data: Batches, budget: Budgets, rule: Rule) -> None:
+    def __init__(self, q: Quantized, data: Batches, budget: Budgets, rule: Rule, draws: int) -> None:
         self.q, self.data, self.size = q, data, data.size
-        self.rule = rule
+        self.rule, self.draws = rule, draws
+        self.only_laws = False
         self.constraints = tuple(Constraint(q, own) for own in budgets(budget))
         self.shown = self.constraints[0] if self.constraints else Constraint(q, Budget(percent=100))
         self.elbo = TraceMeanField_ELBO()
@@ -140,13 +145,16 @@ class _Loop:
         self.good = _copied(q)
         self.good_step = 0
 
-    def search(self, moving: Any, last: int) -> Iterator[Step]:
+    def search(self, moving: Any, last: int, schedule: Any = None) -> Iterator[Step]:
         """Steps 0 to `last - 1`, in which widths are learned."""
         states = tuple(self.rule.begin(c.start(), c.limit, last) for c in self.constraints)
         mover = self.rule.mover(self.q, last) if states else None
         try:
             for number in range(last):
+                self.only_laws = self.draws > 1 and number >= last // 2
                 yield self._step(moving, number, "search", states, mover)
+                if schedule is not None:
+                    schedule.step()
             hold(self.q, self.constraints)
         finally:
             if mover is not None:
@@ -154,6 +162,7 @@ class _Loop:
 
     def tune(self, moving: Any, schedule: Any, first: int, last: int) -> Iterator[Step]:
         """Steps `first` to `last - 1`, at fixed widths."""
+        self.only_laws = False
         for number in range(first, last):
             step = self._step(moving, number, "tune")
             schedule.step()
@@ -168,7 +177,9 @@ class _Loop:
     ) -> Step:
         x, y = next(self.stream)
         moving.zero_grad(set_to_none=True)
-        elbo, nll = self._elbo(x, y)
+        single, nll = self._elbo(x, y)
+        laws = law_parameters(self.q) if self.draws > 1 else []
+        elbo = leave_one_out(self.q, x, y, self.size, self.draws) / self.size if laws else single
         self._check(elbo, number)
         expected = [c.expected() for c in self.constraints] or [self.shown.expected()]
         limits = [state.limit_at(number) for state in states] or [c.limit for c in self.constraints]
@@ -178,7 +189,7 @@ class _Loop:
         self._check(loss, number)
         if number % SNAPSHOT_EVERY == 0:
             self.good, self.good_step = _copied(self.q), number
-        loss.backward()
+        self._backward(single, loss, laws)
         if mover is not None:
             exceeded = any(c.hard() > limit for c, limit in zip(self.constraints, limits, strict=True))
             mover.move(exceeded, number)
@@ -223,6 +234,17 @@ class _Loop:
                 nll = -Observation(self.q.law(outputs[-1], y)).log_prob(y).mean()
         self.unchecked = False
         return loss, nll
+
+    def _backward(self, single: Tensor, loss: Tensor, laws: list[nn.Parameter]) -> None:
+        """Gradients of all parameters: from `loss`, and what belongs to no law from one draw where `loss` has many."""
+        if laws:
+            own = {id(parameter) for parameter in laws}
+            others = [p for p in self.q.parameters() if p.requires_grad and id(p) not in own]
+            loss.backward(inputs=laws)
+            if not self.only_laws:
+                single.backward(inputs=others)
+        else:
+            loss.backward()
 
     def _check(self, loss: Tensor, number: int) -> None:
         """Stop at a loss that is not finite, with the last good state restored."""

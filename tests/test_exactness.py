@@ -90,6 +90,21 @@ def test_a_fit_with_unbiased_gradients_finds_the_best_mean_field(name: str) -> N
     assert max(distance(*found, best)) < 0.02
 
 
+def test_fit_finds_the_best_mean_field_where_it_can_be_enumerated() -> None:
+    """With its defaults at temperature 1; records of all networks are in benchmarks/results_estimators.json."""
+    small = MODELS["logistic"]
+    q, x = small.quantized()
+    y = small.targets(q, x)
+    rates = probq.Rates(weights=0.1, gates=0.1)
+    probq.fit(q, [(x, y)], epochs=300, search=1.0, temperature=1.0, rates=rates, seed=0, progress=False)
+    joint = enumerate_joint(q, x, y)  # scales have moved
+    best = best_mean_fields(joint, restarts=8)
+    with torch.no_grad():
+        found = posterior_of(q)
+        assert float(joint.elbo(*found)) == pytest.approx(best[0].elbo, rel=0.01)
+    assert max(distance(*found, best)) < 0.02
+
+
 def test_a_symmetric_network_has_several_best_posteriors() -> None:
     """`W tanh(W x)` is the same for `-W`: the levels of one best posterior, reversed, are another."""
     small = MODELS["shared weight"]

@@ -1,5 +1,6 @@
 """The unbiased gradient: against enumeration, and whatever the plan: priors, tied widths, gates of channels, images."""
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -103,3 +104,68 @@ def test_one_draw_has_no_others_to_compare_with() -> None:
     q, x = small.quantized()
     with pytest.raises(probq.ProbqError, match="2 or more"):
         leave_one_out(q, x, small.targets(q, x), draws=1)
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of draws of every call in a fit."""
+    calls: list[int] = []
+
+    def count(q: Any, x: Any, y: Tensor, size: int, draws: int) -> Tensor:
+        calls.append(draws)
+        return leave_one_out(q, x, y, size, draws)
+
+    monkeypatch.setattr("probq.loop.leave_one_out", count)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("features", "plan", "options", "draws"),
+    [
+        (4, {}, {"temperature": 1.0}, [64, 64]),
+        (4, {}, {"temperature": 1.0, "draws": 3}, [3, 3]),
+        (4, {}, {"draws": 2}, [2, 2]),
+        (4, {}, {}, []),
+        (4, {}, {"temperature": 1.0, "draws": 1}, []),
+        (4, {}, {"temperature": 1.0, "rule": probq.rules.ConstraintGuided()}, []),
+        (4, {"estimator": probq.estimators.MeanGradient()}, {"temperature": 1.0}, []),
+        (33, {}, {"temperature": 1.0}, []),
+    ],
+)
+def test_fit_takes_many_draws_where_the_posterior_of_a_small_network_is_wanted(
+    monkeypatch: pytest.MonkeyPatch, features: int, plan: dict[str, Any], options: dict[str, Any], draws: list[int]
+) -> None:
+    x, y = torch.randn(6, features), torch.tensor([0, 1, 1, 0, 1, 0])
+    q = probq.quantize(nn.Linear(features, 2), x, probq.Plan(**plan))
+    calls = counted(monkeypatch)
+    probq.fit(q, [(x, y)], epochs=2, search=1.0, seed=0, progress=False, **options)
+    assert calls == draws
+
+
+def test_fit_moves_laws_by_many_draws_and_everything_else_until_half_of_the_search() -> None:
+    torch.manual_seed(3)
+    x, y = torch.randn(8, 3), torch.randn(8, 1)
+    q = probq.quantize(nn.Linear(3, 1), x)
+    running = probq.steps(q, [(x, y)], epochs=8, search=0.5, temperature=1.0, seed=0)
+    rows = [{n: p.detach().clone() for n, p in q.named_parameters()} for _ in running]
+    moved = [{n for n in after if not torch.equal(before[n], after[n])} for before, after in pairwise(rows)]
+    laws = {"net.weight", "quantizers./weight.logits", "quantizers./weight.log_spread"}
+    others = {"net.bias", "likelihood.log_sd"}
+    assert laws | others <= moved[0]  # search
+    assert moved[1] == laws  # the second half of the search
+    assert moved[2] == laws
+    assert others <= moved[4]  # tuning
+
+
+@pytest.mark.parametrize("draws", [0, 1.5, True])
+def test_a_number_of_draws_that_is_none_is_refused(draws: Any) -> None:
+    x, y = torch.randn(6, 3), torch.tensor([0, 1, 1, 0, 1, 0])
+    q = probq.quantize(nn.Linear(3, 2), x)
+    with pytest.raises(probq.ProbqError, match="draws"):
+        probq.fit(q, [(x, y)], epochs=1, draws=draws, progress=False)
+
+
+def test_draws_do_not_go_with_a_rule_that_moves_gates() -> None:
+    x, y = torch.randn(6, 3), torch.tensor([0, 1, 1, 0, 1, 0])
+    q = probq.quantize(nn.Linear(3, 2), x)
+    with pytest.raises(probq.ProbqError, match="one draw"):
+        probq.fit(q, [(x, y)], probq.Budget(percent=2), 1, draws=4, rule=probq.rules.ConstraintGuided(), progress=False)
