@@ -6,8 +6,9 @@ draws of codes, each tuned for some epochs of its own, and `widths` draws of wid
 epochs as all of them together, `drawn` trains one network at the decided widths whose codes are drawn in training
 (`probq.fit(..., rounding=False)`) and takes its draws, and `longer` tunes the mode further. `control` trains the
 decided widths deterministically, from the float network, for the epochs of the fit and those of all members
-(`--epochs 0`: of the fit alone, as `draws` and `codes`); `twice` is the mode of a posterior fitted for twice the
-budget, and `pair` are as many draws as its cost pays for.
+(`--epochs 0`: of the fit alone, as `draws` and `codes`). `twice` is the mode of a posterior fitted for twice the
+budget, tuned for the epochs of all members, and `pair` are draws as in `widths` whose costs together are at most its
+(`--members 2`).
 
 Data, split, float network and training are those of `mnist_lenet5.py`, whose option `--posteriors` writes the files
 that are read here. All is decided on held-out images. Figures are those of the integer models, run as C, which is
@@ -68,8 +69,8 @@ def arguments() -> argparse.Namespace:
 def key(args: argparse.Namespace) -> dict[str, Any]:
     """What tells one run from another."""
     names = ["method", "name", "budget", "seed", "fit_epochs", "float_epochs", "no_test"]
-    names += ["epochs"] if args.method not in ("mode", "draws", "codes", "twice", "pair") else []
-    names += ["members"] if args.method not in ("mode", "twice", "pair") else []
+    names += ["epochs"] if args.method not in ("mode", "draws", "codes") else []
+    names += ["members"] if args.method != "mode" else []
     return {name: getattr(args, name) for name in names}
 
 
@@ -81,21 +82,24 @@ def posterior(args: argparse.Namespace, net: nn.Module, times: int = 1) -> probq
 def tuned(args: argparse.Namespace, net: nn.Module, images: Data, member: int) -> probq.Quantized:
     """A draw of codes at the decided widths, or of widths and codes, after epochs of its own."""
     q = posterior(args, net)
-    own = args.method == "widths"
+    own = args.method in ("widths", "pair")
     fixed = q if own else q.at(q.mode())
-    draws = joint(q, args.members, total(args), args.seed) if own else fixed.sample(args.members, seed=args.seed)
-    name = f"{'widths-' if own else ''}member{member}-epochs{args.epochs}"
+    limit = total(args, net)
+    draws = joint(q, args.members, limit, args.seed) if own else fixed.sample(args.members, seed=args.seed)
+    name = f"{f'{args.method}-' if own else ''}member{member}-epochs{args.epochs}"
     return kept(args, name, net, images, fixed.at(draws[member]), args.epochs, member)
 
 
-def total(args: argparse.Namespace) -> probq.Budget:
+def total(args: argparse.Namespace, net: nn.Module) -> probq.Budget:
     """The limit of all members together."""
+    if args.method == "pair":
+        return probq.Budget(limit=posterior(args, net, 2).mode().cost())
     return probq.Budget(percent=args.members * args.budget)
 
 
 def longer(args: argparse.Namespace, net: nn.Module, images: Data) -> probq.Quantized:
     """One network at the decided widths with as many epochs more as all members have together."""
-    q, epochs = posterior(args, net), args.members * args.epochs
+    q, epochs = posterior(args, net, 2 if args.method == "twice" else 1), args.members * args.epochs
     start = q.at(q.mode())
     if args.method == "control":
         start, epochs = probq.quantize(net, images[0][:512], at(q.mode().widths)), args.fit_epochs + epochs
@@ -129,24 +133,21 @@ def at(widths: Any) -> Any:
 
 def networks(args: argparse.Namespace, net: nn.Module, images: Data) -> list[tuple[Any, Any]]:
     """The networks of a method and what is decided for each, one but for ensembles."""
-    if args.method in ("longer", "control", "drawn"):
+    if args.method in ("longer", "control", "drawn", "twice"):
         q = longer(args, net, images)
         return [
             (q, draw) for draw in (q.sample(args.members, seed=args.seed) if args.method == "drawn" else [q.mode()])
         ]
-    q = posterior(args, net, 2 if args.method == "twice" else 1)
-    if args.method in ("mode", "twice"):
+    q = posterior(args, net)
+    if args.method == "mode":
         return [(q, q.mode())]
-    if args.method in ("ensemble", "widths"):
-        return [(own := tuned(args, net, images, member), own.mode(total(args))) for member in range(args.members)]
+    if args.method in ("ensemble", "widths", "pair"):
+        members = [tuned(args, net, images, member) for member in range(args.members)]
+        return [(own, own.mode(total(args, net))) for own in members]
     if args.method == "codes":
         fixed = q.at(q.mode())
         return [(fixed, draw) for draw in fixed.sample(args.members, seed=args.seed)]
-    n, limit = args.members, total(args)
-    if args.method == "pair":
-        limit = probq.Budget(limit=posterior(args, net, 2).mode().cost())
-        n = int(limit.absolute(q.layers) / q.mode().cost())
-    return [(q, draw) for draw in joint(q, n, limit, args.seed)]
+    return [(q, draw) for draw in joint(q, args.members, total(args, net), args.seed)]
 
 
 def outputs(ensemble: probq.Ensemble, parts: list[Tensor]) -> tuple[list[np.ndarray], int]:
