@@ -236,12 +236,16 @@ class _Loop:
         return loss, nll
 
     def _backward(self, single: Tensor, loss: Tensor, laws: list[nn.Parameter]) -> None:
-        """Gradients of all parameters: from `loss`, and what belongs to no law from one draw where `loss` has many."""
+        """Gradients of all parameters: from `loss`, and what belongs to no law from one draw where `loss` has many.
+
+        Scales then stay: their gradient is straight-through, and can lead away from the best bound.
+        """
         if laws:
-            own = {id(parameter) for parameter in laws}
-            others = [p for p in self.q.parameters() if p.requires_grad and id(p) not in own]
+            still = {id(parameter) for parameter in laws}
+            still |= {id(quantizer.log2_scale) for _, quantizer in self.q.named_quantizers()}
+            others = [p for p in self.q.parameters() if p.requires_grad and id(p) not in still]
             loss.backward(inputs=laws)
-            if not self.only_laws:
+            if others and not self.only_laws:
                 single.backward(inputs=others)
         else:
             loss.backward()
