@@ -139,8 +139,9 @@ def steps(
         draws: of widths and codes in each step. One takes the gradient of each layer's estimator in the plan; from 2
             on, the laws of widths and codes have the unbiased gradient of `leave_one_out`, whatever the estimator;
             rates fall with a cosine over the search, scales stay, and in the search's second half nothing but those
-            laws moves, so that they settle. By default 64 for a network of at most 64 quantized weights that is fitted at temperature 1 with
-            the plan's default estimator, so that a posterior small enough to be checked is right; otherwise one.
+            laws moves, so that they settle. By default 64 for a network of at most 64 quantized weights that is fitted
+            at temperature 1 with the plan's default estimator, so that a posterior small enough to be checked is right;
+            otherwise one.
         likelihood: function from outputs to a law of the targets; by default categorical for integer targets,
             normal with learned noise for real ones.
         rates: learning rates.
