@@ -62,6 +62,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=16, help="epochs of probq.fit, both phases together")
     parser.add_argument("--float-epochs", type=int, default=16, help="epochs of the float network before it")
     parser.add_argument("--more", type=int, default=0, help="epochs of tuning at the decided widths, after probq.fit")
+    parser.add_argument("--spend", type=float, help="share of the limit that --more spends at least; default: any")
     parser.add_argument("--profile", choices=("shift", "dyadic"), default="dyadic", help="of the weights' scales")
     parser.add_argument("--rule", choices=RULES, default="DualAscent", help="enforces the budget in training")
     parser.add_argument("--seed", type=int, default=0)
@@ -113,7 +114,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     searched, loss = fitted(args, net, images, held, budget)
     q = searched
     if args.more:
-        q = searched.at(searched.mode(budget))
+        q = searched.at(spent(searched, budget, args.spend) if args.spend else searched.mode(budget))
         loss = trained(q, images, held, None, args.more, args.seed)
     seconds = time.perf_counter() - start
     assignment = q.mode(budget)
@@ -133,6 +134,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if not args.no_test:
         row |= tested(q, assignment, net, args)
     return row | {"machine": machine(), "versions": versions()}
+
+
+def spent(q: probq.Quantized, budget: Any, share: float) -> Any:
+    """The most probable of many draws within the limit that cost at least a share of it: do more bits help?"""
+    least = share * budget.absolute(q.layers)
+    return max((a for a in q.sample(5000, budget, seed=0) if a.cost() >= least), key=lambda a: a.log_prob)
 
 
 def fitted(args: argparse.Namespace, net: nn.Module, images: Any, held: Any, budget: Any) -> tuple[Any, float | None]:
@@ -187,7 +194,8 @@ def key(args: argparse.Namespace) -> dict[str, Any]:
         "seed",
         "no_test",
     )
-    own = {} if args.temperature is None else {"own": {"temperature": args.temperature}}
+    own = {name: getattr(args, name) for name in ("temperature", "spend") if getattr(args, name) is not None}
+    own = {"own": own} if own else {}
     return {"method": args.name, **{name: getattr(args, name) for name in names}, **own}
 
 
