@@ -16,6 +16,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "likelihoods",
         "plot",
         "priors",
+        "regression",
         "rules",
         "uncertainty",
     ],

@@ -1,4 +1,7 @@
-"""Is a predictive distribution honest? Scores, calibration, rejection and shift. Numpy in, numbers out."""
+"""Is a predictive distribution of a class honest? Scores, calibration, rejection and shift. Numpy in, numbers out.
+
+`interval` gives any metric a bootstrap interval, also those of numbers (`probq.regression`).
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -199,12 +202,14 @@ def _checked(probs: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
     probs = numbers(probs, "probs")
     if probs.ndim != 2 or 0 in probs.shape:
         raise ProbqError(f"probs must have the shape [n, classes] with at least one row, not {list(probs.shape)}")
-    check_probabilities(probs)
     classes = numbers(labels, "labels")
     if classes.shape != (len(probs),):
         raise ProbqError(f"labels must have the shape [{len(probs)}], one for each row, not {list(classes.shape)}")
     if not np.isin(classes, np.arange(probs.shape[1])).all():
-        raise ProbqError(f"labels must be classes 0 .. {probs.shape[1] - 1}")
+        raise ProbqError(
+            f"labels must be classes 0 .. {probs.shape[1] - 1}; for targets that are real numbers use probq.regression"
+        )
+    check_probabilities(probs)
     return probs, classes.astype(np.int64)
 
 

@@ -85,21 +85,26 @@ def settled(q: Program) -> bool:
 
 
 def decided_rungs(q: Program, budget: Budgets) -> dict[str, np.ndarray] | None:
-    """Rungs of every quantizer where they do not follow from the posterior: fixed, or measured by a fit; else None."""
+    """Rungs of every quantizer where they are known without it: fixed, or those that a fit tuned for; else None."""
     if decided(q):
         return {n: _rungs(quantizer, quantizer.fixed) for n, quantizer in q.named_quantizers()}
     if budgets(budget) and budgets(q.budget) and budgets(budget) != budgets(q.budget):
         return None
+    widths = tuned_widths(q)
+    if widths is None or any(costs.total(q.layers, widths, b.cost) > b.absolute(q.layers) for b in budgets(budget)):
+        return None
+    return {n: _rungs(quantizer, quantizer.tuned) for n, quantizer in q.named_quantizers()}
+
+
+def tuned_widths(q: Program) -> dict[str, Any] | None:
+    """Widths that the last fit tuned the network at, or None: no fit has, or it learned widths to its end."""
     if any(quantizer.tuned is None for _, quantizer in q.named_quantizers()):
         return None
-    rungs = {n: _rungs(quantizer, quantizer.tuned) for n, quantizer in q.named_quantizers()}
-    widths = _widths(q, rungs)
-    kept = all(costs.total(q.layers, widths, b.cost) <= b.absolute(q.layers) for b in budgets(budget))
-    return rungs if kept else None
+    return _widths(q, {n: _rungs(quantizer, quantizer.tuned) for n, quantizer in q.named_quantizers()})
 
 
 def decision(q: Program, budget: Budgets) -> Assignment:
-    """What ships: the widths that a fit measured for this budget and tuned the network for, otherwise the mode."""
+    """What ships: the widths that a fit tuned the network for under this budget, otherwise the mode."""
     rungs = decided_rungs(q, budget)
     if rungs is None or decided(q):
         return mode(q, budget)
@@ -110,11 +115,14 @@ def with_widths(q: Program, widths: dict[str, Any], budget: Budgets) -> Assignme
     """An assignment of given widths and their most probable codes."""
     discrete = under(q, budget)
     choice, gap = discrete.most_probable()
+    best, greatest = shaped(q, discrete.problem.widths(choice)), discrete.problem.value(choice)[0]
     log_prob, chosen = 0.0, onehots(q, widths)
     for name, quantizer in q.named_sites():
         with torch.no_grad():
             log_prob += float((quantizer.widths().log_probs.double() * chosen[name]).sum())
-    gap = max(0.0, discrete.problem.value(choice)[0] + gap - log_prob)
+    if all(np.array_equal(best[name], widths[name]) for name in best):
+        log_prob = greatest  # the same sum, added up in one order
+    gap = max(0.0, greatest + gap - log_prob)
     return Assignment(widths, codes(q, widths), q.layers, log_prob, gap, _limit(q, budget))
 
 

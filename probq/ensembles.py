@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from probq import cost as costs
 from probq.assignment import Assignment
 from probq.budget import Budget, Budgets, budgets
 from probq.choices import Problem
-from probq.decide import codes, decided, shaped
+from probq.decide import codes, decided, shaped, tuned_widths
 from probq.draws import conditional_draws
 from probq.errors import ProbqError
 from probq.integer_ensemble import Ensemble
@@ -30,6 +31,11 @@ def ensemble(q: Quantized, n: int, budget: Budgets = None, *, seed: int = 0) -> 
     share each, so that a wide member may stand beside narrow ones. With fixed widths (`q.at(...)`) the members differ
     in their codes only.
 
+    `fit` ends by tuning the network at one choice of widths. A draw of other widths has weights that were tuned for
+    another network than itself, and may be of no use. Draw codes alone, from `q.at(q.mode())`, best fitted on with
+    `rounding=False`; or tune each member at its own widths, `probq.fit(q.at(a), ...)` for each `a` of `q.sample(n)`,
+    and put `probq.Ensemble` together from what `probq.lower` makes of them.
+
     Args:
         q: a fitted network. A network fitted for `budget / n`, or fixed at `q.mode` of it, gives the best members.
         n: number of members.
@@ -37,7 +43,7 @@ def ensemble(q: Quantized, n: int, budget: Budgets = None, *, seed: int = 0) -> 
         seed: makes the draws reproducible.
 
     Warns:
-        UserWarning: if the posterior was never fitted.
+        UserWarning: if the posterior was never fitted, or a member has other widths than the last fit tuned it at.
 
     Raises:
         ProbqError: if the cheapest `n` members cost more than the budget, or the network cannot be lowered.
@@ -45,6 +51,7 @@ def ensemble(q: Quantized, n: int, budget: Budgets = None, *, seed: int = 0) -> 
     warn_unfitted(q)
     several = budgets(budget or q.budget)
     assignments = joint(q, n, several, seed)
+    _warn_untuned(q, assignments)
     cost = several[0].cost if several else costs.bops
     spent = [a.cost(cost) for a in assignments]
     noise = float(q.likelihood.log_sd.detach().exp()) ** 2 if isinstance(q.likelihood, Normal) else None
@@ -58,6 +65,20 @@ def ensemble(q: Quantized, n: int, budget: Budgets = None, *, seed: int = 0) -> 
         "versions": {"probq": probq_version()},
     }
     return Ensemble([lower(q, a) for a in assignments], noise, metadata)
+
+
+def _warn_untuned(q: Quantized, assignments: list[Assignment]) -> None:
+    """Warn where draws have other widths than those the network was tuned at; quiet if a fit tuned none."""
+    tuned = tuned_widths(q) or {}
+    other = sum(any(not np.array_equal(a.widths[name], tuned[name]) for name in tuned) for a in assignments)
+    if other:
+        warnings.warn(
+            f"{other} of {len(assignments)} members have other widths than the network was tuned at, and may predict "
+            "much worse; draw codes at the tuned widths, probq.ensemble(q.at(q.mode()), ...), or fit each member at "
+            "its own, probq.fit(q.at(a), ...), and check every member on held-out data",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def joint(q: Quantized, n: int, budget: Budgets, seed: int) -> list[Assignment]:

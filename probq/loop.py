@@ -84,6 +84,8 @@ def run(
         if searching < total:
             if not fixed:
                 _settle(q, data, budget, measured)
+            for _, quantizer in q.named_quantizers():
+                quantizer.tuned = None if quantizer.fixed is None else quantizer.fixed.clone()
             q.rounding = rounding
             q.train()
             moving = optimizer(_groups(q, rates, None))
@@ -96,8 +98,6 @@ def run(
 def _settle(q: Quantized, data: Batches, budget: Budgets, measured: Callable[[], Mapping[str, Any]] | None) -> None:
     """Fix the widths at the decision within the budget and fold batch normalisation, re-estimated there."""
     fix(q, q.mode(budget, measured=False).widths if measured is None else measured())
-    for _, quantizer in q.named_quantizers():
-        quantizer.tuned = None if measured is None else quantizer.fixed
     q.eval()  # the statistics of what ships: without dropout
     estimate_norms(q, data)
     q.folded = True

@@ -71,7 +71,7 @@ class Quantizer(nn.Module):
         )
         self.fixed: Tensor | None
         self.register_buffer("fixed", None)
-        self.tuned: Tensor | None  # rungs that the last fit measured as best and tuned the network for
+        self.tuned: Tensor | None  # rungs that the last fit tuned the network at
         self.register_buffer("tuned", None)
 
     @property

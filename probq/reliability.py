@@ -63,8 +63,18 @@ def reliability_of(predictions: Any, targets: Any, bins: int = 10) -> Reliabilit
     place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     counts, hits = np.bincount(place, minlength=bins), np.bincount(place, right, bins)
     full = np.where(counts > 0, counts, np.nan)
-    ends = [beta.ppf(p, hits + 0.5, counts - hits + 0.5) for p in (0.03, 0.97)]
+    ends = share_interval(hits, counts)
     return Reliability(counts, np.bincount(place, confidence, bins) / full, hits / full, *ends)
+
+
+def share_interval(hits: Any, counts: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of the 94 % interval of a share, `hits` of `counts`, under Jeffreys' prior `Beta(1/2, 1/2)`.
+
+    >>> [end.round(2) for end in share_interval(5, 10)]
+    [np.float64(0.23), np.float64(0.77)]
+    """
+    low, high = (beta.ppf(p, hits + 0.5, counts - hits + 0.5) for p in (0.03, 0.97))
+    return low, high
 
 
 def _array(values: Any, what: str) -> np.ndarray:
@@ -87,7 +97,10 @@ def _pairs(predictions: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np
             f"the shapes are {list(predictions.shape)} and {list(targets.shape)}"
         )
     if predictions.min() < 0 or predictions.max() > 1 + 1e-6:
-        raise ProbqError("confidences and probabilities lie between 0 and 1; apply softmax to logits first")
+        raise ProbqError(
+            "confidences and probabilities lie between 0 and 1; apply softmax to logits first "
+            "(for predicted numbers see probq.plot.coverage)"
+        )
     if predictions.ndim == 1:
         if not np.isin(targets, (0, 1)).all():
             raise ProbqError("to confidences [N] the outcomes are 0 or 1 (wrong or right); for classes give [N, C]")

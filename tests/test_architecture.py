@@ -34,6 +34,7 @@ ORDER = (
         "reliability",
         "integer_ensemble",
         "calibration",
+        "regression",
     },
     {
         "codebooks",

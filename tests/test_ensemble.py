@@ -260,6 +260,36 @@ def test_unfitted_posterior_warns() -> None:
         probq.ensemble(q, 1)
 
 
+@pytest.mark.parametrize("gates", ["tensor", "channel"])
+def test_members_that_were_not_tuned_warn(gates: str, tmp_path: Path) -> None:
+    q, pairs = network(gates=gates), [(X, torch.arange(9) % 3)]
+    rates = probq.Rates(gates=0.01)  # the gates stay where they are: undecided
+    probq.fit(q, pairs, Budget(percent=2.0), 2, search=0.5, rates=rates, seed=0, progress=False)
+    total, wide, mode = Budget(percent=8.0), Budget(percent=100.0), q.mode()
+    strangers = sum(str(a.widths) != str(mode.widths) for a in joint(q, 4, total, 0))
+    assert strangers > 0
+    with pytest.warns(UserWarning, match=f"^{strangers} of 4 members .*q.at"):
+        probq.ensemble(q, 4, total)
+    q.save(tmp_path / "q.safetensors")
+    with pytest.warns(UserWarning, match=f"^{strangers} of 4 members"):
+        probq.ensemble(probq.load(tmp_path / "q.safetensors", q.net), 4, total)
+    probq.ensemble(q.at(mode), 4, total)
+    other = next(q.at(a) for a in joint(q, 4, total, 0) if str(a.widths) != str(mode.widths))
+    with pytest.warns(UserWarning, match="2 of 2 members"):
+        probq.ensemble(other, 2, wide)
+    probq.fit(other, pairs, epochs=1, progress=False)
+    other.save(tmp_path / "other.safetensors")
+    probq.ensemble(probq.load(tmp_path / "other.safetensors", q.net), 2, wide)
+
+
+def test_a_fit_that_learns_widths_to_its_end_has_tuned_none() -> None:
+    q, pairs = network(), [(X, torch.arange(9) % 3)]
+    probq.fit(q, pairs, Budget(percent=2.0), 1, search=0.5, progress=False)
+    probq.fit(q, pairs, Budget(percent=2.0), 1, search=1, progress=False)
+    assert len({str(a.widths) for a in joint(q, 4, Budget(percent=8.0), 0)}) > 1
+    probq.ensemble(q, 4, Budget(percent=8.0))
+
+
 PLANS: dict[str, dict[str, Any]] = {
     "tensor": {},
     "channel": {"gates": "channel"},

@@ -17,7 +17,7 @@ from sklearn.calibration import calibration_curve
 from test_plot import legend, quantized
 
 import probq
-from probq import plot
+from probq import ProbqError, plot, regression
 from probq.integer import IntegerModel, Node
 from probq.plot.channels import channel_means
 from probq.plot.forest import interval
@@ -214,6 +214,26 @@ def test_reliability_is_that_of_scikit_learn() -> None:
 def test_reliability_of_what_is_none(predictions: object, targets: object, message: str) -> None:
     with pytest.raises(probq.ProbqError, match=message):
         plot.reliability(predictions, targets)
+
+
+def test_coverage_draws_every_share_and_band() -> None:
+    generator = np.random.default_rng(1)
+    y = generator.normal(size=50)
+    found = {f"sd {sd}": regression.coverage(np.zeros((1, 50)), sd**2, y) for sd in (0.5, 1.0)}
+    ax = plot.coverage(found)
+    for line, band, one in zip(ax.lines[1:], ax.collections, found.values(), strict=True):
+        np.testing.assert_allclose(line.get_xydata(), 100 * np.stack([one.levels, one.share], 1))
+        box = band.get_datalim(ax.transData)
+        assert (box.ymin, box.ymax) == pytest.approx((100 * one.low.min(), 100 * one.high.max()))
+    assert legend(ax) == ["honest", "sd 0.5", "sd 1.0"]
+    assert "50 targets" in ax.get_title()
+    assert plot.coverage(found["sd 1.0"], ax) is ax
+
+
+@pytest.mark.parametrize("found", [{}, None, {"mean": 0.5}, (0.5, 0.9)])
+def test_coverage_of_what_is_none(found: object) -> None:
+    with pytest.raises(ProbqError, match=r"probq.regression.coverage"):
+        plot.coverage(found)  # type: ignore[arg-type]
 
 
 def test_names_that_look_like_formulas() -> None:

@@ -2,6 +2,7 @@
 
 from probq.plot.channels import channels
 from probq.plot.cost import cost
+from probq.plot.coverage import coverage
 from probq.plot.depth import depth
 from probq.plot.forest import forest
 from probq.plot.history import history
@@ -15,6 +16,7 @@ from probq.plot.widths import widths
 __all__ = [
     "channels",
     "cost",
+    "coverage",
     "depth",
     "forest",
     "history",
