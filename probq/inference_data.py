@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -33,15 +34,19 @@ def to_arviz(
 
     The draws are independent, from the whole posterior: those of `q.sample` keep the budget, these need not. Groups:
 
-    * `posterior`, dimensions `chain` and `draw`: for every quantizer `NAME` its width in bits `NAME` (one more
-      dimension for channels with widths of their own; the mean where each weight has its own); `NAME.gates`, whether
-      the gates up to each rung above the first are open (the share that is, where there are several); `NAME.scale`, the
-      scale of the drawn rung (the geometric mean of several); and `cost` in percent of the 32-bit network;
-    * `constant_data`: MACs and number of weights of each layer;
+    * `posterior`, dimensions `chain` and `draw`: for every quantizer `NAME` of unknown width its width in bits `NAME`
+      (one more dimension for channels with widths of their own; the mean where each weight has its own); `NAME.gates`,
+      whether the gates up to each rung above the first are open (the share that is, where there are several);
+      `NAME.scale`, the scale of the drawn rung (the geometric mean of several); and `cost` in percent of the 32-bit
+      network;
+    * `constant_data`: MACs and number of weights of each layer; `NAME` and `NAME.scale`, dimension `chain`, of widths
+      that the plan or a decision fixed;
     * with `batches` also `observed_data`, `posterior_predictive` (targets drawn from the likelihood) and
       `log_likelihood`, each with the variable `y` and the dimension `observation`.
 
-    Attributes: temperature, convention, budget and versions. `arviz.loo` supposes draws from the Bayesian posterior: at
+    Attributes: temperature, convention, budget and versions. A width may be so sure that all of its draws are equal:
+    the diagnostics of `arviz.summary` then divide by zero, while `arviz.summary(data, kind="stats")` and
+    `probq.convergence` do not. `arviz.loo` supposes draws from the Bayesian posterior: at
     a temperature below 1 read it as a score, not as an estimate. ArviZ 1.x refuses it where most draws of a sharp
     posterior are equal.
 
@@ -74,7 +79,7 @@ def to_arviz(
     groups = {"posterior": _posterior(chains, [widths for widths, _ in found])}
     if data is not None:
         groups |= _with_data([met for _, met in found if met is not None], data, log_likelihood is not False)
-    groups["constant_data"] = _layers(chains[0])
+    groups["constant_data"] = _constants(chains, [widths for widths, _ in found])
     datasets = {name: group.assign_attrs(attributes) for name, group in groups.items()}
     inference_data = vars(arviz).get("InferenceData")  # 1.x answers getattr with a warning
     if inference_data is not None:
@@ -130,26 +135,34 @@ def _widths(q: Quantized, assignments: Sequence[Assignment]) -> Draws:
 def _posterior(chains: Sequence[Quantized], found: Sequence[Draws]) -> Any:
     import xarray
 
-    q, leading = chains[0], ("chain", "draw")
-    variables: dict[str, Any] = {}
-    coordinates: dict[str, Any] = {
-        "chain": np.arange(len(chains)),
-        "draw": np.arange(len(found[0][0][q.weight_names[0]])),
-    }
-    for name in network_order(q):
-        bits = np.stack([widths[name] for _, widths in found])
-        own = (f"{name}_channel",) if bits.ndim > 2 else ()
-        coordinates |= {dimension: np.arange(bits.shape[2]) for dimension in own}
-        variables[name] = ((*leading, *own), bits, {"units": "bit"})
-        ladder = q.quantizer(name).ladder.bits
-        if len(ladder) > 1:
-            reached = np.stack([shares[name][:, ::-1].cumsum(1)[:, ::-1][:, 1:] for shares, _ in found])
-            coordinates[f"{name}_opens"] = list(ladder[1:])
-            variables[f"{name}.gates"] = ((*leading, f"{name}_opens"), reached, {"units": "share of open gates"})
-        scales = np.stack([_scales(c, name, s[name], w[name]) for c, (s, w) in zip(chains, found, strict=True)])
-        variables[f"{name}.scale"] = (leading, scales, {"units": "real value of one step"})
+    q = chains[0]
     cost = np.stack([draw_costs(c, s, cost_of(c)) for c, (s, _) in zip(chains, found, strict=True)])
-    return xarray.Dataset({**variables, "cost": (leading, cost, {"units": "percent"})}, coordinates)
+    free = [name for name in network_order(q) if q.quantizer(name).free]
+    variables = [_widths_and_scales(chains, found, name) | _gates(q, found, name) for name in free]
+    arrays = {key: array for of_one in variables for key, array in of_one.items()}
+    return xarray.Dataset({**arrays, "cost": _array(cost, "percent")})
+
+
+def _array(values: np.ndarray, units: str, coordinates: Mapping[str, Any] = MappingProxyType({})) -> Any:
+    """Draws `[chain, draw, ...]`, with the coordinates of further dimensions."""
+    import xarray
+
+    leading = {"chain": np.arange(values.shape[0]), "draw": np.arange(values.shape[1])}
+    every = {**leading, **coordinates}
+    return xarray.DataArray(values, every, tuple(every), attrs={"units": units})
+
+
+def _widths_and_scales(chains: Sequence[Quantized], found: Sequence[Draws], name: str) -> dict[str, Any]:
+    bits = np.stack([widths[name] for _, widths in found])
+    channels = {f"{name}_channel": np.arange(bits.shape[2])} if bits.ndim > 2 else {}
+    scales = np.stack([_scales(c, name, s[name], w[name]) for c, (s, w) in zip(chains, found, strict=True)])
+    return {name: _array(bits, "bit", channels), f"{name}.scale": _array(scales, "real value of one step")}
+
+
+def _gates(q: Quantized, found: Sequence[Draws], name: str) -> dict[str, Any]:
+    reached = np.stack([shares[name][:, ::-1].cumsum(1)[:, ::-1][:, 1:] for shares, _ in found])
+    opens = {f"{name}_opens": list(q.quantizer(name).ladder.bits[1:])}
+    return {f"{name}.gates": _array(reached, "share of open gates", opens)}
 
 
 @torch.no_grad()
@@ -180,14 +193,18 @@ def _with_data(met: Sequence[Predictive], data: Sequence[tuple[Any, Tensor]], lo
     return {**groups, "observed_data": xarray.Dataset({"y": (dimensions, observed)}, coordinates)}
 
 
-def _layers(q: Quantized) -> Any:
+def _constants(chains: Sequence[Quantized], found: Sequence[Draws]) -> Any:
     import xarray
 
+    q = chains[0]
+    fixed = [name for name in network_order(q) if not q.quantizer(name).free]
     columns = {
         "macs": (("layer",), [layer.macs for layer in q.layers], {"units": "MAC"}),
         "weights": (("layer",), [layer.weights for layer in q.layers], {"units": "numbers"}),
     }
-    return xarray.Dataset(columns, {"layer": [layer.name for layer in q.layers]})
+    layers = xarray.Dataset(columns, {"layer": [layer.name for layer in q.layers]})
+    arrays = [_widths_and_scales(chains, found, name) for name in fixed]
+    return layers.assign({key: a.isel(draw=0, drop=True) for of_one in arrays for key, a in of_one.items()})
 
 
 def _attributes(q: Quantized, arviz_version: str) -> dict[str, Any]:

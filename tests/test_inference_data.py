@@ -29,7 +29,7 @@ def test_arviz_groups() -> None:
     assert data.posterior["0.weight"].dims == ("chain", "draw", "0.weight_channel")
     assert data.posterior["0.weight"].shape == (1, 40, 3)
     assert data.posterior["0.weight_channel"].values.tolist() == [0, 1, 2]
-    assert data.posterior["3.input"].dims == data.posterior["cost"].dims == ("chain", "draw")
+    assert data.posterior["3.weight.scale"].dims == data.posterior["cost"].dims == ("chain", "draw")
     assert set(np.unique(data.posterior["0.weight"])) <= {0, 2, 8}
     assert data.posterior.equals(again.posterior)
     assert not data.posterior.equals(other.posterior)
@@ -78,10 +78,47 @@ def test_gates_and_scales_are_those_of_the_drawn_rung() -> None:
     assert opened["0.weight_opens"].values.tolist() == [2, 8]
     assert opened.sel({"0.weight_opens": 8}).values[0].tolist() == [float(b == 8) for b in bits]
     assert opened.sel({"0.weight_opens": 2}).values[0].tolist() == [float(b >= 2) for b in bits]
-    assert "0.input.gates" not in posterior  # one rung: no gate
     table = dict(zip((0, 2, 8), q.quantizer("0.weight").scales().detach().double().reshape(3, -1), strict=True))
     expected = [math.prod(table[int(b)].tolist()) ** (1 / 3) for b in bits]
     np.testing.assert_allclose(posterior["0.weight.scale"].values[0], expected, rtol=1e-6)
+
+
+def fixed(data: Any) -> list[str]:
+    return [str(name) for name in data.constant_data.data_vars if name not in ("macs", "weights")]
+
+
+def test_what_is_fixed_is_constant_data() -> None:
+    """A width that cannot vary is no variable of the posterior; each chain has its own scale."""
+    a, b = quantized(), quantized()
+    with torch.no_grad():
+        b.quantizer("0.input").log2_scale += 1
+    data = probq.to_arviz([a, b], draws=3)
+    assert fixed(data) == ["0.input", "0.input.scale"]
+    assert not {"0.input", "0.input.scale", "0.input.gates"} & set(data.posterior)
+    assert data.constant_data["0.input"].values.tolist() == [8, 8]
+    expected = [float(q.quantizer("0.input").scales().detach()) for q in (a, b)]
+    assert data.constant_data["0.input.scale"].values == pytest.approx(expected)
+    assert expected[0] != expected[1]
+
+
+def test_decided_channels_are_constant_data() -> None:
+    q = quantized("channel")
+    decided = q.mode()
+    data = probq.to_arviz(q.at(decided), draws=3)
+    assert data.constant_data["0.weight"].dims == ("chain", "0.weight_channel")
+    assert data.constant_data["0.weight"].values[0].tolist() == np.asarray(decided.widths["0.weight"]).tolist()
+    assert list(data.posterior.data_vars) == ["cost"]
+    assert data.posterior["cost"].values.tolist() == [pytest.approx([decided.percent()] * 3)]
+
+
+def test_summary_of_all_variables_divides_by_nothing() -> None:
+    data = probq.to_arviz([quantized(), quantized()], draws=200)
+    assert arviz.summary(data)["sd"].astype(float).min() > 0
+    settled = quantized()
+    with torch.no_grad():
+        settled.quantizer("0.weight").logits.fill_(30.0)
+    frame = arviz.summary(probq.to_arviz([settled, settled], draws=200), kind="stats")
+    assert float(frame.loc["0.weight", "mean"]) == 8
 
 
 def test_channels_have_the_scales_of_their_own_rungs() -> None:

@@ -50,6 +50,7 @@ def bars(ax: Axes) -> dict[int, list[Any]]:
 
 def dots(ax: Axes) -> dict[int, float]:
     points = np.concatenate([np.asarray(c.get_offsets()) for c in ax.collections if len(c.get_offsets())])
+    assert not len(points) or len(ax.collections[0].get_offsets()) * 2 == len(points)  # a white dot and its core
     return {round(y): x for x, y in points}
 
 
@@ -76,6 +77,24 @@ def test_dot_lies_in_the_decided_bar() -> None:
         left = sum(frame.loc[name, f"P({b})"] for b in q.quantizer(name).ladder.bits if b < decided[name])
         assert left <= x + 0.013
         assert x - 0.013 <= left + frame.loc[name, f"P({decided[name]})"]
+
+
+def test_dot_has_the_colour_of_its_width() -> None:
+    """To be told where the decided width's part of the bar is thinner than the dot."""
+    q = quantized()
+    with torch.no_grad():
+        q.quantizer("0.weight").logits.fill_(-12.0)
+    decided = q.mode().widths
+    for ax, names in ((plot.widths(q), ("0.weight", "2.weight", "2.input")), (plot.depth(q), ("0.weight", "2.weight"))):
+        box = ax.get_legend()
+        assert box is not None
+        colours = {
+            text.get_text(): patch.get_facecolor()
+            for text, patch in zip(box.get_texts(), box.get_patches(), strict=False)
+        }
+        cores = [tuple(colour) for colour in np.asarray(ax.collections[1].get_facecolors())]
+        words = {0: "0 bits (pruned)", 1: "1 bit"}
+        assert cores == [to_rgba(colours[words.get(w, f"{w} bits")]) for w in (decided[name] for name in names)]
 
 
 def test_fixed_is_hatched() -> None:
@@ -153,6 +172,9 @@ def test_cost_of_one_value() -> None:
     ax = plot.cost(q.at(q.mode()))
     low, high = ax.get_xlim()
     assert low < q.mode().percent() < high
+    values, edges, _ = ax.patches[0].get_data()
+    full = int(np.argmax(values))
+    assert edges[full : full + 2].mean() == pytest.approx(q.mode().percent())  # the bar stands on its value
 
 
 def steps(count: int, tune: int, limit: float | None = 0.5, percent: float = 2.0) -> History:
@@ -180,6 +202,16 @@ def test_history_of_several_budgets_draws_each() -> None:
     right = next(other for other in ax.figure.axes if other is not ax)
     assert [line.get_ydata()[0] for line in right.get_lines()] == [2.0, 0.5, 8.0, 4.0]  # type: ignore[index]
     assert [text for text in legend(ax) if text.endswith("2")] == ["E[cost] 2", "limit in force 2"]
+
+
+def test_history_draws_validation_at_the_end_of_epochs() -> None:
+    rows = [replace(step, epoch=step.step // 10) for step in steps(40, 10).steps]
+    ax = plot.history(History(rows, validation=[{"epoch": 0, "loss": 3.0}, {"epoch": 3, "loss": 0.5}]))
+    line = next(line for line in ax.get_lines() if "validation" in str(line.get_label()))
+    assert list(np.asarray(line.get_xdata())) == [9, 39]
+    assert list(np.asarray(line.get_ydata())) == [3.0, 0.5]
+    assert ax.get_ylim()[1] > 3
+    assert "validation loss at the mode" in legend(ax)
 
 
 def test_history_method_is_the_function() -> None:

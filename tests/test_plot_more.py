@@ -69,6 +69,19 @@ def test_depth_hatches_widths_that_are_not_learned() -> None:
     assert legend(ax)[-2:] == ["fixed", "decided"]
 
 
+def test_depth_of_fixed_widths_has_the_colours_of_widths_and_no_dot() -> None:
+    net = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3))
+    q = probq.quantize(net, torch.rand(4, 3), probq.uniform(2, 4))
+    boxes = [picture(q).get_legend() for picture in (plot.depth, plot.widths)]
+    found = [
+        dict(zip([t.get_text() for t in box.get_texts()], [p.get_facecolor() for p in box.get_patches()], strict=True))
+        for box in boxes
+        if box is not None
+    ]
+    assert list(found[0]) == ["2 bits", "fixed"]
+    assert found[0]["2 bits"] == found[1]["2 bits"]
+
+
 def test_depth_shows_float_layers_and_refuses_other_kinds() -> None:
     net = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3))
     q = probq.quantize(net, torch.rand(4, 3), lambda layer: probq.Plan() if layer.first else None)
@@ -145,6 +158,19 @@ def test_weights_of_the_most_common_width(gates: str) -> None:
     plot.weights(q).figure.canvas.draw()  # type: ignore[union-attr]
 
 
+def test_one_far_weight_does_not_shrink_the_picture() -> None:
+    torch.manual_seed(0)
+    q = probq.quantize(torch.nn.Sequential(torch.nn.Linear(60, 60)), torch.rand(8, 60), probq.uniform(4, 8))
+    with torch.no_grad():
+        q.net.get_parameter("0.weight")[0, 0] = 100.0
+    found, ax = level_shares(q, "0.weight"), plot.weights(q, "0.weight")
+    assert found.values.max() > 100
+    assert ax.get_xlim()[1] < 20
+    values, edges, _ = ax.patches[0].get_data()
+    seen = (found.values >= edges[0]) & (found.values <= edges[-1])
+    assert (values * np.diff(edges)).sum() / np.diff(found.levels).mean() == pytest.approx(seen.mean())
+
+
 def test_weights_that_are_not_there(tmp_path: object) -> None:
     with pytest.raises(probq.ProbqError, match="no quantized weight"):
         plot.weights(quantized(), "fc.weight")
@@ -190,6 +216,10 @@ def test_reliability_is_that_of_scikit_learn() -> None:
         if (m := (confidence > k / 10) & (confidence <= (k + 1) / 10)).any()
     )
     assert found.error == pytest.approx(by_hand)
+    box = plot.reliability(confidence, right).get_legend()
+    assert box is not None
+    box.figure.canvas.draw()  # type: ignore[union-attr]
+    assert not box.get_window_extent().overlaps(box.axes.get_window_extent())  # covers no bin
     assert f"{100 * by_hand:.2g} %" in plot.reliability(confidence, right).get_title()
     probabilities = np.stack([confidence, 1 - confidence], 1)
     classes = np.where(right, probabilities.argmax(1), 1 - probabilities.argmax(1))

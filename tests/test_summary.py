@@ -143,7 +143,7 @@ def test_fixed_widths_are_certain() -> None:
     assert frame["sd bits"].tolist() == frame["entropy"].tolist() == [0.0] * 4
     assert frame.attrs["P(cost<=limit)"] == 1
     assert probability_within(fixed, probq.Budget(limit=1e-9)) == float(fixed.mode().cost() == 0)
-    assert set(probq.to_arviz(fixed, draws=3).posterior["3.weight"].values.ravel()) == {
+    assert set(probq.to_arviz(fixed, draws=3).constant_data["3.weight"].values.ravel()) == {
         q.mode(budget).widths["3.weight"]
     }
 

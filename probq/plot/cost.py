@@ -56,7 +56,7 @@ def cost(q: Program, budget: Budgets = None, ax: Axes | None = None) -> Axes:
 
 
 def _edges(seen: list[float]) -> np.ndarray:
-    """Bounds of 60 bins that hold all that is seen, with a margin."""
+    """Bounds of 61 bins that hold all that is seen, with a margin; a single value is in the middle of one."""
     low, high = float(min(seen)), float(max(seen))
     margin = 0.06 * (high - low) or max(0.05 * abs(high), 1e-6)
-    return np.linspace(low - margin, high + margin, 61)
+    return np.linspace(low - margin, high + margin, 62)

@@ -11,7 +11,7 @@ from matplotlib.patches import Patch
 
 from probq import summary
 from probq.errors import ProbqError
-from probq.plot.style import CROWDED, bits_text, colours_of, dot, dot_size, legend, name_columns, new_axes, title
+from probq.plot.style import CROWDED, bits_text, dot, dot_size, legend, name_columns, new_axes, title, widths_colours
 from probq.program import Program
 
 FLOAT = "#bbbbbb"
@@ -21,7 +21,8 @@ def depth(q: Program, kind: Literal["weight", "input"] = "weight", ax: Axes | No
     """Probability of every width of the layers' weights (or inputs), a stacked bar for each layer along the depth.
 
     A dot marks what was decided within `q.budget`, as in `widths`, where all numbers of a tensor share one width; the
-    bar of others shows the mean over their gates. A layer in float is grey, a width that is not learned hatched.
+    bar of others shows the mean over their gates. A layer in float is grey, a width that is not learned hatched. The
+    colours are those of `widths`.
 
     Args:
         q: a quantized network, fitted or not.
@@ -48,7 +49,7 @@ def depth(q: Program, kind: Literal["weight", "input"] = "weight", ax: Axes | No
 def _bars(ax: Axes, q: Program, names: Sequence[str | None], laws: dict[str, np.ndarray]) -> dict[str, Any]:
     """A stacked bar for each layer; returns the legend's entries."""
     bits = sorted({b for name in laws for b in q.quantizer(name).ladder.bits})
-    colours, columns = colours_of(bits), np.arange(len(names))
+    colours, columns = widths_colours(q), np.arange(len(names))
     fixed = [name in laws and not q.quantizer(name).free for name in names]
     hatches = ["////" if own else "" for own in fixed]
     bottom, wide = np.zeros(len(names)), 0.82 if len(names) <= CROWDED else 1.0
@@ -67,9 +68,13 @@ def _bars(ax: Axes, q: Program, names: Sequence[str | None], laws: dict[str, np.
 def _dots(ax: Axes, q: Program, names: Sequence[str | None], laws: dict[str, np.ndarray]) -> dict[str, Any]:
     """What was decided, where a tensor has one width; returns the legend's entry."""
     decided = summary.decided_widths(q, q.budget)
-    whole = [(k, name) for k, name in enumerate(names) if name in laws and np.ndim(decided[name]) == 0]
-    heights = [_middle(q, name, laws, decided[name]) for _, name in whole if name is not None]
-    return {"decided": dot(ax, [k for k, _ in whole], heights, dot_size(len(names)))} if whole else {}
+    free = [(k, name) for k, name in enumerate(names) if name is not None and name in laws and q.quantizer(name).free]
+    whole = [(k, name) for k, name in free if np.ndim(decided[name]) == 0]
+    if not whole:
+        return {}
+    heights = [_middle(q, name, laws, decided[name]) for _, name in whole]
+    cores = [widths_colours(q)[int(decided[name])] for _, name in whole]
+    return {"decided": dot(ax, [k for k, _ in whole], heights, dot_size(len(names)), cores)}
 
 
 def _share(q: Program, name: str | None, laws: dict[str, np.ndarray], b: int) -> float:

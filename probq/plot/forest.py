@@ -70,6 +70,7 @@ def forest(q: Program, mass: float = 0.94, ax: Axes | None = None) -> Axes:
     ax = new_axes(ax, height_of(len(names)))
     size = dot_size(len(names))
     wide = 1.0 if size > 12 else 0.5
+    thick = min(4.5 * wide, 0.7 * 72 * height_of(len(names)) / len(names))  # points, less than a row
     ticks = sorted({b for name in names for b in q.quantizer(name).ladder.bits})
     margin = 0.018 * (ticks[-1] - ticks[0] + 0.8)
     for row, name in enumerate(names):
@@ -77,7 +78,7 @@ def forest(q: Program, mass: float = 0.94, ax: Axes | None = None) -> Axes:
         colour = WEIGHT if name in q.weight_names else INPUT
         ax.plot(interval(bits, law, mass), [row, row], color=colour, linewidth=1.3 * wide, solid_capstyle="butt")
         low, high = interval(bits, law, INNER)
-        ax.plot([low - margin, high + margin], [row, row], color=colour, linewidth=4.5 * wide, solid_capstyle="butt")
+        ax.plot([low - margin, high + margin], [row, row], color=colour, linewidth=thick, solid_capstyle="butt")
         ax.plot(law @ np.array(bits), row, "|", color=colour, markersize=11 * wide, markeredgewidth=1.6 * wide)
     dot(ax, [float(np.mean(decided[name])) for name in names], range(len(names)), size)
     ax.set_xticks(ticks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import cycle
+from typing import Any
 
 import numpy as np
 import pandas
@@ -11,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from probq.errors import ProbqError
 from probq.history import History
-from probq.plot.style import COST, LOSS, new_axes, title
+from probq.plot.style import COST, DARK, LOSS, new_axes, title
 
 SMOOTH = 25  # steps
 COSTS = (COST, "#007a5e", "#8c3f8c")  # of the first, second and third budget
@@ -22,7 +23,8 @@ def history(history: History, ax: Axes | None = None) -> Axes:
 
     Of several budgets every one has its two lines, numbered in the order of the budgets.
 
-    The phase in which widths are learned is white, the fine-tuning of what was decided is shaded.
+    The phase in which widths are learned is white, the fine-tuning of what was decided is shaded. Dots show the loss on
+    validation batches at the end of an epoch.
 
     Args:
         history: from `fit`.
@@ -40,7 +42,13 @@ def history(history: History, ax: Axes | None = None) -> Axes:
     smooth = frame[["loss", "nll"]].rolling(SMOOTH, center=True, min_periods=1).mean()
     ax.plot(steps, smooth["loss"], color=LOSS, linewidth=1.6, label=f"loss, mean of {SMOOTH} steps")
     ax.plot(steps, smooth["nll"], color=LOSS, linewidth=1.2, linestyle=":", label="−log-likelihood alone")
-    ax.set_ylim(_range(smooth.to_numpy(), frame["loss"].to_numpy()))
+    held = frame.groupby("epoch")["step"].last()
+    seen = [(held[row["epoch"]], row["loss"]) for row in history.validation if row["epoch"] in held.index]
+    if seen:
+        look: dict[str, Any] = {"color": LOSS, "markerfacecolor": "white", "markersize": 5}
+        ax.plot(*zip(*seen, strict=True), "o", clip_on=False, zorder=4, label="validation loss at the mode", **look)
+    curves = np.concatenate([smooth.to_numpy().reshape(-1), [loss for _, loss in seen]])
+    ax.set_ylim(_range(curves, frame["loss"].to_numpy()))
     ax.set_xlabel("step")
     ax.set_ylabel("loss in nats per example", color=LOSS)
     ax.tick_params(axis="y", colors=LOSS)
@@ -65,8 +73,9 @@ def _cost_axis(ax: Axes, frame: pandas.DataFrame) -> None:
         right.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     right.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
     right.yaxis.set_minor_formatter(NullFormatter())
-    right.set_ylabel("cost in % of the 32-bit network", color=COST)
-    right.tick_params(axis="y", which="both", colors=COST)
+    color = DARK if several else COST  # of an axis for lines of several colours
+    right.set_ylabel("cost in % of the 32-bit network", color=color)
+    right.tick_params(axis="y", which="both", colors=color)
     tune = steps[(frame["phase"] == "tune").to_numpy()]
     handles, labels = (
         a + b for a, b in zip(ax.get_legend_handles_labels(), right.get_legend_handles_labels(), strict=True)

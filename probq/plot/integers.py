@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 
@@ -28,14 +30,15 @@ def integers(model: IntegerModel, ax: Axes | None = None) -> Axes:
         raise ProbqError("the integer model has no linear, convolution or embedding layer to draw")
     ax = new_axes(ax, 3.2)
     columns, shown = np.arange(len(layers)), "" if len(layers) > CROWDED else "o"
-    for label, colour, style, values in (
-        ("accumulator", ACCUMULATOR, ":", [layer.accumulator_bits for layer in layers]),
-        ("input", INPUT, "--", [layer.input_bits for layer in layers]),
-        ("weight", WEIGHT, "-", [layer.weight_bits for layer in layers]),
+    for label, colour, style, thickness, values in (  # the thick line shows beside the thin one where both are equal
+        ("accumulator", ACCUMULATOR, ":", 1.5, [layer.accumulator_bits for layer in layers]),
+        ("input", INPUT, "-", 3.5, [layer.input_bits for layer in layers]),
+        ("weight", WEIGHT, "-", 1.5, [layer.weight_bits for layer in layers]),
     ):
         heights = np.array([np.nan if value is None else value for value in values], dtype=float)
         if np.isfinite(heights).any():
-            ax.plot(columns, heights, style, color=colour, marker=shown, drawstyle="steps-mid", label=label)
+            look: dict[str, Any] = {"linewidth": thickness, "marker": shown, "markersize": 4 + 1.5 * thickness}
+            ax.plot(columns, heights, style, color=colour, drawstyle="steps-mid", label=label, **look)
     ax.set(ylabel="width in bits")
     ax.set_ylim(bottom=-0.4)
     ax.grid(axis="y", color="#dddddd", linewidth=0.7)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from probq.plot.style import DARK, PALE, WEIGHT, new_axes, title
+from probq.plot.style import DARK, PALE, WEIGHT, legend, new_axes, title
 from probq.reliability import reliability_of
 
 
@@ -37,9 +37,9 @@ def reliability(predictions: Any, targets: Any, bins: int = 10, ax: Axes | None 
     x, y = 100 * found.confidence[full], 100 * found.accuracy[full]
     low, high = (100 * end[full] for end in (found.low, found.high))
     ax.vlines(x, low, high, color=WEIGHT, linewidth=1.6, label="94 % interval")
-    ax.plot(x, y, "o", color=WEIGHT, markersize=5, label="accuracy")
-    ax.set(xlim=(0, 100), ylim=(0, 101), xlabel="confidence in %", ylabel="accuracy, and share of examples, in %")
-    ax.legend(loc="upper left", frameon=False)
+    ax.plot(x, y, "o", color=WEIGHT, markersize=5, clip_on=False, zorder=4, label="accuracy")
+    ax.set(xlim=(0, 100), ylim=(0, 100), xlabel="confidence in %", ylabel="accuracy, and share of examples, in %")
+    legend(ax, *ax.get_legend_handles_labels())
     ax.spines[["top", "right"]].set_visible(False)
     title(ax, f"Reliability of {found.counts.sum():,} predictions: ECE = {100 * found.error:.2g} %")
     return ax

@@ -10,6 +10,8 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 
+from probq.program import Program
+
 WIDTH = 7.2  # inches: a notebook's column
 CROWDED, PACKED = 24, 60  # rows from which names are small, and from which only some are written
 TALLEST = 10.8  # inches: a page
@@ -67,6 +69,11 @@ def colours_of(bits: Sequence[int]) -> dict[int, Any]:
     return dict(zip(bits, colormaps["viridis"](positions), strict=True))
 
 
+def widths_colours(q: Program) -> dict[int, Any]:
+    """The colours of all widths on a network's ladders, the same in every picture of it."""
+    return colours_of(sorted({b for _, quantizer in q.named_quantizers() for b in quantizer.ladder.bits}))
+
+
 def title(ax: Axes, text: str) -> None:
     """A title that may serve as a caption."""
     ax.set_title(text, fontsize=11, x=0, ha="left")
@@ -77,9 +84,15 @@ def legend(ax: Axes, handles: Sequence[Any], labels: Sequence[str]) -> None:
     ax.legend(handles, labels, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, borderaxespad=0)
 
 
-def dot(ax: Axes, x: Any, y: Any, size: float = 30) -> Any:
-    """White dots with a dark edge: what was decided."""
-    return ax.scatter(x, y, size, "white", edgecolors=DARK, linewidths=1.2 if size > 12 else 0.5, zorder=3)
+def dot(ax: Axes, x: Any, y: Any, size: float = 30, cores: Sequence[Any] = ()) -> Any:
+    """White dots with a dark edge: what was decided. Cores show its colour where dots are large enough for one."""
+    cored = len(cores) > 0 and size > 12
+    white = ax.scatter(
+        x, y, 1.6 * size if cored else size, "white", edgecolors=DARK, linewidths=1.2 if size > 12 else 0.5, zorder=3
+    )
+    if cored:
+        ax.scatter(x, y, 0.6 * size, cores, linewidths=0, zorder=4)
+    return white
 
 
 def dot_size(count: int) -> float:

@@ -74,7 +74,8 @@ def weights(q: Program, name: str | None = None, ax: Axes | None = None) -> Axes
     """Histogram of a tensor's weights over the levels of its decided codebook, with the probabilities of the codes.
 
     Weights are in units of their scale, so that all channels share one axis. Grey: weights before rounding, for each
-    step between levels. Blue: expected share of each level under the law of the codes. Dots: share once decided.
+    step between levels; beyond the levels, the outermost thousandth of them is left out. Blue: expected share of each
+    level under the law of the codes. Dots, or a dark line: share once decided.
 
     Args:
         q: a quantized network with its network, fitted or not.
@@ -101,9 +102,11 @@ def weights(q: Program, name: str | None = None, ax: Axes | None = None) -> Axes
 def _draw(ax: Axes, shares: LevelShares) -> None:
     levels = shares.levels
     step = float(np.diff(levels).mean()) if len(levels) > 1 else 1.0
-    low, high = min(levels[0], shares.values.min()) - step / 2, max(levels[-1], shares.values.max()) + step / 2
+    outer = np.quantile(shares.values, [0.0005, 0.9995])
+    low, high = min(levels[0], outer[0]) - step / 2, max(levels[-1], outer[1]) + step / 2
     bins = int(np.clip(FINE * (high - low) / step, 8, MOST_BINS))
-    density, edges = np.histogram(shares.values, np.linspace(low, high, bins + 1), density=True)
+    counts, edges = np.histogram(shares.values, np.linspace(low, high, bins + 1))
+    density = counts / (len(shares.values) * np.diff(edges))
     ax.stairs(density * step, edges, fill=True, color="#bbbbbb", label="weights before rounding,\nper step")
     if len(levels) <= MANY:
         distance = np.diff(levels).min() if len(levels) > 1 else step
@@ -112,10 +115,10 @@ def _draw(ax: Axes, shares: LevelShares) -> None:
     else:
         middles = (levels[1:] + levels[:-1]) / 2
         bounds = np.concatenate([[levels[0] - step / 2], middles, [levels[-1] + step / 2]])
-        ax.stairs(shares.decided, bounds, color=DARK, linewidth=0.8, label="decided codes")
-        ax.stairs(shares.expected, bounds, color=WEIGHT, linewidth=1.6, label="code law")
+        ax.stairs(shares.expected, bounds, fill=True, color=PALE, alpha=0.75, label="code law")
+        ax.stairs(shares.decided, bounds, color=DARK, linewidth=0.6, label="decided codes")
     if len(levels) <= FEW:
-        ax.set_xticks(levels, [f"{level:g}" for level in levels], fontsize=9)
+        ax.set_xticks(levels, [f"{level:g}".replace("-", "−") for level in levels], fontsize=9)
     ax.set(xlabel="weight in units of its scale", ylabel="share of weights")
     ax.set_ylim(0, 1.08 * max(shares.expected.max(), shares.decided.max(), (density * step).max()))
     ax.spines[["top", "right"]].set_visible(False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,6 @@ from probq.plot.style import (
     DARK,
     PACKED,
     bits_text,
-    colours_of,
     dot,
     dot_size,
     height_of,
@@ -22,6 +22,7 @@ from probq.plot.style import (
     name_rows,
     new_axes,
     title,
+    widths_colours,
 )
 from probq.program import Program
 
@@ -31,8 +32,9 @@ def widths(q: Program, ax: Axes | None = None) -> Axes:
 
     Of more than 60, those of weights come first.
 
-    A dot marks the width decided within `q.budget` (as `q.mode()`); hatched bars are fixed. Where channels or weights
-    have widths of their own, the bar shows their mean, and a strip on it the share of them decided at each width.
+    A dot marks the width decided within `q.budget` (as `q.mode()`), with the colour of that width in its middle;
+    hatched bars are fixed. Where channels or weights have widths of their own, the bar shows their mean, and a strip on
+    it the share of them decided at each width.
 
     Args:
         q: a quantized network, fitted or not.
@@ -40,12 +42,11 @@ def widths(q: Program, ax: Axes | None = None) -> Axes:
     """
     frame, decided = summary.table(q), summary.decided_widths(q, q.budget)
     frame = frame.loc[in_order(frame.index, q.weight_names)]
-    bits = sorted({b for _, quantizer in q.named_quantizers() for b in quantizer.ladder.bits})
-    probs = {b: frame[f"P({b})"].fillna(0).to_numpy() for b in bits}
+    colours = widths_colours(q)
+    probs = {b: frame[f"P({b})"].fillna(0).to_numpy() for b in colours}
     ax = new_axes(ax, height_of(len(frame)))
-    colours = colours_of(bits)
     _stack(ax, np.arange(len(frame)), probs, colours, [not q.quantizer(name).free for name in frame.index])
-    kinds = {_mark(ax, row, q, name, decided[name], probs, colours) for row, name in enumerate(frame.index)}
+    kinds = _mark(ax, q, [(name, decided[name]) for name in frame.index], probs, colours)
     ax.set(xlim=(0, 1), xlabel="probability of each width")
     name_rows(ax, frame.index)
     title(ax, f"Posterior over the widths of {len(frame)} tensors")
@@ -55,41 +56,44 @@ def widths(q: Program, ax: Axes | None = None) -> Axes:
         "fixed": Patch(facecolor="#888888", edgecolor="white", hatch="////"),
     }
     labels = {"dot": "decided", "strip": "decided, share\nof the gates", "fixed": "fixed"}
-    handles = [Patch(color=colours[b]) for b in bits] + [marks[kind] for kind in marks if kind in kinds]
-    texts = [bits_text(b) for b in bits] + [labels[kind] for kind in marks if kind in kinds]
+    handles = [Patch(color=colour) for colour in colours.values()] + [marks[kind] for kind in marks if kind in kinds]
+    texts = [bits_text(b) for b in colours] + [labels[kind] for kind in marks if kind in kinds]
     legend(ax, handles, texts)
     return ax
 
 
-def _stack(
-    ax: Axes, rows: Any, probs: dict[int, Any], colours: dict[int, Any], hatched: Any, height: float = 0.82
-) -> None:
-    """Stacked bars, a colour for each width."""
-    left = np.zeros(len(rows))
+def _stack(ax: Axes, rows: Any, probs: dict[int, Any], colours: dict[int, Any], hatched: Any) -> None:
+    """Stacked bars, a colour for each width; of very many rows they touch."""
+    left, many = np.zeros(len(rows)), len(rows) > PACKED
     for b, share in probs.items():
-        bars = ax.barh(rows, share, height, left, color=colours[b], edgecolor="white", linewidth=_edge(len(rows)))
+        style = {"color": colours[b], "edgecolor": "white", "linewidth": 0 if many else 0.6}
+        bars = ax.barh(rows, share, 1.0 if many else 0.82, left, **style)
         for bar, hatch in zip(bars, hatched, strict=True):
             bar.set_hatch("////" if hatch else "")
         left += share
 
 
-def _mark(ax: Axes, row: int, q: Program, name: str, decided: Any, probs: dict[int, Any], colours: Any) -> str:
-    """Show what was decided for one quantizer; returns how."""
-    if not q.quantizer(name).free:
-        return "fixed"
-    if np.ndim(decided) == 0:
-        start = sum(share[row] for b, share in probs.items() if b < decided)
-        x = min(max(start + probs[int(decided)][row] / 2, 0.012), 0.988)
-        dot(ax, [x], [row], dot_size(len(probs[int(decided)])))
-        return "dot"
-    left = 0.0
+def _mark(
+    ax: Axes, q: Program, rows: Sequence[tuple[str, Any]], probs: dict[int, Any], colours: dict[int, Any]
+) -> set[str]:
+    """Show what was decided for each row; returns how."""
+    free = [(row, decided) for row, (name, decided) in enumerate(rows) if q.quantizer(name).free]
+    whole = [(row, int(decided)) for row, decided in free if np.ndim(decided) == 0]
+    starts = [sum(share[row] for b, share in probs.items() if b < decided) for row, decided in whole]
+    middles = [start + probs[decided][row] / 2 for start, (row, decided) in zip(starts, whole, strict=True)]
+    at, cores = np.clip(middles, 0.012, 0.988), [colours[decided] for _, decided in whole]
+    dot(ax, at, [row for row, _ in whole], dot_size(len(rows)), cores)
+    strips = [(row, decided) for row, decided in free if np.ndim(decided)]
+    _strips(ax, np.array([row for row, _ in strips]), [decided for _, decided in strips], colours, len(rows))
+    found = {"dot": whole, "strip": strips, "fixed": len(rows) - len(free)}
+    return {kind for kind, some in found.items() if some}
+
+
+def _strips(ax: Axes, rows: np.ndarray, decided: Sequence[Any], colours: dict[int, Any], count: int) -> None:
+    """Shares of the gates decided at each width, a strip on the bar; of very many rows without an edge."""
+    left = np.zeros(len(rows))
     for b, colour in colours.items():
-        share = float(np.mean(decided == b))
-        ax.barh(row + 0.24, share, 0.26, left, color=colour, edgecolor=DARK, linewidth=0.9 if share else 0)
+        share = np.array([float(np.mean(widths == b)) for widths in decided])
+        edges = np.where(share > 0, 0.9 if count <= PACKED else 0, 0)
+        ax.barh(rows + 0.24, share, 0.26, left, color=colour, edgecolor=DARK, linewidth=edges)
         left += share
-    return "strip"
-
-
-def _edge(rows: int) -> float:
-    """White lines between bars, thinner where bars are."""
-    return 0.6 if rows <= PACKED else 0.2
