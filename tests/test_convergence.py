@@ -121,7 +121,7 @@ OTHER: dict[str, tuple[Any, str]] = {
     "its width": (lambda: network(code_prior=priors.Normal(sd=0.1)), "differ in their plan"),
     "estimator": (lambda: network(estimator=estimators.MeanGradient()), "differ in their plan"),
     "ties": (lambda: network(tie_weight="one"), "differ in their plan"),
-    "codebooks": (lambda: network(input=ladder(2, 4, signed=True)), "differ in their plan"),
+    "codebooks": (lambda: network(input=ladder(2, 4, signed=False)), "differ in their plan"),
     "no network": (lambda: nn.Linear(3, 2), "list of them"),
 }
 
