@@ -194,7 +194,9 @@ def interval(
         values.append(float(metric(*[row[drawn] for row in rows], **options)))
     if np.isnan([value, *values]).any():
         raise ProbqError(f"{getattr(metric, '__name__', 'the metric')} is NaN on this data or a resampled part of it")
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    ends = [(1 - level) / 2, (1 + level) / 2]
+    finite = bool(np.isfinite(values).all())  # nothing lies between a number and infinity
+    low, high = np.quantile(values, ends) if finite else np.quantile(values, ends, method="nearest")
     return Interval(value, float(low), float(high))
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from torch import nn
+
 from probq.errors import ProbqError
 from probq.quantized import Quantized
+from probq.quantizer import Quantizer
+from probq.weight_quantizer import WeightQuantizer
 
 
 def checked_chains(q: Quantized | Sequence[Quantized]) -> list[Quantized]:
-    """One network, or several of the same layers, plan, temperature and budget, as a list.
+    """One network, or several of the same layers, plan, likelihood, temperature and budget, as a list.
 
     Raises:
         ProbqError: if there is none, or they differ; chains of different problems cannot be compared.
@@ -29,15 +33,25 @@ def checked_chains(q: Quantized | Sequence[Quantized]) -> list[Quantized]:
 
 def _terms(a: Quantized, b: Quantized) -> list[tuple[str, Any, Any]]:
     return [
-        ("layers", [m.name for m in a.layers], [m.name for m in b.layers]),
+        ("layers", [(m.name, m.shape) for m in a.layers], [(m.name, m.shape) for m in b.layers]),
         ("plan", _plan(a), _plan(b)),
+        ("likelihood", _kind(a.likelihood), _kind(b.likelihood)),
         ("temperature", a.temperature, b.temperature),
         ("budget", a.budget, b.budget),
     ]
 
 
-def _plan(q: Quantized) -> list[Any]:
-    return [
-        (name, z.ladder.bits, z.gates, tuple(z.log2_scale.shape), z.multipliers, getattr(z, "nearest", 1), z.free)
-        for name, z in q.named_quantizers()
-    ]
+def _plan(q: Quantized) -> Any:
+    """All of the plan that the posterior depends on; where training began (the spread) is not compared."""
+    tables = {name: (table.bits, table.signed) for name, table in q.activations.items()}
+    return q.sites, tables, [(name, *_laws(z)) for name, z in q.named_quantizers()]
+
+
+def _laws(z: Quantizer) -> list[Any]:
+    both = [z.ladder, z.gates, tuple(z.log2_scale.shape), z.multipliers, z.free, z.width_prior, z.estimator]
+    return [*both, z.nearest, z.code_prior_law, z.free_codes] if isinstance(z, WeightQuantizer) else both
+
+
+def _kind(likelihood: Any) -> Any:
+    """A function itself; of a module with parameters of its own, what it is."""
+    return type(likelihood) if isinstance(likelihood, nn.Module) else likelihood

@@ -20,6 +20,7 @@ from probq.quantized import Quantized
 from probq.summary import cost_of, draw_costs, draw_widths, network_order, table
 
 MOST_RHAT = 1.1
+LEAST_DRAWS = 4
 LEAST_SHARE = 5.0  # percent of the cost below which a layer's widths hardly matter
 
 
@@ -94,11 +95,12 @@ def convergence(chains: Sequence[Quantized], draws: int = 1000, seed: int = 0) -
 
     Args:
         chains: from `restarts`, two or more.
-        draws: number of draws from each.
+        draws: number of draws from each, 4 or more.
         seed: makes them reproducible.
 
     Raises:
-        ProbqError: if there are fewer than two chains, or they differ in plan, temperature or budget.
+        ProbqError: if there are fewer than two chains or four draws, or chains differ in plan, likelihood, temperature
+            or budget.
 
     Source: A. Vehtari, A. Gelman, D. Simpson, B. Carpenter, P.-C. Bürkner, 2021, "Rank-normalization, folding, and
     localization: An improved R-hat for assessing convergence of MCMC".
@@ -106,6 +108,10 @@ def convergence(chains: Sequence[Quantized], draws: int = 1000, seed: int = 0) -
     fitted = checked_chains(chains)
     if len(fitted) < 2:
         raise ProbqError("convergence compares two chains or more; make them with probq.restarts")
+    if isinstance(draws, bool) or not isinstance(draws, int) or draws < LEAST_DRAWS:
+        raise ProbqError(
+            f"R-hat compares halves of chains; draws takes a number of {LEAST_DRAWS} or more, not {draws!r}"
+        )
     values = [_values(q, draws, seed + k) for k, q in enumerate(fitted)]
     shares = [_shares(q) for q in fitted]
     rows = {}

@@ -12,7 +12,7 @@ from probq import cost as costs
 from probq.assignment import Assignment
 from probq.budget import Budget, Budgets, budgets
 from probq.choices import Problem
-from probq.decide import codes, decided, shaped, tuned_widths
+from probq.decide import codes, decided, mode, sample, shaped, tuned_widths
 from probq.draws import conditional_draws
 from probq.errors import ProbqError
 from probq.integer_ensemble import Ensemble
@@ -96,17 +96,13 @@ def joint(q: Quantized, n: int, budget: Budgets, seed: int) -> list[Assignment]:
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise ProbqError(f"an ensemble takes a number of members, 1 or more, not {n!r}")
     several = budgets(budget)
-    if not several:
-        return q.sample(n, None, seed)
-    if decided(q):
-        return q.sample(n, [_share(b, q, n) for b in several], seed)
+    if not several or decided(q):
+        for b in several:
+            _check_total(n, mode(q, None).cost(b.cost), b.absolute(q.layers))
+        return sample(q, n, None, seed)
     one, limits = _sums(q, several)
     for limit, least in zip(limits, one.cheapest, strict=True):
-        if n * least > limit:
-            raise ProbqError(
-                f"{n} members cannot keep a total of {limit:,.0f}: one costs {least:,.0f} at least; ask for "
-                f"{int(limit / least)} at most, raise the budget or add narrower rungs to the plan's ladders"
-            )
+        _check_total(n, least, limit)
     generator = np.random.default_rng(seed)
     (choice,) = conditional_draws(together(one, n), limits, 1, generator)
     result = []
@@ -119,8 +115,15 @@ def joint(q: Quantized, n: int, budget: Budgets, seed: int) -> list[Assignment]:
     return result
 
 
-def _share(budget: Budget, q: Quantized, n: int) -> Budget:
-    return replace(budget, percent=None, limit=budget.absolute(q.layers) / n)
+def _check_total(n: int, least: float, limit: float) -> None:
+    """Raise unless `n` members, each of at least the given cost, keep a total."""
+    if n * least > limit:
+        most = int(limit / least)
+        fewer = f"ask for {most} at most, " if most else ""
+        raise ProbqError(
+            f"{n} members cannot keep a total of {limit:,.0f}: one costs {least:,.0f} at least; {fewer}raise the "
+            "budget or add narrower rungs to the plan's ladders"
+        )
 
 
 def _sums(q: Quantized, several: tuple[Budget, ...]) -> tuple[Problem, np.ndarray]:

@@ -63,7 +63,7 @@ def to_arviz(
 
     Raises:
         ProbqError: if `draws` is not a positive integer, the log-likelihood is asked for without data, or chains
-            differ in their plan, temperature or budget.
+            differ in their plan, likelihood, temperature or budget.
     """
     import arviz
     import xarray

@@ -118,7 +118,7 @@ def _drawn_codes(q: Program, onehots: Mapping[str, Tensor], draws: int) -> tuple
         index = torch.multinomial(log_q.detach().exp(), draws, replacement=True)  # [weights, draws]
         levels[name] = values.gather(1, index).T.reshape(draws, *quantizer.shape)
         score = score + log_q.gather(1, index).sum(0)
-        of_codes: Any = quantizer.code_prior(rung, onehots[name], location)
+        of_codes: Any = q.code_prior(name, rung, onehots[name])
         if type(of_codes) is UniformCodes:
             prior = prior - of_codes.log_count()
         else:

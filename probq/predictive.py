@@ -57,6 +57,9 @@ def predictive(
         assignments: the draws.
         data: from `in_memory`.
         seed: of replicated targets; None for none.
+
+    Raises:
+        ProbqError: if the targets do not fit the likelihood.
     """
     log_likelihood, replicated = [], []
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
@@ -64,7 +67,10 @@ def predictive(
             torch.manual_seed(seed)
         for x, y in data:
             laws = [q.law(output, y) for output in q.outputs(list(assignments), x)]
-            log_likelihood.append(torch.stack([Observation(law).log_prob(y).double() for law in laws]))
+            try:
+                log_likelihood.append(torch.stack([Observation(law).log_prob(y).double() for law in laws]))
+            except ValueError as error:  # torch checks the targets
+                raise ProbqError(f"the data does not fit the likelihood: {error!s:.300}") from error
             if seed is not None:
                 replicated.append(torch.stack([law.sample().reshape(y.shape) for law in laws]))
     return Predictive(

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from probq.errors import ProbqError
+from probq.fold import per_channel
 from probq.likelihoods import categorical
 from probq.network import Network
 from probq.quantizer import Quantizer, Rung
+from probq.uniform_codes import UniformCodes
 from probq.weight_quantizer import WeightQuantizer
 
 
@@ -136,8 +138,13 @@ class Program(Network):
         rung = self.rung(name, onehot)
         if not self._draws_codes(quantizer):
             return self._code_law(name, quantizer, rung, nearest=1).rsample()
-        prior = quantizer.code_prior(rung, onehot, self.location(name))
-        return pyro.sample(f"{name}.code", prior)
+        return pyro.sample(f"{name}.code", self.code_prior(name, rung, onehot))
+
+    def code_prior(self, name: str, rung: Rung, onehot: Tensor) -> UniformCodes:
+        """Prior of a weight's codes on a drawn rung, normalisation folded in as in the weight itself."""
+        folded = self.fold(name)
+        gain = per_channel(folded[0].gain, folded[1]) if folded else None
+        return self.weights[name].code_prior(rung, onehot, self.location(name), gain)
 
     def _code_law(self, name: str, quantizer: WeightQuantizer, rung: Rung, nearest: int | None = None) -> Any:
         return quantizer.law(self.location(name), rung, nearest)

@@ -28,6 +28,7 @@ from probq.quantizer import InputQuantizer
 from probq.rounding import code_levels
 from probq.stacked import like, stacked
 from probq.ties import tied_sites
+from probq.unfitted import warn_unfitted
 from probq.weight_quantizer import WeightQuantizer
 
 
@@ -159,7 +160,11 @@ class Quantized(Program):
             draws: number of networks.
             seed: makes the draws reproducible.
             budget: the limit that every drawn network keeps; by default the one last fitted for, if any.
+
+        Warns:
+            UserWarning: if the posterior was never fitted.
         """
+        warn_unfitted(self)
         outputs = self.outputs(self.sample(draws, budget, seed), x)
         if not isinstance(outputs[0], Tensor):
             raise ProbqError(
@@ -218,7 +223,7 @@ def quantize(
             continue
         own.check(layers[place], layers)
         if layer.weight not in weights:
-            weights[layer.weight] = WeightQuantizer(_as_shipped(copied, layers[place]), own, layer.channel_axis)
+            weights[layer.weight] = _weight_quantizer(copied, layers[place], own)
             if own.tie_weight is not None:
                 ties.setdefault(own.tie_weight, []).append(layer.weight)
         if layer.input is not None:
@@ -239,6 +244,11 @@ def quantize(
     quantized = Quantized(copied, tuple(layers), weights, inputs, tuple(notes), likelihood, tables, sites)
     quantized.signature = signature(example)
     return quantized.train(net.training)
+
+
+def _weight_quantizer(net: nn.Module, layer: Layer, plan: Plan) -> WeightQuantizer:
+    trained = net.get_parameter(layer.weight).detach()
+    return WeightQuantizer(_as_shipped(net, layer), plan, layer.channel_axis, trained)
 
 
 def _as_shipped(net: nn.Module, layer: Layer) -> Tensor:

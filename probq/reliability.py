@@ -60,7 +60,7 @@ def reliability_of(predictions: Any, targets: Any, bins: int = 10) -> Reliabilit
     if isinstance(bins, bool) or not isinstance(bins, int) or bins < 1:
         raise ProbqError(f"bins is a number of bins, 1 or more, not {bins!r}")
     confidence, right = _pairs(_array(predictions, "predictions"), _array(targets, "targets"))
-    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    place = np.searchsorted(np.arange(1, bins) / bins, confidence)  # a product with `bins` may round past an edge
     counts, hits = np.bincount(place, minlength=bins), np.bincount(place, right, bins)
     full = np.where(counts > 0, counts, np.nan)
     ends = share_interval(hits, counts)

@@ -29,7 +29,7 @@ def stacked(q: Program, assignments: Sequence[Assignment], args: tuple[Any, ...]
         assignments: two or more with the same widths.
         args: the network's arguments.
     """
-    chunk = MOST_ROWS // max([len(a) for a in args if isinstance(a, Tensor) and a.dim()], default=1)
+    chunk = MOST_ROWS // max([1, *(len(a) for a in args if isinstance(a, Tensor) and a.dim())])
     convolutions = any(len(layer.shape) > 2 for layer in q.layers)
     if convolutions or min(chunk, len(assignments)) < 2 or not _same_widths(assignments):
         return None

@@ -20,6 +20,8 @@ from probq.scales import MULTIPLIERS, best_log2_scale, snapped
 from probq.stochastic_rounding import two_nearest_entropies, two_nearest_means
 from probq.uniform_codes import UniformCodes
 
+LEAST_GAIN = 2.0**-20  # of a dead channel, whose prior needs a width all the same
+
 
 class WeightQuantizer(Quantizer):
     """Quantizer of a weight: unknown width, unknown code for each weight.
@@ -29,9 +31,10 @@ class WeightQuantizer(Quantizer):
             only its shape; the scales are then to be loaded.
         plan: the layer's plan.
         channel_axis: axis of the weight that runs over output channels.
+        trained: the weight without a normalisation folded in, whose unit is that of the priors; by default the same.
     """
 
-    def __init__(self, weight: Tensor, plan: Plan, channel_axis: int) -> None:
+    def __init__(self, weight: Tensor, plan: Plan, channel_axis: int, trained: Tensor | None = None) -> None:
         channels = tuple(n if axis == channel_axis else 1 for axis, n in enumerate(weight.shape))
         gates = {"tensor": (), "channel": channels, "weight": tuple(weight.shape)}[plan.gates]
         scales = channels if plan.scales == "channel" else ()
@@ -42,11 +45,11 @@ class WeightQuantizer(Quantizer):
         self.code_prior_law, self.free_codes = plan.code_prior, plan.free_codes
         if not weight.is_meta:
             self.calibrate(weight)
-        self._laws_of(weight)
+        self._free_laws(weight)
+        self._prior_of(weight if trained is None else trained)
 
-    def _laws_of(self, weight: Tensor) -> None:
-        """Parameters of a free law, and of a prior other than the uniform one."""
-        prior = self.code_prior_law
+    def _free_laws(self, weight: Tensor) -> None:
+        """Parameters of a free law."""
         self.code_logits = nn.ParameterDict()
         for k, rung in enumerate(self.ladder.rungs if self.free_codes else ()):
             start = torch.zeros(*self.shape, rung.count)
@@ -54,6 +57,10 @@ class WeightQuantizer(Quantizer):
                 spread = self.log_spread.exp()
                 start = logits_like(Codes(weight.detach(), self.scales()[k], self.levels(k), spread, rung.count))
             self.code_logits[str(k)] = nn.Parameter(start, requires_grad=rung.count > 1)
+
+    def _prior_of(self, weight: Tensor) -> None:
+        """Parameters of a prior other than the uniform one."""
+        prior = self.code_prior_law
         if prior is not None and prior.sd is None:
             sd = 1.0 if weight.is_meta else float(weight.detach().std(correction=0).clamp_min(1e-6))
             self.prior_log_sd = nn.Parameter(torch.tensor(math.log(sd)))
@@ -76,27 +83,32 @@ class WeightQuantizer(Quantizer):
             return FreeCodes(logits, rung.scale, rung.levels, hard=nearest == 1)  # type: ignore[arg-type]
         return Codes(location, rung.scale, rung.levels, self.log_spread.exp(), nearest or self.nearest)
 
-    def code_prior(self, rung: Rung, onehot: Tensor, location: Tensor) -> UniformCodes:
+    def code_prior(self, rung: Rung, onehot: Tensor, location: Tensor, gain: Tensor | None = None) -> UniformCodes:
         """Prior of the codes on a drawn rung, by default every level equally probable.
 
         Args:
             rung: the drawn rung.
             onehot: the draw; if it carries a gradient, the code's divergence tells the gates what each rung costs.
             location: of the codes' law.
+            gain: of a normalisation folded into location and rung, broadcastable to the weight.
         """
-        prior = self._prior(rung, lambda tensor: tensor, torch.Size(self.shape), location.device)
+        prior = self._prior(rung, lambda tensor: tensor, torch.Size(self.shape), location.device, gain)
         if onehot.requires_grad:
             gates = self.probs() if self.estimator.exact_gates else onehot
             prior.gate_term = ((gates - gates.detach()) * self._divergences(location.detach())).sum()
         return prior
 
-    def _prior(self, rung: Rung, part: Any, shape: torch.Size, device: torch.device) -> UniformCodes:
-        """Prior on a rung of a part of the weight, of the given shape."""
+    def _prior(
+        self, rung: Rung, part: Any, shape: torch.Size, device: torch.device, gain: Tensor | None = None
+    ) -> UniformCodes:
+        """Prior on a rung of a part of the weight, of the given shape; a folded gain scales the real weight."""
         law = self.code_prior_law
         if law is None:
             return UniformCodes(shape, rung.levels, device)
         sd = self.prior_log_sd.exp() if law.sd is None else torch.tensor(law.sd, device=device)
         centre = part(self.prior_centre) if law.centred else torch.zeros((), device=device)
+        if gain is not None:
+            sd, centre = sd * gain.abs().clamp_min(LEAST_GAIN), centre * gain
         return PriorCodes(law, shape, rung.levels, rung.scale, sd, centre)
 
     @torch.no_grad()

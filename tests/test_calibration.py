@@ -9,6 +9,7 @@ from scipy import stats
 from sklearn import metrics
 
 from probq import ProbqError, calibration, uncertainty
+from probq.reliability import reliability_of
 
 RANDOM = np.random.default_rng(7)
 PROBS = RANDOM.dirichlet(np.ones(4), size=200)
@@ -106,6 +107,21 @@ def test_interval_draws_rows_together_and_passes_options() -> None:
     again = calibration.interval(calibration.expected_calibration_error, PROBS, LABELS, bins=5, resamples=200)
     other = calibration.interval(calibration.expected_calibration_error, PROBS, LABELS, bins=5, resamples=200, seed=1)
     assert found == again != other
+
+
+def test_an_interval_may_end_at_infinity() -> None:
+    """Of n draws of the row with an infinite loss the count is Binomial(n, 1 / n); none leaves the finite losses."""
+    probs, labels = [[1.0, 0.0], [0.5, 0.5], [0.5, 0.5]], [1, 1, 0]
+    found = calibration.interval(calibration.negative_log_likelihood, probs, labels, resamples=200)
+    assert stats.binom(3, 1 / 3).pmf(0) > 0.025
+    assert found == (math.inf, pytest.approx(math.log(2)), math.inf)
+
+
+@pytest.mark.parametrize("bins", [3, 7, 10, 15, 20])
+def test_a_confidence_on_an_edge_is_in_the_bin_below(bins: int) -> None:
+    edges = np.array([k / bins for k in range(1, bins + 1)])
+    found = reliability_of(edges, np.ones(bins), bins)
+    assert found.counts.tolist() == [1] * bins
 
 
 GOOD = [[0.5, 0.5], [0.2, 0.8]]

@@ -15,7 +15,7 @@ from torch.distributions import Normal as NormalLaw
 from torch.utils.data import DataLoader, TensorDataset
 
 import probq
-from probq import Budget, Plan, ProbqError, Quantized, Rates
+from probq import Budget, Plan, ProbqError, Quantized, Rates, estimators, priors
 from probq.codebooks import ladder
 from probq.history import History, Step
 from probq.likelihoods import Normal
@@ -27,10 +27,11 @@ PAIRS = [(XS[k : k + 16], YS[k : k + 16]) for k in range(0, 48, 16)]
 STILL = Rates(gates=1e-6)
 
 
-def network(likelihood: Any = None, rungs: tuple[int, ...] = (1, 2, 4)) -> Quantized:
+def network(likelihood: Any = None, rungs: tuple[int, ...] = (1, 2, 4), **options: Any) -> Quantized:
     torch.manual_seed(3)
     net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
-    return probq.quantize(net, XS, plan=Plan(weight=ladder(*rungs), input=ladder(2, 4)), likelihood=likelihood)
+    plan = Plan(weight=ladder(*rungs), **{"input": ladder(2, 4), **options})
+    return probq.quantize(net, XS, plan=plan, likelihood=likelihood)
 
 
 def chain(seed: int, logits: float | None = None) -> Quantized:
@@ -70,6 +71,12 @@ def test_rhat_is_the_classic_formula_where_chains_are_normal_enough() -> None:
     assert frame.loc["cost", "rhat"] == pytest.approx(float(arviz.rhat(data.posterior["cost"].to_dataset())["cost"]))
 
 
+@pytest.mark.parametrize("draws", [1, 3, 10.0, True])
+def test_halves_of_chains_need_draws(draws: Any) -> None:
+    with pytest.raises(ProbqError, match="a number of 4 or more"):
+        probq.convergence([chain(0), chain(1)], draws=draws)
+
+
 def test_sure_chains() -> None:
     same = probq.convergence([chain(0, 40.0), chain(0, 40.0)], draws=100)
     assert (same["rhat"] == 1).all()
@@ -107,6 +114,14 @@ OTHER: dict[str, tuple[Any, str]] = {
     "temperature": (lambda: changed(temperature=0.5), "differ in their temperature"),
     "budget": (lambda: changed(budget=Budget(percent=1)), "differ in their budget"),
     "layers": (lambda: probq.quantize(nn.Linear(3, 2), XS), "differ in their layers"),
+    "likelihood": (lambda: network(probq.likelihoods.Normal()), "differ in their likelihood"),
+    "prior of the weights' widths": (lambda: network(width_prior=priors.Geometric(0.1)), "differ in their plan"),
+    "prior of the inputs' widths": (lambda: network(input_prior=priors.Geometric(0.1)), "differ in their plan"),
+    "prior of the codes": (lambda: network(code_prior=priors.Normal()), "differ in their plan"),
+    "its width": (lambda: network(code_prior=priors.Normal(sd=0.1)), "differ in their plan"),
+    "estimator": (lambda: network(estimator=estimators.MeanGradient()), "differ in their plan"),
+    "ties": (lambda: network(tie_weight="one"), "differ in their plan"),
+    "codebooks": (lambda: network(input=ladder(2, 4, signed=False)), "differ in their plan"),
     "no network": (lambda: nn.Linear(3, 2), "list of them"),
 }
 

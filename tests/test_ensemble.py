@@ -91,7 +91,7 @@ def test_fixed_widths_share_the_budget() -> None:
     members = probq.ensemble(fixed, 2, Budget(limit=total))
     assert members.metadata["total"] == total
     assert not np.array_equal(*members(X.numpy()))  # their codes differ
-    with pytest.raises(ProbqError, match="above the budget"):
+    with pytest.raises(ProbqError, match="ask for 2 at most"):
         probq.ensemble(fixed, 3, Budget(limit=total))
 
 
@@ -235,6 +235,11 @@ def test_nothing_is_overwritten_or_left_behind(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["e"]
 
 
+def fixed() -> Any:
+    q = network()
+    return q.at(q.mode())
+
+
 BAD: dict[str, tuple[Any, str]] = {
     "no member": (lambda: probq.Ensemble([]), "at least one IntegerModel"),
     "a network": (lambda: probq.Ensemble([nn.Linear(1, 1)]), "at least one IntegerModel"),
@@ -244,6 +249,8 @@ BAD: dict[str, tuple[Any, str]] = {
     "metadata": (lambda: probq.Ensemble([tiny()], metadata={"x": math.nan}), "metadata must be JSON"),
     "members": (lambda: probq.ensemble(network(), 0), "number of members"),
     "reach": (lambda: probq.ensemble(network(), 9, Budget(percent=2.0)), r"9 members .* ask for 3 at most"),
+    "not even one": (lambda: probq.ensemble(network(), 2, Budget(limit=1)), r"one costs [\d,]+ at least; raise the"),
+    "fixed": (lambda: probq.ensemble(fixed(), 3, Budget(limit=2.9 * fixed().mode().cost())), "ask for 2 at most"),
 }
 
 
@@ -258,6 +265,8 @@ def test_unfitted_posterior_warns() -> None:
     q.calibrated = False
     with pytest.warns(UserWarning, match="never fitted"):
         probq.ensemble(q, 1)
+    with pytest.warns(UserWarning, match="never fitted"):
+        q.predict(X, 1)
 
 
 @pytest.mark.parametrize("gates", ["tensor", "channel"])
@@ -311,6 +320,11 @@ def test_draws_run_together_are_those_run_one_by_one(plan: dict[str, Any], monke
     assert all(torch.equal(a, b) for a, b in zip(fixed.outputs(drawn, X), expected, strict=True))
     monkeypatch.setattr("probq.stacked.MOST_ROWS", 18)  # two networks at once
     assert torch.equal(fixed.predict(X, 5, seed=0), torch.stack(expected))
+
+
+def test_no_example_gives_no_output() -> None:
+    fixed = network().at(network().mode())
+    assert fixed.predict(X[:0], 4, seed=0).shape == (4, 0, 3)
 
 
 @pytest.mark.parametrize("name", ["tied embedding", "layer used twice", "nested", "buffers"])

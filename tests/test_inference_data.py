@@ -191,6 +191,8 @@ def test_groups_that_were_asked_for() -> None:
     assert groups(probq.to_arviz(q, 4, batches=BATCHES, log_likelihood=False)) == plain | full
     with pytest.raises(probq.ProbqError, match="log-likelihood needs data: give"):
         probq.to_arviz(q, 4, log_likelihood=True)
+    with pytest.raises(probq.ProbqError, match="does not fit the likelihood"):
+        probq.to_arviz(q, 4, batches=[(x, y + 100) for x, y in BATCHES])
 
 
 def test_restarts_become_chains() -> None:

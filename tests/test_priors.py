@@ -140,6 +140,29 @@ def test_the_program_has_the_enumerated_bound(options: dict[str, Any]) -> None:
     assert abs(draws.mean() - exact) < 4 * draws.std() / math.sqrt(150) + 1e-4
 
 
+@pytest.mark.parametrize("sd", [0.05, None])
+def test_priors_follow_their_weight_into_a_folded_normalisation(sd: float | None) -> None:
+    """A normalisation multiplies the real weight; by SciPy on centre and deviation multiplied with the same number."""
+    torch.manual_seed(4)
+    net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(48, 2)).eval()
+    net[1].weight.data = torch.tensor([8.0, -5.0, 0.1])
+    q = probq.quantize(net, torch.randn(4, 1, 6, 6), probq.Plan(ladder(4), code_prior=priors.Normal(sd, centred=True)))
+    weight = net[0].weight.detach().double()
+    deviation = weight.std(correction=0) if sd is None else sd
+    levels = q.weights["0.weight"].ladder.rungs[0].levels().double()
+    for folded in (False, True):
+        q.folded = folded
+        gain = q.fold("0.weight")[0].gain.detach().double().reshape(3, 1, 1, 1) if folded else torch.ones(3, 1, 1, 1)
+        rung = q.rung("0.weight", torch.ones(1))
+        prior = q.code_prior("0.weight", rung, torch.ones(1))
+        law = stats.norm((weight * gain).numpy(), (deviation * gain.abs()).numpy() + 0 * weight.numpy())
+        scale = rung.scale.detach().double().numpy()
+        bounds = [-np.inf, *(levels[:-1] + 0.5).tolist(), np.inf]
+        cumulative = np.stack([law.cdf(b * scale) for b in bounds], -1)
+        found = prior.log_probs(levels.float().expand(*weight.shape, -1)).exp().detach().numpy()
+        np.testing.assert_allclose(found, np.diff(cumulative), atol=2e-6)
+
+
 @pytest.mark.parametrize("gates", ["tensor", "channel", "weight"])
 def test_the_divergence_tells_each_gate_what_every_rung_costs(gates: str) -> None:
     q = quantized(gates=gates, estimator=probq.estimators.MeanGradient(), code_prior=priors.Normal(0.3, centred=True))

@@ -205,6 +205,7 @@ def test_quantizers_start_at_the_trained_weights(gates: str) -> None:
 
 def test_predict_is_deterministic_with_a_seed_and_a_row_a_network() -> None:
     q = probq.quantize(net(), X)
+    q.calibrated = True
     first, again, other = (q.predict(X, draws=5, seed=s) for s in (0, 0, 1))
     assert first.shape == (5, 6, 3)
     assert torch.equal(first, again)
@@ -215,6 +216,7 @@ def test_predict_is_deterministic_with_a_seed_and_a_row_a_network() -> None:
 
 def test_calls_restore_the_mode_of_every_module() -> None:
     q = probq.quantize(net(norm=True), X)
+    q.calibrated = True
     q.train()
     q.net[1].eval()  # a normalisation the user froze
     before = [module.training for module in q.modules()]
@@ -361,6 +363,7 @@ def test_networks_in_float64_stay_in_float64() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         q = probq.quantize(net().double(), X.double())
+        q.calibrated = True
         assert q(X.double()).dtype == torch.float64
         assert q.predict(X.double(), draws=2, seed=0).dtype == torch.float64
 
@@ -368,6 +371,7 @@ def test_networks_in_float64_stay_in_float64() -> None:
 def test_a_network_that_is_one_layer_keeps_its_weight() -> None:
     """Its weight is named `.weight` by its layer and `weight` by torch."""
     q = probq.quantize(nn.Linear(5, 2), X).eval()
+    q.calibrated = True
     weight, before = q.net.weight, q.net.weight.detach().clone()
     q.predict(X, draws=3)
     q(X)

@@ -48,6 +48,7 @@ def test_the_network_is_left_untouched(name: str) -> None:
     q(example)
     if name != "tuple":
         q.model(example)
+        q.calibrated = True
         q.predict(example, draws=2, seed=0)
     assert list(net.state_dict()) == list(before)
     assert all(torch.equal(net.state_dict()[key], value) for key, value in before.items())
@@ -145,6 +146,7 @@ def test_a_tuple_needs_a_likelihood_and_cannot_be_stacked() -> None:
     q = quantized(net, example, None)
     with pytest.raises(probq.ProbqError, match="returns a tuple; give quantize or fit a likelihood"):
         q.model(example)
+    q.calibrated = True
     with pytest.raises(probq.ProbqError, match="returns one tensor, not a tuple"):
         q.predict(example, draws=2)
 

@@ -26,7 +26,7 @@ class PriorCodes(UniformCodes):
         shape: of the weight.
         levels: as in `Codes`.
         scale: the step `s`, broadcastable to the weight.
-        sd: standard deviation, a scalar.
+        sd: standard deviation, a scalar or broadcastable to the weight.
         centre: 0, or one for each weight.
     """
 
