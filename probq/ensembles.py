@@ -14,6 +14,7 @@ from probq.choices import Problem
 from probq.decide import codes, decided, shaped
 from probq.draws import conditional_draws
 from probq.errors import ProbqError
+from probq.figures import figure
 from probq.integer_ensemble import Ensemble
 from probq.likelihoods import Normal
 from probq.limited import limited
@@ -83,8 +84,8 @@ def joint(q: Quantized, n: int, budget: Budgets, seed: int) -> list[Assignment]:
     for limit, least in zip(limits, one.cheapest, strict=True):
         if n * least > limit:
             raise ProbqError(
-                f"{n} members cannot keep a total of {limit:,.0f}: one costs {least:,.0f} at least; ask for "
-                f"{int(limit / least)} at most, raise the budget or add narrower rungs to the plan's ladders"
+                f"{n} members cannot keep a total of {figure(limit)}: one costs {figure(least, up=True)} at least; ask "
+                f"for {int(limit / least)} at most, raise the budget or add narrower rungs to the plan's ladders"
             )
     generator = np.random.default_rng(seed)
     (choice,) = conditional_draws(together(one, n), limits, 1, generator)
