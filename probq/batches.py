@@ -18,23 +18,25 @@ class Batches:
         batches: any iterable of `(input, target)`, usually a `DataLoader`; one that can be read only once, or has no
             length, is kept in memory.
         device: where the tensors are moved.
+        name: of the data, for messages.
 
     Raises:
         ProbqError: if there is no batch.
     """
 
-    def __init__(self, batches: Iterable[Any], device: torch.device) -> None:
+    def __init__(self, batches: Iterable[Any], device: torch.device, name: str = "data") -> None:
         if not isinstance(batches, Iterable):
             raise ProbqError(
-                f"batches is an iterable of (input, target), such as a DataLoader, not {type(batches).__name__}"
+                f"the {name} is an iterable of (input, target), such as a DataLoader, not {type(batches).__name__}"
             )
         if isinstance(batches, Iterator) or not isinstance(batches, Sized):
             batches = list(batches)
         self.source: Any = batches
-        self.device = device
+        self.device, self.name = device, name
         if len(self.source) == 0:
             raise ProbqError(
-                "the data holds no batch; is the data set empty, or smaller than one batch with drop_last?"
+                f"the {name} holds no batch; give it one, unless the data set is empty or smaller than one batch with "
+                "drop_last"
             )
 
     def __len__(self) -> int:
@@ -55,11 +57,14 @@ class Batches:
         return len(self) * int(next(iter(self))[1].shape[0])
 
     def _checked(self, batch: Any, number: int) -> tuple[Any, Tensor]:
+        place = f"batch {number} of the {self.name}"
         if not isinstance(batch, tuple | list) or len(batch) != 2 or not isinstance(batch[1], Tensor):
-            raise ProbqError(f"batch {number} of the data is not an (input, target) pair with a tensor as target")
+            raise ProbqError(f"{place} is not an (input, target) pair with a tensor as target")
+        if not batch[1].dim() or not len(batch[1]):
+            raise ProbqError(f"{place} holds no example; leave it out, or give targets a batch axis first")
         x = tuple(batch[0]) if isinstance(batch[0], tuple | list) else (batch[0],)
         for tensor in (*x, batch[1]):
             if isinstance(tensor, Tensor) and tensor.is_floating_point() and not tensor.isfinite().all():
-                raise ProbqError(f"batch {number} of the data holds a value that is not finite; clean the data first")
+                raise ProbqError(f"{place} holds a value that is not finite; clean the data first")
         moved = tuple(a.to(self.device) if isinstance(a, Tensor) else a for a in x)
         return (moved if isinstance(batch[0], tuple | list) else moved[0]), batch[1].to(self.device)

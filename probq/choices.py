@@ -18,6 +18,7 @@ from scipy.special import logsumexp
 from probq import cost as costs
 from probq.codebooks import Ladder
 from probq.errors import ProbqError
+from probq.figures import figure
 from probq.layers import Layer
 
 Choice: TypeAlias = list[tuple[int, np.ndarray]]  # of each group a combination, and the rungs of its gates
@@ -96,6 +97,7 @@ class Problem:
         full: costs of the 32-bit network, `[K]`.
         sites: for each tied quantizer, the one whose width it shares.
         names: of the costs.
+        within: for messages, the limits that bar rungs from the start, such as " within 600 largest_activation".
     """
 
     groups: tuple[Group, ...]
@@ -104,6 +106,7 @@ class Problem:
     full: np.ndarray
     sites: Mapping[str, str] = field(default_factory=dict)
     names: tuple[str, ...] = ("",)
+    within: str = ""
 
     @property
     def cheapest(self) -> np.ndarray:
@@ -121,11 +124,11 @@ class Problem:
         limits, cheapest = np.broadcast_to(np.asarray(limits, float), self.full.shape), self.cheapest
         for name, limit, least, full in zip(self.names, limits, cheapest, self.full, strict=True):
             if least > limit:
-                which = f" {name}" if len(self.full) > 1 else ""
+                asked = f"{figure(limit)} {name} ({figure(100 * limit / full, 4)} %)"
+                needed = f"{figure(least, up=True)} ({figure(100 * least / full, 4, up=True)} %)"
                 raise ProbqError(
-                    f"the budget of {limit:,.0f}{which} ({100 * limit / full:.4g} %) cannot be reached: the narrowest "
-                    f"rungs everywhere cost {least:,.0f} ({100 * least / full:.4g} %); raise the budget or "
-                    "add narrower rungs to the plan's ladders"
+                    f"the budget of {asked} cannot be reached: the cheapest widths{self.within} cost {needed}; raise "
+                    "the budget or add narrower rungs to the plan's ladders"
                 )
         if any((group.counts > 1).any() for group in self.groups):
             return np.maximum(limits * (1 - 1e-12), cheapest)

@@ -35,7 +35,7 @@ class Constraint:
 
     def __init__(self, q: Program, budget: Budget) -> None:
         self.q, self.budget = q, budget
-        self.limit, self.full = budget.absolute(q.layers), costs.full(q.layers, budget.cost)
+        self.limit, self.full = budget.absolute(q.layers), budget.full(q.layers)
         self.tables = q.cost_tables(budget.cost)
         p = budget.probability
         if p is not None and isinstance(budget.cost, costs.Largest | costs.Pruned):
@@ -78,20 +78,40 @@ class Constraint:
 def hold(q: Program, constraints: Sequence[Constraint]) -> None:
     """Move the gates down the gaps of the budgets that promise a chance, just until every promise is kept.
 
+    A bound by mean and spread can be trapped where the mean is too high and every gate is nearly sure, because the
+    first step down adds more spread than it takes of the mean; then they move down the mean alone, from the start.
+
     Warns:
         UserWarning: if one cannot be kept.
     """
     bound = [c for c in constraints if c.chance is not None]
     gates = [quantizer.logits for _, quantizer in q.named_quantizers() if quantizer.free]
-    for attempt in range(MOST_REPAIRS):
-        gaps = [c.gap(c.expected(), c.limit) for c in bound]
-        if all(float(gap.detach()) <= -MARGIN for gap in gaps):
+    start = [gate.detach().clone() for gate in gates]
+    for trapped in (False, True):
+        if _lowered(bound, gates, trapped):
             return
-        over = torch.stack([(gap + MARGIN).clamp_min(0) for gap in gaps]).sum()
-        slopes = torch.autograd.grad(over, gates, allow_unused=True)
+        if not trapped:
+            with torch.no_grad():
+                for gate, before in zip(gates, start, strict=True):
+                    gate.copy_(before)
+    warnings.warn("the search could not make its widths keep the limit with the budget's probability", stacklevel=2)
+
+
+def _lowered(bound: Sequence[Constraint], gates: Sequence[Tensor], by_mean: bool) -> bool:
+    """Move the gates down the gaps, or the means, of the budgets not kept; whether all are in the end."""
+    for attempt in range(MOST_REPAIRS):
+        means = [c.expected() for c in bound]
+        gaps = [c.gap(mean, c.limit) for c, mean in zip(bound, means, strict=True)]
+        if all(float(gap.detach()) <= -MARGIN for gap in gaps):
+            return True
+        if by_mean:
+            parts = [m.log() for m, gap in zip(means, gaps, strict=True) if float(gap.detach()) > -MARGIN]
+        else:
+            parts = [(gap + MARGIN).clamp_min(0) for gap in gaps]
+        slopes = torch.autograd.grad(torch.stack(parts).sum(), gates, allow_unused=True)
         steepest = max(float(slope.abs().max()) for slope in slopes if slope is not None)
         with torch.no_grad():
             for gate, slope in zip(gates, slopes, strict=True):
                 if slope is not None:
                     gate.sub_(slope, alpha=0.01 * 1.03**attempt / max(steepest, 1e-30))
-    warnings.warn("the search could not make its widths keep the limit with the budget's probability", stacklevel=2)
+    return False

@@ -120,7 +120,8 @@ def _frame(source: Any) -> Any:
     if not isinstance(source, str | PathLike):
         raise ProbqError(f"cost.table takes a pandas.DataFrame or the path of a CSV file, not {type(source).__name__}")
     try:
-        return pandas.read_csv(source, dtype={"layer": str}, keep_default_na=True)
+        # as written: a layer may be called NA, or nothing
+        return pandas.read_csv(source, dtype={"layer": str}, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise ProbqError(f"{source} cannot be read as CSV ({error!s:.100}); give a file with a header row") from error
 

@@ -15,6 +15,7 @@ from probq import cost as costs
 from probq.assignment import Assignment
 from probq.budget import Budgets, budgets
 from probq.errors import ProbqError
+from probq.figures import figure
 from probq.limited import Limited, limited
 from probq.program import Program
 from probq.quantizer import Quantizer
@@ -200,7 +201,8 @@ def _fixed(q: Program, budget: Budgets) -> Assignment:
         cost, limit = costs.total(q.layers, widths, one.cost), one.absolute(q.layers)
         if cost > limit:
             raise ProbqError(
-                f"the widths are fixed and cost {cost:,.0f}, above the budget of {limit:,.0f}; decide again"
+                f"the widths are fixed and cost {figure(cost, up=True)} {costs.name(one.cost)}, above the budget of "
+                f"{figure(limit)}; decide again"
             )
     return Assignment(widths, codes(q, widths), q.layers, limit=_limit(q, budget))
 

@@ -15,6 +15,7 @@ from probq.choices import Problem
 from probq.decide import codes, decided, mode, sample, shaped, tuned_widths
 from probq.draws import conditional_draws
 from probq.errors import ProbqError
+from probq.figures import figure
 from probq.integer_ensemble import Ensemble
 from probq.likelihoods import Normal
 from probq.limited import limited
@@ -121,8 +122,8 @@ def _check_total(n: int, least: float, limit: float) -> None:
         most = int(limit / least)
         fewer = f"ask for {most} at most, " if most else ""
         raise ProbqError(
-            f"{n} members cannot keep a total of {limit:,.0f}: one costs {least:,.0f} at least; {fewer}raise the "
-            "budget or add narrower rungs to the plan's ladders"
+            f"{n} members cannot keep a total of {figure(limit)}: one costs {figure(least, up=True)} at least; {fewer}"
+            "raise the budget or add narrower rungs to the plan's ladders"
         )
 
 

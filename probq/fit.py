@@ -73,7 +73,7 @@ def fit(
     """
     _check_options(options)
     history = History(settings={"epochs": epochs, "budget": budget, "seed": seed, **options})
-    held = Batches(validation, q.device) if validation is not None else None
+    held = Batches(validation, q.device, "validation data") if validation is not None else None
     data = Batches(batches, q.device)
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         running = steps(q, data, budget, epochs, seed=seed, validation=held, progress=progress, **options)
@@ -174,7 +174,7 @@ def steps(
     rates = rates or Rates()
     measured = None
     if validation is not None and evaluations:
-        held = validation if isinstance(validation, Batches) else Batches(validation, q.device)
+        held = validation if isinstance(validation, Batches) else Batches(validation, q.device, "validation data")
         measured = partial(measured_widths, q, budget or q.budget, held, data, evaluations, progress)
     each = _draws(q, draws, temperature, rule)
     return run(q, data, several, rule, optimizer, rates, searching, total, measured, rounding, each)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from probq.budget import Budget
 from probq.choices import Choice, Problem, problem
 from probq.draws import conditional_draws, probability_within
 from probq.errors import ProbqError
+from probq.figures import figure
 from probq.layers import Layer
 from probq.program import Program
 
@@ -116,7 +117,7 @@ class Limited:
             for cost, limit in self.coupled.values()
         }
         figures = " and ".join(
-            f"{limit:,.0f} {n} (the narrowest rungs cost {x:,.0f})" for n, (limit, x) in least.items()
+            f"{figure(limit)} {n} (the narrowest rungs cost {figure(x, up=True)})" for n, (limit, x) in least.items()
         )
         also = " together with the other budgets" if len(self.limits) > len(self.coupled) else ""
         return ProbqError(f"no widths were found that keep the budget of {figures}{also}; raise the budget")
@@ -166,11 +167,21 @@ def limited(q: Program, budgets: Sequence[Budget], strict: bool = True) -> Limit
         if isinstance(cost, costs.Largest) and not _bar(q, cost, limit, barred, strict):
             return None
     rows = [row for row in bare if not isinstance(row[0], costs.Largest)] or [(costs.bops, costs.bops, math.inf)]
-    discrete = problem_of(q, [cost for cost, _, _ in rows], barred)
+    discrete = replace(
+        problem_of(q, [cost for cost, _, _ in rows], barred),
+        names=tuple(costs.name(cost) for _, cost, _ in rows),
+        within=_within(bare),
+    )
     coupled = {k: (cost, limit) for k, (_, cost, limit) in enumerate(rows) if q.cost_tables(cost).reads}
     free = 2 * discrete.full + 1
     limits = np.array([free[k] if k in coupled or math.isinf(row[2]) else row[2] for k, row in enumerate(rows)])
     return Limited(discrete, limits, coupled, q.layers)
+
+
+def _within(rows: Sequence[tuple[costs.Cost, costs.Cost, float]]) -> str:
+    """The limits on a largest layer, for messages."""
+    largest = [f"{figure(limit)} {costs.name(cost)}" for cost, _, limit in rows if isinstance(cost, costs.Largest)]
+    return " within " + " and ".join(largest) if largest else ""
 
 
 def _bare(cost: costs.Cost) -> costs.Cost:
@@ -191,7 +202,7 @@ def _bar(q: Program, cost: costs.Cost, limit: float, barred: dict[str, np.ndarra
                 return False
             least = float(table.max(0).values.min())
             raise ProbqError(
-                f"the budget of {limit:,.0f} {costs.name(cost)} cannot be reached: layer {layer.name} alone costs "
-                f"{least:,.0f} at its narrowest input; raise the budget or add narrower rungs to its ladder"
+                f"the budget of {figure(limit)} {costs.name(cost)} cannot be reached: layer {layer.name} alone costs "
+                f"{figure(least, up=True)} at its narrowest input; raise the budget or add narrower rungs to its ladder"
             )
     return True

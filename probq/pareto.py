@@ -99,7 +99,7 @@ def pareto(
     fresh = quantize(net, example, plan, likelihood)
     chosen, files = _checked(fresh, budgets), _files(folder)
     source = Batches(batches, fresh.device).source
-    held = None if validation is None else Batches(validation, fresh.device)
+    held = None if validation is None else Batches(validation, fresh.device, "validation data")
     networks: list[Quantized] = []
     for budget in tqdm(chosen, desc="budgets", disable=not progress, unit="fit", dynamic_ncols=True):
         path = None if files is None else files / _name(budget)

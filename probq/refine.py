@@ -43,17 +43,21 @@ def refined(
     budget = budget or q.budget
     if decided(q):
         return mode(q, budget)
-    training = None if batches is None else Batches(batches, q.device)
-    loss = ValidationLoss(q, Batches(validation, q.device), training, examples)
-    search = search_of(q, budget, loss, evaluations)
+    search = None
     try:
+        training = None if batches is None else Batches(batches, q.device)
+        loss = ValidationLoss(q, Batches(validation, q.device, "validation data"), training, examples)
+        search = search_of(q, budget, loss, evaluations)
         search.run(progress)
     except KeyboardInterrupt:
+        measured = 0 if search is None else len(search.losses)
         warnings.warn(
-            f"interrupted after {len(search.losses)} of {evaluations} evaluations; this is the best decision so far",
+            f"interrupted after {measured} of {evaluations} evaluations; this is the best decision so far",
             UserWarning,
             stacklevel=3,
         )
+    if search is None:  # nothing was measured, not even the data read
+        return mode(q, budget)
     widths = search.space.widths(search.best)
     loss.settle(q, widths)
     return replace(with_widths(q, widths, budget), loss=search.losses.get(search.best))

@@ -11,6 +11,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from probq.choices import Choice, Problem
 from probq.errors import ProbqError
 from probq.feasible import columns, nearest, read, split
+from probq.figures import figure
 
 Limits: TypeAlias = float | np.ndarray
 MOST_CUTS = 100
@@ -51,13 +52,13 @@ def reachable(problem: Problem, limit: Limits) -> tuple[np.ndarray, Choice]:
             return limits, choice
     choice, excess = nearest(problem, limits)
     if not problem.keeps(choice, limits):
-        wanted = " and ".join(f"{x:,.0f} {name}" for x, name in zip(limits, problem.names, strict=True))
-        found = " and ".join(
-            f"{x:,.0f} {name}" for x, name in zip(problem.value(choice)[1], problem.names, strict=True)
-        )
+        costs = problem.value(choice)[1]
+        wanted = " and ".join(f"{figure(x)} {name}" for x, name in zip(limits, problem.names, strict=True))
+        found = " and ".join(f"{figure(x, up=True)} {name}" for x, name in zip(costs, problem.names, strict=True))
         raise ProbqError(
-            f"the budgets of {wanted} can each be kept, but not together: the widths that come nearest cost {found}; "
-            f"raise the budgets by {100 * (excess - 1):.3g} %, or add narrower rungs to the plan's ladders"
+            f"the budgets of {wanted} can each be kept, but not together: the widths{problem.within} that come nearest "
+            f"cost {found}; raise the budgets by {figure(100 * (excess - 1), 3, up=True)} %, or add narrower rungs to "
+            "the plan's ladders"
         )
     return limits, choice
 

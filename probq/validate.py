@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from probq.batches import Batches
+from probq.errors import ProbqError
 from probq.program import Observation
 from probq.quantized import Quantized
 
@@ -25,11 +26,19 @@ def validate(q: Quantized, data: Batches) -> dict[str, float]:
 
 
 def scores(q: Quantized, data: Iterable[tuple[Any, Tensor]], run: Callable[[Any], Any]) -> dict[str, float]:
-    """Loss and accuracy as `validate`, of the outputs that `run` gives for a batch of inputs."""
+    """Loss and accuracy as `validate`, of the outputs that `run` gives for a batch of inputs.
+
+    Raises:
+        ProbqError: if the targets do not fit the likelihood.
+    """
     nll, right, rows, classes = 0.0, 0, 0, False
     for x, y in data:
         output = run(x)
-        nll -= float(Observation(q.law(output, y)).log_prob(y).sum())
+        try:
+            nll -= float(Observation(q.law(output, y)).log_prob(y).sum())
+        except ValueError as error:  # the targets are checked by torch, whose sentence ends with all of them
+            reason = str(error).splitlines()[0]
+            raise ProbqError(f"the validation data does not fit the likelihood: {reason}") from error
         rows += y.shape[0]
         classes = not y.is_floating_point() and isinstance(output, torch.Tensor) and output.dim() == y.dim() + 1
         if classes:

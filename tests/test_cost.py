@@ -420,6 +420,32 @@ def test_a_table_from_a_frame_and_a_file(tmp_path: Path) -> None:
     assert probq.table(q).attrs["cost"] == "ns"
 
 
+@pytest.mark.parametrize("name", ["NA", "null", ""])
+def test_layers_of_a_file_keep_their_names(name: str, tmp_path: Path) -> None:
+    """Also those that mean "no value" elsewhere; a network that is one bare layer has the empty name."""
+    FRAME[:2].assign(layer=name).to_csv(tmp_path / "latency.csv", index=False)
+    assert costs.table(tmp_path / "latency.csv").entries == {(name, 4, 8): 1.0, (name, 8, 8): 2.5}
+
+
+def test_a_cost_of_nothing_cannot_be_limited() -> None:
+    q, nothing = tabled(), costs.table(FRAME.assign(cost=0.0), "nothing")
+    for budget in (Budget(percent=50, cost=nothing), Budget(limit=1, cost=nothing)):
+        with pytest.raises(ProbqError, match="costs 0 nothing, so there is nothing to limit"):
+            probq.fit(q, data(), budget, 1, progress=False)
+
+
+def test_a_limit_on_the_largest_layer_is_named_where_it_bars_what_another_needs() -> None:
+    q = chain(Plan(weight=ladder(4), input=ladder(2, 8, signed=False), network_input=ladder(2, signed=False)))
+
+    def hurried(layer: Layer, weight_bits: float, input_bits: float) -> float:
+        return 1 / input_bits
+
+    largest, fast = Budget(limit=12, cost=costs.largest_activation), Budget(limit=0.7, cost=hurried)
+    assert q.mode(fast).widths["2.input"] == 8
+    with pytest.raises(ProbqError, match=r"0.7 hurried .*: the cheapest widths within 12 largest_activation cost 1 "):
+        q.mode([fast, largest])
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [

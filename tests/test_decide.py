@@ -215,6 +215,16 @@ def test_budgets_refuse() -> None:
             Budget(**wrong)
     with pytest.raises(ProbqError, match="budget"):
         Budget(percent="1")  # type: ignore[arg-type]
+    with pytest.raises(ProbqError, match=r"cost is one of probq.cost, such as .*not 'bops'"):
+        Budget(limit=5, cost="bops")  # type: ignore[arg-type]
+
+
+def test_budgets_take_the_numbers_of_numpy() -> None:
+    assert repr(Budget(limit=np.int64(8000))) == "Budget(percent=None, limit=8000)"
+    assert Budget(percent=np.float32(0.5), probability=np.float32(0.75)) == Budget(percent=0.5, probability=0.75)
+    for wrong in (np.float32("nan"), np.int64(0), np.bool_(True)):
+        with pytest.raises(ProbqError, match="positive number"):
+            Budget(percent=wrong)
 
 
 @pytest.mark.parametrize("n", [0, -1, True, 2.0])

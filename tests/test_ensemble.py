@@ -353,6 +353,7 @@ class Branching(nn.Module):
 
 def test_networks_that_cannot_be_vectorised_run_one_by_one() -> None:
     q = probq.quantize(Branching(), X)
+    q.calibrated = True
     fixed = q.at(q.mode())
     drawn = fixed.sample(3, seed=0)
     assert stacked(fixed, drawn, (X,)) is None

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +232,44 @@ def test_an_interrupt_gives_the_best_so_far(calls: int) -> None:
     assert (a.loss is None) == (calls == 1)
     if calls == 1:
         assert a.widths == q.mode(budget).widths
+
+
+class Stopped:
+    """Batches whose reading is interrupted at one of them."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def __len__(self) -> int:
+        return 3
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for number in range(3):
+            if number == self.at:
+                raise KeyboardInterrupt
+            yield XS, YS
+
+
+@pytest.mark.parametrize("data", ["validation", "batches"])
+@pytest.mark.parametrize("at", [0, 2])
+def test_an_interrupt_while_data_is_read_gives_the_mode(data: str, at: int) -> None:
+    q, budget = network(norm=True), Budget(percent=1)
+    with pytest.warns(UserWarning, match="interrupted after 0 of 100 evaluations"):
+        a = probq.decide(q, budget, **{"validation": PAIRS, data: Stopped(at)}, progress=False)
+    assert (a.widths, a.loss) == (q.mode(budget).widths, None)
+
+
+def test_validation_that_cannot_be_measured_is_refused() -> None:
+    q, budget = network(), Budget(percent=1)
+    for wrong, sentence in (
+        ((), "the validation data holds no batch; give it one"),
+        (None, "the validation data is an iterable of"),
+        ([(XS, YS), (XS[:0], YS[:0])], "batch 1 of the validation data holds no example"),
+        ([(XS, YS[0])], "batch 0 of the validation data holds no example"),
+        ([(XS, YS + 9)], "the validation data does not fit the likelihood"),
+    ):
+        with pytest.raises(ProbqError, match=sentence):
+            probq.decide(q, budget, wrong, progress=False)  # type: ignore[arg-type]
 
 
 def test_fixed_widths_are_returned_and_mistakes_refused() -> None:

@@ -282,6 +282,19 @@ def test_a_chance_that_does_not_hold_is_made_to(gates: str) -> None:
     assert all(torch.equal(after[name], quantizer.logits) for name, quantizer in q.named_quantizers())
 
 
+@pytest.mark.parametrize("gates", ["tensor", "channel"])
+def test_gates_that_are_nearly_sure_are_made_to_keep_a_chance(gates: str) -> None:
+    """There the bound first rises with the spread, and the exact probability has no slope."""
+    q = network(gates)
+    with torch.no_grad():
+        for _, quantizer in q.named_quantizers():
+            quantizer.logits.fill_(6.0 if gates == "channel" else 12.0)
+    budget = Budget(limit=1.5 * float(problem_of(q).cheapest[0]), probability=0.6)
+    assert probability_within(q, budget) < 0.01
+    hold(q, [Constraint(q, budget)])
+    assert probability_within(q, budget) >= 0.6
+
+
 def test_a_chance_that_cannot_hold_is_said() -> None:
     q = network("channel")
     cheapest = problem_of(q).cheapest[0]

@@ -1,0 +1,23 @@
+"""Costs and limits in messages: a figure that a user copies from one must do what the message says."""
+
+from __future__ import annotations
+
+from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal
+
+
+def figure(value: float, digits: int = 6, up: bool = False) -> str:
+    """A number as text: whole ones in full, others to some significant digits, all of those before the point.
+
+    Args:
+        value: finite.
+        digits: number of significant digits, at least.
+        up: whether to round up, for what is needed; otherwise to the nearest.
+
+    Example:
+        >>> figure(49224), figure(0.0578612, 3), figure(1.06112, 4, up=True)
+        ('49,224', '0.0579', '1.062')
+    """
+    exact = Decimal(float(value))
+    place = Decimal(1).scaleb(min(exact.adjusted() - digits + 1, 0))
+    rounded = exact.quantize(place, ROUND_CEILING if up else ROUND_HALF_EVEN)
+    return f"{rounded.normalize():,f}"
