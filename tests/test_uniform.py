@@ -73,7 +73,7 @@ def test_normalisation_is_estimated_again_at_the_baseline_too() -> None:
 
 
 def test_a_budget_below_is_refused_before_the_first_step() -> None:
-    with pytest.raises(ProbqError, match="everywhere cost 480"):
+    with pytest.raises(ProbqError, match="cheapest widths cost 480"):
         probq.fit(baseline(), PAIRS, Budget(limit=479), 1)
 
 
