@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -40,8 +40,12 @@ class Chance(ABC):
 
     def level(self, probs: Mapping[str, Tensor]) -> Tensor:
         """The limit at which the gap is about 0: mean plus `tails` standard deviations."""
-        mean, variance = moments(self.problem, probs)
+        mean, variance = self.moments(probs)
         return mean + self.tails * (variance + TINY).sqrt()
+
+    def moments(self, probs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Mean and variance of the cost."""
+        return moments(self.problem, probs)
 
     @property
     @abstractmethod
@@ -65,7 +69,7 @@ class Counted(Chance):
         within, over = self.odds(probs, limit)
         logit = torch.log(within.clamp_min(TINY)) - torch.log(over.clamp_min(TINY))
         with torch.no_grad():
-            sd = (moments(self.problem, probs)[1].sqrt() / limit).clamp_min(FLOOR)
+            sd = (self.moments(probs)[1].sqrt() / limit).clamp_min(FLOOR)
         return sd * (self.tails - math.sqrt(3) / math.pi * logit)
 
     @property
@@ -120,6 +124,39 @@ class Binned(Counted):
             law = weight @ (law[source.clamp_min(0)] * (source >= 0))
         within = law.sum()
         return within, 1 - within
+
+
+class ExactLargest(Counted):
+    """The exact distribution of the largest layer's cost: `P(max <= v) = prod over widths of P(their layers <= v)`.
+
+    Args:
+        problem: of the network; not needed here.
+        p: the probability to be held.
+        layers: of each layer that has a free input, its name and the cost on every rung.
+        least: the greatest cost of all others.
+    """
+
+    def __init__(self, problem: Problem, p: float, layers: Sequence[tuple[str, Tensor]], least: float) -> None:
+        super().__init__(problem, p)
+        self.most: dict[str, Tensor] = {}
+        for name, costs in layers:
+            self.most[name] = torch.maximum(costs, self.most[name]) if name in self.most else costs
+        values = torch.cat([*self.most.values(), torch.tensor([least], dtype=torch.float64)]).unique()
+        self.values = values[values >= max([least, *(float(costs.min()) for costs in self.most.values())])]
+
+    def odds(self, probs: Mapping[str, Tensor], limit: float) -> tuple[Tensor, Tensor]:
+        """The product and what is left; nothing is within a limit that some layer always exceeds."""
+        within = torch.tensor(float(limit >= float(self.values[0])), dtype=torch.float64)
+        for name, costs in self.most.items():
+            within = within * (probs[name].double().cpu() * (costs <= limit)).sum()
+        return within, 1 - within
+
+    def moments(self, probs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Mean and variance by all values of the largest cost."""
+        below = torch.stack([self.odds(probs, float(value))[0] for value in self.values])
+        law = torch.diff(below, prepend=below.new_zeros(1))
+        mean = law @ self.values
+        return mean, (law @ (self.values - mean) ** 2).clamp_min(0)
 
 
 class Cantelli(Chance):

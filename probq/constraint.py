@@ -11,9 +11,8 @@ from torch import Tensor
 
 from probq import cost as costs
 from probq.budget import Budget
-from probq.chance import chance
+from probq.chance import Chance, ExactLargest, chance
 from probq.decide import decided
-from probq.errors import ProbqError
 from probq.limited import problem_of
 from probq.program import Program
 
@@ -38,12 +37,7 @@ class Constraint:
         self.limit, self.full = budget.absolute(q.layers), budget.full(q.layers)
         self.tables = q.cost_tables(budget.cost)
         p = budget.probability
-        if p is not None and isinstance(budget.cost, costs.Largest | costs.Pruned):
-            raise ProbqError(
-                f"a budget with a probability needs a cost that is a sum over layers, not {costs.name(budget.cost)}; "
-                "leave the probability out"
-            )
-        self.chance = None if p is None or decided(q) else chance(problem_of(q, budget.cost), p)
+        self.chance = None if p is None or decided(q) else _chance(q, budget.cost, p)
 
     def expected(self) -> Tensor:
         """`E[cost]`, with gradients."""
@@ -73,6 +67,20 @@ class Constraint:
 
     def _probs(self) -> dict[str, Tensor]:
         return {name: quantizer.probs() for name, quantizer in self.q.named_quantizers()}
+
+
+def _chance(q: Program, cost: costs.Cost, p: float) -> Chance:
+    """The chance that a cost keeps a limit; with pruned channels the bound that counts them as if they were there."""
+    if not isinstance(cost, costs.Largest):
+        return chance(problem_of(q, cost.of if isinstance(cost, costs.Pruned) else cost), p)
+    tables, layers, least = q.cost_tables(cost), [], 0.0
+    for layer, table in tables:
+        of_rungs = table.double().cpu().max(0).values
+        if layer.input is not None and layer.input in q:
+            layers.append((tables.site(layer.input), of_rungs))
+        else:
+            least = max(least, float(of_rungs.max()))
+    return ExactLargest(problem_of(q, costs.bops), p, layers, least)
 
 
 def hold(q: Program, constraints: Sequence[Constraint]) -> None:
