@@ -37,6 +37,10 @@ def test_dual_ascent_by_hand() -> None:
     term = state.term(gap, 0)
     assert float(term.detach()) == pytest.approx(0.5 * g**2 + 1.5 * g**2)
     assert float(torch.autograd.grad(term, gap)[0]) == pytest.approx(0.5 * g + 3 * g)
+    below = torch.tensor(-0.2, requires_grad=True)  # a step below the limit the weight falls at once, to 0 at most
+    assert float(torch.autograd.grad(state.term(below, 0), below)[0]) == pytest.approx(g - 0.6)
+    far = torch.tensor(-0.3, requires_grad=True)
+    assert float(torch.autograd.grad(state.term(far, 0), far)[0]) == 0
     state.term(torch.tensor(-9.0), 0)
     assert state.multiplier == 0
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from probq.rules.rule import Rule, State, check_positive, check_share, ramp_steps
+from probq.rules.rule import Rule, State, augmented, check_positive, check_share, ramp_steps
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Rounds(State):
 
     def term(self, gap: Tensor, step: int) -> Tensor:
         """What the loss gains."""
-        loss = ((self.multiplier + self.penalty * gap).clamp_min(0) ** 2 - self.multiplier**2) / (2 * self.penalty)
+        loss = augmented(gap, self.multiplier, self.penalty)
         self.sum += float(gap.detach())
         if (step + 1) % self.length == 0:
             self._end_round(self.sum / self.length)

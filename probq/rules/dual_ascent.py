@@ -6,33 +6,36 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from probq.rules.rule import Rule, State, check_positive, check_share, ramp_steps
+from probq.rules.rule import Rule, State, augmented, check_positive, check_share, ramp_steps
 
 
 @dataclass(frozen=True)
 class DualAscent(Rule):
-    """Adds `multiplier * g + penalty / 2 * max(g, 0)^2` to the loss, where `g` is the gap to the limit in force.
+    """Adds `(max(0, m + c g)^2 - m^2) / (2 c)` to the loss: gap `g` to the limit in force, multiplier `m`, penalty `c`.
 
-    After each step the multiplier rises by `rate * g`, never below 0.
+    So the gap weighs `max(0, m + c g)`: more while the limit is exceeded, and less, down to nothing, as soon as it is
+    kept, long before the multiplier has come down. Without that the gates run on past the limit, and are slow to come
+    back. After each step the multiplier rises by `rate * g`, never below 0.
 
     Args:
         ramp: share of the search over which the limit comes down to its full force.
         rate: step size of the multiplier; by default `min(0.1, 20 / steps)`.
-        penalty: weight of the quadratic term.
+        penalty: `c`.
 
     Raises:
         ProbqError: if an option is not in its range.
 
-    Source: D. P. Bertsekas, 1982, "Constrained Optimization and Lagrange Multiplier Methods".
+    Source: D. P. Bertsekas, 1982, "Constrained Optimization and Lagrange Multiplier Methods" (the term for an
+    inequality is R. T. Rockafellar's, 1974).
     """
 
     ramp: float = 0.5
     rate: float | None = None
-    penalty: float = 1.0
+    penalty: float = 4.0
 
     def __post_init__(self) -> None:
         check_share("ramp", self.ramp)
-        check_positive("penalty", self.penalty, zero=True)
+        check_positive("penalty", self.penalty)
         if self.rate is not None:
             check_positive("rate", self.rate)
 
@@ -51,6 +54,6 @@ class Ascent(State):
 
     def term(self, gap: Tensor, step: int) -> Tensor:
         """What the loss gains."""
-        loss = self.multiplier * gap + self.penalty / 2 * gap.clamp_min(0) ** 2
+        loss = augmented(gap, self.multiplier, self.penalty)
         self.multiplier = max(0.0, self.multiplier + self.rate * float(gap.detach()))
         return loss

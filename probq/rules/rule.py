@@ -83,6 +83,11 @@ class Rule(ABC):
         return None
 
 
+def augmented(gap: Tensor, multiplier: float, penalty: float) -> Tensor:
+    """The augmented Lagrangian's term for an inequality `gap <= 0`: `(max(0, m + c g)^2 - m^2) / (2 c)`."""
+    return ((multiplier + penalty * gap).clamp_min(0) ** 2 - multiplier**2) / (2 * penalty)
+
+
 def ramp_steps(ramp: float, steps: int) -> int:
     """Number of steps until the full limit holds: a share of the search, rounded down."""
     return max(1, int(ramp * steps))
