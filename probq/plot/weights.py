@@ -117,7 +117,7 @@ def _draw(ax: Axes, shares: LevelShares) -> None:
         bounds = np.concatenate([[levels[0] - step / 2], middles, [levels[-1] + step / 2]])
         ax.stairs(shares.expected, bounds, fill=True, color=PALE, alpha=0.75, label="code law")
         ax.stairs(shares.decided, bounds, color=DARK, linewidth=0.6, label="decided codes")
-    if len(levels) <= FEW:
+    if (high - low) / step <= FEW:
         ax.set_xticks(levels, [f"{level:g}".replace("-", "−") for level in levels], fontsize=9)
     ax.set(xlabel="weight in units of its scale", ylabel="share of weights")
     ax.set_ylim(0, 1.08 * max(shares.expected.max(), shares.decided.max(), (density * step).max()))
