@@ -22,12 +22,11 @@ class Chance(ABC):
     """`P_q(cost <= limit) >= p` as a gap: 0 or less where it holds.
 
     Args:
-        problem: the discrete problem of a network; its probabilities are not used, they come with each call.
         p: the probability to be held.
     """
 
-    def __init__(self, problem: Problem, p: float) -> None:
-        self.problem, self.p = problem, p
+    def __init__(self, p: float) -> None:
+        self.p = p
 
     @abstractmethod
     def gap(self, probs: Mapping[str, Tensor], limit: float) -> Tensor:
@@ -43,9 +42,9 @@ class Chance(ABC):
         mean, variance = self.moments(probs)
         return mean + self.tails * (variance + TINY).sqrt()
 
+    @abstractmethod
     def moments(self, probs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Mean and variance of the cost."""
-        return moments(self.problem, probs)
+        """Mean and variance of the cost, exact."""
 
     @property
     @abstractmethod
@@ -78,7 +77,24 @@ class Counted(Chance):
         return math.sqrt(3) / math.pi * math.log(self.p / (1 - self.p))
 
 
-class Exact(Counted):
+class Summed(Chance):
+    """Of a cost that is a sum over layers.
+
+    Args:
+        problem: the discrete problem of a network; its probabilities are not used, they come with each call.
+        p: as in `Chance`.
+    """
+
+    def __init__(self, problem: Problem, p: float) -> None:
+        super().__init__(p)
+        self.problem = problem
+
+    def moments(self, probs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Mean and variance of the sum."""
+        return moments(self.problem, probs)
+
+
+class Exact(Summed, Counted):
     """The cost's exact distribution, for one width a tensor: its values are few, and it is a convolution of groups."""
 
     def __init__(self, problem: Problem, p: float) -> None:
@@ -100,7 +116,7 @@ class Exact(Counted):
         return law[within].sum(), law[~within].sum()
 
 
-class Binned(Counted):
+class Binned(Summed, Counted):
     """A lower bound of `P(cost <= limit)`, for one width a tensor where the cost has too many values.
 
     Each group's cost above its least one is rounded up to a multiple of 1/4096 of the room above the cheapest choice,
@@ -130,19 +146,18 @@ class ExactLargest(Counted):
     """The exact distribution of the largest layer's cost: `P(max <= v) = prod over widths of P(their layers <= v)`.
 
     Args:
-        problem: of the network; not needed here.
-        p: the probability to be held.
-        layers: of each layer that has a free input, its name and the cost on every rung.
-        least: the greatest cost of all others.
+        layers: cost of each layer on every rung of its input, and the name of what has that width, "" if nothing has.
+        p: as in `Chance`.
     """
 
-    def __init__(self, problem: Problem, p: float, layers: Sequence[tuple[str, Tensor]], least: float) -> None:
-        super().__init__(problem, p)
-        self.most: dict[str, Tensor] = {}
+    def __init__(self, layers: Sequence[tuple[str, Tensor]], p: float) -> None:
+        super().__init__(p)
+        most: dict[str, Tensor] = {}
         for name, costs in layers:
-            self.most[name] = torch.maximum(costs, self.most[name]) if name in self.most else costs
-        values = torch.cat([*self.most.values(), torch.tensor([least], dtype=torch.float64)]).unique()
-        self.values = values[values >= max([least, *(float(costs.min()) for costs in self.most.values())])]
+            most[name] = torch.maximum(costs, most[name]) if name in most else costs
+        values = torch.cat(list(most.values())).unique()
+        self.values = values[values >= max(float(costs.min()) for costs in most.values())]
+        self.most = {name: costs for name, costs in most.items() if name}
 
     def odds(self, probs: Mapping[str, Tensor], limit: float) -> tuple[Tensor, Tensor]:
         """The product and what is left; nothing is within a limit that some layer always exceeds."""
@@ -159,7 +174,7 @@ class ExactLargest(Counted):
         return mean, (law @ (self.values - mean) ** 2).clamp_min(0)
 
 
-class Cantelli(Chance):
+class Cantelli(Summed):
     """Cantelli's one-sided bound, for widths of channels or weights: the cost's exact mean and variance suffice.
 
         mean + sqrt(p / (1 - p)) sd <= limit   implies   P(cost <= limit) >= p,

@@ -13,7 +13,7 @@ from probq import cost as costs
 from probq.budget import Budget
 from probq.chance import Chance, ExactLargest, chance
 from probq.decide import decided
-from probq.limited import problem_of
+from probq.limited import bare, by_input, problem_of
 from probq.program import Program
 
 MARGIN = 1e-4  # of the gap, for rounding in float32
@@ -71,16 +71,9 @@ class Constraint:
 
 def _chance(q: Program, cost: costs.Cost, p: float) -> Chance:
     """The chance that a cost keeps a limit; with pruned channels the bound that counts them as if they were there."""
-    if not isinstance(cost, costs.Largest):
-        return chance(problem_of(q, cost.of if isinstance(cost, costs.Pruned) else cost), p)
-    tables, layers, least = q.cost_tables(cost), [], 0.0
-    for layer, table in tables:
-        of_rungs = table.double().cpu().max(0).values
-        if layer.input is not None and layer.input in q:
-            layers.append((tables.site(layer.input), of_rungs))
-        else:
-            least = max(least, float(of_rungs.max()))
-    return ExactLargest(problem_of(q, costs.bops), p, layers, least)
+    if isinstance(cost, costs.Largest):
+        return ExactLargest([(site, of_rungs) for _, site, of_rungs in by_input(q, cost)], p)
+    return chance(problem_of(q, bare(cost)), p)
 
 
 def hold(q: Program, constraints: Sequence[Constraint]) -> None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from probq import cost as costs
 from probq import solve
@@ -161,16 +161,16 @@ def limited(q: Program, budgets: Sequence[Budget], strict: bool = True) -> Limit
     Raises:
         ProbqError: as told; it names the layer.
     """
-    bare = [(_bare(b.cost), b.cost, b.absolute(q.layers)) for b in budgets]
+    wanted = [(bare(b.cost), b.cost, b.absolute(q.layers)) for b in budgets]
     barred: dict[str, np.ndarray] = {}
-    for cost, _, limit in bare:
+    for cost, _, limit in wanted:
         if isinstance(cost, costs.Largest) and not _bar(q, cost, limit, barred, strict):
             return None
-    rows = [row for row in bare if not isinstance(row[0], costs.Largest)] or [(costs.bops, costs.bops, math.inf)]
+    rows = [row for row in wanted if not isinstance(row[0], costs.Largest)] or [(costs.bops, costs.bops, math.inf)]
     discrete = replace(
         problem_of(q, [cost for cost, _, _ in rows], barred),
         names=tuple(costs.name(cost) for _, cost, _ in rows),
-        within=_within(bare),
+        within=_within(wanted),
     )
     coupled = {k: (cost, limit) for k, (_, cost, limit) in enumerate(rows) if q.cost_tables(cost).reads}
     free = 2 * discrete.full + 1
@@ -184,23 +184,36 @@ def _within(rows: Sequence[tuple[costs.Cost, costs.Cost, float]]) -> str:
     return " within " + " and ".join(largest) if largest else ""
 
 
-def _bare(cost: costs.Cost) -> costs.Cost:
+def bare(cost: costs.Cost) -> costs.Cost:
     """A cost that knows pruned channels, without that knowledge."""
     return cost.of if isinstance(cost, costs.Pruned) else cost
 
 
+def by_input(q: Program, cost: costs.Cost) -> list[tuple[Layer, str, Tensor]]:
+    """Each layer, the name of what has its input's width ("" if nothing has), and its cost on each rung of that.
+
+    Args:
+        q: the network.
+        cost: of the input alone.
+    """
+    tables = q.cost_tables(cost)
+    found = [layer.input if layer.input is not None and layer.input in q else None for layer, _ in tables]
+    return [
+        (layer, tables.site(name) if name else "", table.max(0).values.double().cpu())
+        for name, (layer, table) in zip(found, tables, strict=True)
+    ]
+
+
 def _bar(q: Program, cost: costs.Cost, limit: float, barred: dict[str, np.ndarray], strict: bool) -> bool:
     """Bar every rung at which some layer alone exceeds the limit; False where that leaves a layer none."""
-    tables: Any = q.cost_tables(cost)
-    for layer, table in tables:
-        above = (table.max(0).values > limit).cpu().numpy()
-        site = tables.site(layer.input) if layer.input is not None and layer.input in q else None
-        if site is not None:
+    for layer, site, of_rungs in by_input(q, cost):
+        above = (of_rungs > limit).numpy()
+        if site:
             barred[site] = above = above | barred.get(site, False)
         if above.all():
             if not strict:
                 return False
-            least = float(table.max(0).values.min())
+            least = float(of_rungs.min())
             raise ProbqError(
                 f"the budget of {figure(limit)} {costs.name(cost)} cannot be reached: layer {layer.name} alone costs "
                 f"{figure(least, up=True)} at its narrowest input; raise the budget or add narrower rungs to its ladder"

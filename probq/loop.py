@@ -136,7 +136,6 @@ class _Loop:
     def __init__(self, q: Quantized, data: Batches, budget: Budgets, rule: Rule, draws: int) -> None:
         self.q, self.data, self.size = q, data, data.size
         self.rule, self.draws = rule, draws
-        self.only_laws = False
         self.constraints = tuple(Constraint(q, own) for own in budgets(budget))
         self.shown = self.constraints[0] if self.constraints else Constraint(q, Budget(percent=100))
         self.elbo = TraceMeanField_ELBO()
@@ -151,8 +150,7 @@ class _Loop:
         mover = self.rule.mover(self.q, last) if states else None
         try:
             for number in range(last):
-                self.only_laws = self.draws > 1 and number >= last // 2
-                yield self._step(moving, number, "search", states, mover)
+                yield self._step(moving, number, "search", states, mover, settling=number >= last // 2)
                 if schedule is not None:
                     schedule.step()
             hold(self.q, self.constraints)
@@ -162,7 +160,6 @@ class _Loop:
 
     def tune(self, moving: Any, schedule: Any, first: int, last: int) -> Iterator[Step]:
         """Steps `first` to `last - 1`, at fixed widths."""
-        self.only_laws = False
         for number in range(first, last):
             step = self._step(moving, number, "tune")
             schedule.step()
@@ -173,7 +170,13 @@ class _Loop:
             yield from self.data
 
     def _step(
-        self, moving: Any, number: int, phase: str, states: tuple[State, ...] = (), mover: Mover | None = None
+        self,
+        moving: Any,
+        number: int,
+        phase: str,
+        states: tuple[State, ...] = (),
+        mover: Mover | None = None,
+        settling: bool = False,
     ) -> Step:
         x, y = next(self.stream)
         moving.zero_grad(set_to_none=True)
@@ -189,7 +192,7 @@ class _Loop:
         self._check(loss, number)
         if number % SNAPSHOT_EVERY == 0:
             self.good, self.good_step = _copied(self.q), number
-        self._backward(single, loss, laws)
+        self._backward(single, loss, laws, settling)
         if mover is not None:
             exceeded = any(c.hard() > limit for c, limit in zip(self.constraints, limits, strict=True))
             mover.move(exceeded, number)
@@ -235,17 +238,18 @@ class _Loop:
         self.unchecked = False
         return loss, nll
 
-    def _backward(self, single: Tensor, loss: Tensor, laws: list[nn.Parameter]) -> None:
+    def _backward(self, single: Tensor, loss: Tensor, laws: list[nn.Parameter], settling: bool) -> None:
         """Gradients of all parameters: from `loss`, and what belongs to no law from one draw where `loss` has many.
 
-        Scales then stay: their gradient is straight-through, and can lead away from the best bound.
+        Scales then stay: their gradient is straight-through, and can lead away from the best bound. While laws settle,
+        nothing else moves.
         """
         if laws:
             still = {id(parameter) for parameter in laws}
             still |= {id(quantizer.log2_scale) for _, quantizer in self.q.named_quantizers()}
             others = [p for p in self.q.parameters() if p.requires_grad and id(p) not in still]
             loss.backward(inputs=laws)
-            if others and not self.only_laws:
+            if others and not settling:
                 single.backward(inputs=others)
         else:
             loss.backward()

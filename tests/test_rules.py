@@ -1,23 +1,17 @@
-"""Rules by hand algebra, chance constraints by enumeration and finite differences, and short fits that keep limits."""
+"""Rules by hand algebra, and short fits that keep limits."""
 
-import itertools
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from scipy import stats
-from torch import Tensor, nn
+from torch import nn
 
 import probq
 from probq import Budget, Plan, ProbqError, Quantized, demo, rules
-from probq.chance import Binned, Cantelli, Exact, chance, moments
 from probq.codebooks import ladder
-from probq.constraint import Constraint, hold
-from probq.decide import probability_within
-from probq.limited import problem_of
+from probq.constraint import Constraint
 
 
 def test_the_limit_is_ramped_down_geometrically() -> None:
@@ -173,139 +167,6 @@ def test_gates_that_move_down_to_the_end_all_close(steps: int) -> None:
     assert all((quantizer.logits < 0).all() for _, quantizer in q.named_quantizers())
 
 
-def probs(q: Quantized) -> dict[str, Tensor]:
-    return {name: quantizer.probs() for name, quantizer in q.named_quantizers()}
-
-
-def every_choice(q: Quantized) -> tuple[np.ndarray, np.ndarray]:
-    """Cost and probability of every choice of widths, by enumeration."""
-    names = [name for name, _ in q.named_quantizers()]
-    laws = [z.probs().detach().double().reshape(-1, len(z.ladder)) for _, z in q.named_quantizers()]
-    costs, weights = [], []
-    for rungs in itertools.product(*(range(law.shape[-1]) for law in laws)):
-        widths = {name: q.quantizer(name).ladder.bits[k] for name, k in zip(names, rungs, strict=True)}
-        costs.append(probq.cost.total(q.layers, widths))
-        weights.append(math.prod(float(law[0, k]) for law, k in zip(laws, rungs, strict=True)))
-    return np.array(costs), np.array(weights)
-
-
-def logistic_gap(within: float, p: float, sd: float, limit: float) -> float:
-    """The gap of a probability: distance of two logits in standard deviations of a logistic law."""
-    return sd / limit * (stats.logistic.ppf(p) - stats.logistic.ppf(within)) / stats.logistic.std()
-
-
-@pytest.mark.parametrize("limit", [150.0, 200.0, 300.0])
-def test_an_exact_chance_is_that_of_enumeration(limit: float) -> None:
-    q = network()
-    costs, weights = every_choice(q)
-    law = chance(problem_of(q), 0.9)
-    assert isinstance(law, Exact)
-    within, over = law.odds(probs(q), limit)
-    assert 0.01 < float(within.detach()) < 0.99
-    assert float(within.detach()) == pytest.approx(weights[costs <= limit].sum(), rel=1e-6)
-    assert float(over.detach()) == pytest.approx(weights[costs > limit].sum(), rel=1e-6)
-    mean, variance = (float(m.detach()) for m in moments(law.problem, probs(q)))
-    assert mean == pytest.approx(costs @ weights, rel=1e-6)
-    assert variance == pytest.approx((costs - costs @ weights) ** 2 @ weights, rel=1e-5)
-    gap = logistic_gap(weights[costs <= limit].sum(), 0.9, math.sqrt(variance), limit)
-    assert float(law.gap(probs(q), limit).detach()) == pytest.approx(gap, rel=1e-4)
-
-
-@pytest.mark.parametrize("kind", [Exact, Binned, Cantelli])
-def test_the_gradient_of_a_chance_is_that_of_differences(kind: Any) -> None:
-    q = network("channel" if kind is Cantelli else "tensor").double()
-    law, limit = kind(problem_of(q), 0.9), 200.0
-
-    def value() -> Tensor:
-        return law.gap(probs(q), limit) if isinstance(law, Cantelli) else law.odds(probs(q), limit)[0]
-
-    value().backward()
-    for name in ("0.weight", "2.weight", "2.input"):
-        logits = q.quantizer(name).logits
-        slope = float(logits.grad.reshape(-1)[0])
-        ends = []
-        for step in (1e-5, -2e-5):
-            logits.data.reshape(-1)[0] += step
-            ends.append(float(value().detach()))
-        logits.data.reshape(-1)[0] += 1e-5
-        assert slope == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-4, abs=1e-9)
-        assert abs(slope) > 1e-6
-
-
-@pytest.mark.parametrize("limit", [150.0, 203.0, 300.0])
-def test_bins_never_promise_too_much(limit: float) -> None:
-    q = network()
-    costs, weights = every_choice(q)
-    bound = float(Binned(problem_of(q), 0.9).odds(probs(q), limit)[0].detach())
-    assert bound <= weights[costs <= limit].sum() + 1e-9
-    assert bound >= weights[costs <= limit * 0.998].sum() - 1e-9
-
-
-@pytest.mark.parametrize("gates", ["channel", "weight"])
-def test_the_bound_of_cantelli_holds_and_its_moments_are_those_of_draws(gates: str) -> None:
-    q = network(gates)
-    law = chance(problem_of(q), 0.8)
-    assert isinstance(law, Cantelli)
-    generator = np.random.default_rng(0)
-    bits = {
-        name: np.array([generator.choice(quantizer.ladder.bits, 4000, p=row / row.sum()) for row in rows])
-        for name, quantizer in q.named_quantizers()
-        for rows in [quantizer.probs().detach().double().reshape(-1, len(quantizer.ladder)).numpy()]
-    }
-    costs = sum(m.macs * bits[m.weight].mean(0) * bits[m.input][0] for m in q.layers)
-    mean, variance = (float(m.detach()) for m in moments(law.problem, probs(q)))
-    assert abs(costs.mean() - mean) < 4 * math.sqrt(variance / 4000)
-    assert costs.std() == pytest.approx(math.sqrt(variance), rel=0.05)
-    level = mean + 2 * math.sqrt(variance)  # sqrt(p / (1 - p)) = 2
-    assert float(law.gap(probs(q), level).detach()) == pytest.approx(0, abs=1e-6)
-    assert (costs <= level).mean() >= 0.8
-
-
-@pytest.mark.parametrize("p", [0, 1, -0.5, 2, math.nan, True, "0.9"])
-def test_a_probability_that_cannot_be_is_refused(p: Any) -> None:
-    with pytest.raises(ProbqError, match="probability lies between 0 and 1"):
-        Budget(percent=1.0, probability=p)
-    assert repr(Budget(percent=1.0, probability=0.9)) == "Budget(percent=1.0, limit=None, probability=0.9)"
-
-
-def test_a_file_holds_the_probability(tmp_path: Path) -> None:
-    q = network()
-    q.budget = Budget(limit=200.0, probability=0.97)
-    q.save(tmp_path / "q.safetensors")
-    assert probq.load(tmp_path / "q.safetensors", q.net).budget == q.budget
-
-
-@pytest.mark.parametrize("gates", ["tensor", "channel"])
-def test_a_chance_that_does_not_hold_is_made_to(gates: str) -> None:
-    q, budget = network(gates), Budget(limit=200.0, probability=0.97)
-    assert probability_within(q, budget) < 0.9
-    hold(q, [Constraint(q, budget)])
-    assert probability_within(q, budget) >= 0.97
-    after = {name: quantizer.logits.detach().clone() for name, quantizer in q.named_quantizers()}
-    hold(q, [Constraint(q, budget)])  # what holds is left alone
-    assert all(torch.equal(after[name], quantizer.logits) for name, quantizer in q.named_quantizers())
-
-
-@pytest.mark.parametrize("gates", ["tensor", "channel"])
-def test_gates_that_are_nearly_sure_are_made_to_keep_a_chance(gates: str) -> None:
-    """There the bound first rises with the spread, and the exact probability has no slope."""
-    q = network(gates)
-    with torch.no_grad():
-        for _, quantizer in q.named_quantizers():
-            quantizer.logits.fill_(6.0 if gates == "channel" else 12.0)
-    budget = Budget(limit=1.5 * float(problem_of(q).cheapest[0]), probability=0.6)
-    assert probability_within(q, budget) < 0.01
-    hold(q, [Constraint(q, budget)])
-    assert probability_within(q, budget) >= 0.6
-
-
-def test_a_chance_that_cannot_hold_is_said() -> None:
-    q = network("channel")
-    cheapest = problem_of(q).cheapest[0]
-    with pytest.warns(UserWarning, match="could not make its widths keep the limit"):
-        hold(q, [Constraint(q, Budget(limit=cheapest, probability=0.9))])
-
-
 def test_the_hard_cost_is_that_of_the_most_probable_widths() -> None:
     q = network()
     constraint = Constraint(q, Budget(limit=500.0))
@@ -365,10 +226,3 @@ def test_every_rule_meets_the_limit(rule: rules.Rule, seed: int, percent: float)
     else:
         assert float(constraint.expected().detach()) <= 1.02 * constraint.limit
     assert q.mode().cost() <= constraint.limit
-
-
-@pytest.mark.parametrize("percent", [0.2, 0.5, 2.0])
-def test_a_fit_keeps_its_chance(percent: float) -> None:
-    budget = Budget(percent=percent, probability=0.95)
-    q, _ = fitted(0, budget)
-    assert probability_within(q, budget) >= 0.95

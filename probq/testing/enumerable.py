@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Distribution
 
 from probq.codebooks import Ladder, binary, ladder, ternary
+from probq.leave_one_out import law_parameters as drawn_parameters
 from probq.likelihoods import Normal
 from probq.plan import Plan
 from probq.quantized import Quantized, quantize
@@ -89,15 +90,11 @@ def enumerable() -> Iterator[Small]:
 
 
 def law_parameters(q: Quantized) -> dict[str, nn.Parameter]:
-    """The parameters of the posterior over widths and codes; all others stop being trained."""
-    free = any(weight.free_codes for weight in q.weights.values())
-    found = {}
+    """The parameters of the posterior over widths and codes but for spreads; all others stop being trained."""
+    laws = {id(parameter) for parameter in drawn_parameters(q)}
     for name, parameter in q.named_parameters():
-        kind = name.rsplit(".", 1)[-1] == "logits" or ".code_logits." in name or (name.startswith("net.") and not free)
-        parameter.requires_grad_(kind and parameter.shape[-1] != (1 if ".code_logits." in name else 0))
-        if parameter.requires_grad:
-            found[name] = parameter
-    return found
+        parameter.requires_grad_(id(parameter) in laws and not name.endswith("log_spread"))
+    return {name: parameter for name, parameter in q.named_parameters() if parameter.requires_grad}
 
 
 def fit_law(q: Quantized, loss: Callable[[], Tensor], steps: int, rate: float = 0.3) -> None:
