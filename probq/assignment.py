@@ -41,8 +41,7 @@ class Assignment:
 
     def percent(self, cost: costs.Cost = costs.bops) -> float:
         """Cost in percent of the network with 32-bit weights and inputs."""
-        full = costs.full(self.layers, cost)
-        return 100 * self.cost(cost) / full if full else 0.0
+        return float(costs.percent(self.cost(cost), self.layers, cost))
 
     def __eq__(self, other: Any) -> bool:
         if not isinstance(other, Assignment):

@@ -18,6 +18,7 @@ from probq.fit import fit
 from probq.inference_data import rhat_and_ess
 from probq.quantized import Quantized
 from probq.summary import cost_of, draw_costs, draw_widths, network_order, table
+from probq.unfitted import warn_unfitted
 
 MOST_RHAT = 1.1
 LEAST_DRAWS = 4
@@ -98,6 +99,9 @@ def convergence(chains: Sequence[Quantized], draws: int = 1000, seed: int = 0) -
         draws: number of draws from each, 4 or more.
         seed: makes them reproducible.
 
+    Warns:
+        UserWarning: if a chain was never fitted.
+
     Raises:
         ProbqError: if there are fewer than two chains or four draws, or chains differ in plan, likelihood, temperature
             or budget.
@@ -112,6 +116,7 @@ def convergence(chains: Sequence[Quantized], draws: int = 1000, seed: int = 0) -
         raise ProbqError(
             f"R-hat compares halves of chains; draws takes a number of {LEAST_DRAWS} or more, not {draws!r}"
         )
+    warn_unfitted(*fitted)
     values = [_values(q, draws, seed + k) for k, q in enumerate(fitted)]
     shares = [_shares(q) for q in fitted]
     rows = {}

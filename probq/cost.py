@@ -151,6 +151,12 @@ def full(layers: Iterable[Layer], cost: Cost = bops) -> float:
     return float(combined([cost(layer, FLOAT_BITS, FLOAT_BITS) for layer in layers], cost))
 
 
+def percent(amount: Any, layers: Iterable[Layer], cost: Cost = bops) -> Any:
+    """An amount, or an array of them, in percent of `full`; 0 where the 32-bit network costs nothing."""
+    whole = full(layers, cost)
+    return 100 * amount / whole if whole else 0.0 * amount
+
+
 def pairs(layer: Layer, weight_bits: Iterable[int], input_bits: Iterable[int], cost: Cost = bops) -> np.ndarray:
     """Cost of every pair of widths of a layer, float64 `[weight rungs, input rungs]`."""
     weight_bits, input_bits = tuple(weight_bits), tuple(input_bits)

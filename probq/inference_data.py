@@ -71,8 +71,7 @@ def to_arviz(
     chains = checked_chains(q)
     if log_likelihood and batches is None:
         raise ProbqError("the log-likelihood needs data: give to_arviz(..., batches=...), pairs of input and target")
-    if not all(chain.calibrated for chain in chains):
-        warn_unfitted(next(chain for chain in chains if not chain.calibrated))
+    warn_unfitted(*chains)
     data = None if batches is None else in_memory(chains[0], batches)
     found = [_chain(chain, draws, seed + k, data) for k, chain in enumerate(chains)]
     attributes = _attributes(chains[0], str(arviz.__version__))

@@ -11,8 +11,9 @@ import torch
 from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor, nn
 
+from probq import cost as costs
 from probq.batches import Batches
-from probq.budget import Budget, Budgets, budgets
+from probq.budget import Budgets, budgets
 from probq.calibrate import estimate_norms
 from probq.constraint import Constraint, hold
 from probq.decide import fix, settled
@@ -137,7 +138,7 @@ class _Loop:
         self.q, self.data, self.size = q, data, data.size
         self.rule, self.draws = rule, draws
         self.constraints = tuple(Constraint(q, own) for own in budgets(budget))
-        self.shown = self.constraints[0] if self.constraints else Constraint(q, Budget(percent=100))
+        self.tables = q.cost_tables()  # of bit operations, shown where nothing is limited
         self.elbo = TraceMeanField_ELBO()
         self.unchecked = True  # Pyro's checks are for the first step; on every one they are a tenth of its time
         self.stream = self._endless()
@@ -184,7 +185,7 @@ class _Loop:
         laws = law_parameters(self.q) if self.draws > 1 else []
         elbo = leave_one_out(self.q, x, y, self.size, self.draws) / self.size if laws else single
         self._check(elbo, number)
-        expected = [c.expected() for c in self.constraints] or [self.shown.expected()]
+        expected = [c.expected() for c in self.constraints]
         limits = [state.limit_at(number) for state in states] or [c.limit for c in self.constraints]
         loss = elbo
         for state, constraint, mean, limit in zip(states, self.constraints, expected, limits, strict=False):
@@ -205,11 +206,16 @@ class _Loop:
             float(loss.detach()),
             float(nll),
             float(elbo.detach()) - float(nll),
-            held[0].percent if held else float(expected[0].detach()) * 100 / self.shown.full,
+            held[0].percent if held else self._percent(),
             held[0].limit if held else None,
             held[0].multiplier if held else 0.0,
             held[1:],
         )
+
+    def _percent(self) -> float:
+        """Expected bit operations where nothing limits a cost."""
+        with torch.no_grad():
+            return float(costs.percent(float(self.q.expected_cost(self.tables)), self.q.layers))
 
     def _held(self, expected: list[Tensor], limits: list[float], multipliers: list[float]) -> tuple[Held, ...]:
         """Where every limit stands, if there is any; no multiplier is at work once widths are fixed."""

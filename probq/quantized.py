@@ -64,9 +64,16 @@ class Quantized(Program):
             budget: the limit, or a list of limits that all hold; by default what was last fitted for, if anything.
             seed: makes the draws reproducible; by default torch's random state decides.
 
+        Warns:
+            UserWarning: if the posterior was never fitted.
+
         Raises:
             ProbqError: if the budget is below the cheapest reachable cost.
         """
+        warn_unfitted(self)
+        return self._drawn(n, budget, seed)
+
+    def _drawn(self, n: int, budget: Budgets, seed: int | None) -> list[Assignment]:
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
             raise ProbqError(f"sample takes a number of draws, 1 or more, not {n!r}")
         return draws_within(self, n, budget or self.budget, seed)
@@ -165,7 +172,7 @@ class Quantized(Program):
             UserWarning: if the posterior was never fitted.
         """
         warn_unfitted(self)
-        outputs = self.outputs(self.sample(draws, budget, seed), x)
+        outputs = self.outputs(self._drawn(draws, budget, seed), x)
         if not isinstance(outputs[0], Tensor):
             raise ProbqError(
                 f"predict needs a network that returns one tensor, not a {type(outputs[0]).__name__}; "

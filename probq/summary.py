@@ -98,7 +98,7 @@ def _attributes(q: Program) -> dict[str, Any]:
     with torch.no_grad():
         total = float(q.expected_cost(q.cost_tables(cost)))
     attributes = {
-        "expected cost percent": 100 * total / costs.full(q.layers, cost),
+        "expected cost percent": costs.percent(total, q.layers, cost),
         "cost": costs.name(cost),
         "temperature": q.temperature,
         "budget": None if q.budget is None else repr(q.budget),
@@ -240,4 +240,4 @@ def draw_costs(q: Program, shares: dict[str, np.ndarray], cost: costs.Cost) -> n
         left = 1 - shares[tables.reads[layer.name]][:, 0] if layer.name in tables.reads else 1.0
         parts.append(np.zeros(draws) + left * _pair(layer, shares, pairs.cpu().numpy()))
     total = np.max(parts, 0) if isinstance(cost, costs.Largest) else sum(parts)
-    return np.asarray(100 * total / costs.full(q.layers, cost))
+    return np.asarray(costs.percent(total, q.layers, cost))

@@ -242,6 +242,7 @@ def test_a_fit_keeps_its_chance_for_the_largest_layer(limit: float) -> None:
     assert probability_within(q, budget) == pytest.approx(weights[values <= limit].sum(), abs=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:the posterior was never fitted")
 def test_a_chance_with_pruned_channels_holds() -> None:
     """By the bound that counts pruned channels as if they were there, so by more than asked for."""
     torch.manual_seed(0)

@@ -434,6 +434,33 @@ def test_a_cost_of_nothing_cannot_be_limited() -> None:
             probq.fit(q, data(), budget, 1, progress=False)
 
 
+class Factors(nn.Module):
+    """Users and items; no layer multiplies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.users, self.items = nn.Embedding(6, 3), nn.Embedding(5, 3)
+
+    def forward(self, user: torch.Tensor, item: torch.Tensor) -> torch.Tensor:
+        return (self.users(user) * self.items(item)).sum(-1)
+
+
+def test_a_network_without_multiplications_is_fitted_and_limited_in_storage(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net, pairs = Factors(), (torch.randint(0, 6, (40,)), torch.randint(0, 5, (40,)))
+    q = probq.quantize(net, pairs)
+    data = [(pairs, net(*pairs).detach())] * 5
+    with pytest.raises(ProbqError, match="nothing to limit"):
+        probq.fit(q, data, Budget(percent=3), epochs=1, progress=False)
+    history = probq.fit(q, data, epochs=1, progress=False)
+    assert history.steps[-1].percent == q.mode().percent() == probq.table(q).attrs["expected cost percent"] == 0
+    probq.plot.cost(q).figure.savefig(tmp_path / "cost.png")
+    budget = Budget(percent=10, cost=costs.storage)
+    probq.fit(q, data, budget, epochs=40, progress=False)
+    stored = sum(layer.weights * q.mode().widths[layer.weight] for layer in q.layers)
+    assert stored <= 0.1 * sum(32 * layer.weights for layer in q.layers)
+
+
 def test_a_limit_on_the_largest_layer_is_named_where_it_bars_what_another_needs() -> None:
     q = chain(Plan(weight=ladder(4), input=ladder(2, 8, signed=False), network_input=ladder(2, signed=False)))
 

@@ -5,6 +5,7 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -261,12 +262,23 @@ def test_bad_arguments(call: Any, message: str) -> None:
 
 
 def test_unfitted_posterior_warns() -> None:
-    q = network()
-    q.calibrated = False
-    with pytest.warns(UserWarning, match="never fitted"):
-        probq.ensemble(q, 1)
-    with pytest.warns(UserWarning, match="never fitted"):
-        q.predict(X, 1)
+    q = probq.quantize(nn.Linear(5, 3), X)
+    draws: list[Callable[[], Any]] = [
+        lambda: q.sample(1),
+        lambda: q.predict(X, 1),
+        lambda: probq.ensemble(q, 1),
+        lambda: probq.to_arviz(q, 4),
+        lambda: probq.convergence([q, q], 4),
+    ]
+    for draw in draws:
+        with pytest.warns(UserWarning, match=r"never fitted.*run probq\.fit first") as seen:
+            draw()
+        assert [warning.filename for warning in seen] == [__file__]
+    q.at(q.mode()).sample(1)  # no width is left to learn
+    with torch.no_grad():
+        q.quantizer(".weight").logits.add_(0.1)
+    for draw in draws:  # learned outside of probq.fit, as by Pyro's own SVI
+        draw()
 
 
 @pytest.mark.parametrize("gates", ["tensor", "channel"])

@@ -315,6 +315,7 @@ def test_steps_in_the_users_own_hands() -> None:
     ] * 3
 
 
+@pytest.mark.filterwarnings("ignore:the posterior was never fitted")
 @pytest.mark.parametrize("norm", [False, True])
 def test_fine_tuning_at_an_assignment_keeps_its_widths(norm: bool) -> None:
     q = network(norm)

@@ -207,13 +207,6 @@ def test_restarts_become_chains() -> None:
         assert np.array_equal(data.posterior[name].values[:1], alone[name].values)
 
 
-def test_unfitted_posterior_warns() -> None:
-    q = quantized()
-    q.calibrated = False
-    with pytest.warns(UserWarning, match=r"never fitted.*run probq\.fit first"):
-        probq.to_arviz(q, 3)
-
-
 def test_summary_and_extract() -> None:
     data = probq.to_arviz([quantized(), quantized()], draws=200)
     frame = arviz.summary(data, var_names=["0.weight", "3.weight", "cost"])

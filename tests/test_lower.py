@@ -9,6 +9,8 @@ from torch import nn
 import probq
 from probq.codebooks import ladder
 
+pytestmark = pytest.mark.filterwarnings("ignore:the posterior was never fitted")  # any draw will do here
+
 
 @pytest.mark.filterwarnings("ignore:.*has negative values")
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
@@ -41,6 +43,23 @@ def test_the_mode_of_a_fitted_network_is_what_is_lowered():
     assert np.array_equal(model(x) * model.output_scale, q(x).double().numpy())
     assert model.metadata["percent"] <= 1.0
     assert model.metadata["widths"] == {name: int(bits) for name, bits in q.mode().widths.items()}
+
+
+@pytest.mark.parametrize(
+    ("net", "x"),
+    [
+        (nn.Linear(5, 3), torch.rand(20, 5)),
+        (nn.Conv2d(2, 3, 3), torch.rand(4, 2, 6, 6)),
+        (nn.Embedding(5, 3), torch.arange(5)),
+    ],
+    ids=["linear", "conv", "embedding"],
+)
+def test_a_network_that_is_one_layer(net, x, tmp_path):
+    q = probq.quantize(net, x)
+    model = probq.lower(q)
+    assert np.array_equal(model(x) * model.output_scale, q.at(q.mode()).eval()(x).double().numpy())
+    model.save(tmp_path / "m.safetensors")
+    assert np.array_equal(probq.IntegerModel.load(tmp_path / "m.safetensors")(x), model(x))
 
 
 def test_averages_carry_their_divisor():

@@ -14,6 +14,8 @@ from probq.codebooks import ladder, learned, powers_of_two
 from probq.layers import Layer
 from probq.testing import decided_copy, zoo
 
+pytestmark = pytest.mark.filterwarnings("ignore:the posterior was never fitted")  # any draw will do here
+
 ZOO = {name: (net, example) for name, net, example in zoo()}
 X = torch.rand(6, 5)
 

@@ -33,14 +33,15 @@ def closed() -> Iterator[None]:
     assert pyplot.get_fignums() == []
 
 
-def posterior(calibrated: bool = True) -> probq.Quantized:
+def posterior(fitted: bool = True) -> probq.Quantized:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
     q = probq.quantize(net, torch.rand(8, 4), probq.Plan(weight=ladder(2, 4, 8)))
     with torch.no_grad():
         for _, quantizer in q.named_quantizers():
-            quantizer.logits.normal_()
-    q.budget, q.calibrated = probq.Budget(percent=3), calibrated
+            if fitted:
+                quantizer.logits.normal_()
+    q.budget, q.calibrated = probq.Budget(percent=3), fitted
     return q
 
 
@@ -130,7 +131,7 @@ def test_names_cannot_break_out(tmp_path: Path) -> None:
 
 def test_unfitted_posterior_warns(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="never fitted"):
-        page = Page(probq.report(posterior(calibrated=False), tmp_path / "r.html"))
+        page = Page(probq.report(posterior(fitted=False), tmp_path / "r.html"))
     assert "never fitted" in page.text
 
 
@@ -197,7 +198,7 @@ def test_certificates_that_are_none(exported: Path) -> None:
 
 
 def test_command(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    posterior(calibrated=False).save(exported / "q.safetensors")
+    posterior(fitted=False).save(exported / "q.safetensors")
     np.savez(exported / "p.npz", predictions=[0.9, 0.8], targets=[1, 1])
     out = str(exported / "r.html")
     assert cli.main(["report", str(exported / "q.safetensors"), "--out", out]) == 0

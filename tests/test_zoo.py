@@ -14,6 +14,8 @@ from probq import Plan, Quantized
 from probq.codebooks import ladder
 from probq.testing import decided_copy, zoo
 
+pytestmark = pytest.mark.filterwarnings("ignore:the posterior was never fitted")  # any draw will do here
+
 ZOO = {name: (net, example) for name, net, example in zoo()}
 WIDE = Plan(weight=ladder(16), input=ladder(16), network_input=ladder(16))
 NARROW = Plan(weight=ladder(3), input=ladder(3), network_input=ladder(3))

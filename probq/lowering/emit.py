@@ -22,7 +22,8 @@ def emitted(output: Value) -> tuple[list[Node], str]:
             stack.extend((parent, False) for parent in value.parents)
             continue
         _refused(value)
-        base = value.quantizer if value.op in ("linear", "conv", "embedding", "requantize", "table") else value.op
+        named = value.op in ("linear", "conv", "embedding", "requantize", "table")
+        base = value.quantizer if named and value.quantizer else value.op  # a network that is one layer has no name
         taken[base] = taken.get(base, 0) + 1
         names[id(value)] = base if taken[base] == 1 else f"{base}@{taken[base]}"
         nodes.append(

@@ -30,10 +30,9 @@ def cost(q: Program, budget: Budgets = None, ax: Axes | None = None) -> Axes:
     """
     every = budgets(budget or q.budget)
     function = every[0].cost if every else summary.cost_of(q)
-    percent = 100 / costs.full(q.layers, function)
     drawn = summary.draw_costs(q, summary.draw_widths(q, summary.cost_draws(q), 0)[0], function)
-    decided = percent * costs.total(q.layers, summary.decided_widths(q, every), function)
-    limit = percent * every[0].absolute(q.layers) if every else None
+    decided = costs.percent(costs.total(q.layers, summary.decided_widths(q, every), function), q.layers, function)
+    limit = costs.percent(every[0].absolute(q.layers), q.layers, function) if every else None
     ax = new_axes(ax, 3.2)
     edges = _edges([drawn.min(), np.quantile(drawn, 0.999), decided, *([] if limit is None else [limit])])
     share = np.histogram(drawn, edges)[0] / len(drawn)

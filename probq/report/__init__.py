@@ -21,7 +21,8 @@ from probq.posterior_format import read
 from probq.quantized import Quantized
 from probq.report import calibration, certificates, integers
 from probq.report.page import Content, figure, page, section
-from probq.report.posterior import UNFITTED, content, unfitted
+from probq.report.posterior import UNFITTED, content
+from probq.unfitted import unfitted
 from probq.versions import probq_version
 
 __all__ = ["report"]

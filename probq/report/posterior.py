@@ -10,10 +10,10 @@ import numpy as np
 from probq import cost as costs
 from probq import plot, summary
 from probq.budget import Budget, budgets
-from probq.decide import decided as is_decided
 from probq.plot.style import unit
 from probq.program import Program
 from probq.report.page import Cell, Content, figure, number, table
+from probq.unfitted import unfitted
 
 UNFITTED = "The posterior was never fitted: its widths are those it started from, and no ground for a decision."
 DRAWN = 3  # weights whose codes are drawn, those of the most expensive layers
@@ -47,11 +47,6 @@ def content(q: Program, title: str) -> Content:
     return Content(title, text + ".", (kept, verdict), facts, [_table(q, decided)], list(_figures(q)), warnings + notes)
 
 
-def unfitted(q: Program) -> bool:
-    """Whether nothing was ever learned or decided."""
-    return not q.calibrated and not is_decided(q)
-
-
 def _in_words(budget: Budget) -> str:
     """A budget for a reader who does not write Python."""
     what = unit(costs.name(budget.cost))
@@ -71,7 +66,7 @@ def _verdict(q: Program, decided: dict[str, Any]) -> tuple[str, str]:
 
 def _percent(q: Program, decided: dict[str, Any]) -> float:
     cost = summary.cost_of(q)
-    return 100 * costs.total(q.layers, decided, cost) / costs.full(q.layers, cost)
+    return float(costs.percent(costs.total(q.layers, decided, cost), q.layers, cost))
 
 
 def _table(q: Program, decided: dict[str, Any]) -> str:
