@@ -69,6 +69,15 @@ def _recorder(kept: list[Tensor]) -> Callable[[Tensor], Tensor]:
     return record
 
 
+def has_norms(q: Program) -> bool:
+    """Whether the network has batch normalisation whose statistics training estimates."""
+    return bool(_norms(q))
+
+
+def _norms(q: Program) -> list[Any]:
+    return [m for m in q.net.modules() if isinstance(m, NORMS) and m.track_running_stats]
+
+
 @torch.no_grad()
 def estimate_norms(q: Program, data: Iterable[Any]) -> None:
     """Re-estimate the statistics of batch normalisation at fixed widths, as averages over 20 batches.
@@ -76,7 +85,7 @@ def estimate_norms(q: Program, data: Iterable[Any]) -> None:
     Source: X. Sun et al., 2019, "Hybrid 8-bit Floating Point (HFP8) Training and Inference for Deep Neural Networks"
     (batch-norm re-tuning after quantization).
     """
-    norms = [m for m in q.net.modules() if isinstance(m, NORMS) and m.track_running_stats]
+    norms = _norms(q)
     if not norms:
         return
     momenta = [norm.momentum for norm in norms]
@@ -96,5 +105,6 @@ def estimate_norms(q: Program, data: Iterable[Any]) -> None:
 def decided_output(q: Program, args: tuple[Any, ...]) -> Any:
     """Output at fixed widths with every code at its mode, normalisation as it stands."""
     onehots = {name: quantizer.probs() for name, quantizer in q.named_quantizers()}
-    levels = {n: w.law(q.location(n), q.rung(n, onehots[n]), nearest=1).rsample() for n, w in q.weights.items()}
+    rungs = {name: q.rung(name, onehots[name]) for name in q.weights}
+    levels = {n: w.law(q.location(n, rungs[n]), rungs[n], nearest=1).rsample() for n, w in q.weights.items()}
     return q.run(onehots, levels, args)

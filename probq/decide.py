@@ -245,7 +245,7 @@ def codes(q: Program, widths: Any, draw: bool = False) -> dict[str, np.ndarray]:
     with q.evaluating():  # the codes of what ships: normalisation folded
         for name, quantizer in q.weights.items():
             rung = q.rung(name, chosen[name])
-            law = quantizer.law(q.location(name), rung)
+            law = quantizer.law(q.location(name, rung), rung)
             levels = law.rsample() if draw and quantizer.nearest > 1 else law.mode
             result[name] = code_indices(rung.levels, levels).int().cpu().numpy()
     return result

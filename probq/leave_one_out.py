@@ -109,8 +109,8 @@ def _drawn_codes(q: Program, onehots: Mapping[str, Tensor], draws: int) -> tuple
     levels: dict[str, Tensor] = {}
     score = prior = torch.zeros(draws, device=q.device)
     for name, quantizer in q.weights.items():
-        rung, location = q.rung(name, onehots[name]), q.location(name)
-        law = quantizer.law(location, rung)
+        rung = q.rung(name, onehots[name])
+        law = quantizer.law(q.location(name, rung), rung)
         if quantizer.nearest == 1 or q.rounding:
             levels[name] = law.mode.detach().expand(draws, *quantizer.shape)
             continue

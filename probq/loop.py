@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from probq import cost as costs
 from probq.batches import Batches
 from probq.budget import Budgets, budgets
-from probq.calibrate import estimate_norms
+from probq.calibrate import estimate_norms, has_norms
 from probq.constraint import Constraint, hold
 from probq.decide import fix, settled
 from probq.errors import ProbqError
@@ -25,6 +25,7 @@ from probq.quantized import Quantized
 from probq.rules import Mover, Rule, State
 
 SNAPSHOT_EVERY = 25
+LIVE = 0.95  # share of the tuning in which batch normalisation follows the batches, where it can be folded late
 
 
 @dataclass(frozen=True)
@@ -83,25 +84,36 @@ def run(
             falling = torch.optim.lr_scheduler.CosineAnnealingLR(moving, searching) if draws > 1 else None
             yield from loop.search(moving, searching, falling)
         if searching < total:
+            folding = searching
             if not fixed:
-                _settle(q, data, budget, measured)
+                fix(q, q.mode(budget, measured=False).widths if measured is None else measured())
+                folding += int(LIVE * (total - searching)) if _folds_late(q) else 0
             for _, quantizer in q.named_quantizers():
                 quantizer.tuned = None if quantizer.fixed is None else quantizer.fixed.clone()
             q.rounding = rounding
             q.train()
             moving = optimizer(_groups(q, rates, None))
             cosine = torch.optim.lr_scheduler.CosineAnnealingLR(moving, total - searching)
-            yield from loop.tune(moving, cosine, searching, total)
+            yield from loop.tune(moving, cosine, range(searching, total), folding)
     finally:
         _release(q, fixed)
 
 
-def _settle(q: Quantized, data: Batches, budget: Budgets, measured: Callable[[], Mapping[str, Any]] | None) -> None:
-    """Fix the widths at the decision within the budget and fold batch normalisation, re-estimated there."""
-    fix(q, q.mode(budget, measured=False).widths if measured is None else measured())
+def _folds_late(q: Quantized) -> bool:
+    """Whether batch normalisation can be folded when all is learned: integer multipliers follow its gains, codes stay.
+
+    Scales in powers of two do not follow, so that the folded network has to be trained.
+    """
+    folded = [layer.weight for layer in q.layers if layer.norm]
+    return bool(folded) and has_norms(q) and all(q.weights[name].multipliers > 1 for name in folded)
+
+
+def _fold(q: Quantized, data: Batches) -> None:
+    """Fold batch normalisation, re-estimated at the decided widths."""
     q.eval()  # the statistics of what ships: without dropout
     estimate_norms(q, data)
     q.folded = True
+    q.train()
 
 
 def _release(q: Quantized, fixed: bool) -> None:
@@ -159,9 +171,11 @@ class _Loop:
             if mover is not None:
                 mover.close()
 
-    def tune(self, moving: Any, schedule: Any, first: int, last: int) -> Iterator[Step]:
-        """Steps `first` to `last - 1`, at fixed widths."""
-        for number in range(first, last):
+    def tune(self, moving: Any, schedule: Any, numbers: range, folding: int) -> Iterator[Step]:
+        """Steps at fixed widths, with batch normalisation folded from step `folding` on."""
+        for number in numbers:
+            if number == folding and not self.q.folded:
+                _fold(self.q, self.data)
             step = self._step(moving, number, "tune")
             schedule.step()
             yield step

@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from probq.batches import Batches
-from probq.calibrate import NORM_BATCHES, decided_output, estimate_norms
+from probq.calibrate import NORM_BATCHES, decided_output, estimate_norms, has_norms
 from probq.decide import fix
 from probq.layers import arguments
 from probq.quantized import Quantized
 from probq.validate import scores
-from probq.watch import NORMS
 
 
 class ValidationLoss:
@@ -36,8 +35,7 @@ class ValidationLoss:
     def __init__(self, q: Quantized, validation: Batches, batches: Batches | None, examples: int | None) -> None:
         self.q = copy.deepcopy(q)
         self.validation = list(_first(validation, examples))
-        norms = any(isinstance(m, NORMS) and m.track_running_stats for m in self.q.net.modules())
-        self.batches = list(islice(batches, NORM_BATCHES)) if batches is not None and norms else []
+        self.batches = list(islice(batches, NORM_BATCHES)) if batches is not None and has_norms(q) else []
 
     def __call__(self, widths: Mapping[str, Any]) -> float:
         """The loss at given widths, every code at its mode; infinite where it is not a number."""

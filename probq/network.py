@@ -14,7 +14,7 @@ from probq import cost as costs
 from probq.activations import Activation, hooks
 from probq.estimators import drawn_law
 from probq.expectation import Tables, expectation
-from probq.fold import Fold, fold, per_channel
+from probq.fold import Fold, fold
 from probq.layers import Layer, arguments
 from probq.likelihoods import Likelihood
 from probq.quantizer import InputQuantizer, Quantizer, Rung
@@ -166,20 +166,17 @@ class Network(nn.Module):
         result = fold(self.net, layer) if layer is not None and self.folded else None
         return None if result is None or layer is None else (result, layer)
 
-    def location(self, name: str) -> Tensor:
-        """Real-valued location of a weight's codes: the network's own weight, normalisation folded in."""
+    def location(self, name: str, rung: Rung | None = None) -> Tensor:
+        """Real-valued location of a weight's codes: the network's own weight, on a rung with what is folded into it."""
         weight = self.net.get_parameter(name)
-        folded = self.fold(name)
-        return weight if folded is None else weight * per_channel(folded[0].gain, folded[1])
+        return weight if rung is None or rung.factor is None else weight * rung.factor
 
     def rung(self, name: str, onehot: Tensor) -> Rung:
         """Levels and scale of a weight on a drawn rung, normalisation folded in."""
         quantizer = self.quantizer(name)
         rung = quantizer.rung(onehot.detach().argmax(-1))
         folded = self.fold(name)
-        if folded is None:
-            return rung
-        return Rung(rung.levels, rung.scale * per_channel(folded[0].power_of_two, folded[1]), rung.index)
+        return rung if folded is None else folded[0].rung(rung, folded[1], quantizer.multipliers)
 
     def run(self, onehots: Mapping[str, Tensor], levels: Mapping[str, Tensor], x: Any, exact: bool = False) -> Any:
         """The network's output on given rungs (one-hot) and levels of the weights.
@@ -197,7 +194,7 @@ class Network(nn.Module):
             onehot = onehots[name].detach() if self.fold(name) else onehots[name]
             if drawn_law(value) is not None:
                 value = self._noisy(name, value, onehot, noise)
-            tensors[name] = self.quantizer(name).weight(value, self.location(name), rungs[name], onehot)  # type: ignore[operator]
+            tensors[name] = self.quantizer(name).weight(value, self.location(name, rungs[name]), rungs[name], onehot)  # type: ignore[operator]
         inputs = {n.removesuffix(".input"): _rounder(q, onehots[n], exact) for n, q in self.inputs.items()}
         before, after = hooks(self.activations, exact)
         outputs: dict[str, Callable[[Tensor], Tensor]] = {}
@@ -217,7 +214,7 @@ class Network(nn.Module):
         assert law is not None
 
         def through(value: Tensor, of_rung: Any) -> Tensor:
-            return quantizer.through_gates(value, self.location(name), onehot, of_rung)
+            return quantizer.through_gates(value, self.location(name, self.rung(name, onehot)), onehot, of_rung)
 
         layer = next(layer for layer in self.layers if layer.weight == name)
         noise[layer.name] = quantizer.estimator.noise(law, levels, through)

@@ -12,6 +12,7 @@ from probq.estimators import Estimator, SecondOrder
 from probq.free_codes import MOST_LEVELS
 from probq.layers import Layer
 from probq.priors import CodePrior, WidthPrior
+from probq.scales import MULTIPLIERS
 
 GATES = ("tensor", "channel", "weight")
 SCALES = ("tensor", "channel")
@@ -124,6 +125,11 @@ class Plan:
                 f"Plan(free_codes=True) takes codebooks of at most {MOST_LEVELS} levels, not the ladder "
                 f"{self.weight.bits}; use free_codes=False for wide ones"
             )
+
+    @property
+    def multipliers(self) -> int:
+        """The least `m` of the scales `m 2^e` of weights, below twice that; 1 where scales are powers of two."""
+        return MULTIPLIERS if self.profile == "dyadic" else 1
 
     def check(self, layer: Layer, layers: Sequence[Layer]) -> None:
         """Raise where this plan cannot be had on a layer.

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from probq.errors import ProbqError
-from probq.fold import per_channel
 from probq.likelihoods import categorical
 from probq.network import Network
 from probq.quantizer import Quantizer, Rung
@@ -142,12 +141,10 @@ class Program(Network):
 
     def code_prior(self, name: str, rung: Rung, onehot: Tensor) -> UniformCodes:
         """Prior of a weight's codes on a drawn rung, normalisation folded in as in the weight itself."""
-        folded = self.fold(name)
-        gain = per_channel(folded[0].gain, folded[1]) if folded else None
-        return self.weights[name].code_prior(rung, onehot, self.location(name), gain)
+        return self.weights[name].code_prior(rung, onehot, self.location(name, rung))
 
     def _code_law(self, name: str, quantizer: WeightQuantizer, rung: Rung, nearest: int | None = None) -> Any:
-        return quantizer.law(self.location(name), rung, nearest)
+        return quantizer.law(self.location(name, rung), rung, nearest)
 
     def _param_sites(self) -> None:
         """Announce the parameters to Pyro's handlers, so that `SVI` moves them, without the global parameter store."""

@@ -26,6 +26,7 @@ from probq.plan import Plan, Planner, plan_for
 from probq.program import Program
 from probq.quantizer import InputQuantizer
 from probq.rounding import code_levels
+from probq.scales import snapped
 from probq.stacked import like, stacked
 from probq.ties import tied_sites
 from probq.unfitted import warn_unfitted
@@ -109,10 +110,9 @@ class Quantized(Program):
                     self.weights[name].place(int(chosen[name].argmax()), wanted)
                     continue
                 value = (code_levels(rung.levels, wanted.long()) * rung.scale).expand_as(wanted)
-                folded = self.fold(name)
-                gain = per_channel(folded[0].gain, folded[1]).expand_as(wanted) if folded else torch.ones_like(value)
-                gain = torch.where(gain == 0, torch.ones_like(gain), gain)  # a dead channel: any weight will do
-                self.net.get_parameter(name)[differ] = (value / gain)[differ]
+                factor = torch.ones_like(value) if rung.factor is None else rung.factor.expand_as(wanted)
+                factor = torch.where(factor == 0, torch.ones_like(factor), factor)  # a dead channel: any weight will do
+                self.net.get_parameter(name)[differ] = (value / factor)[differ]
 
     def forward(self, *args: Any) -> Any:
         """The network's output at its mode: exactly what the integer model computes, in the inputs' precision."""
@@ -255,17 +255,19 @@ def quantize(
 
 def _weight_quantizer(net: nn.Module, layer: Layer, plan: Plan) -> WeightQuantizer:
     trained = net.get_parameter(layer.weight).detach()
-    return WeightQuantizer(_as_shipped(net, layer), plan, layer.channel_axis, trained)
+    return WeightQuantizer(_as_shipped(net, layer, plan.multipliers), plan, layer.channel_axis, trained)
 
 
-def _as_shipped(net: nn.Module, layer: Layer) -> Tensor:
-    """A layer's weight, in units of which the scales are set: with what folding a normalisation adds to a power of two.
+def _as_shipped(net: nn.Module, layer: Layer, multipliers: int) -> Tensor:
+    """A layer's weight, in units of which the scales are set: with that of a folded gain which no scale follows.
 
-    Scales set on the plain weight would clip the folded one, whose scale follows the gain in powers of two only.
+    Scales in powers of two, set on the plain weight, would clip the folded one.
     """
     folded = fold(net, layer)
     weight = net.get_parameter(layer.weight).detach()
-    return weight if folded is None else weight * per_channel(folded.gain.detach() / folded.power_of_two, layer)
+    if folded is None or multipliers > 1:
+        return weight
+    return weight * per_channel(folded.gain.detach() / snapped(folded.log2_gain, multipliers), layer)
 
 
 def signature(example: Any) -> tuple[tuple[tuple[int, ...], torch.dtype], ...]:

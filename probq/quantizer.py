@@ -26,11 +26,19 @@ FINEST_LEVEL = 1 / 16
 
 @dataclass(frozen=True)
 class Rung:
-    """One drawn rung: its levels and scale; where gates are not shared by all, tensors that broadcast."""
+    """One drawn rung: its levels and scale; where gates are not shared by all, tensors that broadcast.
+
+    Attributes:
+        levels: of the codes.
+        scale: of the levels.
+        index: place on the ladder, where all weights share one.
+        factor: what a folded normalisation multiplies the weight by; None: nothing is folded.
+    """
 
     levels: Levels
     scale: Tensor
     index: int | None = None
+    factor: Tensor | None = None
 
 
 class Quantizer(nn.Module):

@@ -11,6 +11,7 @@ from torch import Tensor
 from probq.codebooks import Grid
 from probq.rounding import nearest_level
 
+LEAST_GAIN = 2.0**-20  # of a normalisation: a dead channel needs a scale and a prior's width all the same
 MULTIPLIERS = 16  # integers 16 .. 31: scales 3 % apart from any real one at most, products still within 31 bits
 
 

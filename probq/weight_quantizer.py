@@ -16,11 +16,9 @@ from probq.plan import Plan
 from probq.priors import PriorCodes
 from probq.quantizer import Quantizer, Rung
 from probq.rounding import nearest_level
-from probq.scales import MULTIPLIERS, best_log2_scale, snapped
+from probq.scales import LEAST_GAIN, best_log2_scale, snapped
 from probq.stochastic_rounding import two_nearest_entropies, two_nearest_means
 from probq.uniform_codes import UniformCodes
-
-LEAST_GAIN = 2.0**-20  # of a dead channel, whose prior needs a width all the same
 
 
 class WeightQuantizer(Quantizer):
@@ -38,8 +36,7 @@ class WeightQuantizer(Quantizer):
         channels = tuple(n if axis == channel_axis else 1 for axis, n in enumerate(weight.shape))
         gates = {"tensor": (), "channel": channels, "weight": tuple(weight.shape)}[plan.gates]
         scales = channels if plan.scales == "channel" else ()
-        multipliers = MULTIPLIERS if plan.profile == "dyadic" else 1
-        super().__init__(plan.weight, gates, scales, multipliers, plan.width_prior, plan.estimator)
+        super().__init__(plan.weight, gates, scales, plan.multipliers, plan.width_prior, plan.estimator)
         self.shape, self.channel_axis, self.nearest = tuple(weight.shape), channel_axis, plan.codes
         self.log_spread = nn.Parameter(torch.tensor(math.log(plan.spread)), requires_grad=plan.codes > 1)
         self.code_prior_law, self.free_codes = plan.code_prior, plan.free_codes
@@ -83,32 +80,29 @@ class WeightQuantizer(Quantizer):
             return FreeCodes(logits, rung.scale, rung.levels, hard=nearest == 1)  # type: ignore[arg-type]
         return Codes(location, rung.scale, rung.levels, self.log_spread.exp(), nearest or self.nearest)
 
-    def code_prior(self, rung: Rung, onehot: Tensor, location: Tensor, gain: Tensor | None = None) -> UniformCodes:
+    def code_prior(self, rung: Rung, onehot: Tensor, location: Tensor) -> UniformCodes:
         """Prior of the codes on a drawn rung, by default every level equally probable.
 
         Args:
             rung: the drawn rung.
             onehot: the draw; if it carries a gradient, the code's divergence tells the gates what each rung costs.
             location: of the codes' law.
-            gain: of a normalisation folded into location and rung, broadcastable to the weight.
         """
-        prior = self._prior(rung, lambda tensor: tensor, torch.Size(self.shape), location.device, gain)
+        prior = self._prior(rung, lambda tensor: tensor, torch.Size(self.shape), location.device)
         if onehot.requires_grad:
             gates = self.probs() if self.estimator.exact_gates else onehot
             prior.gate_term = ((gates - gates.detach()) * self._divergences(location.detach())).sum()
         return prior
 
-    def _prior(
-        self, rung: Rung, part: Any, shape: torch.Size, device: torch.device, gain: Tensor | None = None
-    ) -> UniformCodes:
-        """Prior on a rung of a part of the weight, of the given shape; a folded gain scales the real weight."""
+    def _prior(self, rung: Rung, part: Any, shape: torch.Size, device: torch.device) -> UniformCodes:
+        """Prior on a rung of a part of the weight, of the given shape; what is folded in scales the real weight."""
         law = self.code_prior_law
         if law is None:
             return UniformCodes(shape, rung.levels, device)
         sd = self.prior_log_sd.exp() if law.sd is None else torch.tensor(law.sd, device=device)
         centre = part(self.prior_centre) if law.centred else torch.zeros((), device=device)
-        if gain is not None:
-            sd, centre = sd * gain.abs().clamp_min(LEAST_GAIN), centre * gain
+        if rung.factor is not None:
+            sd, centre = sd * rung.factor.abs().clamp_min(LEAST_GAIN), centre * rung.factor
         return PriorCodes(law, shape, rung.levels, rung.scale, sd, centre)
 
     @torch.no_grad()

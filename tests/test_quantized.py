@@ -205,6 +205,27 @@ def test_quantizers_start_at_the_trained_weights(gates: str) -> None:
     np.testing.assert_allclose(values, model[0].weight.detach().numpy(), atol=float(2.0 ** exponents.max()))
 
 
+@pytest.mark.parametrize("bits", [1, 2, 8])
+@pytest.mark.parametrize("scales", ["channel", "tensor"])
+def test_folding_keeps_codes_where_integers_multiply(bits: int, scales: str) -> None:
+    """A scale within 1/32 of the folded gain's, and every level what it was, or its opposite under a negative gain."""
+    model = nn.Sequential(nn.Linear(5, 6, bias=False), nn.BatchNorm1d(6))
+    gain = torch.tensor([0.4, -1.3, 0.71, 2.9, -0.05, 1.0])
+    with torch.no_grad():
+        model[1].weight.copy_(gain)
+        model[1].running_var.fill_(1 - model[1].eps)
+    q = probq.quantize(model.eval(), X, Plan(weight=ladder(bits), profile="dyadic", scales=scales))
+    plain = q.rung("0.weight", torch.ones(1))
+    levels = q.weights["0.weight"].law(q.location("0.weight", plain), plain).mode
+    q.folded = True
+    rung = q.rung("0.weight", torch.ones(1))
+    folded = q.weights["0.weight"].law(q.location("0.weight", rung), rung).mode
+    assert torch.equal(folded, levels * gain.sign()[:, None])
+    np.testing.assert_allclose((rung.scale / plain.scale).detach().reshape(-1), gain.abs(), rtol=1 / 32)
+    change = torch.autograd.grad(q.location("0.weight", rung).sum(), q.net.get_parameter("1.weight"))[0]
+    np.testing.assert_allclose(change, q.net.get_parameter("0.weight").detach().sum(1), rtol=1 / 32)  # of weight * gain
+
+
 def test_predict_is_deterministic_with_a_seed_and_a_row_a_network() -> None:
     q = probq.quantize(net(), X)
     q.calibrated = True

@@ -66,9 +66,9 @@ def test_a_fixed_network_is_only_tuned() -> None:
 def test_normalisation_is_estimated_again_at_the_baseline_too() -> None:
     q = baseline()
     before = q.net[1].running_mean.clone()
-    for step in probq.steps(q, PAIRS, epochs=4):
-        if step.phase == "tune":
-            assert q.folded
+    folded = [q.folded for step in probq.steps(q, PAIRS, epochs=4) if step.phase == "tune"]
+    assert folded == sorted(folded)  # live at first, folded in the end
+    assert folded[-1]
     assert not torch.equal(q.net[1].running_mean, before)
 
 

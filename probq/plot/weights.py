@@ -45,10 +45,10 @@ def level_shares(q: Program, name: str) -> LevelShares:
     widths = summary.decided_widths(q, q.budget)
     quantizer = q.weights[name]
     with torch.no_grad(), q.evaluating():
-        location = q.location(name)
+        rung = q.rung(name, onehots(q, widths)[name])
+        location = q.location(name, rung)
         if not location.isfinite().all():
             raise ProbqError(f"the weight {name} holds NaN or infinity; fit again from the start, with lower rates")
-        rung = q.rung(name, onehots(q, widths)[name])
         law = quantizer.law(location, rung)
         windows, log_probs = (t.double().cpu().numpy() for t in law.window())
         modes, values = law.mode.double().cpu().numpy(), (location / rung.scale).double().cpu().numpy()

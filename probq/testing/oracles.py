@@ -41,6 +41,14 @@ def book_scales(quantizer: Quantizer) -> np.ndarray:
     return unit * np.round(2.0**logarithms / unit)
 
 
+def _factor(scale: np.ndarray, gain: np.ndarray, multipliers: int) -> np.ndarray:
+    """What a scale is multiplied with where a normalisation of this gain is folded into its weight."""
+    if multipliers == 1:
+        return np.asarray(2.0 ** np.round(np.log2(gain)))
+    unit = 2.0 ** np.floor(np.log2(scale * gain)) / multipliers
+    return np.asarray(unit * np.round(scale * gain / unit) / scale)
+
+
 def decided_copy(q: Program, assignment: Assignment) -> nn.Module:
     """A plain float64 copy of the network that computes what an assignment decides.
 
@@ -55,9 +63,9 @@ def decided_copy(q: Program, assignment: Assignment) -> nn.Module:
         gain, _ = _norm(plain, net, layer) if layer else (np.ones(1), None)
         shape = [-1 if axis == layer.channel_axis else 1 for axis in range(len(layer.shape))] if layer else [1]
         values, scale, finest = _dequantized(q.quantizer(name), assignment.widths[name], assignment.codes[name])
-        power = 2.0 ** np.round(np.log2(np.maximum(np.abs(gain), 2.0**-20))).reshape(shape)
-        weight_scales[name] = (scale * power, finest * power)
-        net.get_parameter(name).data.copy_(torch.from_numpy(values * power))
+        factor = _factor(scale, np.maximum(np.abs(gain), 2.0**-20).reshape(shape), q.quantizer(name).multipliers)
+        weight_scales[name] = (scale * factor, finest * factor)
+        net.get_parameter(name).data.copy_(torch.from_numpy(values * factor))
     for layer in q.layers:
         _replace_bias(q, net, plain, layer, assignment, weight_scales)
     for name, activation in q.activations.items():
