@@ -10,8 +10,8 @@ Two kinds of records, at temperature 1 and without a budget:
   and both evidence lower bounds in nats. Of best posteriors that a symmetry makes equal, the nearest one counts.
 
 "leave-one-out" is `probq.leave_one_out`, which takes many draws together. "fit" is `probq.fit` itself with its defaults
-at temperature 1, but for learning rates of 0.1; it calibrates the inputs' scales first, so that its networks are not
-quite those of the other fits. Records that the file already holds are not made again.
+at temperature 1; it calibrates the inputs' scales first, so that its networks are not quite those of the other fits.
+Records that the file already holds are not made again.
 
     python benchmarks/estimators.py --seeds 5 --out benchmarks/results_estimators.json
 """
@@ -114,8 +114,7 @@ def fit(small: Small, name: str, seed: int, steps: int, draws: int) -> dict[str,
     q, x, y = quantized(small, name)
     started = time.process_time()
     if name == FIT:
-        rates = probq.Rates(weights=0.1, gates=0.1)
-        probq.fit(q, [(x, y)], epochs=steps, search=1.0, temperature=1.0, rates=rates, seed=seed, progress=False)
+        probq.fit(q, [(x, y)], epochs=steps, temperature=1.0, seed=seed, progress=False)
     else:
         torch.manual_seed(seed)
         fit_law(q, loss_of(q, x, y, name, draws), steps)

@@ -28,6 +28,8 @@ from probq.validate import validate
 
 ADAM = partial(torch.optim.Adam, fused=True)
 DUAL_ASCENT = DualAscent()
+SEARCH = 0.6
+SMALL_RATE = 50.0  # learning rate times steps of a posterior small enough to be checked
 FEW = 64  # quantized weights of a network whose posterior can be checked, and draws a step that its gradient takes
 OWN = ("validation", "seed", "progress")  # arguments of fit, not among its options
 
@@ -106,7 +108,7 @@ def steps(
     budget: Budgets = None,
     epochs: int = 10,
     *,
-    search: float = 0.6,
+    search: float | None = None,
     rounding: bool = True,
     temperature: float = 0.001,
     draws: int | None = None,
@@ -132,7 +134,8 @@ def steps(
         batches: as in `fit`.
         budget: as in `fit`.
         epochs: as in `fit`.
-        search: share of the steps that learn widths.
+        search: share of the steps that learn widths; by default 0.6, or all of them where 64 draws are taken by default
+            (see `draws`) and no budget asks for a decision.
         rounding: whether codes are rounded while the network is tuned at fixed widths, for a better mode. False draws
             them there too, so that the posterior of the codes is fitted on, for draws and `probq.ensemble`.
         temperature: factor of all KL terms. 1 is the Bayesian posterior; deep networks need a cold one
@@ -145,7 +148,8 @@ def steps(
             otherwise one.
         likelihood: function from outputs to a law of the targets; by default categorical for integer targets,
             normal with learned noise for real ones.
-        rates: learning rates.
+        rates: learning rates. Where 64 draws are taken by default in a fit that is all search, weights and gates move
+            at `50 / steps` at least, so that some hundred steps lead a small posterior to where it belongs.
         optimizer: makes an optimizer of parameter groups; by default Adam, one fused pass over the parameters.
         rule: enforces the budget while widths are learned, one of `probq.rules`.
         validation: held-out batches; if given, `probq.decide` measures on them which widths to tune for.
@@ -159,9 +163,10 @@ def steps(
     Raises:
         ProbqError: as in `fit`; what can be checked is checked before the first step.
     """
-    _check(epochs, search, temperature)
+    _check(epochs, 0.0 if search is None else search, temperature)
     check_number("evaluations", evaluations, 0)
     _check_rule(rule)
+    _check_draws(draws, rule)
     data = batches if isinstance(batches, Batches) else Batches(batches, q.device)
     reach(q, budget)
     if seed is not None:
@@ -171,29 +176,37 @@ def steps(
     several = budgets(budget)
     q.budget = (several if len(several) > 1 else several[0]) if several else q.budget
     total = epochs * len(data)
+    small = draws is None and _is_small(q, temperature, rule)
+    if search is None:
+        search = 1.0 if small and not several else SEARCH
     searching = 0 if settled(q) else max(1, round(search * total))
-    rates = rates or Rates()
+    rates = rates or (_small_rates(total) if small and searching == total else Rates())
     measured = None
     if validation is not None and evaluations:
         held = validation if isinstance(validation, Batches) else Batches(validation, q.device, "validation data")
         measured = partial(measured_widths, q, budget or q.budget, held, data, evaluations, progress)
-    each = _draws(q, draws, temperature, rule)
+    each = draws or (FEW if small else 1)
     return run(q, data, several, rule, optimizer, rates, searching, total, measured, rounding, each)
 
 
-def _draws(q: Quantized, draws: int | None, temperature: float, rule: Rule) -> int:
-    """The number of draws in each step."""
-    if draws is not None:
-        check_number("draws", draws, 1)
-        if draws > 1 and isinstance(rule, ConstraintGuided):
-            raise ProbqError(
-                "rules.ConstraintGuided moves gates by the gradient of one draw; leave draws out, or use 1"
-            )
-        return draws
+def _is_small(q: Quantized, temperature: float, rule: Rule) -> bool:
+    """Whether the posterior is small enough to be checked, and can be had by many draws in each step."""
     weights = sum(math.prod(quantizer.shape) for quantizer in q.weights.values())
     usual = all(type(quantizer.estimator) is SecondOrder for _, quantizer in q.named_quantizers())
-    small = weights <= FEW and temperature == 1 and usual and not isinstance(rule, ConstraintGuided)
-    return FEW if small else 1
+    return weights <= FEW and temperature == 1 and usual and not isinstance(rule, ConstraintGuided)
+
+
+def _small_rates(steps: int) -> Rates:
+    least = SMALL_RATE / steps
+    return Rates(max(Rates.weights, least), gates=max(20 * Rates.weights, least))
+
+
+def _check_draws(draws: int | None, rule: Rule) -> None:
+    if draws is None:
+        return
+    check_number("draws", draws, 1)
+    if draws > 1 and isinstance(rule, ConstraintGuided):
+        raise ProbqError("rules.ConstraintGuided moves gates by the gradient of one draw; leave draws out, or use 1")
 
 
 def _check_options(options: Mapping[str, Any]) -> None:

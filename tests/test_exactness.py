@@ -90,13 +90,14 @@ def test_a_fit_with_unbiased_gradients_finds_the_best_mean_field(name: str) -> N
     assert max(distance(*found, best)) < 0.02
 
 
-def test_fit_finds_the_best_mean_field_where_it_can_be_enumerated() -> None:
+@pytest.mark.parametrize("name", ["logistic", "shared weight"])
+def test_fit_finds_the_best_mean_field_where_it_can_be_enumerated(name: str) -> None:
     """With its defaults at temperature 1; records of all networks are in benchmarks/results_estimators.json."""
-    small = MODELS["logistic"]
+    small = MODELS[name]
     q, x = small.quantized()
     y = small.targets(q, x)
-    rates = probq.Rates(weights=0.1, gates=0.1)
-    probq.fit(q, [(x, y)], epochs=300, search=1.0, temperature=1.0, rates=rates, seed=0, progress=False)
+    history = probq.fit(q, [(x, y)], epochs=300, temperature=1.0, seed=0, progress=False)
+    assert {step.phase for step in history.steps} == {"search"}
     joint = enumerate_joint(q, x, y)  # scales have moved
     best = best_mean_fields(joint, restarts=8)
     with torch.no_grad():
