@@ -34,12 +34,13 @@ class Fold:
         """
         gain, log2_gain = per_channel(self.gain, layer), per_channel(self.log2_gain, layer)
         own = rung.scale.detach()
-        ratio = snapped(own.log2() + log2_gain, multipliers) / own
+        scale = snapped(own.log2() + log2_gain, multipliers)
+        ratio = scale / own
         if multipliers > 1:
             size = gain.detach().abs().clamp_min(LEAST_GAIN)
             sign = torch.where(gain.detach() < 0, -1.0, 1.0)
             gain = ratio * (sign + (gain - gain.detach()) / size)  # the gradient of the gain, the size of the ratio
-        return replace(rung, scale=rung.scale * ratio, factor=gain)
+        return replace(rung, scale=scale * (rung.scale / own), factor=gain)  # the scale to the last bit
 
 
 def fold(net: nn.Module, layer: Layer) -> Fold | None:

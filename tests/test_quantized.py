@@ -1,7 +1,7 @@
 """`quantize` and `Quantized`: decided networks, bad inputs, and what stays as it was."""
 
 import warnings
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -207,7 +207,7 @@ def test_quantizers_start_at_the_trained_weights(gates: str) -> None:
 
 @pytest.mark.parametrize("bits", [1, 2, 8])
 @pytest.mark.parametrize("scales", ["channel", "tensor"])
-def test_folding_keeps_codes_where_integers_multiply(bits: int, scales: str) -> None:
+def test_folding_keeps_codes_where_integers_multiply(bits: int, scales: Literal["channel", "tensor"]) -> None:
     """A scale within 1/32 of the folded gain's, and every level what it was, or its opposite under a negative gain."""
     model = nn.Sequential(nn.Linear(5, 6, bias=False), nn.BatchNorm1d(6))
     gain = torch.tensor([0.4, -1.3, 0.71, 2.9, -0.05, 1.0])
@@ -222,6 +222,8 @@ def test_folding_keeps_codes_where_integers_multiply(bits: int, scales: str) -> 
     folded = q.weights["0.weight"].law(q.location("0.weight", rung), rung).mode
     assert torch.equal(folded, levels * gain.sign()[:, None])
     np.testing.assert_allclose((rung.scale / plain.scale).detach().reshape(-1), gain.abs(), rtol=1 / 32)
+    multiplier = np.frexp(rung.scale.detach().numpy())[0] * 32
+    assert np.array_equal(multiplier, multiplier.round())  # to the last bit: hardware has no other
     change = torch.autograd.grad(q.location("0.weight", rung).sum(), q.net.get_parameter("1.weight"))[0]
     np.testing.assert_allclose(change, q.net.get_parameter("0.weight").detach().sum(1), rtol=1 / 32)  # of weight * gain
 
