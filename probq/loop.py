@@ -84,10 +84,11 @@ def run(
             falling = torch.optim.lr_scheduler.CosineAnnealingLR(moving, searching) if draws > 1 else None
             yield from loop.search(moving, searching, falling)
         if searching < total:
-            folding = searching
             if not fixed:
                 fix(q, q.mode(budget, measured=False).widths if measured is None else measured())
-                folding += int(LIVE * (total - searching)) if _folds_late(q) else 0
+            folding = searching
+            if _folds_late(q):
+                q.folded, folding = False, searching + int(LIVE * (total - searching))
             for _, quantizer in q.named_quantizers():
                 quantizer.tuned = None if quantizer.fixed is None else quantizer.fixed.clone()
             q.rounding = rounding
@@ -117,9 +118,8 @@ def _fold(q: Quantized, data: Batches) -> None:
 
 
 def _release(q: Quantized, fixed: bool) -> None:
-    q.rounding = False
+    q.rounding, q.folded = False, fixed
     if not fixed:
-        q.folded = False
         for _, quantizer in q.named_quantizers():
             quantizer.fixed = None
     q.eval()

@@ -63,13 +63,20 @@ def test_a_fixed_network_is_only_tuned() -> None:
     assert fixed.folded
 
 
-def test_normalisation_is_estimated_again_at_the_baseline_too() -> None:
-    q = baseline()
+@pytest.mark.parametrize("profile", ["shift", "dyadic"])
+@pytest.mark.parametrize("decided", [False, True])
+def test_normalisation_follows_the_batches_where_folding_it_late_keeps_the_codes(profile: str, decided: bool) -> None:
+    q = baseline(profile=profile)
+    q = q.at(q.mode()) if decided else q
     before = q.net[1].running_mean.clone()
-    folded = [q.folded for step in probq.steps(q, PAIRS, epochs=4) if step.phase == "tune"]
-    assert folded == sorted(folded)  # live at first, folded in the end
-    assert folded[-1]
-    assert not torch.equal(q.net[1].running_mean, before)
+    tuning = probq.steps(q, PAIRS, epochs=2 if decided else 4, seed=0)
+    folded = [q.folded for step in tuning if step.phase == "tune"]
+    live = len(folded) - 1 if profile == "dyadic" else 0
+    assert folded == [False] * live + [True] * (len(folded) - live)
+    assert torch.equal(q.net[1].running_mean, before) == (decided and profile == "shift")
+    model = probq.lower(q)
+    assert np.array_equal(model(XS) * model.output_scale, q(XS).double().numpy())
+    assert q.folded == decided
 
 
 def test_a_budget_below_is_refused_before_the_first_step() -> None:
