@@ -37,9 +37,10 @@ class Fold:
         scale = snapped(own.log2() + log2_gain, multipliers)
         ratio = scale / own
         if multipliers > 1:
-            size = gain.detach().abs().clamp_min(LEAST_GAIN)
-            sign = torch.where(gain.detach() < 0, -1.0, 1.0)
-            gain = ratio * (sign + (gain - gain.detach()) / size)  # the gradient of the gain, the size of the ratio
+            size = gain.detach().abs()
+            sign = gain.detach().sign() * (size >= LEAST_GAIN)  # a dead channel has codes of 0
+            change = (gain - gain.detach()) / size.clamp_min(LEAST_GAIN)
+            gain = ratio * (sign + change)  # the gradient of the gain, the size of the ratio
         return replace(rung, scale=scale * (rung.scale / own), factor=gain)  # the scale to the last bit
 
 

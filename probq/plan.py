@@ -30,8 +30,9 @@ class Plan:
         gates: what shares one weight width: the "tensor", each output "channel", or each "weight" has its own.
         scales: what shares one weight scale: the "tensor" or each output "channel".
         profile: how hardware applies weight scales: "shift" (powers of two, for every target) or "dyadic" (an integer
-            multiplier of 16 to 31 and a shift, more accurate at few bits; not for FPGA flows). Scales of inputs are
-            powers of two in both, which takes nothing from what the network can express.
+            multiplier of 16 to 31 and a shift, more accurate at few bits, above all with batch normalisation, whose
+            gain such a scale follows; not for FPGA flows). Scales of inputs are powers of two in both, which takes
+            nothing from what the network can express.
         codes: number of nearest levels in the code posterior of a weight; 1 rounds deterministically.
         spread: initial spread of the code posterior in steps.
         activation: width in bits, 2 to 16, of what enters and leaves a non-linear function (modules Sigmoid, Tanh,

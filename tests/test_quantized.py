@@ -103,13 +103,18 @@ def test_scales_leave_room_for_what_folding_multiplies() -> None:
             )
 
 
-def test_a_dead_channel_stays_finite() -> None:
+@pytest.mark.parametrize("profile", ["shift", "dyadic"])
+@pytest.mark.parametrize("bits", [1, 2])
+def test_a_dead_channel_stays_finite(profile: str, bits: int) -> None:
     """A normalisation with a gain of exactly 0 folds to weights of 0, which cannot be divided by it again."""
     model = net(norm=True)
     with torch.no_grad():
         model[1].weight[2] = 0.0
-    q = probq.quantize(model, X, plan=Plan(weight=ladder(1)))
-    fixed = [q.at(a) for a in q.sample(4, seed=0)]
+    q = probq.quantize(model, X, plan=Plan(weight=ladder(bits), profile=profile))
+    drawn = q.sample(4, seed=0)
+    fixed = [q.at(a) for a in drawn]
+    middle = np.array([a.codes["0.weight"][2] for a in (q.mode(), *drawn)]) == 1  # of three levels, 0
+    assert bits == 1 or middle.all()
     assert all(p.isfinite().all() for f in fixed for p in f.net.parameters())
     assert all(f(X).isfinite().all() for f in fixed)
 
