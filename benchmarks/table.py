@@ -117,6 +117,12 @@ def kept(runs: list[Mapping[str, Any]]) -> str:
     return "no" + f" ({over} of {len(runs)} over)" if over else "yes"
 
 
+def options(run: Mapping[str, Any]) -> dict[str, float]:
+    """What a run was given beside the protocol: a share of search other than a half, and its own options."""
+    search = {} if run.get("search", 0.5) == 0.5 else {"search": run["search"]}
+    return search | {name: value for name, value in (run.get("own") or {}).items() if name != "temperature"}
+
+
 def row(runs: list[Mapping[str, Any]]) -> str:
     """One row of a table."""
     run, tests = runs[0], [float(test(run) or 0) for run in runs]
@@ -124,7 +130,10 @@ def row(runs: list[Mapping[str, Any]]) -> str:
     rule = "" if fixed or run.get("rule", "DualAscent") == "DualAscent" else f", {run['rule']}"
     seeds = len({run["seed"] for run in runs})
     cells = (
-        run["method"] + rule + ("" if run["method"] != "probq" else ", fixed widths" if fixed else ", learned widths"),
+        run["method"]
+        + rule
+        + ("" if run["method"] != "probq" else ", fixed widths" if fixed else ", learned widths")
+        + "".join(f", {name} {value:g}" for name, value in options(run).items()),
         f"{fixed[0]}/{fixed[1]}" if fixed else f"{run['budget']:g} %",
         str(seeds) if seeds == len(runs) else f"{seeds} ({len(runs)} runs)",
         f"**{spread(tests)}**" + (" (simulated)" if "simulated_test" in run else ""),
