@@ -19,7 +19,7 @@ from probq.errors import ProbqError
 from probq.estimators import SecondOrder
 from probq.history import History, Step
 from probq.likelihoods import Likelihood, for_target
-from probq.loop import Rates, run
+from probq.loop import Rates, estimate_live, run
 from probq.quantized import Quantized
 from probq.refine import check_number, measured_widths
 from probq.rules import ConstraintGuided, DualAscent, Rule
@@ -85,7 +85,7 @@ def fit(
             if step.step % 10 == 0:
                 bar.set_postfix_str(_describe(step))
             if (step.step + 1) % len(data) == 0:
-                _end_epoch(q, history, held, checkpoint)
+                _end_epoch(q, data, history, held, checkpoint)
     warn_unsettled(history)
     return history
 
@@ -95,7 +95,9 @@ def _describe(step: Step) -> str:
     return f"{step.phase} loss {step.loss:.4f}, E[cost] {step.percent:.3g}{limit} %, multiplier {step.multiplier:.3g}"
 
 
-def _end_epoch(q: Quantized, history: History, held: Batches | None, checkpoint: Any) -> None:
+def _end_epoch(q: Quantized, data: Batches, history: History, held: Batches | None, checkpoint: Any) -> None:
+    if held is not None or checkpoint is not None:
+        estimate_live(q, data)
     if held is not None and history.steps:
         history.validation.append({"epoch": history.steps[-1].epoch, **validate(q, held)})
     if checkpoint is not None:

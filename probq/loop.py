@@ -96,6 +96,9 @@ def run(
             moving = optimizer(_groups(q, rates, None))
             cosine = torch.optim.lr_scheduler.CosineAnnealingLR(moving, total - searching)
             yield from loop.tune(moving, cosine, range(searching, total), folding)
+    except (KeyboardInterrupt, GeneratorExit):
+        estimate_live(q, data)
+        raise
     finally:
         _release(q, fixed)
 
@@ -109,12 +112,12 @@ def _folds_late(q: Quantized) -> bool:
     return bool(folded) and has_norms(q) and all(q.weights[name].multipliers > 1 for name in folded)
 
 
-def _fold(q: Quantized, data: Batches) -> None:
-    """Fold batch normalisation, re-estimated at the decided widths."""
-    q.eval()  # the statistics of what ships: without dropout
-    estimate_norms(q, data)
-    q.folded = True
-    q.train()
+def estimate_live(q: Quantized, data: Batches) -> None:
+    """Re-estimate normalisation that follows the batches at decided widths; its running averages lag behind."""
+    if settled(q) and not q.folded and has_norms(q):
+        q.eval()  # the statistics of what ships: without dropout
+        estimate_norms(q, data)
+        q.train()
 
 
 def _release(q: Quantized, fixed: bool) -> None:
@@ -175,7 +178,9 @@ class _Loop:
         """Steps at fixed widths, with batch normalisation folded from step `folding` on."""
         for number in numbers:
             if number == folding and not self.q.folded:
-                _fold(self.q, self.data)
+                estimate_live(self.q, self.data)
+                self.q.folded = True
+                self.q.train()
             step = self._step(moving, number, "tune")
             schedule.step()
             yield step

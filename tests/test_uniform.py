@@ -79,6 +79,24 @@ def test_normalisation_follows_the_batches_where_folding_it_late_keeps_the_codes
     assert q.folded == decided
 
 
+def test_normalisation_is_estimated_where_tuning_is_left_early() -> None:
+    q = baseline(profile="dyadic")
+    q = q.at(q.mode())
+    tuning = probq.steps(q, PAIRS, epochs=8, seed=0)
+    for _ in range(4):
+        next(tuning)
+    running = q.net[1].running_mean.clone()
+    tuning.close()
+    assert q.folded
+    with torch.no_grad():  # by hand: means of the convolution's outputs, batch by batch
+        codes, scale = q.mode().codes["0.weight"] - 1.0, q.weights["0.weight"].scales()[0]
+        weight = torch.as_tensor(codes, dtype=torch.float32) * scale * q.net[1].weight.sign()[:, None]
+        outputs = [torch.round(x * 256).clamp(0, 255) / 256 @ weight.T + q.net[0].bias for x, _ in PAIRS]
+        means = torch.stack([y.mean(0) for y in outputs]).mean(0)
+    assert not torch.allclose(running, means, atol=0.1)
+    assert torch.allclose(q.net[1].running_mean, means, atol=2e-3)
+
+
 def test_a_budget_below_is_refused_before_the_first_step() -> None:
     with pytest.raises(ProbqError, match="cheapest widths cost 480"):
         probq.fit(baseline(), PAIRS, Budget(limit=479), 1)
