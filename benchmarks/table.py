@@ -10,6 +10,7 @@ import statistics
 import textwrap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import page
@@ -73,6 +74,7 @@ SECTIONS = (
     ),
 )
 SAME = ("method", "budget", "uniform", "rule", "profile", "search", "evaluations", "temperature", "own", "epochs")
+USUAL = MappingProxyType({"search": 0.5, "evaluations": 100})
 SAME += ("more", "float_epochs", "width", "images")
 
 
@@ -118,9 +120,9 @@ def kept(runs: list[Mapping[str, Any]]) -> str:
 
 
 def options(run: Mapping[str, Any]) -> dict[str, float]:
-    """What a run was given beside the protocol: a share of search other than a half, and its own options."""
-    search = {} if run.get("search", 0.5) == 0.5 else {"search": run["search"]}
-    return search | {name: value for name, value in (run.get("own") or {}).items() if name != "temperature"}
+    """What a run was given beside the protocol: shares of search and numbers of evaluations, and its own options."""
+    other = {name: run[name] for name, usual in USUAL.items() if run.get(name, usual) != usual}
+    return other | {name: value for name, value in (run.get("own") or {}).items() if name != "temperature"}
 
 
 def row(runs: list[Mapping[str, Any]]) -> str:

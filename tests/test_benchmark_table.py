@@ -44,8 +44,11 @@ def test_a_row_has_the_mean_and_the_standard_deviation_of_a_sample(table, tmp_pa
 
 
 def test_options_of_a_run_are_named(table, tmp_path):
-    written(tmp_path, {"seed": 0, "integer_test": 99.0, "percent": 0.3, "search": 0.25, "own": {"spend": 0.9}})
-    assert "| probq, PID, learned widths, search 0.25, spend 0.9 | 0.36 % |" in table.generated(tmp_path)
+    written(
+        tmp_path,
+        {"seed": 0, "integer_test": 99.0, "percent": 0.3, "search": 0.25, "evaluations": 0, "own": {"spend": 0.9}},
+    )
+    assert "| probq, PID, learned widths, search 0.25, evaluations 0, spend 0.9 | 0.36 % |" in table.generated(tmp_path)
 
 
 def test_one_run_above_its_limit_is_counted(table, tmp_path):
