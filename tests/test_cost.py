@@ -11,6 +11,7 @@ import pandas
 import pyro
 import pytest
 import torch
+from matplotlib import pyplot
 from torch import nn
 
 import probq
@@ -445,7 +446,7 @@ class Factors(nn.Module):
         return (self.users(user) * self.items(item)).sum(-1)
 
 
-def test_a_network_without_multiplications_is_fitted_and_limited_in_storage(tmp_path: Path) -> None:
+def test_a_network_without_multiplications_is_fitted_and_limited_in_storage() -> None:
     torch.manual_seed(0)
     net, pairs = Factors(), (torch.randint(0, 6, (40,)), torch.randint(0, 5, (40,)))
     q = probq.quantize(net, pairs)
@@ -454,7 +455,7 @@ def test_a_network_without_multiplications_is_fitted_and_limited_in_storage(tmp_
         probq.fit(q, data, Budget(percent=3), epochs=1, progress=False)
     history = probq.fit(q, data, epochs=1, progress=False)
     assert history.steps[-1].percent == q.mode().percent() == probq.table(q).attrs["expected cost percent"] == 0
-    probq.plot.cost(q).figure.savefig(tmp_path / "cost.png")
+    pyplot.close(probq.plot.cost(q).figure)
     budget = Budget(percent=10, cost=costs.storage)
     probq.fit(q, data, budget, epochs=40, progress=False)
     stored = sum(layer.weights * q.mode().widths[layer.weight] for layer in q.layers)
