@@ -74,8 +74,8 @@ SECTIONS = (
     ),
 )
 SAME = ("method", "budget", "uniform", "rule", "profile", "search", "evaluations", "temperature", "own", "epochs")
-USUAL = MappingProxyType({"search": 0.5, "evaluations": 100})
 SAME += ("more", "float_epochs", "width", "images")
+USUAL = MappingProxyType({"search": 0.5, "evaluations": 100})
 
 
 def groups(records: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:

@@ -19,7 +19,7 @@ from probq.errors import ProbqError
 from probq.estimators import SecondOrder
 from probq.history import History, Step
 from probq.likelihoods import Likelihood, for_target
-from probq.loop import Rates, estimate_live, run
+from probq.loop import GATES, Rates, estimate_live, run
 from probq.quantized import Quantized
 from probq.refine import check_number, measured_widths
 from probq.rules import ConstraintGuided, DualAscent, Rule
@@ -165,7 +165,7 @@ def steps(
     Raises:
         ProbqError: as in `fit`; what can be checked is checked before the first step.
     """
-    _check(epochs, 0.0 if search is None else search, temperature)
+    _check(epochs, search, temperature)
     check_number("evaluations", evaluations, 0)
     _check_rule(rule)
     _check_draws(draws, rule)
@@ -200,7 +200,7 @@ def _is_small(q: Quantized, temperature: float, rule: Rule) -> bool:
 
 def _small_rates(steps: int) -> Rates:
     least = SMALL_RATE / steps
-    return Rates(max(Rates.weights, least), gates=max(20 * Rates.weights, least))
+    return Rates(max(Rates.weights, least), gates=max(GATES * Rates.weights, least))
 
 
 def _check_draws(draws: int | None, rule: Rule) -> None:
@@ -220,10 +220,10 @@ def _check_options(options: Mapping[str, Any]) -> None:
         raise ProbqError(f"fit has no option {unknown[0]!r}; besides its own arguments it takes {', '.join(known)}")
 
 
-def _check(epochs: int, search: float, temperature: float) -> None:
+def _check(epochs: int, search: float | None, temperature: float) -> None:
     if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
         raise ProbqError(f"epochs must be an integer of 1 or more, not {epochs!r}")
-    if not 0 <= search <= 1:
+    if search is not None and not 0 <= search <= 1:
         raise ProbqError(f"search is the share of steps that learn widths, 0 to 1, not {search!r}")
     if not temperature > 0 or not math.isfinite(temperature):
         raise ProbqError(f"temperature must be a positive number, not {temperature!r}")

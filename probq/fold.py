@@ -25,6 +25,12 @@ class Fold:
         """Logarithm (base 2) of the gain's magnitude, without gradient, `[channels]`."""
         return self.gain.detach().abs().clamp_min(LEAST_GAIN).log2()
 
+    def rest(self, multipliers: int) -> Tensor:
+        """What the weight takes of the gain beyond its scale, without gradient, `[channels]`; see `rung`."""
+        if multipliers > 1:
+            return torch.ones_like(self.gain.detach())
+        return self.gain.detach() / snapped(self.log2_gain, multipliers)
+
     def rung(self, rung: Rung, layer: Layer, multipliers: int) -> Rung:
         """A rung of the layer's weight with the normalisation folded in: its scale follows the gain.
 

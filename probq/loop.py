@@ -25,6 +25,7 @@ from probq.quantized import Quantized
 from probq.rules import Mover, Rule, State
 
 SNAPSHOT_EVERY = 25
+GATES = 20  # times the rate of the weights
 LIVE = 0.95  # share of the tuning in which batch normalisation follows the batches, where it can be folded late
 
 
@@ -129,7 +130,7 @@ def _release(q: Quantized, fixed: bool) -> None:
 
 
 def _groups(q: Quantized, rates: Rates, searching: int | None) -> list[dict[str, Any]]:
-    gates = rates.gates if rates.gates is not None else max(20 * rates.weights, 10 / (searching or 1000))
+    gates = rates.gates if rates.gates is not None else max(GATES * rates.weights, 10 / (searching or 1000))
     chosen: dict[float, list[Tensor]] = {}
     for name, parameter in q.named_parameters():
         last = name.rsplit(".", 1)[-1]

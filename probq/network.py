@@ -193,7 +193,7 @@ class Network(nn.Module):
         for name, value in levels.items():
             onehot = onehots[name].detach() if self.fold(name) else onehots[name]
             if drawn_law(value) is not None:
-                value = self._noisy(name, value, onehot, noise)
+                value = self._noisy(name, value, rungs[name], onehot, noise)
             tensors[name] = self.quantizer(name).weight(value, self.location(name, rungs[name]), rungs[name], onehot)  # type: ignore[operator]
         inputs = {n.removesuffix(".input"): _rounder(q, onehots[n], exact) for n, q in self.inputs.items()}
         before, after = hooks(self.activations, exact)
@@ -208,13 +208,13 @@ class Network(nn.Module):
             args = tuple(_double(a) if isinstance(a, Tensor) else a for a in args)
         return substitute(self.net, tensors, {**inputs, **before}, outputs, *args, results=after, noise=noise)
 
-    def _noisy(self, name: str, levels: Tensor, onehot: Tensor, noise: dict[str, Any]) -> Tensor:
+    def _noisy(self, name: str, levels: Tensor, rung: Rung, onehot: Tensor, noise: dict[str, Any]) -> Tensor:
         """Mean levels for a weight whose estimator adds noise to its layer's outputs, and that noise."""
         quantizer, law = self.weights[name], drawn_law(levels)
         assert law is not None
 
         def through(value: Tensor, of_rung: Any) -> Tensor:
-            return quantizer.through_gates(value, self.location(name, self.rung(name, onehot)), onehot, of_rung)
+            return quantizer.through_gates(value, self.location(name, rung), onehot, of_rung)
 
         layer = next(layer for layer in self.layers if layer.weight == name)
         noise[layer.name] = quantizer.estimator.noise(law, levels, through)

@@ -26,7 +26,6 @@ from probq.plan import Plan, Planner, plan_for
 from probq.program import Program
 from probq.quantizer import InputQuantizer
 from probq.rounding import code_levels
-from probq.scales import snapped
 from probq.stacked import like, stacked
 from probq.ties import tied_sites
 from probq.unfitted import warn_unfitted
@@ -261,13 +260,11 @@ def _weight_quantizer(net: nn.Module, layer: Layer, plan: Plan) -> WeightQuantiz
 def _as_shipped(net: nn.Module, layer: Layer, multipliers: int) -> Tensor:
     """A layer's weight, in units of which the scales are set: with that of a folded gain which no scale follows.
 
-    Scales in powers of two, set on the plain weight, would clip the folded one.
+    Scales set on the plain weight would clip the folded one.
     """
     folded = fold(net, layer)
     weight = net.get_parameter(layer.weight).detach()
-    if folded is None or multipliers > 1:
-        return weight
-    return weight * per_channel(folded.gain.detach() / snapped(folded.log2_gain, multipliers), layer)
+    return weight if folded is None else weight * per_channel(folded.rest(multipliers), layer)
 
 
 def signature(example: Any) -> tuple[tuple[tuple[int, ...], torch.dtype], ...]:

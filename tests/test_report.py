@@ -38,9 +38,8 @@ def posterior(fitted: bool = True) -> probq.Quantized:
     net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
     q = probq.quantize(net, torch.rand(8, 4), probq.Plan(weight=ladder(2, 4, 8)))
     with torch.no_grad():
-        for _, quantizer in q.named_quantizers():
-            if fitted:
-                quantizer.logits.normal_()
+        for _, quantizer in q.named_quantizers() if fitted else ():
+            quantizer.logits.normal_()
     q.budget, q.calibrated = probq.Budget(percent=3), fitted
     return q
 

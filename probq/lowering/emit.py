@@ -6,6 +6,8 @@ from probq.errors import ProbqError
 from probq.integer import Node
 from probq.lowering.values import MOST, Value
 
+NAMED = ("linear", "conv", "embedding", "requantize", "table")  # after their layer
+
 
 def emitted(output: Value) -> tuple[list[Node], str]:
     """The integer model's nodes, each after those it needs, and the name of the last."""
@@ -22,8 +24,7 @@ def emitted(output: Value) -> tuple[list[Node], str]:
             stack.extend((parent, False) for parent in value.parents)
             continue
         _refused(value)
-        named = value.op in ("linear", "conv", "embedding", "requantize", "table")
-        base = value.quantizer if named and value.quantizer else value.op  # a network that is one layer has no name
+        base = (value.quantizer if value.op in NAMED else "") or value.op  # a network that is one layer has no name
         taken[base] = taken.get(base, 0) + 1
         names[id(value)] = base if taken[base] == 1 else f"{base}@{taken[base]}"
         nodes.append(
