@@ -28,7 +28,7 @@ import brevitas_net
 import data
 import protocol
 import torch
-from protocol import BATCH, CACHE, HELD_OUT, UNFINISHED, accuracy, in_parts
+from protocol import BATCH, CACHE, ESTIMATORS, HELD_OUT, UNFINISHED, accuracy, in_parts
 from resnet8 import ResNet8
 from torch import Tensor, nn
 
@@ -50,6 +50,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--search", type=float, default=0.5, help="share of the epochs that learn widths")
     parser.add_argument("--evaluations", type=int, default=100, help="networks that probq.decide measures; 0: none")
     parser.add_argument("--profile", choices=("shift", "dyadic"), default="dyadic", help="of the weights' scales")
+    parser.add_argument("--estimator", choices=ESTIMATORS, help="of codes; default: by the temperature")
     parser.add_argument("--width", type=int, default=16, help="channels of the first block")
     parser.add_argument("--images", type=int, help="use the first ones of each part only, to try the script")
     parser.add_argument("--seed", type=int, default=0)
@@ -70,6 +71,7 @@ def key(args: argparse.Namespace) -> dict[str, Any]:
     own: dict[str, Any] = {"method": "Brevitas", "uniform": args.brevitas}
     if args.brevitas is None:
         own = {"method": "probq", "budget": args.budget, "uniform": args.uniform}
+        own |= {"own": {"estimator": args.estimator}} if args.estimator else {}
         names += ["search", "evaluations", "profile"]
     return own | {name: getattr(args, name) for name in names}
 
@@ -114,9 +116,9 @@ def fitted(
 
 def quantized(args: argparse.Namespace, net: nn.Module, example: Tensor) -> probq.Quantized:
     """A new posterior."""
-    if args.uniform:
-        return probq.quantize(net, example, probq.uniform(*args.uniform, profile=args.profile))
-    return probq.quantize(net, example, probq.Plan(profile=args.profile))
+    estimator = getattr(probq.estimators, args.estimator)() if args.estimator else None
+    own = {"profile": args.profile, "estimator": estimator}
+    return probq.quantize(net, example, probq.uniform(*args.uniform, **own) if args.uniform else probq.Plan(**own))
 
 
 def steps(

@@ -50,6 +50,7 @@ ESTIMATORS = MappingProxyType(
     {
         "mean gradient": estimators.MeanGradient(),
         "second order": estimators.SecondOrder(),
+        "straight through": estimators.StraightThrough(),
         "local reparametrization": estimators.LocalReparametrization(),
         "flipout": estimators.Flipout(),
         "gumbel": estimators.Gumbel(),

@@ -25,6 +25,7 @@ import torch
 from protocol import (
     BATCH,
     CACHE,
+    ESTIMATORS,
     HELD_OUT,
     accuracy,
     autocast,
@@ -64,6 +65,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--more", type=int, default=0, help="epochs of tuning at the decided widths, after probq.fit")
     parser.add_argument("--spend", type=float, help="share of the limit that --more spends at least; default: any")
     parser.add_argument("--profile", choices=("shift", "dyadic"), default="dyadic", help="of the weights' scales")
+    parser.add_argument("--estimator", choices=ESTIMATORS, help="of codes; default: by the temperature")
     parser.add_argument("--rule", choices=RULES, default="DualAscent", help="enforces the budget in training")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
@@ -149,8 +151,9 @@ def fitted(args: argparse.Namespace, net: nn.Module, images: Any, held: Any, bud
     path = args.posteriors and args.posteriors / f"{args.name}-{widths}{rule}-seed{args.seed}.probq"
     if path and args.more and path.exists():
         return probq.load(path, net), None
-    profile = {"profile": args.profile}
-    plan = probq.uniform(*args.uniform, **profile) if args.uniform else probq.Plan(**profile)
+    estimator = getattr(probq.estimators, args.estimator)() if args.estimator else None
+    own = {"profile": args.profile, "estimator": estimator}
+    plan = probq.uniform(*args.uniform, **own) if args.uniform else probq.Plan(**own)
     q = probq.quantize(net, images[0][:512], plan)
     options = {} if args.temperature is None else {"temperature": args.temperature}
     options |= {"search": args.search, "evaluations": args.evaluations, "rule": RULES[args.rule]}
@@ -194,7 +197,8 @@ def key(args: argparse.Namespace) -> dict[str, Any]:
         "seed",
         "no_test",
     )
-    own = {name: getattr(args, name) for name in ("temperature", "spend") if getattr(args, name) is not None}
+    given = {name: getattr(args, name) for name in ("temperature", "spend", "estimator")}
+    own = {name: value for name, value in given.items() if value is not None}
     own = {"own": own} if own else {}
     return {"method": args.name, **{name: getattr(args, name) for name in names}, **own}
 

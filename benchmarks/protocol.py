@@ -19,6 +19,7 @@ from torch import Tensor, nn
 import probq
 
 BATCH, HELD_OUT = 128, 5000
+ESTIMATORS = ("MeanGradient", "ModeForward", "SecondOrder", "StraightThrough")  # for Plan(estimator=...)
 CACHE = Path(__file__).parent / "cache"
 UNFINISHED = 75  # exit status of a run that stopped at its time limit; the same command continues it
 

@@ -119,10 +119,11 @@ def kept(runs: list[Mapping[str, Any]]) -> str:
     return "no" + f" ({over} of {len(runs)} over)" if over else "yes"
 
 
-def options(run: Mapping[str, Any]) -> dict[str, float]:
+def options(run: Mapping[str, Any]) -> dict[str, str]:
     """What a run was given beside the protocol: shares of search and numbers of evaluations, and its own options."""
     other = {name: run[name] for name, usual in USUAL.items() if run.get(name, usual) != usual}
-    return other | {name: value for name, value in (run.get("own") or {}).items() if name != "temperature"}
+    other |= {name: value for name, value in (run.get("own") or {}).items() if name != "temperature"}
+    return {name: value if isinstance(value, str) else f"{value:g}" for name, value in other.items()}
 
 
 def row(runs: list[Mapping[str, Any]]) -> str:
@@ -135,7 +136,7 @@ def row(runs: list[Mapping[str, Any]]) -> str:
         run["method"]
         + rule
         + ("" if run["method"] != "probq" else ", fixed widths" if fixed else ", learned widths")
-        + "".join(f", {name} {value:g}" for name, value in options(run).items()),
+        + "".join(f", {name} {value}" for name, value in options(run).items()),
         f"{fixed[0]}/{fixed[1]}" if fixed else f"{run['budget']:g} %",
         str(seeds) if seeds == len(runs) else f"{seeds} ({len(runs)} runs)",
         f"**{spread(tests)}**" + (" (simulated)" if "simulated_test" in run else ""),

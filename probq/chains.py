@@ -48,7 +48,7 @@ def _plan(q: Quantized) -> Any:
 
 
 def _laws(z: Quantizer) -> list[Any]:
-    both = [z.ladder, z.gates, tuple(z.log2_scale.shape), z.multipliers, z.free, z.width_prior, z.estimator]
+    both = [z.ladder, z.gates, tuple(z.log2_scale.shape), z.multipliers, z.free, z.width_prior, z.chosen_estimator]
     return [*both, z.nearest, z.code_prior_law, z.free_codes] if isinstance(z, WeightQuantizer) else both
 
 

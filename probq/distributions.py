@@ -18,7 +18,7 @@ from torch.distributions import constraints, register_kl
 
 from probq.errors import ProbqError
 from probq.rounding import Levels, decode, first_code, largest_count, nearest_level
-from probq.stochastic_rounding import log_difference, times_log, two_nearest
+from probq.stochastic_rounding import LevelGradient, log_difference, times_log, two_nearest
 
 
 class Widths(TorchDistribution):
@@ -244,10 +244,10 @@ class Codes(Whole):
         """Whether `draw_fused` takes this law: the two nearest levels of a grid."""
         return not isinstance(self.levels, Tensor) and self.nearest == 2
 
-    def draw_fused(self, second_order: bool = False) -> Tensor:
+    def draw_fused(self, kind: LevelGradient = LevelGradient.MEAN) -> Tensor:
         """`draw` in one pass, which also gives entropy and log-probability; see `stochastic_rounding.two_nearest`."""
         assert not isinstance(self.levels, Tensor)
-        value, self._entropy, log_prob = two_nearest(self.location, self.scale, self.spread, self.levels, second_order)
+        value, self._entropy, log_prob = two_nearest(self.location, self.scale, self.spread, self.levels, kind)
         self._drawn = (value, log_prob)
         return value
 

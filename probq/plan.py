@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from probq.codebooks import Ladder, ladder
 from probq.errors import ProbqError
-from probq.estimators import Estimator, SecondOrder
+from probq.estimators import Estimator
 from probq.free_codes import MOST_LEVELS
 from probq.layers import Layer
 from probq.priors import CodePrior, WidthPrior
@@ -44,7 +44,8 @@ class Plan:
         tie_input: the same for the input; the network's own input is never tied.
         free_codes: whether every weight has log-odds of its own for every level, in place of a law around a real-valued
             location; for codebooks of at most 16 levels, on layers without batch normalisation.
-        estimator: how the gradients of the posteriors are estimated, one of `probq.estimators`.
+        estimator: how the gradients of the posteriors are estimated, one of `probq.estimators`; None: `SecondOrder` at
+            temperature 1, and `StraightThrough` for the codes in a colder fit.
         code_prior: prior of the codes, one of `probq.priors`; None: every level is equally probable.
         width_prior, input_prior: prior of the widths of the weight and of the input, of `probq.priors`; None: every
             rung is equally probable.
@@ -75,7 +76,7 @@ class Plan:
     tie_weight: str | None = None
     tie_input: str | None = None
     free_codes: bool = False
-    estimator: Estimator = field(default_factory=SecondOrder)
+    estimator: Estimator | None = None
     code_prior: CodePrior | None = None
     width_prior: WidthPrior | None = None
     input_prior: WidthPrior | None = None
@@ -112,10 +113,10 @@ class Plan:
         kinds = (("estimator", Estimator), ("code_prior", CodePrior), ("width_prior", WidthPrior))
         for name, kind in (*kinds, ("input_prior", WidthPrior)):
             value = getattr(self, name)
-            if not isinstance(value, kind) and (value is not None or name == "estimator"):
+            if not isinstance(value, kind) and value is not None:
                 home = "estimators" if name == "estimator" else "priors"
                 raise ProbqError(f"Plan({name}=...) takes an object of probq.{home}, not {value!r}")
-        if self.codes == 1 and (self.free_codes or self.code_prior or self.estimator != SecondOrder()):
+        if self.codes == 1 and (self.free_codes or self.code_prior or self.estimator):
             raise ProbqError("Plan(codes=1) rounds: it has no law of codes to estimate; use codes=2 or more")
         if self.free_codes and self.gates != "tensor":
             raise ProbqError(
@@ -139,13 +140,13 @@ class Plan:
             layer: the layer.
             layers: all of the network.
         """
-        kind = type(self.estimator).__name__
-        if self.estimator.noisy and sum(other.weight == layer.weight for other in layers) > 1:
+        kind, noisy = type(self.estimator).__name__, self.estimator is not None and self.estimator.noisy
+        if noisy and sum(other.weight == layer.weight for other in layers) > 1:
             raise ProbqError(
                 f"{kind} draws the outputs of one layer, but {layer.weight} is shared by several; give them another "
                 "estimator"
             )
-        if self.estimator.noisy and not layer.macs:
+        if noisy and not layer.macs:
             raise ProbqError(f"{kind} needs a layer of products, which {layer.name} is not; give it another estimator")
         if self.free_codes and layer.norm is not None:
             raise ProbqError(

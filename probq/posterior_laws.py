@@ -15,26 +15,31 @@ ESTIMATORS = (
     ("mode forward", estimators.ModeForward),
     ("gumbel", estimators.Gumbel),
     ("second order", estimators.SecondOrder),
+    ("straight through", estimators.StraightThrough),
     ("local reparametrization", estimators.LocalReparametrization),
     ("flipout", estimators.Flipout),
 )
 
 
 def laws_to_entry(quantizer: Quantizer) -> dict[str, Any]:
-    """Estimator, unless it is the mean gradient, and priors of a quantizer, unless they are uniform.
+    """Estimator of a quantizer, unless it is the mean gradient, and priors, unless they are uniform.
+
+    An estimator of null is the one that follows from the temperature.
 
     Raises:
         ProbqError: if the user wrote one of them.
     """
     entry: dict[str, Any] = {}
-    if quantizer.estimator != estimators.MeanGradient():
-        names = [name for name, kind in ESTIMATORS if type(quantizer.estimator) is kind]
+    chosen = quantizer.chosen_estimator
+    if chosen is None:
+        entry["estimator"] = None
+    elif chosen != estimators.MeanGradient():
+        names = [name for name, kind in ESTIMATORS if type(chosen) is kind]
         if not names:
             raise ProbqError(
-                f"a file cannot hold an estimator of one's own ({type(quantizer.estimator).__name__}); use those of "
-                "probq.estimators"
+                f"a file cannot hold an estimator of one's own ({type(chosen).__name__}); use those of probq.estimators"
             )
-        entry["estimator"] = {"kind": names[0], **vars(quantizer.estimator)}
+        entry["estimator"] = {"kind": names[0], **vars(chosen)}
     if quantizer.width_prior is not None:
         entry["width_prior"] = priors.to_entry(quantizer.width_prior)
     if isinstance(quantizer, WeightQuantizer):
@@ -53,9 +58,11 @@ def laws_from_entry(entry: Mapping[str, Any]) -> dict[str, Any]:
     """
     laws: dict[str, Any] = {key: priors.from_entry(entry[key]) for key in ("width_prior", "code_prior") if key in entry}
     laws["estimator"] = estimators.MeanGradient()
-    if "estimator" in entry:
+    if entry.get("estimator") is not None:
         fields = {key: value for key, value in entry["estimator"].items() if key != "kind"}
         laws["estimator"] = dict(ESTIMATORS)[entry["estimator"]["kind"]](**fields)
+    elif "estimator" in entry:
+        laws["estimator"] = None
     if entry.get("free_codes"):
         laws["free_codes"] = True
     return laws

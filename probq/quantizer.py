@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from probq.codebooks import Grid, Ladder, Table
 from probq.distributions import Widths
 from probq.errors import ProbqError
-from probq.estimators import Estimator, SecondOrder
+from probq.estimators import Estimator, SecondOrder, StraightThrough
 from probq.gate_gradients import gate_gradient, inner_products, round_input
 from probq.priors import WidthPrior
 from probq.rounding import Grids, Levels, nearest_level
@@ -50,7 +50,7 @@ class Quantizer(nn.Module):
         scales: shape of what has a scale of its own, broadcastable to the tensor.
         multipliers: see `snapped`.
         prior: of the width; None: uniform.
-        estimator: of the gates' gradient.
+        estimator: of the gradients; None: by the temperature, see `Plan`.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Quantizer(nn.Module):
     ) -> None:
         super().__init__()
         self.ladder, self.gates, self.multipliers = ladder, gates, multipliers
-        self.width_prior, self.estimator = prior, estimator or SecondOrder()
+        self.width_prior, self.chosen_estimator = prior, estimator
         if prior is not None:
             prior.logits(ladder)  # raises where they do not fit
         if gates and not all(isinstance(rung, Grid) for rung in ladder.rungs):
@@ -86,6 +86,15 @@ class Quantizer(nn.Module):
     def free(self) -> bool:
         """Whether the width is unknown: more than one rung, and not fixed by a decision."""
         return len(self.ladder) > 1 and self.fixed is None
+
+    @property
+    def estimator(self) -> Estimator:
+        """Of the gates' gradient, and of the codes' at temperature 1."""
+        return self.chosen_estimator or SecondOrder()
+
+    def estimator_at(self, temperature: float) -> Estimator:
+        """Of the codes' gradient in a fit at a temperature."""
+        return StraightThrough() if self.chosen_estimator is None and temperature < 1 else self.estimator
 
     def widths(self) -> Widths:
         """Posterior over the rungs, batch shape `gates`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from enum import Enum
 from typing import Any
 
 import torch
@@ -11,13 +12,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from probq.codebooks import Grid
-from probq.rounding import Grids, clip_codes, per_rung
+from probq.rounding import Grids, clip_codes, inside_range, per_rung
 
 PRODUCT = 64
 
 
+class LevelGradient(Enum):
+    """What the gradient of a drawn level is; `a` are its log-odds, `u` is its location in units of the scale.
+
+    MEAN: that of the exact mean, `p (1 - p) da`. SECOND_ORDER: `1/2 (1 - P(draw)) da`, which has the same mean over
+    draws. STRAIGHT_THROUGH: `du` within half a step of the levels' range; for the spread as SECOND_ORDER.
+    """
+
+    MEAN = 1
+    SECOND_ORDER = 2
+    STRAIGHT_THROUGH = 3
+
+
 def two_nearest(
-    location: Tensor, scale: Tensor, spread: Tensor, grid: Grid | Grids, second_order: bool = False
+    location: Tensor, scale: Tensor, spread: Tensor, grid: Grid | Grids, kind: LevelGradient = LevelGradient.MEAN
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Draw from the code law over the two nearest levels of a grid.
 
@@ -26,16 +39,22 @@ def two_nearest(
 
     Returns:
         The drawn levels, the entropy of all codes together and the log-probability of the draw (scalars, nats).
-        Gradients are exact for the last two; the levels carry the gradient of their exact mean, `p (1 - p) da`, or, to
-        second order, `1/2 (1 - P(draw)) da`, which has the same mean over draws.
+        Gradients are exact for the last two; that of the levels is of the given kind.
     """
-    return _TwoNearest.apply(location, scale, spread, grid.start, grid.step, grid.count, second_order)
+    return _TwoNearest.apply(location, scale, spread, grid.start, grid.step, grid.count, kind)
 
 
 class _TwoNearest(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, location: Tensor, scale: Tensor, spread: Tensor, start: Any, step: Any, count: Any, second_order: bool
+        ctx: Any,
+        location: Tensor,
+        scale: Tensor,
+        spread: Tensor,
+        start: Any,
+        step: Any,
+        count: Any,
+        kind: LevelGradient,
     ) -> Any:
         code, a = _log_odds(location, scale, spread, start, step, count)
         p = torch.sigmoid(a)
@@ -46,7 +65,7 @@ class _TwoNearest(torch.autograd.Function):
         level = level.add_(start)
         flat, total = a.reshape(-1), softplus_sum(a, p)
         ctx.save_for_backward(location, scale, spread, a, p, up)
-        ctx.step, ctx.second_order = step, second_order
+        ctx.start, ctx.step, ctx.count, ctx.kind = start, step, count, kind
         ctx.set_materialize_grads(False)
         return level, total - p.reshape(-1).dot(flat), up.reshape(-1).dot(flat) - total
 
@@ -57,15 +76,26 @@ class _TwoNearest(torch.autograd.Function):
         whole = isinstance(ctx.step, int) and ctx.step == 1
         weight = torch.zeros_like(p) if of_level is None else of_level if whole else of_level * ctx.step
         variance = torch.addcmul(p, p, p, value=-1)
-        of_a = weight * ((up - p).abs_().mul_(0.5) if ctx.second_order else variance)
+        of_a = weight * (variance if ctx.kind is LevelGradient.MEAN else (up - p).abs_().mul_(0.5))
+        through, spreading = ctx.kind is LevelGradient.STRAIGHT_THROUGH, torch.zeros_like(spread)
+        if through:
+            spreading, of_a = _sum_to(of_a * a, spread), torch.zeros_like(a)
         if of_entropy is not None:
             of_a.addcmul_(variance.mul_(a), of_entropy, value=-1)
         if of_log_prob is not None:
             of_a = of_a.add_((up - p).mul_(of_log_prob))
         of_location = of_a * (1 / (scale * spread * ctx.step))
+        if through and of_level is not None:
+            of_location += _inside(of_level, location / scale, ctx.start, ctx.step, ctx.count) / scale
         of_scale = -_sum_to(of_location * location, scale) / scale if ctx.needs_input_grad[1] else None
-        of_spread = -_sum_to(of_a * a, spread) / spread if ctx.needs_input_grad[2] else None
+        of_spread = -(spreading + _sum_to(of_a * a, spread)) / spread if ctx.needs_input_grad[2] else None
         return of_location, of_scale, of_spread, None, None, None, None
+
+
+def _inside(grad: Tensor, u: Tensor, start: Any, step: Any, count: Any) -> Tensor:
+    """The gradient where `u` is within half a step of the levels' range, else 0."""
+    low, high = start - step / 2, start + (count - 0.5) * step
+    return inside_range(grad, u, low, high) if isinstance(count, int) else grad * ((u > low) & (u < high))
 
 
 def _log_odds(

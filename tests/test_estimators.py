@@ -26,6 +26,7 @@ ALL = (
     estimators.ModeForward(),
     estimators.Gumbel(0.3),
     estimators.SecondOrder(),
+    estimators.StraightThrough(),
     estimators.LocalReparametrization(),
     estimators.Flipout(),
 )
@@ -79,6 +80,43 @@ def test_second_order_gradients_of_two_levels_are_half_the_improbability_of_the_
     assert set((drawn.detach() - u.floor()).tolist()) == {0.0, 1.0}
 
 
+@pytest.mark.parametrize("nearest", [2, 3], ids=["fused", "general"])
+@pytest.mark.parametrize("each", [False, True], ids=["grid", "grids"])
+def test_straight_through_moves_every_weight_in_range(nearest: int, each: bool) -> None:
+    """`dw = g du` in the levels' range and 0 outside, by hand; the spread's gradient is that of `SecondOrder`."""
+    location = torch.tensor([-2.0, -0.76, -0.74, -0.1, 0.3, 0.74, 0.76, 2.0], requires_grad=True)
+    scale, spread = torch.tensor(0.5, requires_grad=True), torch.tensor(0.3, requires_grad=True)
+    grids = Grids(torch.full((8,), -1.0), torch.ones(8), torch.full((8,), 3.0))
+    codes = Codes(location, scale, grids if each else ternary(), spread, nearest)
+    g = torch.arange(1.0, 9.0)
+    torch.manual_seed(3)
+    drawn = estimators.StraightThrough().draw(codes)
+    found = torch.autograd.grad(drawn @ g, [location, scale, spread])
+    inside = (location.detach().abs() < 0.75) * g
+    torch.testing.assert_close(found[0], inside / 0.5)
+    torch.testing.assert_close(found[1], -(inside * location.detach()).sum() / 0.25)
+    torch.manual_seed(3)
+    second = estimators.SecondOrder().draw(codes)
+    torch.testing.assert_close(found[2], torch.autograd.grad(second @ g, spread)[0])
+    assert torch.equal(drawn, second)
+
+
+def test_the_temperature_chooses_the_estimator_where_the_plan_does_not() -> None:
+    def of_location(temperature: float, estimator: Any = None) -> Tensor:
+        torch.manual_seed(2)
+        one = nn.Linear(2, 2)
+        q = probq.quantize(one, X, probq.Plan(weight=ladder(2), estimator=estimator)).train()
+        q.likelihood, q.temperature = probq.likelihoods.categorical, temperature
+        torch.manual_seed(4)
+        loss = TraceMeanField_ELBO().differentiable_loss(q.model, q.guide, X, Y)
+        (found,) = torch.autograd.grad(loss, q.net.get_parameter("weight"))
+        return found
+
+    assert torch.equal(of_location(1.0), of_location(1.0, estimators.SecondOrder()))
+    assert torch.equal(of_location(0.1), of_location(0.1, estimators.StraightThrough()))
+    assert not torch.equal(of_location(0.1), of_location(0.1, estimators.SecondOrder()))
+
+
 @pytest.mark.parametrize("estimator", ALL, ids=name_of)
 @pytest.mark.parametrize("nearest", [2, 3])
 @pytest.mark.parametrize("width", [0.4, 1e-3])
@@ -96,7 +134,7 @@ def test_gradients_are_numbers_where_levels_have_no_probability(estimator: Any, 
 
 
 def test_the_gradient_of_the_mean_leaves_out_what_the_variance_costs() -> None:
-    """The known bias of the default, in its size: `1/2 L'' dVar` of a quadratic loss."""
+    """The known bias, in its size: `1/2 L'' dVar` of a quadratic loss."""
     small = list(enumerable())[1]
     mean, error, exact = gradients(small, estimators.MeanGradient(), 250)
     q, x = small.quantized()
@@ -188,7 +226,7 @@ def net() -> nn.Module:
 
 
 @pytest.mark.parametrize("free", [False, True], ids=["logistic", "free"])
-@pytest.mark.parametrize("estimator", ALL, ids=name_of)
+@pytest.mark.parametrize("estimator", [*ALL, None], ids=name_of)
 def test_every_estimator_fits_decides_and_is_saved(estimator: Any, free: bool, tmp_path: Path) -> None:
     plan = probq.Plan(weight=ladder(0, binary(), 3), estimator=estimator, free_codes=free)
     q = probq.quantize(net(), X, plan)
@@ -198,7 +236,7 @@ def test_every_estimator_fits_decides_and_is_saved(estimator: Any, free: bool, t
     assert "logits" in moved
     q.save(tmp_path / "q.safetensors")
     loaded = probq.load(tmp_path / "q.safetensors", net())
-    assert all(w.estimator == estimator and w.free_codes == free for w in loaded.weights.values())
+    assert all(w.chosen_estimator == estimator and w.free_codes == free for w in loaded.weights.values())
     assert torch.equal(loaded(X), q(X))
     a = q.sample(1, seed=1)[0]
     model = probq.lower(q, a)

@@ -7,6 +7,7 @@ from probq.estimators.local import LocalReparametrization
 from probq.estimators.mean_gradient import MeanGradient
 from probq.estimators.mode_forward import ModeForward
 from probq.estimators.second_order import SecondOrder
+from probq.estimators.straight_through import StraightThrough
 
 __all__ = [
     "Estimator",
@@ -17,6 +18,7 @@ __all__ = [
     "ModeForward",
     "Noise",
     "SecondOrder",
+    "StraightThrough",
     "Through",
     "drawn_law",
 ]

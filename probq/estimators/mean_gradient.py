@@ -15,8 +15,8 @@ class MeanGradient(Estimator):
     """`w = l_j` with `j ~ q`, gradient `dL/dw dE_q[l]/dtheta`.
 
     It has little variance. It is that of a loss linear in the weight: what the variance of a code costs,
-    `1/2 L'' Var_q[l]` and beyond, is not seen; `SecondOrder`, the default, adds it. On a rung of one level (pruned) a
-    weight near that level keeps its straight-through gradient, although its code is certain.
+    `1/2 L'' Var_q[l]` and beyond, is not seen; `SecondOrder` adds it. On a rung of one level (pruned) a weight near
+    that level keeps its straight-through gradient, although its code is certain.
 
     Source: Y. Bengio, N. Leonard, A. Courville, 2013, "Estimating or Propagating Gradients Through Stochastic Neurons
     for Conditional Computation" (straight-through; here through the mean of the categorical law).

@@ -1,4 +1,4 @@
-"""The default estimator: draws of codes and widths whose gradient is right to second order."""
+"""Draws of codes and widths whose gradient is right to second order."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from probq.distributions import Codes, Widths
 from probq.estimators.estimator import Estimator
+from probq.stochastic_rounding import LevelGradient
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class SecondOrder(SecondOrderGates):
     def draw(self, law: Codes) -> Tensor:
         """A draw, with the second-order gradient."""
         if law.fused:
-            return law.draw_fused(second_order=True)
+            return law.draw_fused(LevelGradient.SECOND_ORDER)
         levels, log_probs = law.window()
         onehot: Tensor = _Draw.apply(log_probs)
         return (onehot * levels).sum(-1)

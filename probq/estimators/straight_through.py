@@ -1,0 +1,38 @@
+"""Drawn codes whose gradient passes straight through to the location: what explores in a cold fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from probq.distributions import Codes
+from probq.estimators.second_order import SecondOrder
+from probq.free_codes import FreeCodes
+from probq.rounding import nearest_level
+from probq.stochastic_rounding import LevelGradient
+
+
+@dataclass(frozen=True)
+class StraightThrough(SecondOrder):
+    """`w = l_j` with `j ~ q`; with `u = location / scale`, gradient `dL/dw du` within half a step of the levels' range.
+
+    Every weight moves, also one far from the midpoint of two levels, where the true gradient all but vanishes: with
+    that, codes soon stay where rounding put them. It is no gradient of the bound; where the bound's own optimum counts
+    (temperature 1), take `SecondOrder`. Spread, gates and the log-odds of free codes have the gradient of
+    `SecondOrder`.
+
+    Source: Y. Bengio, N. Leonard, A. Courville, 2013, "Estimating or Propagating Gradients Through Stochastic Neurons
+    for Conditional Computation".
+    """
+
+    def draw(self, law: Codes) -> Tensor:
+        """A draw, with the straight-through gradient."""
+        if law.fused:
+            return law.draw_fused(LevelGradient.STRAIGHT_THROUGH)
+        if isinstance(law, FreeCodes):
+            return super().draw(law)
+        still = Codes(law.location.detach(), law.scale.detach(), law.levels, law.spread, law.nearest)
+        levels = law.levels.detach() if isinstance(law.levels, Tensor) else law.levels
+        through = nearest_level(law.location / law.scale, levels, straight_through=True)
+        return super().draw(still) + (through - through.detach())
