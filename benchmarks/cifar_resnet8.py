@@ -50,7 +50,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--search", type=float, default=0.5, help="share of the epochs that learn widths")
     parser.add_argument("--evaluations", type=int, default=100, help="networks that probq.decide measures; 0: none")
     parser.add_argument("--profile", choices=("shift", "dyadic"), default="dyadic", help="of the weights' scales")
-    parser.add_argument("--estimator", choices=ESTIMATORS, help="of codes; default: by the temperature")
+    parser.add_argument("--estimator", choices=ESTIMATORS, help="of the codes; default: that of Plan")
     parser.add_argument("--width", type=int, default=16, help="channels of the first block")
     parser.add_argument("--images", type=int, help="use the first ones of each part only, to try the script")
     parser.add_argument("--seed", type=int, default=0)

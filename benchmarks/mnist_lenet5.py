@@ -65,7 +65,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--more", type=int, default=0, help="epochs of tuning at the decided widths, after probq.fit")
     parser.add_argument("--spend", type=float, help="share of the limit that --more spends at least; default: any")
     parser.add_argument("--profile", choices=("shift", "dyadic"), default="dyadic", help="of the weights' scales")
-    parser.add_argument("--estimator", choices=ESTIMATORS, help="of codes; default: by the temperature")
+    parser.add_argument("--estimator", choices=ESTIMATORS, help="of the codes; default: that of Plan")
     parser.add_argument("--rule", choices=RULES, default="DualAscent", help="enforces the budget in training")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)

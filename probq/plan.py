@@ -44,8 +44,8 @@ class Plan:
         tie_input: the same for the input; the network's own input is never tied.
         free_codes: whether every weight has log-odds of its own for every level, in place of a law around a real-valued
             location; for codebooks of at most 16 levels, on layers without batch normalisation.
-        estimator: how the gradients of the posteriors are estimated, one of `probq.estimators`; None: `SecondOrder` at
-            temperature 1, and `StraightThrough` for the codes in a colder fit.
+        estimator: how the gradients of the posteriors are estimated, one of `probq.estimators`; None: `SecondOrder`,
+            but `StraightThrough` for codes while a fit at a temperature below 1 searches for widths.
         code_prior: prior of the codes, one of `probq.priors`; None: every level is equally probable.
         width_prior, input_prior: prior of the widths of the weight and of the input, of `probq.priors`; None: every
             rung is equally probable.

@@ -24,7 +24,7 @@ ESTIMATORS = (
 def laws_to_entry(quantizer: Quantizer) -> dict[str, Any]:
     """Estimator of a quantizer, unless it is the mean gradient, and priors, unless they are uniform.
 
-    An estimator of null is the one that follows from the temperature.
+    An estimator of null is the default.
 
     Raises:
         ProbqError: if the user wrote one of them.

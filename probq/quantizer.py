@@ -50,7 +50,7 @@ class Quantizer(nn.Module):
         scales: shape of what has a scale of its own, broadcastable to the tensor.
         multipliers: see `snapped`.
         prior: of the width; None: uniform.
-        estimator: of the gradients; None: by the temperature, see `Plan`.
+        estimator: of the gradients; None: see `Plan`.
     """
 
     def __init__(
@@ -89,12 +89,13 @@ class Quantizer(nn.Module):
 
     @property
     def estimator(self) -> Estimator:
-        """Of the gates' gradient, and of the codes' at temperature 1."""
+        """Of the gates' gradient, and of the codes' unless `of_codes` says otherwise."""
         return self.chosen_estimator or SecondOrder()
 
-    def estimator_at(self, temperature: float) -> Estimator:
-        """Of the codes' gradient in a fit at a temperature."""
-        return StraightThrough() if self.chosen_estimator is None and temperature < 1 else self.estimator
+    def of_codes(self, temperature: float) -> Estimator:
+        """Estimator of the codes' gradient at a temperature; what explores does so until the width is decided."""
+        explores = self.chosen_estimator is None and temperature < 1 and self.fixed is None
+        return StraightThrough() if explores else self.estimator
 
     def widths(self) -> Widths:
         """Posterior over the rungs, batch shape `gates`."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import probq
 from probq import estimators
 from probq.codebooks import binary, ladder, ternary, uniform
+from probq.decide import fix
 from probq.distributions import Codes, Widths
 from probq.estimators.estimator import on_weight
 from probq.free_codes import FreeCodes
@@ -101,12 +102,14 @@ def test_straight_through_moves_every_weight_in_range(nearest: int, each: bool) 
     assert torch.equal(drawn, second)
 
 
-def test_the_temperature_chooses_the_estimator_where_the_plan_does_not() -> None:
-    def of_location(temperature: float, estimator: Any = None) -> Tensor:
+def test_codes_explore_in_the_search_of_a_cold_fit_where_the_plan_names_no_estimator() -> None:
+    def of_location(temperature: float, estimator: Any = None, decided: bool = False) -> Tensor:
         torch.manual_seed(2)
         one = nn.Linear(2, 2)
         q = probq.quantize(one, X, probq.Plan(weight=ladder(2), estimator=estimator)).train()
         q.likelihood, q.temperature = probq.likelihoods.categorical, temperature
+        if decided:
+            fix(q, q.mode().widths)
         torch.manual_seed(4)
         loss = TraceMeanField_ELBO().differentiable_loss(q.model, q.guide, X, Y)
         (found,) = torch.autograd.grad(loss, q.net.get_parameter("weight"))
@@ -115,6 +118,7 @@ def test_the_temperature_chooses_the_estimator_where_the_plan_does_not() -> None
     assert torch.equal(of_location(1.0), of_location(1.0, estimators.SecondOrder()))
     assert torch.equal(of_location(0.1), of_location(0.1, estimators.StraightThrough()))
     assert not torch.equal(of_location(0.1), of_location(0.1, estimators.SecondOrder()))
+    assert torch.equal(of_location(0.1, decided=True), of_location(0.1, estimators.SecondOrder(), decided=True))
 
 
 @pytest.mark.parametrize("estimator", ALL, ids=name_of)
