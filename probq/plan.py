@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from probq.codebooks import Ladder, ladder
 from probq.errors import ProbqError
-from probq.estimators import Estimator
+from probq.estimators import Estimator, SecondOrder
 from probq.free_codes import MOST_LEVELS
 from probq.layers import Layer
 from probq.priors import CodePrior, WidthPrior
@@ -116,7 +116,7 @@ class Plan:
             if not isinstance(value, kind) and value is not None:
                 home = "estimators" if name == "estimator" else "priors"
                 raise ProbqError(f"Plan({name}=...) takes an object of probq.{home}, not {value!r}")
-        if self.codes == 1 and (self.free_codes or self.code_prior or self.estimator):
+        if self.codes == 1 and (self.free_codes or self.code_prior or self.estimator not in (None, SecondOrder())):
             raise ProbqError("Plan(codes=1) rounds: it has no law of codes to estimate; use codes=2 or more")
         if self.free_codes and self.gates != "tensor":
             raise ProbqError(

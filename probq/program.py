@@ -119,7 +119,7 @@ class Program(Network):
                 onehot = onehots[name] = self._width_site(name, quantizer, quantizer.widths, onehots)
                 if isinstance(quantizer, WeightQuantizer) and self._draws_codes(quantizer):
                     law = self._code_law(name, quantizer, self.rung(name, onehot))
-                    law.estimate = quantizer.of_codes(self.temperature).draw if self.training else None
+                    law.estimate = quantizer.code_estimator(self.temperature).draw if self.training else None
                     pyro.sample(f"{name}.code", law)
 
     def _width_site(self, name: str, quantizer: Quantizer, law: Callable[[], Any], drawn: Any) -> Tensor:

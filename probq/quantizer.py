@@ -89,10 +89,10 @@ class Quantizer(nn.Module):
 
     @property
     def estimator(self) -> Estimator:
-        """Of the gates' gradient, and of the codes' unless `of_codes` says otherwise."""
+        """Of the gates' gradient, and of the codes' unless `code_estimator` says otherwise."""
         return self.chosen_estimator or SecondOrder()
 
-    def of_codes(self, temperature: float) -> Estimator:
+    def code_estimator(self, temperature: float) -> Estimator:
         """Estimator of the codes' gradient at a temperature; what explores does so until the width is decided."""
         explores = self.chosen_estimator is None and temperature < 1 and self.fixed is None
         return StraightThrough() if explores else self.estimator

@@ -247,6 +247,10 @@ def test_every_estimator_fits_decides_and_is_saved(estimator: Any, free: bool, t
     np.testing.assert_array_equal(model(X.numpy()) * model.output_scale, q.at(a)(X).detach().numpy())
 
 
+def test_rounded_codes_take_the_estimator_that_earlier_files_name() -> None:
+    assert probq.Plan(codes=1, estimator=estimators.SecondOrder()).codes == 1
+
+
 def test_evaluation_draws_plain_levels() -> None:
     """In training mode every draw of this estimator is the mode; in evaluation mode it is not."""
     plan = probq.Plan(weight=ladder(2), estimator=estimators.ModeForward(), spread=2.0)
