@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import rankdata
 
+from probq.checks import check_seed
 from probq.errors import ProbqError
 from probq.reliability import Reliability, reliability_of
 from probq.uncertainty import check_probabilities, numbers
@@ -187,6 +188,7 @@ def interval(
         raise ProbqError("interval takes arrays of one length, a row for each example, and at least one row")
     if not 0 < level < 1 or isinstance(resamples, bool) or not isinstance(resamples, int) or resamples < 2:
         raise ProbqError("interval takes a level between 0 and 1, and resamples of 2 or more")
+    check_seed(seed)
     generator, value = np.random.default_rng(seed), float(metric(*rows, **options))
     values = []
     for _ in range(resamples):

@@ -19,7 +19,7 @@ def checked_chains(q: Quantized | Sequence[Quantized]) -> list[Quantized]:
     Raises:
         ProbqError: if there is none, or they differ; chains of different problems cannot be compared.
     """
-    chains = [q] if isinstance(q, Quantized) else list(q)
+    chains = list(q) if isinstance(q, Sequence) else [q]
     if not chains or not all(isinstance(chain, Quantized) for chain in chains):
         raise ProbqError("give a quantized network, or a list of them, one for each chain")
     for k, chain in enumerate(chains[1:], 1):

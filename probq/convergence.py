@@ -13,9 +13,11 @@ import torch
 
 from probq.budget import Budget
 from probq.chains import checked_chains
+from probq.checks import check_number
 from probq.errors import ProbqError
 from probq.fit import fit
 from probq.inference_data import rhat_and_ess
+from probq.program import check_posterior
 from probq.quantized import Quantized
 from probq.summary import cost_of, draw_costs, draw_widths, network_order, table
 from probq.unfitted import warn_unfitted
@@ -65,6 +67,8 @@ def restarts(
         raise ProbqError(f"restarts takes a number of chains, 2 or more, not {chains!r}")
     if isinstance(spread, bool) or not isinstance(spread, int | float) or not 0 <= spread < float("inf"):
         raise ProbqError(f"spread is a standard deviation of log-odds, 0 or more, not {spread!r}")
+    check_posterior(q, "restarts")
+    check_number("seed", seed, 0)
     data = batches if hasattr(batches, "__len__") else list(batches)
     fitted = []
     for k in range(seed, seed + chains):
@@ -110,6 +114,7 @@ def convergence(chains: Sequence[Quantized], draws: int = 1000, seed: int = 0) -
     localization: An improved R-hat for assessing convergence of MCMC".
     """
     fitted = checked_chains(chains)
+    check_number("seed", seed, 0)
     if len(fitted) < 2:
         raise ProbqError("convergence compares two chains or more; make them with probq.restarts")
     if isinstance(draws, bool) or not isinstance(draws, int) or draws < LEAST_DRAWS:

@@ -17,7 +17,7 @@ from probq.budget import Budgets, budgets
 from probq.errors import ProbqError
 from probq.figures import figure
 from probq.limited import Limited, limited
-from probq.program import Program
+from probq.program import Program, check_posterior
 from probq.quantizer import Quantizer
 from probq.rounding import code_indices
 from probq.weight_quantizer import WeightQuantizer
@@ -72,6 +72,7 @@ def decide(
     """
     from probq.refine import refined
 
+    check_posterior(q, "decide")
     return refined(q, budget, validation, batches, evaluations, examples, progress)
 
 

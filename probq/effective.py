@@ -8,7 +8,7 @@ import torch
 from probq.assignment import Assignment
 from probq.cost import FLOAT_BITS
 from probq.decide import onehots
-from probq.program import Program
+from probq.program import Program, check_posterior
 from probq.quantizer import FINEST_LEVEL
 from probq.rounding import code_levels
 
@@ -27,6 +27,7 @@ def effective_bops(q: Program, assignment: Assignment) -> float:
     Source: C. Sun, T. K. Aarrestad, V. Loncar, J. Ngadiuba, M. Spiropulu, 2024, "Gradient-based Automatic Mixed
     Precision Quantization for Neural Networks On-Chip" (EBOPs, with declared widths of the inputs, signs included).
     """
+    check_posterior(q, "effective_bops")
     chosen, total = onehots(q, assignment.widths), 0.0
     for layer in q.layers:
         digits = float(FLOAT_BITS)

@@ -11,6 +11,7 @@ import torch
 from probq import cost as costs
 from probq.assignment import Assignment
 from probq.budget import Budget, Budgets, budgets
+from probq.checks import check_number
 from probq.choices import Problem
 from probq.decide import codes, decided, mode, sample, shaped, tuned_widths
 from probq.draws import conditional_draws
@@ -20,6 +21,7 @@ from probq.integer_ensemble import Ensemble
 from probq.likelihoods import Normal
 from probq.limited import limited
 from probq.lower import lower
+from probq.program import check_posterior
 from probq.quantized import Quantized
 from probq.unfitted import warn_unfitted
 from probq.versions import probq_version
@@ -49,6 +51,8 @@ def ensemble(q: Quantized, n: int, budget: Budgets = None, *, seed: int = 0) -> 
     Raises:
         ProbqError: if the cheapest `n` members cost more than the budget, or the network cannot be lowered.
     """
+    check_posterior(q, "ensemble")
+    check_number("seed", seed, 0)
     warn_unfitted(q)
     several = budgets(budget or q.budget)
     assignments = joint(q, n, several, seed)

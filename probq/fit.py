@@ -14,14 +14,16 @@ from tqdm import tqdm
 from probq.batches import Batches
 from probq.budget import Budgets, budgets
 from probq.calibrate import calibrate
+from probq.checks import check_number, check_seed
 from probq.decide import reach, settled
 from probq.errors import ProbqError
 from probq.estimators import SecondOrder
 from probq.history import History, Step
 from probq.likelihoods import Likelihood, for_target
 from probq.loop import GATES, Rates, estimate_live, run
+from probq.program import check_posterior
 from probq.quantized import Quantized
-from probq.refine import check_number, measured_widths
+from probq.refine import measured_widths
 from probq.rules import ConstraintGuided, DualAscent, Rule
 from probq.settling import warn_unsettled
 from probq.validate import validate
@@ -73,7 +75,9 @@ def fit(
         ProbqError: if the data is empty or not finite, the budget cannot be reached, an option is unknown, or the
             loss is not finite (the network then keeps the last good state).
     """
+    check_posterior(q, "fit")
     _check_options(options)
+    check_seed(seed)
     history = History(settings={"epochs": epochs, "budget": budget, "seed": seed, **options})
     held = Batches(validation, q.device, "validation data") if validation is not None else None
     data = Batches(batches, q.device)
@@ -165,7 +169,9 @@ def steps(
     Raises:
         ProbqError: as in `fit`; what can be checked is checked before the first step.
     """
+    check_posterior(q, "steps")
     _check(epochs, search, temperature)
+    check_seed(seed)
     check_number("evaluations", evaluations, 0)
     _check_rule(rule)
     _check_draws(draws, rule)

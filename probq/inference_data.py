@@ -12,6 +12,7 @@ from torch import Tensor
 
 from probq.assignment import Assignment
 from probq.chains import checked_chains
+from probq.checks import check_number
 from probq.errors import ProbqError
 from probq.predictive import Predictive, drawn, in_memory, predictive
 from probq.quantized import Quantized
@@ -69,6 +70,7 @@ def to_arviz(
     import xarray
 
     chains = checked_chains(q)
+    check_number("seed", seed, 0)
     if log_likelihood and batches is None:
         raise ProbqError("the log-likelihood needs data: give to_arviz(..., batches=...), pairs of input and target")
     warn_unfitted(*chains)

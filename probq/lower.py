@@ -22,6 +22,7 @@ from probq.lowering.moves import PARTS
 from probq.lowering.operations import OPERATIONS
 from probq.lowering.tables import MODULES, table
 from probq.lowering.values import Value, common, reduced, refusal
+from probq.program import check_posterior
 from probq.quantized import Quantized
 from probq.versions import probq_version
 
@@ -41,6 +42,7 @@ def lower(q: Quantized, assignment: Assignment | None = None) -> IntegerModel:
         ProbqError: naming operation and module, if something in the network has no exact integer form, or a layer's
             integers could leave 31 bits.
     """
+    check_posterior(q, "lower")
     assignment = q.mode() if assignment is None else assignment
     fixed = q.at(assignment).cpu().eval()
     for name in fixed.weight_names:

@@ -67,6 +67,19 @@ class Part(nn.Module):
         return self.function(*args, **kwargs)
 
 
+def check_posterior(q: Any, function: str) -> None:
+    """Raise unless `q` has a posterior.
+
+    Args:
+        q: what was given.
+        function: of probq, to which it was given.
+    """
+    if not isinstance(q, Program):
+        raise ProbqError(
+            f"{function} takes a network with a posterior, q = probq.quantize(network, example), not {type(q).__name__}"
+        )
+
+
 class Program(Network):
     """A network with a posterior over the width of every quantizer and the code of every weight.
 

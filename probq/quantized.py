@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from probq.activations import activations
 from probq.assignment import Assignment
 from probq.budget import Budgets
+from probq.checks import check_seed
 from probq.decide import codes, decided, decision, fix, onehots
 from probq.decide import mode as most_probable
 from probq.decide import sample as draws_within
@@ -76,6 +77,7 @@ class Quantized(Program):
     def _drawn(self, n: int, budget: Budgets, seed: int | None) -> list[Assignment]:
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
             raise ProbqError(f"sample takes a number of draws, 1 or more, not {n!r}")
+        check_seed(seed)
         return draws_within(self, n, budget or self.budget, seed)
 
     def at(self, assignment: Assignment) -> Quantized:

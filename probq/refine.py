@@ -14,8 +14,8 @@ from probq import cost as costs
 from probq.assignment import Assignment
 from probq.batches import Batches
 from probq.budget import Budgets, budgets
+from probq.checks import check_number
 from probq.decide import decided, mode, shape_bits, under, with_widths
-from probq.errors import ProbqError
 from probq.limited import Limited
 from probq.measure import ValidationLoss
 from probq.neighbours import Space, State
@@ -125,9 +125,3 @@ def _state(space: Space, widths: Mapping[str, Any]) -> State:
         next(k for k, own in enumerate(options) if np.array_equal(np.ravel(own), np.ravel(widths[name])))
         for name, options in zip(space.names, space.options, strict=True)
     )
-
-
-def check_number(name: str, value: Any, least: int) -> None:
-    """Raise unless a number is an integer of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ProbqError(f"{name} must be an integer of {least} or more, not {value!r}")

@@ -16,7 +16,7 @@ from probq.decide import decided_rungs, probability_within, under
 from probq.errors import ProbqError
 from probq.expectation import of_layer
 from probq.layers import Layer
-from probq.program import Program
+from probq.program import Program, check_posterior
 from probq.quantizer import Quantizer
 from probq.weight_quantizer import WeightQuantizer
 
@@ -46,6 +46,7 @@ def table(q: Program) -> pandas.DataFrame:
     Raises:
         ProbqError: if `q.budget` is below the cheapest reachable cost.
     """
+    check_posterior(q, "table")
     probs, modes, expected = _probs(q), decided_widths(q, q.budget), expected_costs(q)
     widths = sorted({bits for _, quantizer in q.named_quantizers() for bits in quantizer.ladder.bits})
     total = sum(expected.values())  # of all layers, also where the cost is that of the largest one

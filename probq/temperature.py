@@ -16,6 +16,7 @@ from probq.budget import Budget
 from probq.errors import ProbqError
 from probq.fit import fit
 from probq.predictive import drawn, in_memory, predictive
+from probq.program import check_posterior
 from probq.quantized import Quantized
 from probq.validate import validate
 
@@ -72,6 +73,7 @@ def tune_temperature(
 
     Source: F. Wenzel et al., 2020, "How Good is the Bayes Posterior in Deep Neural Networks Really?".
     """
+    check_posterior(q, "tune_temperature")
     path = _path(temperatures)
     train, held = Batches(batches, q.device), in_memory(q, validation)
     rows, fits, own = {}, {}, q

@@ -19,7 +19,7 @@ PACKAGE = Path(__file__).parents[1] / "probq"
 
 # From the bottom up. A module may import from its own row (without a circle) and from the rows below.
 ORDER = (
-    {"errors", "figures", "files", "file_kind", "versions"},
+    {"errors", "checks", "figures", "files", "file_kind", "versions"},
     {
         "packing",
         "windows",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import probq
-from probq import Budget, Plan, ProbqError, Quantized
+from probq import Budget, Plan, ProbqError, Quantized, plot
 from probq.codebooks import ladder, learned, powers_of_two
 from probq.layers import Layer
 from probq.testing import decided_copy, zoo
@@ -231,6 +231,54 @@ def test_folding_keeps_codes_where_integers_multiply(bits: int, scales: Literal[
     assert np.array_equal(multiplier, multiplier.round())  # to the last bit: hardware has no other
     change = torch.autograd.grad(q.location("0.weight", rung).sum(), q.net.get_parameter("1.weight"))[0]
     np.testing.assert_allclose(change, q.net.get_parameter("0.weight").detach().sum(1), rtol=1 / 32)  # of weight * gain
+
+
+TAKERS = {
+    "fit": lambda n: probq.fit(n, BATCHES, progress=False),
+    "steps": lambda n: next(probq.steps(n, BATCHES)),
+    "decide": lambda n: probq.decide(n, BUDGET, BATCHES),
+    "lower": probq.lower,
+    "table": probq.table,
+    "ensemble": lambda n: probq.ensemble(n, 2, BUDGET),
+    "restarts": lambda n: probq.restarts(n, BATCHES),
+    "tune_temperature": lambda n: probq.tune_temperature(n, BATCHES, BATCHES),
+    "effective_bops": lambda n: probq.effective_bops(n, probq.quantize(net(), X).mode()),
+    **{f"plot.{p.__name__}": p for p in (plot.channels, plot.cost, plot.depth, plot.forest, plot.weights, plot.widths)},
+}
+BATCHES, BUDGET = [(X, torch.arange(6) % 3)], Budget(percent=5.0)
+
+
+@pytest.mark.parametrize("name", TAKERS)
+def test_a_network_that_was_not_quantized_is_refused(name: str) -> None:
+    with pytest.raises(ProbqError, match=rf"^{name} takes .* q = probq\.quantize\(network, example\), not Sequential"):
+        TAKERS[name](net())
+    with pytest.raises(ProbqError, match="NoneType"):
+        TAKERS[name](None)
+
+
+def test_chains_that_were_not_quantized_are_refused() -> None:
+    for chains in (net(), None, [net()]):
+        with pytest.raises(ProbqError, match="give a quantized network, or a list of them"):
+            probq.to_arviz(chains)
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "a", True])
+def test_seeds_that_are_none_are_refused(seed: Any) -> None:
+    q = probq.quantize(net(), X)
+    for call in (
+        lambda: q.sample(2, seed=seed),
+        lambda: q.predict(X, 2, seed=seed),
+        lambda: probq.to_arviz(q, draws=2, seed=seed),
+        lambda: probq.ensemble(q, 2, BUDGET, seed=seed),
+        lambda: probq.convergence([q, q], seed=seed),
+        lambda: probq.restarts(q, BATCHES, seed=seed),
+        lambda: probq.fit(q, BATCHES, seed=seed, progress=False),
+        lambda: next(probq.steps(q, BATCHES, seed=seed)),
+        lambda: probq.calibration.interval(np.mean, [1.0, 2.0], seed=seed),
+    ):
+        with pytest.raises(ProbqError, match="seed must be an integer of 0 or more"):
+            call()
+    assert q.sample(2, seed=np.int64(3)) == q.sample(2, seed=3)
 
 
 def test_predict_is_deterministic_with_a_seed_and_a_row_a_network() -> None:

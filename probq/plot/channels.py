@@ -9,7 +9,7 @@ from matplotlib.colors import Normalize
 from probq import summary
 from probq.errors import ProbqError
 from probq.plot.style import height_of, name_rows, new_axes, shortened, title
-from probq.program import Program
+from probq.program import Program, check_posterior
 from probq.weight_quantizer import WeightQuantizer
 
 
@@ -26,6 +26,7 @@ def channels(q: Program, ax: Axes | None = None) -> Axes:
     Raises:
         ProbqError: if every weight tensor has one width only, or gates hold NaN.
     """
+    check_posterior(q, "plot.channels")
     rows = {name: channel_means(q, name) for name in summary.network_order(q) if name in q.weight_names}
     rows = {name: means for name, means in rows.items() if q.quantizer(name).gates}
     if not rows:

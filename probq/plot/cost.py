@@ -10,7 +10,7 @@ from probq import summary
 from probq.budget import Budgets, budgets
 from probq.decide import probability_within
 from probq.plot.style import DARK, LIMIT, PALE, legend, new_axes, title, unit
-from probq.program import Program
+from probq.program import Program, check_posterior
 
 
 def cost(q: Program, budget: Budgets = None, ax: Axes | None = None) -> Axes:
@@ -28,6 +28,7 @@ def cost(q: Program, budget: Budgets = None, ax: Axes | None = None) -> Axes:
     Raises:
         ProbqError: if the budget is below the cheapest reachable cost.
     """
+    check_posterior(q, "plot.cost")
     every = budgets(budget or q.budget)
     function = every[0].cost if every else summary.cost_of(q)
     drawn = summary.draw_costs(q, summary.draw_widths(q, summary.cost_draws(q), 0)[0], function)

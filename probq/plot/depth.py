@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 from probq import summary
 from probq.errors import ProbqError
 from probq.plot.style import CROWDED, bits_text, dot, dot_size, legend, name_columns, new_axes, title, widths_colours
-from probq.program import Program
+from probq.program import Program, check_posterior
 
 FLOAT = "#bbbbbb"
 
@@ -32,6 +32,7 @@ def depth(q: Program, kind: Literal["weight", "input"] = "weight", ax: Axes | No
     Raises:
         ProbqError: if `kind` is another word, or gates hold NaN.
     """
+    check_posterior(q, "plot.depth")
     if kind not in ("weight", "input"):
         raise ProbqError(f'kind is "weight" or "input", not {kind!r}')
     names = [getattr(layer, kind) for layer in q.layers]

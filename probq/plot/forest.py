@@ -24,7 +24,7 @@ from probq.plot.style import (
     new_axes,
     title,
 )
-from probq.program import Program
+from probq.program import Program, check_posterior
 
 INNER = 0.5
 
@@ -64,6 +64,7 @@ def forest(q: Program, mass: float = 0.94, ax: Axes | None = None) -> Axes:
 
     Source: J. K. Kruschke, 2015, "Doing Bayesian Data Analysis" (highest-density intervals).
     """
+    check_posterior(q, "plot.forest")
     if isinstance(mass, bool) or not isinstance(mass, int | float) or not 0 < mass < 1:
         raise ProbqError(f"mass is a probability above 0 and below 1, not {mass!r}")
     names, decided = in_order(summary.network_order(q), q.weight_names), summary.decided_widths(q, q.budget)

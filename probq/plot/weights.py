@@ -12,7 +12,7 @@ from probq import summary
 from probq.decide import onehots
 from probq.errors import ProbqError
 from probq.plot.style import DARK, PALE, WEIGHT, bits_text, legend, new_axes, shortened, title
-from probq.program import Program
+from probq.program import Program, check_posterior
 
 FEW, MANY = 16, 64  # levels up to which each is named, and from which they are drawn as one outline
 FINE = 4  # bins for each level
@@ -85,6 +85,7 @@ def weights(q: Program, name: str | None = None, ax: Axes | None = None) -> Axes
     Raises:
         ProbqError: if there is no such weight, it holds NaN or infinity, or the posterior was read without its network.
     """
+    check_posterior(q, "plot.weights")
     if name is None:
         name = max(q.weight_names, key=lambda n: int(np.prod(q.weights[n].shape)))
     if name not in q.weight_names:

@@ -24,7 +24,7 @@ from probq.plot.style import (
     title,
     widths_colours,
 )
-from probq.program import Program
+from probq.program import Program, check_posterior
 
 
 def widths(q: Program, ax: Axes | None = None) -> Axes:
@@ -40,6 +40,7 @@ def widths(q: Program, ax: Axes | None = None) -> Axes:
         q: a quantized network, fitted or not.
         ax: where to draw; by default a new figure.
     """
+    check_posterior(q, "plot.widths")
     frame, decided = summary.table(q), summary.decided_widths(q, q.budget)
     frame = frame.loc[in_order(frame.index, q.weight_names)]
     colours = widths_colours(q)

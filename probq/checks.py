@@ -1,0 +1,20 @@
+"""Checks of arguments that many functions take."""
+
+from __future__ import annotations
+
+from numbers import Integral
+from typing import Any
+
+from probq.errors import ProbqError
+
+
+def check_number(name: str, value: Any, least: int) -> None:
+    """Raise unless a number is an integer of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ProbqError(f"{name} must be an integer of {least} or more, not {value!r}")
+
+
+def check_seed(seed: Any) -> None:
+    """Raise unless a seed is one that every random generator here takes, or None."""
+    if seed is not None:
+        check_number("seed", seed, 0)
