@@ -77,7 +77,6 @@ def fit(
     """
     check_posterior(q, "fit")
     _check_options(options)
-    check_seed(seed)
     history = History(settings={"epochs": epochs, "budget": budget, "seed": seed, **options})
     held = Batches(validation, q.device, "validation data") if validation is not None else None
     data = Batches(batches, q.device)
@@ -170,9 +169,7 @@ def steps(
         ProbqError: as in `fit`; what can be checked is checked before the first step.
     """
     check_posterior(q, "steps")
-    _check(epochs, search, temperature)
-    check_seed(seed)
-    check_number("evaluations", evaluations, 0)
+    _check(epochs, evaluations, seed, search, temperature)
     _check_rule(rule)
     _check_draws(draws, rule)
     data = batches if isinstance(batches, Batches) else Batches(batches, q.device)
@@ -226,9 +223,10 @@ def _check_options(options: Mapping[str, Any]) -> None:
         raise ProbqError(f"fit has no option {unknown[0]!r}; besides its own arguments it takes {', '.join(known)}")
 
 
-def _check(epochs: int, search: float | None, temperature: float) -> None:
-    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
-        raise ProbqError(f"epochs must be an integer of 1 or more, not {epochs!r}")
+def _check(epochs: int, evaluations: int, seed: int | None, search: float | None, temperature: float) -> None:
+    check_number("epochs", epochs, 1)
+    check_number("evaluations", evaluations, 0)
+    check_seed(seed)
     if search is not None and not 0 <= search <= 1:
         raise ProbqError(f"search is the share of steps that learn widths, 0 to 1, not {search!r}")
     if not temperature > 0 or not math.isfinite(temperature):

@@ -57,12 +57,9 @@ def laws_from_entry(entry: Mapping[str, Any]) -> dict[str, Any]:
         LookupError: if there is no such kind.
     """
     laws: dict[str, Any] = {key: priors.from_entry(entry[key]) for key in ("width_prior", "code_prior") if key in entry}
-    laws["estimator"] = estimators.MeanGradient()
-    if entry.get("estimator") is not None:
-        fields = {key: value for key, value in entry["estimator"].items() if key != "kind"}
-        laws["estimator"] = dict(ESTIMATORS)[entry["estimator"]["kind"]](**fields)
-    elif "estimator" in entry:
-        laws["estimator"] = None
+    own = entry.get("estimator", {"kind": "mean gradient"})
+    fields = {key: value for key, value in (own or {}).items() if key != "kind"}
+    laws["estimator"] = None if own is None else dict(ESTIMATORS)[own["kind"]](**fields)
     if entry.get("free_codes"):
         laws["free_codes"] = True
     return laws
