@@ -31,6 +31,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--bits", type=int, nargs=2, default=[2, 2], metavar=("W", "A"), help="weights, inputs")
     parser.add_argument("--epochs", type=int, default=16, help="epochs of quantization-aware training")
     parser.add_argument("--float-epochs", type=int, default=16, help="epochs of the float network before it")
+    parser.add_argument("--float-smoothing", type=float, help="label smoothing of the float network; default: none")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="no epoch starts after that long")
@@ -43,12 +44,13 @@ def arguments() -> argparse.Namespace:
 def key(args: argparse.Namespace) -> dict[str, Any]:
     """What tells one run from another."""
     own = {name: getattr(args, name) for name in ("epochs", "float_epochs", "seed", "no_test")}
-    return {"method": "Brevitas", "uniform": list(args.bits), **own}
+    smoothed = {"float_smoothing": args.float_smoothing} if args.float_smoothing else None
+    return {"method": "Brevitas", "uniform": list(args.bits), **own, "own": smoothed}
 
 
 def run(args: argparse.Namespace, deadline: float) -> dict[str, Any] | None:
     """One run, from the float network to the test; None if time ran out."""
-    net, images, held = prepared(args)
+    net, images, held = prepared(args, args.float_smoothing)
     start = time.perf_counter()
     qat = brevitas_net.quantized(net, *args.bits)
     torch.manual_seed(args.seed)

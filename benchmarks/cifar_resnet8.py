@@ -71,7 +71,7 @@ def key(args: argparse.Namespace) -> dict[str, Any]:
     own: dict[str, Any] = {"method": "Brevitas", "uniform": args.brevitas}
     if args.brevitas is None:
         own = {"method": "probq", "budget": args.budget, "uniform": args.uniform}
-        own |= {"own": {"estimator": args.estimator}} if args.estimator else {}
+        own |= {"own": {"estimator": args.estimator} if args.estimator else None}
         names += ["search", "evaluations", "profile"]
     return own | {name: getattr(args, name) for name in names}
 

@@ -70,6 +70,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--temperature", type=float, help="of the KL terms; default: that of probq.fit")
+    parser.add_argument("--float-smoothing", type=float, help="label smoothing of the float network; default: none")
     parser.add_argument("--search", type=float, default=0.5, help="share of the steps that learn widths")
     parser.add_argument("--evaluations", type=int, default=100, help="networks that probq.decide measures; 0: none")
     parser.add_argument("--name", default="probq", help="the method's name in the results")
@@ -87,30 +88,33 @@ def with_dropout() -> nn.Sequential:
     return nn.Sequential(*layers).to(memory_format=torch.channels_last)
 
 
-def float_network(images: tuple[Tensor, Tensor], epochs: int, seed: int) -> nn.Sequential:
+def float_network(images: tuple[Tensor, Tensor], epochs: int, seed: int, smoothing: float) -> nn.Sequential:
     """The float network of a seed, from the cache or trained now."""
-    path = CACHE / f"lenet5-dropout-seed{seed}-epochs{epochs}.safetensors"
+    smoothed = f"-smoothing{smoothing:g}" if smoothing else ""
+    path = CACHE / f"lenet5-dropout{smoothed}-seed{seed}-epochs{epochs}.safetensors"
     torch.manual_seed(seed)
     net = with_dropout()
     if path.exists():
         net.load_state_dict(safetensors.torch.load_file(path))
         return net.eval()
-    train(net, data.Shuffled(*images, BATCH), epochs)
+    train(net, data.Shuffled(*images, BATCH), epochs, smoothing=smoothing)
     path.parent.mkdir(exist_ok=True)
-    safetensors.torch.save_file(net.state_dict(), path)
+    safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in net.state_dict().items()}, path)
     return net.eval()
 
 
-def prepared(args: argparse.Namespace) -> tuple[nn.Sequential, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+def prepared(
+    args: argparse.Namespace, smoothing: float | None = None
+) -> tuple[nn.Sequential, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """The float network, the training images with their labels, and the held-out ones."""
     (images, labels), held = data.split(*data.mnist(args.data, train=True), HELD_OUT, args.seed)
     kept = images.contiguous(memory_format=torch.channels_last), labels
-    return float_network(kept, args.float_epochs, args.seed), kept, held
+    return float_network(kept, args.float_epochs, args.seed, smoothing or 0), kept, held
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """One run, from the float network to the integer model's accuracy."""
-    net, images, held = prepared(args)
+    net, images, held = prepared(args, args.float_smoothing)
     start = time.perf_counter()
     budget = None if args.uniform else probq.Budget(percent=args.budget)
     searched, loss = fitted(args, net, images, held, budget)
@@ -197,10 +201,9 @@ def key(args: argparse.Namespace) -> dict[str, Any]:
         "seed",
         "no_test",
     )
-    given = {name: getattr(args, name) for name in ("temperature", "spend", "estimator")}
+    given = {name: getattr(args, name) for name in ("temperature", "spend", "estimator", "float_smoothing")}
     own = {name: value for name, value in given.items() if value is not None}
-    own = {"own": own} if own else {}
-    return {"method": args.name, **{name: getattr(args, name) for name in names}, **own}
+    return {"method": args.name, **{name: getattr(args, name) for name in names}, "own": own or None}
 
 
 def show(row: dict[str, Any]) -> None:

@@ -41,7 +41,12 @@ def autocast(device: str = "cpu") -> torch.autocast:
 
 
 def train(
-    net: nn.Module, batches: Any, epochs: int, checkpoint: Path | None = None, deadline: float = math.inf
+    net: nn.Module,
+    batches: Any,
+    epochs: int,
+    checkpoint: Path | None = None,
+    deadline: float = math.inf,
+    smoothing: float = 0,
 ) -> bool:
     """Train with Adam from 1e-3 and a cosine schedule over all steps; what is kept is the state after the last one.
 
@@ -51,6 +56,7 @@ def train(
         epochs: passes over the data.
         checkpoint: file that holds everything the next epoch depends on, written after each one and read at the start.
         deadline: of `time.monotonic()`; no epoch but the first of this call starts after it.
+        smoothing: share of each label spread over all classes.
 
     Returns:
         Whether all epochs are done.
@@ -67,7 +73,7 @@ def train(
             optimizer.zero_grad()
             with autocast(device.type):
                 output = net(x.to(device))
-            nn.functional.cross_entropy(output.float(), y.to(device)).backward()
+            nn.functional.cross_entropy(output.float(), y.to(device), label_smoothing=smoothing).backward()
             optimizer.step()
             cosine.step()
         if checkpoint is not None:

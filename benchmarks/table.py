@@ -123,7 +123,7 @@ def options(run: Mapping[str, Any]) -> dict[str, str]:
     """What a run was given beside the protocol: shares of search and numbers of evaluations, and its own options."""
     other = {name: run[name] for name, usual in USUAL.items() if run.get(name, usual) != usual}
     other |= {name: value for name, value in (run.get("own") or {}).items() if name != "temperature"}
-    return {name: value if isinstance(value, str) else f"{value:g}" for name, value in other.items()}
+    return {n.replace("_", " "): value if isinstance(value, str) else f"{value:g}" for n, value in other.items()}
 
 
 def row(runs: list[Mapping[str, Any]]) -> str:
