@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +12,7 @@ from probq.assignment import Assignment
 from probq.budget import Budget, Budgets, budgets
 from probq.checks import check_number
 from probq.choices import Problem
-from probq.decide import codes, decided, mode, sample, shaped, tuned_widths
+from probq.decide import codes, decided, mode, sample, shaped
 from probq.draws import conditional_draws
 from probq.errors import ProbqError
 from probq.figures import figure
@@ -24,6 +23,7 @@ from probq.lower import lower
 from probq.program import check_posterior
 from probq.quantized import Quantized
 from probq.unfitted import warn_unfitted
+from probq.untuned import untuned, warn_untuned
 from probq.versions import probq_version
 
 
@@ -56,7 +56,7 @@ def ensemble(q: Quantized, n: int, budget: Budgets = None, *, seed: int = 0) -> 
     warn_unfitted(q)
     several = budgets(budget or q.budget)
     assignments = joint(q, n, several, seed)
-    _warn_untuned(q, assignments)
+    warn_untuned(untuned(q, assignments), n, "members", "probq.ensemble(q.at(q.mode()), ...)")
     cost = several[0].cost if several else costs.bops
     spent = [a.cost(cost) for a in assignments]
     noise = float(q.likelihood.log_sd.detach().exp()) ** 2 if isinstance(q.likelihood, Normal) else None
@@ -70,20 +70,6 @@ def ensemble(q: Quantized, n: int, budget: Budgets = None, *, seed: int = 0) -> 
         "versions": {"probq": probq_version()},
     }
     return Ensemble([lower(q, a) for a in assignments], noise, metadata)
-
-
-def _warn_untuned(q: Quantized, assignments: list[Assignment]) -> None:
-    """Warn where draws have other widths than those the network was tuned at; quiet if a fit tuned none."""
-    tuned = tuned_widths(q) or {}
-    other = sum(any(not np.array_equal(a.widths[name], tuned[name]) for name in tuned) for a in assignments)
-    if other:
-        warnings.warn(
-            f"{other} of {len(assignments)} members have other widths than the network was tuned at, and may predict "
-            "much worse; draw codes at the tuned widths, probq.ensemble(q.at(q.mode()), ...), or fit each member at "
-            "its own, probq.fit(q.at(a), ...), and check every member on held-out data",
-            UserWarning,
-            stacklevel=3,
-        )
 
 
 def joint(q: Quantized, n: int, budget: Budgets, seed: int) -> list[Assignment]:

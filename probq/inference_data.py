@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from probq.predictive import Predictive, drawn, in_memory, predictive
 from probq.quantized import Quantized
 from probq.summary import CONVENTION, cost_of, draw_costs, draw_widths, network_order
 from probq.unfitted import warn_unfitted
+from probq.untuned import untuned, warn_untuned
 from probq.versions import probq_version
 
 Draws = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
@@ -60,7 +61,7 @@ def to_arviz(
             `batches`.
 
     Warns:
-        UserWarning: if a posterior was never fitted.
+        UserWarning: if a posterior was never fitted; with data, if draws have other widths than were tuned.
 
     Raises:
         ProbqError: if `draws` is not a positive integer, the log-likelihood is asked for without data, or chains
@@ -77,10 +78,13 @@ def to_arviz(
     data = None if batches is None else in_memory(chains[0], batches)
     found = [_chain(chain, draws, seed + k, data) for k, chain in enumerate(chains)]
     attributes = _attributes(chains[0], str(arviz.__version__))
-    groups = {"posterior": _posterior(chains, [widths for widths, _ in found])}
+    every = [chain.widths for chain in found]
+    groups = {"posterior": _posterior(chains, every)}
     if data is not None:
-        groups |= _with_data([met for _, met in found if met is not None], data, log_likelihood is not False)
-    groups["constant_data"] = _constants(chains, [widths for widths, _ in found])
+        strangers, predictives = sum(c.untuned for c in found), [c.met for c in found if c.met is not None]
+        warn_untuned(strangers, draws * len(chains), "draws", "probq.to_arviz(q.at(q.mode()), ...)")
+        groups |= _with_data(predictives, data, log_likelihood is not False)
+    groups["constant_data"] = _constants(chains, every)
     datasets = {name: group.assign_attrs(attributes) for name, group in groups.items()}
     inference_data = vars(arviz).get("InferenceData")  # 1.x answers getattr with a warning
     if inference_data is not None:
@@ -108,18 +112,26 @@ def rhat_and_ess(values: np.ndarray) -> tuple[float, float]:
     return float(arviz.rhat(dataset)["x"]), float(arviz.ess(dataset)["x"])
 
 
-def _chain(
-    q: Quantized, draws: int, seed: int, data: list[tuple[Any, Tensor]] | None
-) -> tuple[Draws, Predictive | None]:
+class _Chain(NamedTuple):
+    """Draws of one chain: of widths, what they say about data if there is any, and how many were not tuned."""
+
+    widths: Draws
+    met: Predictive | None = None
+    untuned: int = 0
+
+
+def _chain(q: Quantized, draws: int, seed: int, data: list[tuple[Any, Tensor]] | None) -> _Chain:
     if data is None:
-        return draw_widths(q, draws, seed), None
-    parts, met = [], []
+        return _Chain(draw_widths(q, draws, seed))
+    parts, met, strangers = [], [], 0
     for number, assignments in enumerate(drawn(q, draws, seed)):
+        strangers += untuned(q, assignments)
         parts.append(_widths(q, assignments))
         met.append(predictive(q, assignments, data, seed + number))
     shares, widths = ({n: np.concatenate([p[k][n] for p in parts]) for n in parts[0][k]} for k in (0, 1))
     replicated = [part.replicated for part in met if part.replicated is not None]
-    return (shares, widths), Predictive(np.concatenate([p.log_likelihood for p in met]), np.concatenate(replicated))
+    together = Predictive(np.concatenate([p.log_likelihood for p in met]), np.concatenate(replicated))
+    return _Chain((shares, widths), together, strangers)
 
 
 def _widths(q: Quantized, assignments: Sequence[Assignment]) -> Draws:

@@ -30,6 +30,7 @@ from probq.rounding import code_levels
 from probq.stacked import like, stacked
 from probq.ties import tied_sites
 from probq.unfitted import warn_unfitted
+from probq.untuned import untuned, warn_untuned
 from probq.weight_quantizer import WeightQuantizer
 
 
@@ -170,10 +171,12 @@ class Quantized(Program):
             budget: the limit that every drawn network keeps; by default the one last fitted for, if any.
 
         Warns:
-            UserWarning: if the posterior was never fitted.
+            UserWarning: if the posterior was never fitted, or draws have other widths than the network was tuned at.
         """
         warn_unfitted(self)
-        outputs = self.outputs(self._drawn(draws, budget, seed), x)
+        drawn = self._drawn(draws, budget, seed)
+        warn_untuned(untuned(self, drawn), draws, "draws", "q.at(q.mode()).predict(...)")
+        outputs = self.outputs(drawn, x)
         if not isinstance(outputs[0], Tensor):
             raise ProbqError(
                 f"predict needs a network that returns one tensor, not a {type(outputs[0]).__name__}; "

@@ -13,6 +13,7 @@ from scipy.special import logsumexp
 
 from probq.batches import Batches
 from probq.budget import Budget
+from probq.decide import tuned_widths
 from probq.errors import ProbqError
 from probq.fit import fit
 from probq.predictive import drawn, in_memory, predictive
@@ -54,7 +55,9 @@ def tune_temperature(
     """The temperature whose averaged predictive `mean over draws of p(y | x, draw)` fits validation data best.
 
     From the coldest to the warmest, each fit starts from the one before; `q` is left as it is. The draws keep the
-    budget, as `Quantized.predict`. Measure the winner on a third set of data: its validation figure was selected.
+    budget. Where a fit ended by tuning one choice of widths, its draws are of codes at those, as in
+    `probq.ensemble(q.at(q.mode()), ...)`; where it learned widths to its end, of widths as well. Measure the winner on
+    a third set of data: its validation figure was selected.
 
     Args:
         q: from `quantize`, or fitted already.
@@ -99,7 +102,8 @@ def _path(temperatures: Sequence[float]) -> list[float]:
 
 
 def _scores(q: Quantized, held: list[Any], draws: int, seed: int) -> dict[str, float]:
-    parts = [predictive(q, assignments, held).log_likelihood for assignments in drawn(q, draws, seed, q.budget)]
+    source = q if tuned_widths(q) is None else q.at(q.mode())
+    parts = [predictive(source, some, held).log_likelihood for some in drawn(source, draws, seed, q.budget)]
     log_likelihood = np.concatenate(parts)
     nll = -float((logsumexp(log_likelihood, axis=0) - math.log(draws)).mean())
     decided = validate(q, Batches(held, q.device))

@@ -75,6 +75,7 @@ ORDER = (
     {"program"},
     {"limited"},
     {"decide", "stacked", "leave_one_out"},
+    {"untuned"},
     {"quantized"},
     {
         "lowering",

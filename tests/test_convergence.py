@@ -19,6 +19,7 @@ from probq import Budget, Plan, ProbqError, Quantized, Rates, estimators, priors
 from probq.codebooks import ladder
 from probq.history import History, Step
 from probq.likelihoods import Normal
+from probq.predictive import drawn
 from probq.settling import Drift, drift, warn_unsettled
 
 XS = torch.rand(48, 3, generator=torch.Generator().manual_seed(1))
@@ -227,14 +228,27 @@ def test_temperature_with_the_best_averaged_predictive() -> None:
     assert tuned.table.loc[tuned.best, "mode nll"] == pytest.approx(float(decided), rel=1e-5)
 
 
+def test_temperature_is_scored_at_the_widths_that_its_fit_tuned() -> None:
+    budget, rates = Budget(percent=1.2), Rates(gates=0.3)  # the search ends before all widths are sure
+    found = probq.tune_temperature(
+        network(), PAIRS, [(XS, YS)], (0.5,), budget=budget, epochs=4, draws=9, rates=rates, progress=False
+    )
+
+    def averaged(q: Quantized) -> float:
+        probs = torch.stack(q.outputs(next(drawn(q, 9, 0, budget)), XS)).softmax(-1).mean(0)
+        return -float(probs[range(48), YS].log().mean())
+
+    nll = found.table.loc[0.5, "nll"]
+    assert nll == pytest.approx(averaged(found.q.at(found.q.mode())), rel=1e-5)
+    assert nll != pytest.approx(averaged(found.q), rel=1e-3)
+
+
 def test_averaged_predictive_of_numbers_by_hand() -> None:
     from probq.temperature import _scores
 
     q = network(Normal(0.5))
     y = torch.rand(48, 2, generator=torch.Generator().manual_seed(4))
     found = _scores(q, [(XS, y)], draws=4, seed=9)
-    from probq.predictive import drawn
-
     outputs = q.outputs(next(drawn(q, 4, 9)), XS)
     density = torch.stack([NormalLaw(o, 0.5).log_prob(y).sum(-1).exp() for o in outputs]).mean(0)
     assert found["nll"] == pytest.approx(-float(density.log().mean()), rel=1e-5)

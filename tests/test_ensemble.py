@@ -303,6 +303,28 @@ def test_members_that_were_not_tuned_warn(gates: str, tmp_path: Path) -> None:
     probq.ensemble(probq.load(tmp_path / "other.safetensors", q.net), 2, wide)
 
 
+def test_predictions_at_widths_that_were_not_tuned_warn(tmp_path: Path) -> None:
+    q, pairs = network(), [(X, torch.arange(9) % 3)]
+    rates = probq.Rates(gates=0.01)  # the gates stay where they are: undecided
+    probq.fit(q, pairs, Budget(percent=2.0), 2, search=0.5, rates=rates, seed=0, progress=False)
+    fixed, page = q.at(q.mode()), tmp_path / "page.html"
+    strangers = sum(str(a.widths) != str(q.mode().widths) for a in q.sample(6, seed=0))
+    assert 0 < strangers < 6
+
+    with pytest.warns(UserWarning, match=rf"^{strangers} of 6 draws .*q\.at\(q\.mode\(\)\)\.predict") as seen:
+        q.predict(X, 6, seed=0)
+    with pytest.warns(UserWarning, match=r"of 12 draws .*probq\.to_arviz") as more:
+        probq.to_arviz([q, q], 6, batches=pairs)
+    with pytest.warns(UserWarning, match=r"of 6 draws .*probq\.report") as last:
+        probq.report(q, page, validation=pairs, draws=6)
+    assert str(last[0].message).split(";")[0] in page.read_text()
+    assert {warning.filename for warning in [*seen, *more, *last]} == {__file__}
+    probq.to_arviz([q, q], 6)  # of widths alone, which is what they are
+    fixed.predict(X, 6, seed=0)
+    probq.to_arviz(fixed, 6, batches=pairs)
+    probq.report(fixed, page, validation=pairs, draws=6)
+
+
 def test_a_fit_that_learns_widths_to_its_end_has_tuned_none() -> None:
     q, pairs = network(), [(X, torch.arange(9) % 3)]
     probq.fit(q, pairs, Budget(percent=2.0), 1, search=0.5, progress=False)

@@ -62,7 +62,8 @@ def report(
         The path of the page.
 
     Warns:
-        UserWarning: if the posterior was never fitted; the page says so too.
+        UserWarning: if the posterior was never fitted, or draws that predict have other widths than it was tuned at;
+            the page says so too.
 
     Raises:
         ProbqError: if a file is missing, damaged or of another kind, numbers hold NaN, the budget is out of reach, or
@@ -75,7 +76,10 @@ def report(
     if history is not None:
         said.figures.append(figure(plot.history(history), "Loss and expected cost, step for step."))
     if validation is not None:
-        predictions, targets = calibration.predicted(model, validation, draws)
+        predictions, targets, caution = calibration.predicted(model, validation, draws)
+        if caution:
+            said.warnings.append(caution)
+            warnings.warn(caution, UserWarning, stacklevel=2)
     known = model.sha256() if isinstance(model, IntegerModel) else None
     proofs = found if certified is None else certificates.given(certified, known)
     sections = [

@@ -9,12 +9,14 @@ import numpy as np
 import torch
 
 from probq import plot
+from probq.assignment import Assignment
 from probq.errors import ProbqError
 from probq.integer import IntegerModel
 from probq.likelihoods import categorical
 from probq.quantized import Quantized
 from probq.reliability import reliability_of
 from probq.report.page import figure, paragraph
+from probq.untuned import caution, untuned
 
 
 def elements(predictions: Any, targets: Any) -> list[str]:
@@ -35,8 +37,13 @@ def elements(predictions: Any, targets: Any) -> list[str]:
     return [paragraph(text), figure(plot.reliability(predictions, targets), caption)]
 
 
-def predicted(subject: Quantized | IntegerModel, batches: Iterable[Any], draws: int) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities of classes `[N, C]`, the mean over networks drawn from a posterior, and the classes `[N]`.
+def predicted(
+    subject: Quantized | IntegerModel, batches: Iterable[Any], draws: int
+) -> tuple[np.ndarray, np.ndarray, str]:
+    """Probabilities of classes `[N, C]`, the classes `[N]`, and a sentence of caution, which may be empty.
+
+    Probabilities are the mean over networks drawn from a posterior, and the caution is about draws whose widths were
+    not tuned.
 
     Args:
         subject: a quantized network, or an integer model, whose outputs then are logits.
@@ -48,20 +55,24 @@ def predicted(subject: Quantized | IntegerModel, batches: Iterable[Any], draws: 
     """
     if isinstance(subject, Quantized) and subject.likelihood not in (None, categorical):
         raise ProbqError("calibration needs classes, and the likelihood is of another kind; leave out validation")
+    drawn, said = [], ""
+    if isinstance(subject, Quantized):
+        drawn = subject.sample(draws, seed=0)
+        said = caution(untuned(subject, drawn), draws, "draws", "probq.report(q.at(q.mode()), ...)")
     probabilities, classes = [], []
     for batch in batches:
         if not isinstance(batch, tuple | list) or len(batch) != 2:
             raise ProbqError("validation is an iterable of batches (input, classes), such as a DataLoader")
-        probabilities.append(_probabilities(subject, batch[0], draws))
+        probabilities.append(_probabilities(subject, batch[0], drawn))
         classes.append(np.asarray(batch[1]))
         if probabilities[-1].ndim != 2 or classes[-1].dtype.kind not in "iu":
             raise ProbqError("calibration needs outputs [batch, classes] and integer classes; leave out validation")
     if not classes:
         raise ProbqError("validation holds no batch; give at least one (input, classes)")
-    return np.concatenate(probabilities), np.concatenate(classes)
+    return np.concatenate(probabilities), np.concatenate(classes), said
 
 
-def _probabilities(subject: Quantized | IntegerModel, x: Any, draws: int) -> np.ndarray:
+def _probabilities(subject: Quantized | IntegerModel, x: Any, drawn: list[Assignment]) -> np.ndarray:
     if isinstance(subject, IntegerModel):
         return torch.from_numpy(subject(x) * subject.output_scale).softmax(-1).numpy()
-    return subject.predict(x, draws, seed=0).double().softmax(-1).mean(0).detach().cpu().numpy()
+    return torch.stack(subject.outputs(drawn, x)).double().softmax(-1).mean(0).detach().cpu().numpy()
