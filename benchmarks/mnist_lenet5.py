@@ -4,8 +4,9 @@ Protocol: inputs scaled to [0, 1] and nothing else, 8-bit network input, no augm
 images held out for validation (the split is fixed by the seed), Adam from 1e-3 with a cosine schedule for the float
 network, dropout of 0.25 and 0.5 in front of the two linear layers. Training runs under bfloat16 autocast; what is
 decided is computed exactly, and accuracies are those of the integer model. Held-out images decide which widths are
-tuned for (`probq.decide`); `--more` goes on tuning there, with a cosine schedule of its own. The test set is opened
-once, at the end. One JSON line per run is appended to the results; a run that is already there is skipped.
+tuned for (`probq.decide`); `--more` goes on tuning there, with a cosine schedule of its own, and with `--more-on all`
+on the held-out images too, since nothing is left to decide. The test set is opened once, at the end. One JSON line per
+run is appended to the results; a run that is already there is skipped.
 
     python benchmarks/mnist_lenet5.py --data DIR --budget 0.36 --seed 0 --out results.jsonl
     python benchmarks/mnist_lenet5.py --data DIR --budget 0.36 --seed 0 --more 8 --posteriors FOLDER --out results.jsonl
@@ -63,6 +64,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=16, help="epochs of probq.fit, both phases together")
     parser.add_argument("--float-epochs", type=int, default=16, help="epochs of the float network before it")
     parser.add_argument("--more", type=int, default=0, help="epochs of tuning at the decided widths, after probq.fit")
+    parser.add_argument("--more-on", choices=("all",), help="let --more see all 60,000 images; default: none held out")
     parser.add_argument("--spend", type=float, help="share of the limit that --more spends at least; default: any")
     parser.add_argument("--profile", choices=("shift", "dyadic"), default="dyadic", help="of the weights' scales")
     parser.add_argument("--estimator", choices=ESTIMATORS, help="of the codes; default: that of Plan")
@@ -121,13 +123,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     q = searched
     if args.more:
         q = searched.at(spent(searched, budget, args.spend) if args.spend else searched.mode(budget))
-        loss = trained(q, images, held, None, args.more, args.seed)
+        both = [torch.cat(pair) for pair in zip(images, held, strict=True)]
+        loss = trained(q, both if args.more_on else images, held, None, args.more, args.seed)
     seconds = time.perf_counter() - start
     assignment = q.mode(budget)
     row: dict[str, Any] = key(args)
     row |= {
         "float_validation": accuracy(in_parts(net, held[0]), held[1]),
-        "validation": accuracy(in_parts(q, held[0]), held[1]),
+        "validation": None if args.more_on else accuracy(in_parts(q, held[0]), held[1]),
         "percent": assignment.percent(),
         "within": probability_within(searched, budget) if budget else 1.0,
         "widths": {name: int(bits) for name, bits in assignment.widths.items()},
@@ -201,7 +204,7 @@ def key(args: argparse.Namespace) -> dict[str, Any]:
         "seed",
         "no_test",
     )
-    given = {name: getattr(args, name) for name in ("temperature", "spend", "estimator", "float_smoothing")}
+    given = {name: getattr(args, name) for name in ("temperature", "spend", "estimator", "float_smoothing", "more_on")}
     own = {name: value for name, value in given.items() if value is not None}
     return {"method": args.name, **{name: getattr(args, name) for name in names}, "own": own or None}
 
@@ -214,8 +217,9 @@ def show(row: dict[str, Any]) -> None:
     test = row.get("integer_test")
     limit = "no limit" if row["uniform"] else f"{row['budget']} %"
     result = "test closed" if test is None else f"float test {row['float_test']:.2f} %, integer test {test:.2f} %"
+    validation = "none" if row["validation"] is None else f"{row['validation']:.2f} %"
     print(
-        f"{row['method']} seed {row['seed']}: {result}, validation {row['validation']:.2f} % (float "
+        f"{row['method']} seed {row['seed']}: {result}, validation {validation} (float "
         f"{row['float_validation']:.2f} %), BOPs {row['percent']:.4f} of {limit}, P(cost <= limit) "
         f"{row['within']:.3f}, weight x input bits {bits}, epochs {row['float_epochs']} + {row['epochs']} + "
         f"{row['more']}, temperature "
