@@ -56,9 +56,9 @@ SECTIONS = (
         "MNIST, LeNet-5",
         "results_mnist_lenet5.jsonl",
         "Protocol: 55,000 training images scaled to [0, 1] and not augmented, 5,000 held out by the seed, batch 128, "
-        "Adam from 1e-3 with a cosine schedule, dropout 0.25 and 0.5 before the linear layers, bfloat16 autocast. More on "
-        "all: the last tuning saw the held-out images too, as nothing was left to decide. Float smoothing: share of the "
-        "float network's labels spread over all classes.",
+        "Adam from 1e-3 with a cosine schedule, dropout 0.25 and 0.5 before the linear layers, bfloat16 autocast. More "
+        "on all: the last tuning saw the held-out images too, as nothing was left to decide. Float smoothing: share of "
+        "the float network's labels spread over all classes.",
         (
             Published("float", "32/32", "99.36", "99.36", "100", RELAXED),
             Published("Relaxed Quantization ST", "4/4", "99.39", "99.36", "1.73", RELAXED),
