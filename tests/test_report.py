@@ -161,6 +161,22 @@ def test_calibration_of_posterior_and_integers(tmp_path: Path) -> None:
     assert not (tmp_path / "w.html").exists()
 
 
+def test_calibration_needs_one_tensor(tmp_path: Path) -> None:
+    class Pair(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 3)
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return self.linear(x), x
+
+    x = torch.rand(8, 4)
+    q = probq.quantize(Pair(), x)
+    fixed = q.at(q.mode())
+    with pytest.raises(probq.ProbqError, match="returns one tensor"):
+        probq.report(fixed, tmp_path / "w.html", validation=[(x, torch.arange(8) % 3)])
+
+
 @pytest.fixture
 def exported(tmp_path: Path) -> Path:
     """A model and an artefact of it with a certificate."""

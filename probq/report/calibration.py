@@ -75,4 +75,7 @@ def predicted(
 def _probabilities(subject: Quantized | IntegerModel, x: Any, drawn: list[Assignment]) -> np.ndarray:
     if isinstance(subject, IntegerModel):
         return torch.from_numpy(subject(x) * subject.output_scale).softmax(-1).numpy()
-    return torch.stack(subject.outputs(drawn, x)).double().softmax(-1).mean(0).detach().cpu().numpy()
+    outputs = subject.outputs(drawn, x)
+    if not isinstance(outputs[0], torch.Tensor):
+        raise ProbqError("calibration needs a network that returns one tensor, its logits; leave out validation")
+    return torch.stack(outputs).double().softmax(-1).mean(0).detach().cpu().numpy()
