@@ -31,7 +31,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--bits", type=int, nargs=2, default=[2, 2], metavar=("W", "A"), help="weights, inputs")
     parser.add_argument("--epochs", type=int, default=16, help="epochs of quantization-aware training")
     parser.add_argument("--float-epochs", type=int, default=16, help="epochs of the float network before it")
-    parser.add_argument("--float-smoothing", type=float, help="label smoothing of the float network; default: none")
+    parser.add_argument("--float-smoothing", type=float, default=0.0, help="label smoothing of the float network")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="no epoch starts after that long")

@@ -55,7 +55,12 @@ RULES = {
 }
 
 
-def arguments() -> argparse.Namespace:
+# options that the fitted posterior depends on, beside its limit or widths
+FIT = ("profile", "rule", "estimator", "search", "evaluations", "temperature", "epochs")
+FIT += ("float_epochs", "float_smoothing")
+
+
+def options() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help=data.DATA_HELP)
@@ -72,7 +77,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--temperature", type=float, help="of the KL terms; default: that of probq.fit")
-    parser.add_argument("--float-smoothing", type=float, help="label smoothing of the float network; default: none")
+    parser.add_argument("--float-smoothing", type=float, default=0.0, help="label smoothing of the float network")
     parser.add_argument("--search", type=float, default=0.5, help="share of the steps that learn widths")
     parser.add_argument("--evaluations", type=int, default=100, help="networks that probq.decide measures; 0: none")
     parser.add_argument("--name", default="probq", help="the method's name in the results")
@@ -80,7 +85,16 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--targets", nargs="*", choices=("c", "onnx"), help="exports to verify on all test images")
     parser.add_argument("--posteriors", type=Path, help="folder that keeps fitted posteriors, from which --more begins")
     parser.add_argument("--out", type=Path, help="results file, one JSON record per line")
-    return parser.parse_args()
+    return parser
+
+
+def arguments() -> argparse.Namespace:
+    """What the command line was given."""
+    parser = options()
+    args = parser.parse_args()
+    if args.more_on and not args.more:
+        parser.error("--more-on says what --more trains on; give --more EPOCHS too")
+    return args
 
 
 def with_dropout() -> nn.Sequential:
@@ -106,12 +120,12 @@ def float_network(images: tuple[Tensor, Tensor], epochs: int, seed: int, smoothi
 
 
 def prepared(
-    args: argparse.Namespace, smoothing: float | None = None
+    args: argparse.Namespace, smoothing: float = 0
 ) -> tuple[nn.Sequential, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """The float network, the training images with their labels, and the held-out ones."""
     (images, labels), held = data.split(*data.mnist(args.data, train=True), HELD_OUT, args.seed)
     kept = images.contiguous(memory_format=torch.channels_last), labels
-    return float_network(kept, args.float_epochs, args.seed, smoothing or 0), kept, held
+    return float_network(kept, args.float_epochs, args.seed, smoothing), kept, held
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -123,8 +137,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     q = searched
     if args.more:
         q = searched.at(spent(searched, budget, args.spend) if args.spend else searched.mode(budget))
-        both = [torch.cat(pair) for pair in zip(images, held, strict=True)]
-        loss = trained(q, both if args.more_on else images, held, None, args.more, args.seed)
+        shown = [torch.cat(pair) for pair in zip(images, held, strict=True)] if args.more_on else images
+        loss = trained(q, shown, held, None, args.more, args.seed)
     seconds = time.perf_counter() - start
     assignment = q.mode(budget)
     row: dict[str, Any] = key(args)
@@ -151,20 +165,26 @@ def spent(q: probq.Quantized, budget: Any, share: float) -> Any:
     return max((a for a in q.sample(5000, budget, seed=0) if a.cost() >= least), key=lambda a: a.log_prob)
 
 
+def posterior_name(args: argparse.Namespace) -> str:
+    """A file name that tells fits apart: limit or widths, options that are not the usual ones, and seed."""
+    widths = "x".join(map(str, args.uniform or (args.budget,)))
+    usual = options()
+    own = [f"{name}-{getattr(args, name)}" for name in FIT if getattr(args, name) != usual.get_default(name)]
+    return "-".join([args.name, widths, *own, f"seed{args.seed}.probq"])
+
+
 def fitted(args: argparse.Namespace, net: nn.Module, images: Any, held: Any, budget: Any) -> tuple[Any, float | None]:
     """The fitted posterior and its last loss; where its file is there already, the file's, without a loss."""
-    widths = "x".join(map(str, args.uniform or (args.budget,)))
-    rule = "" if args.rule == "DualAscent" else f"-{args.rule}"
-    path = args.posteriors and args.posteriors / f"{args.name}-{widths}{rule}-seed{args.seed}.probq"
+    path = args.posteriors and args.posteriors / posterior_name(args)
     if path and args.more and path.exists():
         return probq.load(path, net), None
     estimator = getattr(probq.estimators, args.estimator)() if args.estimator else None
     own = {"profile": args.profile, "estimator": estimator}
     plan = probq.uniform(*args.uniform, **own) if args.uniform else probq.Plan(**own)
     q = probq.quantize(net, images[0][:512], plan)
-    options = {} if args.temperature is None else {"temperature": args.temperature}
-    options |= {"search": args.search, "evaluations": args.evaluations, "rule": RULES[args.rule]}
-    loss = trained(q, images, held, budget, args.epochs, args.seed, **options)
+    how = {} if args.temperature is None else {"temperature": args.temperature}
+    how |= {"search": args.search, "evaluations": args.evaluations, "rule": RULES[args.rule]}
+    loss = trained(q, images, held, budget, args.epochs, args.seed, **how)
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
         q.save(path)
@@ -205,7 +225,7 @@ def key(args: argparse.Namespace) -> dict[str, Any]:
         "no_test",
     )
     given = {name: getattr(args, name) for name in ("temperature", "spend", "estimator", "float_smoothing", "more_on")}
-    own = {name: value for name, value in given.items() if value is not None}
+    own = {name: value for name, value in given.items() if value}
     return {"method": args.name, **{name: getattr(args, name) for name in names}, "own": own or None}
 
 

@@ -40,6 +40,16 @@ def network(likelihood: Any = None, outputs: int = 3, **plan: Any) -> Quantized:
     return q
 
 
+PAIRS = [(X, torch.arange(9) % 3)]
+
+
+def undecided(**plan: Any) -> Quantized:
+    """Tuned at one choice of widths, while others stay about as probable."""
+    q, still = network(**plan), probq.Rates(gates=0.01)
+    probq.fit(q, PAIRS, Budget(percent=2.0), 2, search=0.5, rates=still, seed=0, progress=False)
+    return q
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_total_cost_keeps_the_budget(seed: int) -> None:
     q, budget = network(), Budget(percent=4.0)
@@ -283,9 +293,7 @@ def test_unfitted_posterior_warns() -> None:
 
 @pytest.mark.parametrize("gates", ["tensor", "channel"])
 def test_members_that_were_not_tuned_warn(gates: str, tmp_path: Path) -> None:
-    q, pairs = network(gates=gates), [(X, torch.arange(9) % 3)]
-    rates = probq.Rates(gates=0.01)  # the gates stay where they are: undecided
-    probq.fit(q, pairs, Budget(percent=2.0), 2, search=0.5, rates=rates, seed=0, progress=False)
+    q = undecided(gates=gates)
     total, wide, mode = Budget(percent=8.0), Budget(percent=100.0), q.mode()
     strangers = sum(str(a.widths) != str(mode.widths) for a in joint(q, 4, total, 0))
     assert strangers > 0
@@ -298,15 +306,13 @@ def test_members_that_were_not_tuned_warn(gates: str, tmp_path: Path) -> None:
     other = next(q.at(a) for a in joint(q, 4, total, 0) if str(a.widths) != str(mode.widths))
     with pytest.warns(UserWarning, match="2 of 2 members"):
         probq.ensemble(other, 2, wide)
-    probq.fit(other, pairs, epochs=1, progress=False)
+    probq.fit(other, PAIRS, epochs=1, progress=False)
     other.save(tmp_path / "other.safetensors")
     probq.ensemble(probq.load(tmp_path / "other.safetensors", q.net), 2, wide)
 
 
 def test_predictions_at_widths_that_were_not_tuned_warn(tmp_path: Path) -> None:
-    q, pairs = network(), [(X, torch.arange(9) % 3)]
-    rates = probq.Rates(gates=0.01)  # the gates stay where they are: undecided
-    probq.fit(q, pairs, Budget(percent=2.0), 2, search=0.5, rates=rates, seed=0, progress=False)
+    q = undecided()
     fixed, page = q.at(q.mode()), tmp_path / "page.html"
     strangers = sum(str(a.widths) != str(q.mode().widths) for a in q.sample(6, seed=0))
     assert 0 < strangers < 6
@@ -314,21 +320,21 @@ def test_predictions_at_widths_that_were_not_tuned_warn(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=rf"^{strangers} of 6 draws .*q\.at\(q\.mode\(\)\)\.predict") as seen:
         q.predict(X, 6, seed=0)
     with pytest.warns(UserWarning, match=r"of 12 draws .*probq\.to_arviz") as more:
-        probq.to_arviz([q, q], 6, batches=pairs)
+        probq.to_arviz([q, q], 6, batches=PAIRS)
     with pytest.warns(UserWarning, match=r"of 6 draws .*probq\.report") as last:
-        probq.report(q, page, validation=pairs, draws=6)
+        probq.report(q, page, validation=PAIRS, draws=6)
     assert str(last[0].message).split(";")[0] in page.read_text()
     assert {warning.filename for warning in [*seen, *more, *last]} == {__file__}
     probq.to_arviz([q, q], 6)  # of widths alone, which is what they are
     fixed.predict(X, 6, seed=0)
-    probq.to_arviz(fixed, 6, batches=pairs)
-    probq.report(fixed, page, validation=pairs, draws=6)
+    probq.to_arviz(fixed, 6, batches=PAIRS)
+    probq.report(fixed, page, validation=PAIRS, draws=6)
 
 
 def test_a_fit_that_learns_widths_to_its_end_has_tuned_none() -> None:
-    q, pairs = network(), [(X, torch.arange(9) % 3)]
-    probq.fit(q, pairs, Budget(percent=2.0), 1, search=0.5, progress=False)
-    probq.fit(q, pairs, Budget(percent=2.0), 1, search=1, progress=False)
+    q = network()
+    probq.fit(q, PAIRS, Budget(percent=2.0), 1, search=0.5, progress=False)
+    probq.fit(q, PAIRS, Budget(percent=2.0), 1, search=1, progress=False)
     assert len({str(a.widths) for a in joint(q, 4, Budget(percent=8.0), 0)}) > 1
     probq.ensemble(q, 4, Budget(percent=8.0))
 
