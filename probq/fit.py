@@ -131,7 +131,7 @@ def steps(
     While widths are learned, the loss of a step is the negative ELBO for one example,
     `E_q[-log p(y | x)] + temperature * KL / N`, plus the budget's term. Then widths are fixed at the mode within the
     budget (or as `probq.decide` measures), codes are rounded, and the network is fine-tuned with a cosine schedule.
-    Batch normalisation is re-estimated and folded: at once where scales are powers of two, for the last steps in the
+    Batch normalisation is re-estimated and folded: at once where scales are powers of two, after the last step in the
     "dyadic" profile, where folding keeps all codes.
 
     Args:

@@ -26,7 +26,6 @@ from probq.rules import Mover, Rule, State
 
 SNAPSHOT_EVERY = 25
 GATES = 20  # times the rate of the weights
-LIVE = 0.95  # share of the tuning in which batch normalisation follows the batches, where it can be folded late
 
 
 @dataclass(frozen=True)
@@ -87,16 +86,15 @@ def run(
         if searching < total:
             if not fixed:
                 fix(q, q.mode(budget, measured=False).widths if measured is None else measured())
-            folding = searching
-            if _folds_late(q):
-                q.folded, folding = False, searching + int(LIVE * (total - searching))
+            late = _folds_late(q)
+            q.folded = q.folded and not late
             for _, quantizer in q.named_quantizers():
                 quantizer.tuned = None if quantizer.fixed is None else quantizer.fixed.clone()
             q.rounding = rounding
             q.train()
             moving = optimizer(_groups(q, rates, None))
             cosine = torch.optim.lr_scheduler.CosineAnnealingLR(moving, total - searching)
-            yield from loop.tune(moving, cosine, range(searching, total), folding)
+            yield from loop.tune(moving, cosine, range(searching, total), late)
     except (KeyboardInterrupt, GeneratorExit):
         estimate_live(q, data)
         raise
@@ -175,16 +173,22 @@ class _Loop:
             if mover is not None:
                 mover.close()
 
-    def tune(self, moving: Any, schedule: Any, numbers: range, folding: int) -> Iterator[Step]:
-        """Steps at fixed widths, with batch normalisation folded from step `folding` on."""
+    def tune(self, moving: Any, schedule: Any, numbers: range, late: bool) -> Iterator[Step]:
+        """Steps at fixed widths, with batch normalisation folded before the first step, or `late`: after the last."""
+        if not late:
+            self._fold()
         for number in numbers:
-            if number == folding and not self.q.folded:
-                estimate_live(self.q, self.data)
-                self.q.folded = True
-                self.q.train()
             step = self._step(moving, number, "tune")
             schedule.step()
+            if late and number == numbers[-1]:  # weights that change codes at the end would spoil earlier statistics
+                self._fold()
             yield step
+
+    def _fold(self) -> None:
+        if not self.q.folded:
+            estimate_live(self.q, self.data)
+            self.q.folded = True
+            self.q.train()
 
     def _endless(self) -> Iterator[tuple[Any, Tensor]]:
         while True:
