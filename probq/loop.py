@@ -86,15 +86,17 @@ def run(
         if searching < total:
             if not fixed:
                 fix(q, q.mode(budget, measured=False).widths if measured is None else measured())
-            late = _folds_late(q)
-            q.folded = q.folded and not late
+            if _folds_late(q):
+                q.folded = False
+            else:
+                loop.fold()
             for _, quantizer in q.named_quantizers():
                 quantizer.tuned = None if quantizer.fixed is None else quantizer.fixed.clone()
             q.rounding = rounding
             q.train()
             moving = optimizer(_groups(q, rates, None))
             cosine = torch.optim.lr_scheduler.CosineAnnealingLR(moving, total - searching)
-            yield from loop.tune(moving, cosine, range(searching, total), late)
+            yield from loop.tune(moving, cosine, range(searching, total))
     except (KeyboardInterrupt, GeneratorExit):
         estimate_live(q, data)
         raise
@@ -173,22 +175,20 @@ class _Loop:
             if mover is not None:
                 mover.close()
 
-    def tune(self, moving: Any, schedule: Any, numbers: range, late: bool) -> Iterator[Step]:
-        """Steps at fixed widths, with batch normalisation folded before the first step, or `late`: after the last."""
-        if not late:
-            self._fold()
+    def tune(self, moving: Any, schedule: Any, numbers: range) -> Iterator[Step]:
+        """Steps at fixed widths; batch normalisation is folded after the last one, unless it was before."""
         for number in numbers:
             step = self._step(moving, number, "tune")
             schedule.step()
-            if late and number == numbers[-1]:  # weights that change codes at the end would spoil earlier statistics
-                self._fold()
+            if number == numbers[-1]:  # weights that change codes until the end would spoil earlier statistics
+                self.fold()
             yield step
 
-    def _fold(self) -> None:
-        if not self.q.folded:
-            estimate_live(self.q, self.data)
-            self.q.folded = True
-            self.q.train()
+    def fold(self) -> None:
+        """Estimate and fold batch normalisation, unless it is folded."""
+        estimate_live(self.q, self.data)
+        self.q.folded = True
+        self.q.train()
 
     def _endless(self) -> Iterator[tuple[Any, Tensor]]:
         while True:
