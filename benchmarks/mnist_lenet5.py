@@ -56,7 +56,7 @@ RULES = {
 
 
 # options that the fitted posterior depends on, beside its limit or widths
-FIT = ("profile", "rule", "estimator", "search", "evaluations", "temperature", "epochs")
+FIT = ("profile", "rule", "estimator", "search", "evaluations", "trials", "temperature", "epochs")
 FIT += ("float_epochs", "float_smoothing")
 
 
@@ -80,6 +80,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--float-smoothing", type=float, default=0.0, help="label smoothing of the float network")
     parser.add_argument("--search", type=float, default=0.5, help="share of the steps that learn widths")
     parser.add_argument("--evaluations", type=int, default=100, help="networks that probq.decide measures; 0: none")
+    parser.add_argument("--trials", type=int, default=4, help="contenders that probq.fit tunes for a while; 0: none")
     parser.add_argument("--name", default="probq", help="the method's name in the results")
     parser.add_argument("--no-test", action="store_true", help="leave the test set closed, as in tuning")
     parser.add_argument("--targets", nargs="*", choices=("c", "onnx"), help="exports to verify on all test images")
@@ -183,7 +184,7 @@ def fitted(args: argparse.Namespace, net: nn.Module, images: Any, held: Any, bud
     plan = probq.uniform(*args.uniform, **own) if args.uniform else probq.Plan(**own)
     q = probq.quantize(net, images[0][:512], plan)
     how = {} if args.temperature is None else {"temperature": args.temperature}
-    how |= {"search": args.search, "evaluations": args.evaluations, "rule": RULES[args.rule]}
+    how |= {"search": args.search, "evaluations": args.evaluations, "trials": args.trials, "rule": RULES[args.rule]}
     loss = trained(q, images, held, budget, args.epochs, args.seed, **how)
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -226,6 +227,7 @@ def key(args: argparse.Namespace) -> dict[str, Any]:
     )
     given = {name: getattr(args, name) for name in ("temperature", "spend", "estimator", "float_smoothing", "more_on")}
     own = {name: value for name, value in given.items() if value}
+    own |= {"trials": args.trials} if args.trials != options().get_default("trials") else {}
     return {"method": args.name, **{name: getattr(args, name) for name in names}, "own": own or None}
 
 

@@ -129,12 +129,16 @@ def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=60)
+    parser.add_argument("--autocast", action="store_true", help="all steps under bfloat16 autocast")
     parser.add_argument("--out", type=Path, help="write the table as JSON")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    table = [
-        row for network, (make, x, y) in cases().items() for row in rows(network, measure(make, x, y, args.repetitions))
-    ]
+    with torch.autocast("cpu", torch.bfloat16, enabled=args.autocast):
+        table = [
+            row
+            for network, (make, x, y) in cases().items()
+            for row in rows(network, measure(make, x, y, args.repetitions))
+        ]
     print("| network | method | CPU ms a step | ratio to float | quartiles |\n|---|---|---|---|---|")
     for row in table:
         print("| {network} | {method} | {milliseconds} | {ratio} | {ratio_quartiles} |".format(**row))

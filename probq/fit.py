@@ -15,17 +15,20 @@ from probq.batches import Batches
 from probq.budget import Budgets, budgets
 from probq.calibrate import calibrate
 from probq.checks import check_number, check_seed
+from probq.contenders import contenders
 from probq.decide import reach, settled
 from probq.errors import ProbqError
 from probq.estimators import SecondOrder
 from probq.history import History, Step
 from probq.likelihoods import Likelihood, for_target
-from probq.loop import GATES, Rates, estimate_live, run
+from probq.loop import estimate_live
+from probq.phases import run
 from probq.program import check_posterior
 from probq.quantized import Quantized
-from probq.refine import measured_widths
+from probq.rates import GATES, Rates
 from probq.rules import ConstraintGuided, DualAscent, Rule
 from probq.settling import warn_unsettled
+from probq.trials import length
 from probq.validate import validate
 
 ADAM = partial(torch.optim.Adam, fused=True)
@@ -57,7 +60,8 @@ def fit(
             without one, nothing but the priors holds the widths down.
         epochs: passes over the data, both phases together.
         validation: like `batches`; evaluated at the mode after each epoch. The widths to tune for are then those of
-            `probq.decide`, and `q.mode(budget)` returns them; `evaluations=0` takes the most probable ones.
+            `probq.decide`, or in longer fits those that came out best of trials (see `steps`), and `q.mode(budget)`
+            returns them; `evaluations=0` takes the most probable ones.
         progress: show a progress bar.
         checkpoint: path where the posterior is saved after every epoch.
         seed: makes the fit reproducible; the global random state is restored afterwards.
@@ -123,6 +127,7 @@ def steps(
     rule: Rule = DUAL_ASCENT,
     validation: Iterable[Any] | None = None,
     evaluations: int = 100,
+    trials: int = 4,
     seed: int | None = None,
     progress: bool = False,
 ) -> Iterator[Step]:
@@ -130,9 +135,9 @@ def steps(
 
     While widths are learned, the loss of a step is the negative ELBO for one example,
     `E_q[-log p(y | x)] + temperature * KL / N`, plus the budget's term. Then widths are fixed at the mode within the
-    budget (or as `probq.decide` measures), codes are rounded, and the network is fine-tuned with a cosine schedule.
-    Batch normalisation is re-estimated and folded: at once where scales are powers of two, after the last step in the
-    "dyadic" profile, where folding keeps all codes.
+    budget (or as `probq.decide` measures and trials confirm), codes are rounded, and the network is fine-tuned with a
+    cosine schedule. Batch normalisation is re-estimated and folded: at once where scales are powers of two, after the
+    last step in the "dyadic" profile, where folding keeps all codes.
 
     Args:
         q: as in `fit`.
@@ -159,6 +164,10 @@ def steps(
         rule: enforces the budget while widths are learned, one of `probq.rules`.
         validation: held-out batches; if given, `probq.decide` measures on them which widths to tune for.
         evaluations: greatest number of networks it measures; 0 takes the most probable widths.
+        trials: number of choices that are tuned for a while on copies, all from where the search ended and on the same
+            batches; the one of least validation loss is tuned to the end. Half of them are those that `probq.decide`
+            measured best, the others the widest uniform widths within the budget, if there are any. Together they take
+            a quarter of the tuning's steps; none are made where each would have fewer than 200.
         seed: sets torch's global random state.
         progress: show a progress bar while networks are measured.
 
@@ -169,7 +178,7 @@ def steps(
         ProbqError: as in `fit`; what can be checked is checked before the first step.
     """
     check_posterior(q, "steps")
-    _check(epochs, evaluations, seed, search, temperature)
+    _check(epochs, evaluations, trials, seed, search, temperature)
     _check_rule(rule)
     _check_draws(draws, rule)
     data = batches if isinstance(batches, Batches) else Batches(batches, q.device)
@@ -186,12 +195,19 @@ def steps(
         search = 1.0 if small and not several else SEARCH
     searching = 0 if settled(q) else max(1, round(search * total))
     rates = rates or (_small_rates(total) if small and searching == total else Rates())
-    measured = None
+    choices = loss = None
+    number = trials if length(total - searching, trials) else 1
     if validation is not None and evaluations:
         held = validation if isinstance(validation, Batches) else Batches(validation, q.device, "validation data")
-        measured = partial(measured_widths, q, budget or q.budget, held, data, evaluations, progress)
+        choices = partial(contenders, q, budget or q.budget, held, data, evaluations, progress, number)
+        loss = partial(_loss, data=held)
     each = draws or (FEW if small else 1)
-    return run(q, data, several, rule, optimizer, rates, searching, total, measured, rounding, each)
+    return run(q, data, several, rule, optimizer, rates, searching, total, choices, loss, rounding, each)
+
+
+def _loss(q: Quantized, data: Batches) -> float:
+    loss = validate(q, data)["loss"]
+    return loss if loss == loss else math.inf
 
 
 def _is_small(q: Quantized, temperature: float, rule: Rule) -> bool:
@@ -223,9 +239,12 @@ def _check_options(options: Mapping[str, Any]) -> None:
         raise ProbqError(f"fit has no option {unknown[0]!r}; besides its own arguments it takes {', '.join(known)}")
 
 
-def _check(epochs: int, evaluations: int, seed: int | None, search: float | None, temperature: float) -> None:
+def _check(
+    epochs: int, evaluations: int, trials: int, seed: int | None, search: float | None, temperature: float
+) -> None:
     check_number("epochs", epochs, 1)
     check_number("evaluations", evaluations, 0)
+    check_number("trials", trials, 0)
     check_seed(seed)
     if search is not None and not 0 <= search <= 1:
         raise ProbqError(f"search is the share of steps that learn widths, 0 to 1, not {search!r}")

@@ -129,4 +129,6 @@ def inner_products(grad: Tensor, values: Sequence[Tensor], gates: tuple[int, ...
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return torch.dot(a.reshape(-1), b.reshape(-1))
+    """`<a, b>`, summed in float32 at least: bfloat16's own product is a slow loop, and its result has 8 bits."""
+    wide = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
+    return torch.dot(a.reshape(-1).to(wide), b.reshape(-1).to(wide))

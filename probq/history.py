@@ -23,7 +23,8 @@ class Step:
 
     Attributes:
         step, epoch: counted from 0.
-        phase: "search" while widths are learned, "tune" once they are fixed.
+        phase: "search" while widths are learned, "trial" while the best choices are tuned on copies, one after the
+            other, "tune" once one is fixed.
         loss: negative ELBO for one example in nats, plus the budget's term.
         nll: negative log-likelihood for one example in nats.
         kl: temperature times all Kullback-Leibler terms for one example, in nats.

@@ -1,9 +1,8 @@
-"""One fit from inside: its steps over both phases, the learning rates, and what happens between the phases."""
+"""One fit from inside: the steps of its phases."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
 import pyro
@@ -16,7 +15,7 @@ from probq.batches import Batches
 from probq.budget import Budgets, budgets
 from probq.calibrate import estimate_norms, has_norms
 from probq.constraint import Constraint, hold
-from probq.decide import fix, settled
+from probq.decide import settled
 from probq.errors import ProbqError
 from probq.history import Held, Step
 from probq.leave_one_out import law_parameters, leave_one_out
@@ -25,129 +24,9 @@ from probq.quantized import Quantized
 from probq.rules import Mover, Rule, State
 
 SNAPSHOT_EVERY = 25
-GATES = 20  # times the rate of the weights
 
 
-@dataclass(frozen=True)
-class Rates:
-    """Learning rates of Adam, by what they move.
-
-    Attributes:
-        weights: the network's own parameters, which are the locations of the codes.
-        scales: exponents of the scales (log2), and the logarithm of a learned noise.
-        gates: log-odds of the gates; None: 20 times that of the weights, more in a short search.
-        spread: logarithm of the code posteriors' spread.
-    """
-
-    weights: float = 1e-3
-    scales: float = 5e-3
-    gates: float | None = None
-    spread: float = 5e-3
-
-
-def run(
-    q: Quantized,
-    data: Batches,
-    budget: Budgets,
-    rule: Rule,
-    optimizer: Any,
-    rates: Rates,
-    searching: int,
-    total: int,
-    measured: Callable[[], Mapping[str, Any]] | None = None,
-    rounding: bool = True,
-    draws: int = 1,
-) -> Iterator[Step]:
-    """All steps of a fit: the search for widths, then the tuning of what was decided.
-
-    Args:
-        q: the network, calibrated and with a likelihood.
-        data: the batches.
-        budget: limit on the expected cost, several, or None.
-        rule: enforces it in the search.
-        optimizer: makes an optimizer of parameter groups.
-        rates: learning rates.
-        searching: number of steps that learn widths.
-        total: number of steps.
-        measured: gives the widths to tune for; by default those of the mode.
-        rounding: whether codes are rounded in the tuning, or drawn.
-        draws: of widths and codes in each step; from 2 on, their laws have the gradient of `leave_one_out`.
-    """
-    loop = _Loop(q, data, budget, rule, draws)
-    fixed = settled(q)
-    try:
-        q.train()
-        if searching:
-            for _, quantizer in q.named_quantizers():
-                quantizer.tuned = None
-            moving = optimizer(_groups(q, rates, searching))
-            falling = torch.optim.lr_scheduler.CosineAnnealingLR(moving, searching) if draws > 1 else None
-            yield from loop.search(moving, searching, falling)
-        if searching < total:
-            if not fixed:
-                fix(q, q.mode(budget, measured=False).widths if measured is None else measured())
-            if _folds_late(q):
-                q.folded = False
-            else:
-                loop.fold()
-            for _, quantizer in q.named_quantizers():
-                quantizer.tuned = None if quantizer.fixed is None else quantizer.fixed.clone()
-            q.rounding = rounding
-            q.train()
-            moving = optimizer(_groups(q, rates, None))
-            cosine = torch.optim.lr_scheduler.CosineAnnealingLR(moving, total - searching)
-            yield from loop.tune(moving, cosine, range(searching, total))
-    except (KeyboardInterrupt, GeneratorExit):
-        estimate_live(q, data)
-        raise
-    finally:
-        _release(q, fixed)
-
-
-def _folds_late(q: Quantized) -> bool:
-    """Whether batch normalisation can be folded when all is learned: integer multipliers follow its gains, codes stay.
-
-    Scales in powers of two do not follow, so that the folded network has to be trained.
-    """
-    folded = [layer.weight for layer in q.layers if layer.norm]
-    return bool(folded) and has_norms(q) and all(q.weights[name].multipliers > 1 for name in folded)
-
-
-def estimate_live(q: Quantized, data: Batches) -> None:
-    """Re-estimate normalisation that follows the batches at decided widths; its running averages lag behind."""
-    if settled(q) and not q.folded and has_norms(q):
-        q.eval()  # the statistics of what ships: without dropout
-        estimate_norms(q, data)
-        q.train()
-
-
-def _release(q: Quantized, fixed: bool) -> None:
-    q.rounding, q.folded = False, fixed
-    if not fixed:
-        for _, quantizer in q.named_quantizers():
-            quantizer.fixed = None
-    q.eval()
-
-
-def _groups(q: Quantized, rates: Rates, searching: int | None) -> list[dict[str, Any]]:
-    gates = rates.gates if rates.gates is not None else max(GATES * rates.weights, 10 / (searching or 1000))
-    chosen: dict[float, list[Tensor]] = {}
-    for name, parameter in q.named_parameters():
-        last = name.rsplit(".", 1)[-1]
-        if not parameter.requires_grad or (last == "logits" and searching is None):
-            continue
-        quantizing = name.startswith(("quantizers.", "tables."))
-        rate = rates.weights
-        if quantizing:
-            rate = {"logits": gates, "log2_scale": rates.scales, "log_spread": rates.spread}.get(last, rates.weights)
-            rate = gates if ".code_logits." in name else rate
-        elif name == "likelihood.log_sd":
-            rate = rates.scales
-        chosen.setdefault(rate, []).append(parameter)
-    return [{"params": parameters, "lr": rate} for rate, parameters in chosen.items()]
-
-
-class _Loop:
+class Loop:
     """Steps of one fit, over both phases."""
 
     def __init__(self, q: Quantized, data: Batches, budget: Budgets, rule: Rule, draws: int) -> None:
@@ -292,6 +171,14 @@ class _Loop:
                 f"the loss became {float(loss.detach())} at step {number}; the network keeps its state of step "
                 f"{self.good_step}. Lower the learning rates (rates=probq.Rates(...)) or check the data"
             )
+
+
+def estimate_live(q: Quantized, data: Batches) -> None:
+    """Re-estimate normalisation that follows the batches at decided widths; its running averages lag behind."""
+    if settled(q) and not q.folded and has_norms(q):
+        q.eval()  # the statistics of what ships: without dropout
+        estimate_norms(q, data)
+        q.train()
 
 
 def _copied(q: Quantized) -> dict[str, Tensor]:

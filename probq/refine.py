@@ -63,14 +63,6 @@ def refined(
     return replace(with_widths(q, widths, budget), loss=search.losses.get(search.best))
 
 
-def measured_widths(
-    q: Quantized, budget: Budgets, validation: Batches, batches: Batches, evaluations: int, progress: bool
-) -> dict[str, Any]:
-    """The widths of `probq.decide`; an interrupt is the caller's."""
-    search = search_of(q, budget, ValidationLoss(q, validation, batches, None), evaluations)
-    return search.space.widths(search.run(progress))
-
-
 def search_of(q: Quantized, budget: Budgets, measure: Measure, evaluations: int) -> Search:
     """A search that starts from the most probable widths of a network, ready to run.
 

@@ -32,11 +32,14 @@ class Search:
         self.losses: dict[State, float] = {}
 
     @property
+    def ranked(self) -> list[State]:
+        """All states measured, that of least loss first; among equals the more probable one."""
+        return sorted(self.losses, key=lambda state: (self.losses[state], -self.space.log_prob(state), state))
+
+    @property
     def best(self) -> State:
-        """The state of least loss; among equals the more probable one. Before any is measured, the first start."""
-        if not self.losses:
-            return self.starts[0]
-        return min(self.losses, key=lambda state: (self.losses[state], -self.space.log_prob(state), state))
+        """The state of least loss. Before any is measured, the first start."""
+        return self.ranked[0] if self.losses else self.starts[0]
 
     def run(self, progress: bool = False) -> State:
         """Measure until no step from the best state helps, or the evaluations are spent.

@@ -74,6 +74,17 @@ def test_gradient_of_the_scale_outside_the_range_by_finite_differences() -> None
     assert float(gradient[1]) == pytest.approx(float(slope.detach()), rel=1e-6)
 
 
+def test_gradient_of_a_scale_in_bfloat16_is_summed_more_finely() -> None:
+    x = torch.randn(50_000, generator=torch.Generator().manual_seed(3)).to(torch.bfloat16).requires_grad_()
+    scales = torch.tensor([0.25, 0.5], requires_grad=True)
+    direction = torch.randn(50_000, generator=torch.Generator().manual_seed(4)).to(torch.bfloat16)
+    y = round_input(x, torch.tensor([0.0, 1.0]), scales, [uniform(2), uniform(4)])
+    (of_x, of_scales) = torch.autograd.grad(y, (x, scales), direction)
+    assert y.dtype == torch.bfloat16
+    exact = (direction.double() @ y.detach().double() - of_x.double() @ x.detach().double()) / 0.5
+    assert float(of_scales[1]) == pytest.approx(float(exact), rel=1e-5)
+
+
 def test_gradient_of_gates_is_the_product_with_every_rung() -> None:
     """A loss linear in the output: moving weight `e` to rung k changes it by `e <direction, value of rung k>`."""
     x, direction = torch.randn(7, 9, dtype=torch.float64), torch.randn(7, 9, dtype=torch.float64)

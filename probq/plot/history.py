@@ -23,7 +23,8 @@ def history(history: History, ax: Axes | None = None) -> Axes:
 
     Of several budgets every one has its two lines, numbered in the order of the budgets.
 
-    The phase in which widths are learned is white, the fine-tuning of what was decided is shaded. Dots show the loss on
+    The phase in which widths are learned is white, the fine-tuning of what was decided is shaded, and trials between
+    them, if any, lightly so; each of these begins where the search ended. Dots show the loss on
     validation batches at the end of an epoch.
 
     Args:
@@ -76,10 +77,13 @@ def _cost_axis(ax: Axes, frame: pandas.DataFrame) -> None:
     color = DARK if several else COST  # of an axis for lines of several colours
     right.set_ylabel("cost in % of the 32-bit network", color=color)
     right.tick_params(axis="y", which="both", colors=color)
-    tune = steps[(frame["phase"] == "tune").to_numpy()]
+    trial, tune = (steps[(frame["phase"] == phase).to_numpy()] for phase in ("trial", "tune"))
     handles, labels = (
         a + b for a, b in zip(ax.get_legend_handles_labels(), right.get_legend_handles_labels(), strict=True)
     )
+    if len(trial):
+        handles.append(ax.axvspan(trial[0] - 0.5, trial[-1] + 0.5, color="#000000", alpha=0.03, linewidth=0))
+        labels.append("trials of the best widths")
     if len(tune):
         handles.append(ax.axvspan(tune[0] - 0.5, tune[-1] + 0.5, color="#000000", alpha=0.07, linewidth=0))
         labels.append("fine-tuning at decided widths" if len(tune) < len(steps) else "fine-tuning")

@@ -1,0 +1,48 @@
+"""Learning rates of a fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from probq.quantized import Quantized
+
+GATES = 20  # times the rate of the weights
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Learning rates of Adam, by what they move.
+
+    Attributes:
+        weights: the network's own parameters, which are the locations of the codes.
+        scales: exponents of the scales (log2), and the logarithm of a learned noise.
+        gates: log-odds of the gates; None: 20 times that of the weights, more in a short search.
+        spread: logarithm of the code posteriors' spread.
+    """
+
+    weights: float = 1e-3
+    scales: float = 5e-3
+    gates: float | None = None
+    spread: float = 5e-3
+
+
+def groups(q: Quantized, rates: Rates, searching: int | None) -> list[dict[str, Any]]:
+    """Parameters with their rates, for an optimizer; gates too in a search of so many steps."""
+    gates = rates.gates if rates.gates is not None else max(GATES * rates.weights, 10 / (searching or 1000))
+    chosen: dict[float, list[Tensor]] = {}
+    for name, parameter in q.named_parameters():
+        last = name.rsplit(".", 1)[-1]
+        if not parameter.requires_grad or (last == "logits" and searching is None):
+            continue
+        quantizing = name.startswith(("quantizers.", "tables."))
+        rate = rates.weights
+        if quantizing:
+            rate = {"logits": gates, "log2_scale": rates.scales, "log_spread": rates.spread}.get(last, rates.weights)
+            rate = gates if ".code_logits." in name else rate
+        elif name == "likelihood.log_sd":
+            rate = rates.scales
+        chosen.setdefault(rate, []).append(parameter)
+    return [{"params": parameters, "lr": rate} for rate, parameters in chosen.items()]

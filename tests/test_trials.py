@@ -1,0 +1,187 @@
+"""Trials: the best few choices are tuned alike, each from where the search ended, and the best after that is taken."""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import probq
+from probq import Budget, Plan, ProbqError, Quantized, Rates
+from probq.batches import Batches
+from probq.codebooks import ladder
+from probq.contenders import contenders, uniform
+from probq.decide import with_widths
+from probq.measure import ValidationLoss
+from probq.refine import search_of
+from probq.trials import length, tried
+
+XS = torch.rand(80, 4, generator=torch.Generator().manual_seed(1))
+YS = (XS.sum(1) > 2).long() + (XS[:, 0] > 0.5)
+PAIRS = [(XS[k : k + 16], YS[k : k + 16]) for k in range(0, 48, 16)]
+HELD = [(XS[48:], YS[48:])]
+BUDGET = Budget(percent=1.5)
+HOW: dict[str, Any] = {"rates": Rates(weights=1e-2), "seed": 0}
+
+
+def network(norm: bool = False, dropout: float = 0.0) -> Quantized:
+    torch.manual_seed(0)
+    parts = [nn.Linear(4, 6), *([nn.BatchNorm1d(6)] if norm else []), nn.ReLU(), nn.Dropout(dropout), nn.Linear(6, 3)]
+    return probq.quantize(nn.Sequential(*parts).eval(), XS, Plan(weight=ladder(1, 2, 4, 8), profile="dyadic"))
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials of a few steps, so that small fits make them."""
+    monkeypatch.setattr("probq.trials.FEWEST", 1)
+
+
+@pytest.mark.parametrize(
+    ("tuning", "number", "each"), [(3200, 4, 200), (3190, 4, 0), (10000, 4, 625), (1600, 2, 200), (10000, 1, 0)]
+)
+def test_trials_take_a_quarter_of_the_tuning_or_are_not_made(tuning: int, number: int, each: int) -> None:
+    assert length(tuning, number) == each
+
+
+@pytest.mark.usefixtures("short")
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("number", [2, 4])
+def test_a_fit_takes_the_best_of_trials_made_by_hand(norm: bool, number: int) -> None:
+    q, searched = network(norm), network(norm)
+    records = list(probq.steps(q, PAIRS, BUDGET, 64, validation=HELD, search=0.5, trials=number, **HOW))
+    list(probq.steps(searched, PAIRS, BUDGET, 32, search=1.0, **HOW))
+    held, data = Batches(HELD, q.device), Batches(PAIRS, q.device)
+    widths = contenders(searched, BUDGET, held, data, 100, False, number)
+    epochs = length(96, number) // 3
+    losses = []
+    for own in widths:
+        tuned = searched.at(with_widths(searched, own, BUDGET))
+        list(probq.steps(tuned, PAIRS, None, epochs, **HOW))
+        with torch.no_grad():
+            losses.append(float(nn.functional.cross_entropy(tuned(XS[48:]), YS[48:])))
+    best = min(range(number), key=losses.__getitem__)
+    assert q.mode().widths == widths[best]
+    assert [r.phase for r in records] == ["search"] * 96 + ["trial"] * 24 + ["tune"] * 72
+    assert [r.step for r in records] == list(range(192))
+
+
+@pytest.mark.parametrize("percent", [0.5, 0.6, 0.8, 3.0, 100.0])
+def test_uniform_contenders_are_the_widest_within_the_limit(percent: float) -> None:
+    q, limit = network(), Budget(percent=percent).absolute(network().layers)
+    space = search_of(q, Budget(percent=percent), lambda widths: 0.0, 1).space
+
+    def cost(w: int, a: int) -> int:
+        return 24 * w * 8 + 18 * w * a  # the network's own input stays at 8 bits
+
+    pairs = [p for p in itertools.product((1, 2, 4, 8), repeat=2) if cost(*p) <= limit]
+    widest = [(w, a) for w, a in pairs if not any((v, b) != (w, a) and v >= w and b >= a for v, b in pairs)]
+    found = [space.widths(state) for state in uniform(q, space)]
+    assert len(found) == len(widest)
+    for own, (w, a) in zip(found, widest, strict=True):
+        assert min(own["0.weight"], own["3.weight"]) >= w
+        assert own["3.input"] >= a
+        total = 24 * own["0.weight"] * 8 + 18 * own["3.weight"] * own["3.input"]
+        assert total <= limit
+        wider = [{**own, name: 2 * own[name]} for name in own if name != "0.input" and own[name] < 8]
+        assert all(24 * o["0.weight"] * 8 + 18 * o["3.weight"] * o["3.input"] > limit for o in wider)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+def test_contenders_are_what_was_measured_best_and_uniform_widths(number: int) -> None:
+    q, held, data = network(), Batches(HELD, torch.device("cpu")), Batches(PAIRS, torch.device("cpu"))
+    found = contenders(q, BUDGET, held, data, 100, False, number)
+    search = search_of(q, BUDGET, ValidationLoss(q, held, data, None), 100)
+    search.run()
+    ranked = [search.space.widths(state) for state in search.ranked]
+    plain = [search.space.widths(state) for state in uniform(q, search.space)]
+    assert len(found) == number
+    assert found[: number - number // 2] == ranked[: number - number // 2]
+    assert len({tuple(widths.items()) for widths in found}) == number
+    rest = [w for w in found if w not in ranked[:number]]
+    assert all(widths in plain for widths in rest)
+    assert number < 4 or any(widths in plain for widths in found)
+
+
+def test_widths_of_channels_have_no_uniform_contender() -> None:
+    net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    q = probq.quantize(net, XS, Plan(weight=ladder(1, 2, 4), gates="channel"))
+    assert uniform(q, search_of(q, BUDGET, lambda widths: 0.0, 1).space) == []
+
+
+def copies(q: Quantized, losses: list[float]) -> tuple[list[dict[str, int]], list[Any], dict[str, int]]:
+    """Trials whose tuning writes down where it began and what it drew."""
+    widths = [{"0.weight": w, "3.weight": 1, "0.input": 8, "3.input": 2} for w in (1, 2, 4)]
+    seen: list[Any] = []
+
+    def tune(own: Quantized, numbers: range) -> Iterator[probq.Step]:
+        same = all(torch.equal(p, r) for p, r in zip(own.net.parameters(), q.net.parameters(), strict=True))
+        seen.append((own.mode().widths["0.weight"], float(torch.rand(())), same))
+        with torch.no_grad():
+            own.net[0].weight += 1
+        yield from (probq.Step(n, 0, "tune", 0.0, 0.0, 0.0, 0.0, None, 0.0) for n in numbers)
+
+    trials = tried(q, widths, range(10, 16), lambda own: own, tune, lambda own: losses[len(seen) - 1])  # type: ignore[arg-type, return-value]
+    records = []
+    try:
+        while True:
+            records.append(next(trials))
+    except StopIteration as end:
+        assert [(r.step, r.phase) for r in records] == [(n, "trial") for n in range(10, 16)]
+        return widths, seen, end.value
+
+
+@pytest.mark.parametrize(
+    ("losses", "best"), [([3.0, 1.0, 2.0], 1), ([1.0, 1.0, 2.0], 0), ([float("inf"), 4.0, 5.0], 1)]
+)
+def test_every_trial_begins_alike_and_leaves_the_network_alone(losses: list[float], best: int) -> None:
+    q = network()
+    before = {name: tensor.clone() for name, tensor in q.state_dict().items()}
+    widths, seen, chosen = copies(q, losses)
+    assert chosen == widths[best]
+    assert [s[0] for s in seen] == [1, 2, 4]
+    assert len({s[1] for s in seen}) == 1
+    assert all(s[2] for s in seen)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in q.state_dict().items())
+    assert all(quantizer.fixed is None for _, quantizer in q.named_quantizers())
+
+
+@pytest.mark.usefixtures("short")
+def test_one_trial_or_none_tunes_what_was_measured_best() -> None:
+    fits = [network(), network()]
+    for q, trials in zip(fits, (0, 1), strict=True):
+        history = probq.fit(q, PAIRS, BUDGET, 8, validation=HELD, trials=trials, progress=False, **HOW)
+        assert set(history.to_frame().phase) == {"search", "tune"}
+    assert all(torch.equal(a, b) for a, b in zip(*(q.state_dict().values() for q in fits), strict=True))
+    assert fits[0].mode() == fits[1].mode()
+
+
+@pytest.mark.usefixtures("short")
+def test_the_history_of_a_fit_with_trials_is_whole(tmp_path: Path) -> None:
+    q, path = network(dropout=0.2), tmp_path / "q.safetensors"
+    history = probq.fit(q, PAIRS, BUDGET, 20, search=0.5, validation=HELD, progress=False, checkpoint=path, **HOW)
+    assert list(dict.fromkeys(history.to_frame().phase)) == ["search", "trial", "tune"]
+    assert len(history.steps) == 60
+    assert len(history.validation) == 20
+    labels = [text.get_text() for text in history.plot().get_legend().get_texts()]
+    assert labels[-2:] == ["trials of the best widths", "fine-tuning at decided widths"]
+    assert probq.load(path, q.net).mode() == q.mode()
+    assert q.mode().cost() <= BUDGET.absolute(q.layers)
+
+
+@pytest.mark.usefixtures("short")
+def test_a_fit_stopped_in_a_trial_leaves_the_posterior_of_the_search() -> None:
+    q, searched = network(), network()
+    for record in probq.steps(q, PAIRS, BUDGET, 20, search=0.5, validation=HELD, **HOW):
+        if record.phase == "trial":
+            break
+    list(probq.steps(searched, PAIRS, BUDGET, 10, search=1.0, **HOW))
+    assert q.mode() == searched.mode()
+    assert torch.equal(q(XS), searched(XS))
+
+
+def test_a_number_of_trials_is_no_negative_one() -> None:
+    with pytest.raises(ProbqError, match="trials must be an integer of 0 or more"):
+        probq.fit(network(), PAIRS, trials=-1)
