@@ -71,7 +71,7 @@ def products(grad: Tensor, x: Tensor, scales: Tensor, grids: Sequence[Grid]) -> 
     scales = scales.reshape(start.shape) if scales.dim() == 1 else scales
     codes = (x * (1 / (scales * step))).add_(0.5 - start / step).floor_().clamp_min_(0)
     values = torch.minimum(codes, count - 1, out=codes).mul_(step).add_(start).mul_(scales)
-    return values.reshape(len(grids), -1) @ grad.reshape(-1)
+    return _wide(values.reshape(len(grids), -1)) @ _wide(grad.reshape(-1))
 
 
 def on_grid(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
@@ -129,6 +129,11 @@ def inner_products(grad: Tensor, values: Sequence[Tensor], gates: tuple[int, ...
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """`<a, b>`, summed in float32 at least: bfloat16's own product is a slow loop, and its result has 8 bits."""
-    wide = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
-    return torch.dot(a.reshape(-1).to(wide), b.reshape(-1).to(wide))
+    if a.dim() == 4 and a.is_contiguous(memory_format=torch.channels_last):
+        a, b = a.permute(0, 2, 3, 1), b.permute(0, 2, 3, 1)  # as they lie in memory: flattening copies nothing
+    return torch.dot(_wide(a.reshape(-1)), _wide(b.reshape(-1)))
+
+
+def _wide(a: Tensor) -> Tensor:
+    """In float32 at least: products of bfloat16 vectors are slow loops on a CPU, and their results have 8 bits."""
+    return a.to(torch.promote_types(a.dtype, torch.float32))
