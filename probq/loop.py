@@ -27,7 +27,7 @@ SNAPSHOT_EVERY = 25
 
 
 class Loop:
-    """Steps of one fit, over both phases."""
+    """Steps of a network, over both phases of a fit or in a trial."""
 
     def __init__(self, q: Quantized, data: Batches, budget: Budgets, rule: Rule, draws: int) -> None:
         self.q, self.data, self.size = q, data, data.size
