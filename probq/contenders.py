@@ -34,13 +34,13 @@ def contenders(
     search.run(progress)
     measured, space = search.ranked, search.space
     best = measured[: number - number // 2]
-    plain = [state for state in uniform(q, space) if state not in best] if number > 1 else []
-    plain = sorted(plain, key=lambda state: search.measure(space.widths(state)))[: number // 2]
+    plain = [state for state in uniform_states(q, space) if state not in best] if number > 1 else []
+    plain = sorted(plain, key=search.loss)[: number // 2]
     others = [state for state in measured if state not in plain][: number - len(plain)]
     return [space.widths(state) for state in (*others, *plain)]
 
 
-def uniform(q: Quantized, space: Space) -> list[State]:
+def uniform_states(q: Quantized, space: Space) -> list[State]:
     """States of one width for all weights and one for all inputs, as wide as the limits allow, then filled up.
 
     A quantizer without that width takes the next wider one, or its widest. There are none where channels or weights

@@ -179,9 +179,8 @@ def steps(
     """
     check_posterior(q, "steps")
     _check(epochs, evaluations, trials, seed, search, temperature)
-    _check_rule(rule)
-    _check_draws(draws, rule)
-    data = batches if isinstance(batches, Batches) else Batches(batches, q.device)
+    _check_rule(rule, draws)
+    data = _read(batches, q, "data")
     reach(q, budget)
     if seed is not None:
         torch.manual_seed(seed)
@@ -196,13 +195,17 @@ def steps(
     searching = 0 if settled(q) else max(1, round(search * total))
     rates = rates or (_small_rates(total) if small and searching == total else Rates())
     choices = loss = None
-    number = trials if length(total - searching, trials) else 1
     if validation is not None and evaluations:
-        held = validation if isinstance(validation, Batches) else Batches(validation, q.device, "validation data")
+        held = _read(validation, q, "validation data")
+        number = trials if length(total - searching, trials) else 1  # more would be measured in vain
         choices = partial(contenders, q, budget or q.budget, held, data, evaluations, progress, number)
         loss = partial(_loss, data=held)
-    each = draws or (FEW if small else 1)
-    return run(q, data, several, rule, optimizer, rates, searching, total, choices, loss, rounding, each)
+    draws = draws or (FEW if small else 1)
+    return run(q, data, several, rule, optimizer, rates, searching, total, choices, loss, rounding, draws)
+
+
+def _read(batches: Iterable[Any], q: Quantized, name: str) -> Batches:
+    return batches if isinstance(batches, Batches) else Batches(batches, q.device, name)
 
 
 def _loss(q: Quantized, data: Batches) -> float:
@@ -220,14 +223,6 @@ def _is_small(q: Quantized, temperature: float, rule: Rule) -> bool:
 def _small_rates(steps: int) -> Rates:
     least = SMALL_RATE / steps
     return Rates(max(Rates.weights, least), gates=max(GATES * Rates.weights, least))
-
-
-def _check_draws(draws: int | None, rule: Rule) -> None:
-    if draws is None:
-        return
-    check_number("draws", draws, 1)
-    if draws > 1 and isinstance(rule, ConstraintGuided):
-        raise ProbqError("rules.ConstraintGuided moves gates by the gradient of one draw; leave draws out, or use 1")
 
 
 def _check_options(options: Mapping[str, Any]) -> None:
@@ -252,9 +247,14 @@ def _check(
         raise ProbqError(f"temperature must be a positive number, not {temperature!r}")
 
 
-def _check_rule(rule: Any) -> None:
+def _check_rule(rule: Any, draws: int | None) -> None:
     if not isinstance(rule, Rule):
         raise ProbqError(f"rule is one of probq.rules, such as probq.rules.DualAscent(), not {rule!r}")
+    if draws is None:
+        return
+    check_number("draws", draws, 1)
+    if draws > 1 and isinstance(rule, ConstraintGuided):
+        raise ProbqError("rules.ConstraintGuided moves gates by the gradient of one draw; leave draws out, or use 1")
 
 
 def _prepare(q: Quantized, data: Batches, likelihood: Likelihood | None) -> None:

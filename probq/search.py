@@ -64,8 +64,14 @@ class Search:
             return None
         return sorted({*found, self.starts[0]}, key=lambda s: (-self.space.log_prob(s), s))
 
+    def loss(self, state: State) -> float:
+        """The loss of a state, measured once."""
+        if state not in self.losses:
+            self.losses[state] = self.measure(self.space.widths(state))
+        return self.losses[state]
+
     def _measured(self, state: State, bar: Any) -> None:
-        self.losses[state] = self.measure(self.space.widths(state))
+        self.loss(state)
         bar.update()
         bar.set_postfix_str(f"loss {self.losses[self.best]:.4f}")
 

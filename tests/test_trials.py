@@ -13,7 +13,7 @@ import probq
 from probq import Budget, Plan, ProbqError, Quantized, Rates
 from probq.batches import Batches
 from probq.codebooks import ladder
-from probq.contenders import contenders, uniform
+from probq.contenders import contenders, uniform_states
 from probq.decide import with_widths
 from probq.measure import ValidationLoss
 from probq.refine import search_of
@@ -78,7 +78,7 @@ def test_uniform_contenders_are_the_widest_within_the_limit(percent: float) -> N
 
     pairs = [p for p in itertools.product((1, 2, 4, 8), repeat=2) if cost(*p) <= limit]
     widest = [(w, a) for w, a in pairs if not any((v, b) != (w, a) and v >= w and b >= a for v, b in pairs)]
-    found = [space.widths(state) for state in uniform(q, space)]
+    found = [space.widths(state) for state in uniform_states(q, space)]
     assert len(found) == len(widest)
     for own, (w, a) in zip(found, widest, strict=True):
         assert min(own["0.weight"], own["3.weight"]) >= w
@@ -96,7 +96,7 @@ def test_contenders_are_what_was_measured_best_and_uniform_widths(number: int) -
     search = search_of(q, BUDGET, ValidationLoss(q, held, data, None), 100)
     search.run()
     ranked = [search.space.widths(state) for state in search.ranked]
-    plain = [search.space.widths(state) for state in uniform(q, search.space)]
+    plain = [search.space.widths(state) for state in uniform_states(q, search.space)]
     assert len(found) == number
     assert found[: number - number // 2] == ranked[: number - number // 2]
     assert len({tuple(widths.items()) for widths in found}) == number
@@ -108,7 +108,7 @@ def test_contenders_are_what_was_measured_best_and_uniform_widths(number: int) -
 def test_widths_of_channels_have_no_uniform_contender() -> None:
     net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
     q = probq.quantize(net, XS, Plan(weight=ladder(1, 2, 4), gates="channel"))
-    assert uniform(q, search_of(q, BUDGET, lambda widths: 0.0, 1).space) == []
+    assert uniform_states(q, search_of(q, BUDGET, lambda widths: 0.0, 1).space) == []
 
 
 def copies(q: Quantized, losses: list[float]) -> tuple[list[dict[str, int]], list[Any], dict[str, int]]:
