@@ -165,7 +165,7 @@ def steps(
         validation: held-out batches; if given, `probq.decide` measures on them which widths to tune for.
         evaluations: greatest number of networks it measures; 0 takes the most probable widths.
         trials: number of choices that are tuned for a while on copies, all from where the search ended and on the same
-            batches; the one of least validation loss is tuned to the end. Half of them are those that `probq.decide`
+            batches; the one of least validation loss goes on from there. Half of them are those that `probq.decide`
             measured best, the others the widest uniform widths within the budget, if there are any. Together they take
             a quarter of the tuning's steps; none are made where each would have fewer than 200.
         seed: sets torch's global random state.

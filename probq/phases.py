@@ -67,8 +67,9 @@ def run(
                 each = length(total - searching, len(found))
                 if loss is not None and each:
                     first += each * len(found)
-                    found = [(yield from tried(q, found, range(searching, first), begin, tune, loss))]
-                fix(q, found[0])
+                    yield from tried(q, found, range(searching, first), begin, tune, loss)
+                else:
+                    fix(q, found[0])
             yield from tune(loop, range(first, total))
     except (KeyboardInterrupt, GeneratorExit):
         estimate_live(q, data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -31,25 +32,31 @@ def tried(
     begin: Callable[[Quantized], Loop],
     tune: Callable[[Loop, range], Iterator[Step]],
     loss: Callable[[Quantized], float],
-) -> Generator[Step, None, Mapping[str, Any]]:
-    """Steps of all trials, one after the other on copies of a network; returns the choice of least loss.
+) -> Generator[Step, None, None]:
+    """Steps of all trials, one after the other on copies of a network, which then is the one of least loss.
 
-    All see the same batches in the same order, as far as torch's global random state decides it.
+    All see the same batches in the same order, as far as torch's global random state decides it. An interrupt leaves
+    the network as it was.
 
     Args:
-        q: the network as the search left it.
+        q: the network as the search left it; afterwards the best copy, its widths fixed.
         choices: of widths, the most promising first.
         numbers: of the steps; as many for each choice.
         begin: makes the loop of a network.
         tune: gives the steps of tuning the network of a loop at its widths.
         loss: of a tuned network.
     """
-    state, each, losses = torch.get_rng_state(), len(numbers) // len(choices), []
+    state, each = torch.get_rng_state(), len(numbers) // len(choices)
+    best, least = q, math.inf
     for place, widths in enumerate(choices):
         torch.set_rng_state(state)
         tuned = copy.deepcopy(q)
         fix(tuned, widths)
         for step in tune(begin(tuned), numbers[place * each : (place + 1) * each]):
             yield replace(step, phase="trial")
-        losses.append(loss(tuned))
-    return choices[min(range(len(choices)), key=losses.__getitem__)]
+        found = loss(tuned)
+        if best is q or found < least:
+            best, least, chosen = tuned, found, widths
+    fix(q, chosen)
+    q.load_state_dict(best.state_dict(), strict=False)
+    q.folded = best.folded
