@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from probq.batches import Batches
+from probq.codebooks import Ladder
 from probq.layers import arguments
 from probq.likelihoods import Normal
 from probq.program import Observation, Program
@@ -20,6 +21,7 @@ from probq.watch import NORMS
 ROWS = 512
 NORM_BATCHES = 20
 LEAST_SD = 1e-6
+SPARING = 2  # bits, up to which levels that no value reaches are a loss to speak of
 
 
 @torch.no_grad()
@@ -29,7 +31,8 @@ def calibrate(q: Program, data: Batches) -> None:
     They run through the float network; a noise that is learned starts at the root mean square of its residuals.
 
     Warns:
-        UserWarning: where an input has negative values and its ladder none; they will be cut off.
+        UserWarning: where an input has negative values and its ladder none; they will be cut off. Also where it has
+            none and a ladder of at most 2 bits has, which it then lacks.
     """
     samples: dict[str, list[Tensor]] = {name: [] for name in (*q.input_names, *q.activations)}
     residuals: list[Tensor] = []
@@ -46,19 +49,30 @@ def calibrate(q: Program, data: Batches) -> None:
     for name, quantizer in q.inputs.items():
         sample = torch.cat([part.reshape(-1) for part in samples[name]])
         quantizer.calibrate(sample)
-        if not quantizer.ladder.signed and float(sample.min()) < 0:
-            warnings.warn(
-                f"{name} has negative values (least: {float(sample.min()):.3g}) but an unsigned ladder; they will be "
-                "cut off. Use ladder(..., signed=True) for it",
-                UserWarning,
-                stacklevel=2,
-            )
+        _warn_of_sign(name, quantizer.ladder, float(sample.min()))
     for name, activation in q.activations.items():
         activation.calibrate(torch.cat([part.reshape(-1) for part in samples[name]]), q.net.get_submodule(name).forward)
     if isinstance(q.likelihood, Normal) and q.likelihood.log_sd.requires_grad:
         sd = torch.cat(residuals).double().square().mean().sqrt()
         q.likelihood.log_sd.copy_(sd.clamp_min(LEAST_SD).log())
     q.calibrated = True
+
+
+def _warn_of_sign(name: str, ladder: Ladder, least: float) -> None:
+    if not ladder.signed and least < 0:
+        warnings.warn(
+            f"{name} has negative values (least: {least:.3g}) but an unsigned ladder; they will be cut off. Use "
+            "ladder(..., signed=True) for it",
+            UserWarning,
+            stacklevel=3,
+        )
+    if ladder.signed and least >= 0 and any(0 < bits <= SPARING for bits in ladder.bits):
+        warnings.warn(
+            f"{name} is never negative, but its ladder has negative levels, for which {SPARING} bits or less have no "
+            "room. Use ladder(..., signed=False) for it",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _recorder(kept: list[Tensor]) -> Callable[[Tensor], Tensor]:

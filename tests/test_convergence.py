@@ -31,7 +31,7 @@ STILL = Rates(gates=1e-6)
 def network(likelihood: Any = None, rungs: tuple[int, ...] = (1, 2, 4), **options: Any) -> Quantized:
     torch.manual_seed(3)
     net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
-    plan = Plan(weight=ladder(*rungs), **{"input": ladder(2, 4), **options})
+    plan = Plan(weight=ladder(*rungs), **{"input": ladder(2, 4, signed=False), **options})
     return probq.quantize(net, XS, plan=plan, likelihood=likelihood)
 
 
@@ -122,7 +122,7 @@ OTHER: dict[str, tuple[Any, str]] = {
     "its width": (lambda: network(code_prior=priors.Normal(sd=0.1)), "differ in their plan"),
     "estimator": (lambda: network(estimator=estimators.MeanGradient()), "differ in their plan"),
     "ties": (lambda: network(tie_weight="one"), "differ in their plan"),
-    "codebooks": (lambda: network(input=ladder(2, 4, signed=False)), "differ in their plan"),
+    "codebooks": (lambda: network(input=ladder(3, 4, signed=False)), "differ in their plan"),
     "no network": (lambda: nn.Linear(3, 2), "list of them"),
 }
 

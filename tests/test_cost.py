@@ -585,7 +585,7 @@ def test_required_and_forbidden_widths_everywhere(tmp_path: Path) -> None:
     model = probq.lower(q, q.mode())
     np.testing.assert_array_equal(model(x.numpy()) * model.output_scale, q(x).detach().double().numpy())
     assert probq.table(q)["entropy"]["0.weight"] == 0
-    everything = chain(lambda layer: Plan(ladder(4), ladder(2)))
+    everything = chain(lambda layer: Plan(ladder(4), ladder(2, signed=False)))
     probq.fit(everything, data(), [Budget(percent=3.0)], 1, progress=False, seed=0)
     assert everything.mode().widths == {"0.weight": 4, "2.weight": 4, "0.input": 8, "2.input": 2}
     with pytest.raises(ProbqError, match=r"fixed and cost|cannot be reached"):

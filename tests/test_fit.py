@@ -1,6 +1,7 @@
 """Fits of small networks: reproducible, stopped in time, restored after trouble, and no wider than their budget."""
 
 import math
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -41,7 +42,7 @@ PAIRS = [(XS[k : k + 32], YS[k : k + 32]) for k in range(0, 96, 32)]
 def network(norm: bool = False) -> Quantized:
     torch.manual_seed(3)
     net = nn.Sequential(nn.Linear(2, 16), *([nn.BatchNorm1d(16)] if norm else []), nn.ReLU(), nn.Linear(16, 2))
-    return probq.quantize(net, XS, plan=Plan(weight=ladder(1, 2, 4), input=ladder(1, 2, 4)))
+    return probq.quantize(net, XS, plan=Plan(weight=ladder(1, 2, 4), input=ladder(1, 2, 4, signed=False)))
 
 
 def state(q: Quantized) -> dict[str, Tensor]:
@@ -396,6 +397,22 @@ def test_calibration_warns_of_what_an_unsigned_ladder_cuts_off() -> None:
     q = probq.quantize(nn.Sequential(nn.Linear(2, 2)), XS.abs())
     with pytest.warns(UserWarning, match=r"0\.input has negative values .* but an unsigned ladder"):
         calibrate(q, Batches(PAIRS, CPU))
+
+
+@pytest.mark.parametrize(
+    ("bits", "signed", "warns"), [(1, True, True), (2, True, True), (3, True, False), (1, False, False)]
+)
+def test_calibration_warns_of_negative_levels_that_narrow_inputs_cannot_spare(
+    bits: int, signed: bool, warns: bool
+) -> None:
+    torch.manual_seed(3)
+    net = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 2))
+    q = probq.quantize(net, XS, Plan(input=ladder(bits, 8, signed=signed)))
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        calibrate(q, Batches(PAIRS, CPU))
+    found = [str(w.message) for w in seen]
+    assert (len(found) == 1 and found[0].startswith("2.input is never negative")) if warns else not found
 
 
 def test_statistics_of_normalisation_are_those_of_the_decided_network() -> None:
