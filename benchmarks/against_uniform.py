@@ -6,6 +6,7 @@ see the same images for as many epochs. Accuracies and losses are those of the i
 record that is there already is not made again; a pair takes 10 to 20 s of one core.
 
     python benchmarks/against_uniform.py --seeds 20 --out against_uniform.jsonl
+    python benchmarks/against_uniform.py --seeds 5 --epochs 160 --network perceptron --out against_uniform.jsonl
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Mapping
+from itertools import product
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -28,7 +30,7 @@ import probq
 from probq import demo
 
 WIDTHS = ((1, 2), (2, 2), (4, 4))  # of weights and inputs, in bits
-EPOCHS_FLOAT, EPOCHS = 16, 16
+EPOCHS_FLOAT = 16
 
 
 def perceptron() -> nn.Sequential:
@@ -45,11 +47,13 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=20, help="number of seeds, from 0 on")
+    parser.add_argument("--epochs", type=int, default=16, help="epochs of each fit")
+    parser.add_argument("--network", choices=NETWORKS, nargs="*", default=list(NETWORKS))
     parser.add_argument("--out", type=Path, required=True, help="results file, one JSON record per line")
     return parser.parse_args()
 
 
-def one(network: str, widths: tuple[int, int], seed: int) -> dict[str, Any]:
+def one(network: str, widths: tuple[int, int], seed: int, epochs: int) -> dict[str, Any]:
     """One float network, quantized at uniform widths and at learned ones."""
     torch.manual_seed(seed)
     images, net = demo.digits(seed), NETWORKS[network]()
@@ -58,12 +62,13 @@ def one(network: str, widths: tuple[int, int], seed: int) -> dict[str, Any]:
     train(net, batches, EPOCHS_FLOAT)
     x, y = images.test.tensors
     record: dict[str, Any] = {"network": network, "weight": widths[0], "input": widths[1], "seed": seed}
+    record["epochs"] = epochs
     record["float"] = accuracy(net(x).detach(), y)
     plans = {"uniform": probq.uniform(*widths, profile="dyadic"), "learned": probq.Plan(profile="dyadic")}
     budget = None
     for name, plan in plans.items():
         q = probq.quantize(net, images.train.tensors[0][: demo.BATCH], plan)
-        probq.fit(q, batches, budget, EPOCHS, validation=held, seed=seed, progress=False)
+        probq.fit(q, batches, budget, epochs, validation=held, seed=seed, progress=False)
         mode = q.mode(budget)
         outputs, differing = integer_outputs(q, probq.lower(q, mode), x)
         record[name] = {
@@ -78,19 +83,21 @@ def one(network: str, widths: tuple[int, int], seed: int) -> dict[str, Any]:
 
 
 def show(records: list[dict[str, Any]]) -> None:
-    """Print a row for each network and cost; differences are of pairs, with standard errors."""
+    """Print a row for each network, cost and length; differences are of pairs, with standard errors."""
     print(
-        "| network | uniform widths | BOPs, % | learned, BOPs, % | seeds | float, % | uniform, % | learned, % | "
-        "difference | difference in loss, nats | differing |\n|---|---|---|---|---|---|---|---|---|---|---|"
+        "| network | epochs | uniform widths | BOPs, % | learned, BOPs, % | seeds | float, % | uniform, % | "
+        "learned, % | difference | difference in loss, nats | differing |\n"
+        "|---|---|---|---|---|---|---|---|---|---|---|---|"
     )
-    for network in NETWORKS:
-        for w, a in WIDTHS:
-            own = [r for r in records if (r["network"], r["weight"], r["input"]) == (network, w, a)]
-            if own:
-                print(row(network, f"{w}/{a}", own))
+    lengths = sorted({r["epochs"] for r in records})
+    for network, epochs, (w, a) in product(NETWORKS, lengths, WIDTHS):
+        kind = (network, epochs, w, a)
+        own = [r for r in records if (r["network"], r["epochs"], r["weight"], r["input"]) == kind]
+        if own:
+            print(row([network, str(epochs), f"{w}/{a}"], own))
 
 
-def row(network: str, widths: str, own: list[dict[str, Any]]) -> str:
+def row(kind: list[str], own: list[dict[str, Any]]) -> str:
     """One row of the table."""
 
     def all_of(method: str, key: str) -> np.ndarray:
@@ -104,7 +111,7 @@ def row(network: str, widths: str, own: list[dict[str, Any]]) -> str:
     means = [np.mean([r["float"] for r in own]), all_of("uniform", "test").mean(), all_of("learned", "test").mean()]
     costs = [all_of("uniform", "percent").mean(), all_of("learned", "percent").mean()]
     differing = sum(r[method]["differing"] for r in own for method in ("uniform", "learned"))
-    cells = [network, widths, *(f"{cost:.3f}" for cost in costs), str(len(own)), *(f"{mean:.2f}" for mean in means)]
+    cells = [*kind, *(f"{cost:.3f}" for cost in costs), str(len(own)), *(f"{mean:.2f}" for mean in means)]
     return "| " + " | ".join([*cells, difference("test", 2), difference("loss", 4), str(differing)]) + " |"
 
 
@@ -114,9 +121,9 @@ def main() -> None:
     torch.set_num_threads(1)
     lines = options.out.read_text().splitlines() if options.out.exists() else []
     records = [json.loads(line) for line in lines]
-    there = {(r["network"], r["weight"], r["input"], r["seed"]) for r in records}
-    runs = [(n, widths, s) for s in range(options.seeds) for n in NETWORKS for widths in WIDTHS]
-    for run in tqdm([(n, widths, s) for n, widths, s in runs if (n, *widths, s) not in there]):
+    there = {(r["network"], (r["weight"], r["input"]), r["seed"], r["epochs"]) for r in records}
+    runs = [(n, widths, s, options.epochs) for s in range(options.seeds) for n in options.network for widths in WIDTHS]
+    for run in tqdm([run for run in runs if run not in there]):
         records.append(one(*run))
         with options.out.open("a") as file:
             file.write(json.dumps(records[-1]) + "\n")
