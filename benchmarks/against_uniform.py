@@ -12,7 +12,6 @@ record that is there already is not made again; a pair takes 10 to 20 s of one c
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Mapping
 from itertools import product
 from pathlib import Path
@@ -21,10 +20,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from protocol import accuracy, integer_outputs, train
+from protocol import accuracy, completed, integer_outputs, train
 from torch import nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 import probq
 from probq import demo
@@ -82,6 +80,11 @@ def one(network: str, widths: tuple[int, int], seed: int, epochs: int) -> dict[s
     return record
 
 
+def kind(record: dict[str, Any]) -> tuple[Any, ...]:
+    """Which run a record is of: the arguments of `one`."""
+    return record["network"], (record["weight"], record["input"]), record["seed"], record["epochs"]
+
+
 def show(records: list[dict[str, Any]]) -> None:
     """Print a row for each network, cost and length; differences are of pairs, with standard errors."""
     print(
@@ -90,14 +93,13 @@ def show(records: list[dict[str, Any]]) -> None:
         "|---|---|---|---|---|---|---|---|---|---|---|---|"
     )
     lengths = sorted({r["epochs"] for r in records})
-    for network, epochs, (w, a) in product(NETWORKS, lengths, WIDTHS):
-        kind = (network, epochs, w, a)
-        own = [r for r in records if (r["network"], r["epochs"], r["weight"], r["input"]) == kind]
+    for network, epochs, widths in product(NETWORKS, lengths, WIDTHS):
+        own = [r for r in records if kind(r) == (network, widths, r["seed"], epochs)]
         if own:
-            print(row([network, str(epochs), f"{w}/{a}"], own))
+            print(row([network, str(epochs), f"{widths[0]}/{widths[1]}"], own))
 
 
-def row(kind: list[str], own: list[dict[str, Any]]) -> str:
+def row(first: list[str], own: list[dict[str, Any]]) -> str:
     """One row of the table."""
 
     def all_of(method: str, key: str) -> np.ndarray:
@@ -111,23 +113,15 @@ def row(kind: list[str], own: list[dict[str, Any]]) -> str:
     means = [np.mean([r["float"] for r in own]), all_of("uniform", "test").mean(), all_of("learned", "test").mean()]
     costs = [all_of("uniform", "percent").mean(), all_of("learned", "percent").mean()]
     differing = sum(r[method]["differing"] for r in own for method in ("uniform", "learned"))
-    cells = [*kind, *(f"{cost:.3f}" for cost in costs), str(len(own)), *(f"{mean:.2f}" for mean in means)]
+    cells = [*first, *(f"{cost:.3f}" for cost in costs), str(len(own)), *(f"{mean:.2f}" for mean in means)]
     return "| " + " | ".join([*cells, difference("test", 2), difference("loss", 4), str(differing)]) + " |"
 
 
 def main() -> None:
     """Make what is missing, print a table."""
     options = arguments()
-    torch.set_num_threads(1)
-    lines = options.out.read_text().splitlines() if options.out.exists() else []
-    records = [json.loads(line) for line in lines]
-    there = {(r["network"], (r["weight"], r["input"]), r["seed"], r["epochs"]) for r in records}
     runs = [(n, widths, s, options.epochs) for s in range(options.seeds) for n in options.network for widths in WIDTHS]
-    for run in tqdm([run for run in runs if run not in there]):
-        records.append(one(*run))
-        with options.out.open("a") as file:
-            file.write(json.dumps(records[-1]) + "\n")
-    show(records)
+    show(completed(options.out, runs, kind, one))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from typing import Any
 import pyro
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 import probq
 
@@ -151,6 +152,26 @@ def once(args: Any, key: Callable[[Any], dict[str, Any]], run: Callable[[Any], d
         row = run(args)
         append(args.out, row)
     return row
+
+
+def completed(
+    out: Path, runs: Iterable[Any], kind: Callable[[dict[str, Any]], Any], one: Callable[..., dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """All records of a results file, once those of the runs that it lacks are made, on one thread.
+
+    Args:
+        out: the results file.
+        runs: arguments of `one`, a tuple for each record.
+        kind: which run a record is of.
+        one: makes a record.
+    """
+    torch.set_num_threads(1)
+    records = read(out) if out.exists() else []
+    there = {kind(record) for record in records}
+    for run in tqdm([run for run in runs if run not in there]):
+        records.append(one(*run))
+        append(out, records[-1])
+    return records
 
 
 def read(out: Path) -> list[dict[str, Any]]:

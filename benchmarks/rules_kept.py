@@ -11,15 +11,14 @@ learned nothing yet (10 to 20 % right).
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
+from protocol import completed
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 import probq
 from probq import demo, rules
@@ -94,16 +93,8 @@ def show(records: list[dict[str, Any]]) -> None:
 def main() -> None:
     """Make what is missing, print a table."""
     options = arguments()
-    torch.set_num_threads(1)
-    lines = options.out.read_text().splitlines() if options.out.exists() else []
-    records = [json.loads(line) for line in lines]
-    there = {(r["rule"], r["seed"], r["budget"], r["epochs"]) for r in records}
     runs = [(n, s, b, options.epochs) for s in range(options.seeds) for b in BUDGETS for n in OPTIONS]
-    for run in tqdm([run for run in runs if run not in there]):
-        records.append(one(*run))
-        with options.out.open("a") as file:
-            file.write(json.dumps(records[-1]) + "\n")
-    show(records)
+    show(completed(options.out, runs, lambda r: (r["rule"], r["seed"], r["budget"], r["epochs"]), one))
 
 
 if __name__ == "__main__":
