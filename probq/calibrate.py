@@ -49,7 +49,8 @@ def calibrate(q: Program, data: Batches) -> None:
     for name, quantizer in q.inputs.items():
         sample = torch.cat([part.reshape(-1) for part in samples[name]])
         quantizer.calibrate(sample)
-        _warn_of_sign(name, quantizer.ladder, float(sample.min()))
+        if misfit := _misfit(quantizer.ladder, float(sample.min())):
+            warnings.warn(f"{name} {misfit} for it", UserWarning, stacklevel=2)
     for name, activation in q.activations.items():
         activation.calibrate(torch.cat([part.reshape(-1) for part in samples[name]]), q.net.get_submodule(name).forward)
     if isinstance(q.likelihood, Normal) and q.likelihood.log_sd.requires_grad:
@@ -58,21 +59,19 @@ def calibrate(q: Program, data: Batches) -> None:
     q.calibrated = True
 
 
-def _warn_of_sign(name: str, ladder: Ladder, least: float) -> None:
+def _misfit(ladder: Ladder, least: float) -> str | None:
+    """Why a ladder does not suit the sign of an input whose least value this is, and which one does."""
     if not ladder.signed and least < 0:
-        warnings.warn(
-            f"{name} has negative values (least: {least:.3g}) but an unsigned ladder; they will be cut off. Use "
-            "ladder(..., signed=True) for it",
-            UserWarning,
-            stacklevel=3,
+        return (
+            f"has negative values (least: {least:.3g}) but an unsigned ladder; they will be cut off. Use "
+            "ladder(..., signed=True)"
         )
     if ladder.signed and least >= 0 and any(0 < bits <= SPARING for bits in ladder.bits):
-        warnings.warn(
-            f"{name} is never negative, but its ladder has negative levels, for which {SPARING} bits or less have no "
-            "room. Use ladder(..., signed=False) for it",
-            UserWarning,
-            stacklevel=3,
+        return (
+            f"is never negative, but its ladder has negative levels, for which {SPARING} bits or less have no room. "
+            "Use ladder(..., signed=False)"
         )
+    return None
 
 
 def _recorder(kept: list[Tensor]) -> Callable[[Tensor], Tensor]:

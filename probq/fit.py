@@ -184,8 +184,7 @@ def steps(
     reach(q, budget)
     if seed is not None:
         torch.manual_seed(seed)
-    _prepare(q, data, likelihood)
-    q.temperature = temperature
+    _prepare(q, data, likelihood, temperature)
     several = budgets(budget)
     q.budget = (several if len(several) > 1 else several[0]) if several else q.budget
     total = epochs * len(data)
@@ -257,7 +256,8 @@ def _check_rule(rule: Any, draws: int | None) -> None:
         raise ProbqError("rules.ConstraintGuided moves gates by the gradient of one draw; leave draws out, or use 1")
 
 
-def _prepare(q: Quantized, data: Batches, likelihood: Likelihood | None) -> None:
+def _prepare(q: Quantized, data: Batches, likelihood: Likelihood | None, temperature: float) -> None:
+    q.temperature = temperature
     if likelihood is not None:
         del q.likelihood  # torch lets no function take a module's place
         q.likelihood = likelihood

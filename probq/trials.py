@@ -47,7 +47,7 @@ def tried(
         loss: of a tuned network.
     """
     state, each = torch.get_rng_state(), len(numbers) // len(choices)
-    best, least = q, math.inf
+    least, chosen, best = math.inf, choices[0], q
     for place, widths in enumerate(choices):
         torch.set_rng_state(state)
         tuned = copy.deepcopy(q)
@@ -55,8 +55,8 @@ def tried(
         for step in tune(begin(tuned), numbers[place * each : (place + 1) * each]):
             yield replace(step, phase="trial")
         found = loss(tuned)
-        if best is q or found < least:
-            best, least, chosen = tuned, found, widths
+        if place == 0 or found < least:
+            least, chosen, best = found, widths, tuned
     fix(q, chosen)
     q.load_state_dict(best.state_dict(), strict=False)
     q.folded = best.folded

@@ -119,12 +119,16 @@ def test_widths_of_channels_have_no_uniform_contender() -> None:
 )
 def test_every_trial_begins_alike_and_the_best_goes_on(losses: list[float], best: int) -> None:
     q = network()
-    before = q.net[0].weight.detach().clone()
+    before = {name: tensor.clone() for name, tensor in q.state_dict().items()}
     widths = [{"0.weight": w, "3.weight": 1, "0.input": 8, "3.input": 2} for w in (1, 2, 4)]
     began: list[tuple[int, float, bool]] = []
 
     def tune(own: Quantized, numbers: range) -> Iterator[probq.Step]:
-        began.append((own.mode().widths["0.weight"], float(torch.rand(())), torch.equal(own.net[0].weight, before)))
+        alike = all(torch.equal(own.state_dict()[name], tensor) for name, tensor in before.items())
+        untouched = all(torch.equal(q.state_dict()[name], tensor) for name, tensor in before.items())
+        free = all(quantizer.fixed is None for _, quantizer in q.named_quantizers())
+        began.append((own.mode().widths["0.weight"], float(torch.rand(())), alike and untouched and free))
+        own.folded = True
         with torch.no_grad():
             own.net[0].weight += len(began)
         yield from (probq.Step(n, 0, "tune", 0.0, 0.0, 0.0, 0.0, None, 0.0) for n in numbers)
@@ -135,7 +139,8 @@ def test_every_trial_begins_alike_and_the_best_goes_on(losses: list[float], best
     assert len({drawn for _, drawn, _ in began}) == 1
     assert all(alike for _, _, alike in began)
     assert q.mode().widths == widths[best]
-    assert torch.equal(q.net[0].weight, before + best + 1)
+    assert torch.equal(q.net[0].weight, before["net.0.weight"] + best + 1)
+    assert q.folded
 
 
 @pytest.mark.usefixtures("short")
