@@ -33,7 +33,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "inference_data": ["to_arviz"],
         "integer": ["IntegerModel"],
         "integer_ensemble": ["Ensemble"],
-        "layers": ["Layer", "layers"],
         "leave_one_out": ["leave_one_out"],
         "lower": ["lower"],
         "pareto": ["Pareto", "pareto"],
@@ -44,5 +43,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "report": ["report"],
         "summary": ["table"],
         "temperature": ["Tuned", "tune_temperature"],
+        "tracing.layer": ["Layer"],
+        "tracing.trace": ["layers"],
     },
 )

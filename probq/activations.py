@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from probq.codebooks import Grid, ladder
-from probq.layers import Trace
 from probq.plan import Plan
 from probq.quantizer import InputQuantizer
+from probq.tracing.trace import Trace
 
 NON_NEGATIVE = (nn.Sigmoid, nn.Hardsigmoid, nn.Softplus)
 
@@ -71,7 +71,7 @@ class Activation(nn.Module):
 
 
 def activations(net: nn.Module, found: Trace, plans: Mapping[str, Plan | None]) -> dict[str, Activation]:
-    """An `Activation` for each module of `probq.watch.TABLES`, by its name.
+    """An `Activation` for each module of `probq.tracing.module_kinds.TABLES`, by its name.
 
     Args:
         net: the network.

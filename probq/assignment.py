@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from probq import cost as costs
-from probq.layers import Layer
+from probq.tracing.layer import Layer
 
 
 @dataclass(frozen=True)

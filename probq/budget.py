@@ -11,7 +11,7 @@ import numpy as np
 
 from probq import cost as costs
 from probq.errors import ProbqError
-from probq.layers import Layer
+from probq.tracing.layer import Layer
 
 
 @dataclass(frozen=True)

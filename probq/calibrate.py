@@ -12,11 +12,11 @@ from torch import Tensor
 
 from probq.batches import Batches
 from probq.codebooks import Ladder
-from probq.layers import arguments
 from probq.likelihoods import Normal
 from probq.program import Observation, Program
 from probq.substitute import substitute
-from probq.watch import NORMS
+from probq.tracing.arguments import arguments
+from probq.tracing.module_kinds import NORMS
 
 ROWS = 512
 NORM_BATCHES = 20

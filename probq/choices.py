@@ -19,7 +19,7 @@ from probq import cost as costs
 from probq.codebooks import Ladder
 from probq.errors import ProbqError
 from probq.figures import figure
-from probq.layers import Layer
+from probq.tracing.layer import Layer
 
 Choice: TypeAlias = list[tuple[int, np.ndarray]]  # of each group a combination, and the rungs of its gates
 MOST_COMBINATIONS = 4096

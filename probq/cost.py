@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from probq.cost_table import CostTable, table
-from probq.layers import Layer
+from probq.tracing.layer import Layer
 
 __all__ = [
     "Cost",

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from probq.errors import ProbqError
-from probq.layers import Layer
+from probq.tracing.layer import Layer
 
 COLUMNS = ("layer", "weight_bits", "input_bits", "cost")
 FLOAT_BITS = 32

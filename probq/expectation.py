@@ -10,7 +10,7 @@ from torch import Tensor
 
 from probq import cost as costs
 from probq.errors import ProbqError
-from probq.layers import Layer
+from probq.tracing.layer import Layer
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from probq.layers import Layer
 from probq.quantizer import Rung
 from probq.scales import LEAST_GAIN, snapped
+from probq.tracing.layer import Layer
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from probq.errors import ProbqError
-from probq.layers import arguments
 from probq.program import Observation, Program
 from probq.stacked import at_levels
+from probq.tracing.arguments import arguments
 from probq.uniform_codes import UniformCodes
 
 

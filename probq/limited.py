@@ -21,8 +21,8 @@ from probq.choices import Choice, Problem, problem
 from probq.draws import conditional_draws, probability_within
 from probq.errors import ProbqError
 from probq.figures import figure
-from probq.layers import Layer
 from probq.program import Program
+from probq.tracing.layer import Layer
 
 SEARCH = 16  # halvings of the limit that stands in for a coupled one
 PROPOSALS = 64  # draws for each one wanted, at most, where a coupled limit rejects some

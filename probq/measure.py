@@ -13,8 +13,8 @@ from torch import Tensor
 from probq.batches import Batches
 from probq.calibrate import NORM_BATCHES, decided_output, estimate_norms, has_norms
 from probq.decide import fix
-from probq.layers import arguments
 from probq.quantized import Quantized
+from probq.tracing.arguments import arguments
 from probq.validate import scores
 
 

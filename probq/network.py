@@ -15,12 +15,13 @@ from probq.activations import Activation, hooks
 from probq.estimators import drawn_law
 from probq.expectation import Tables, expectation
 from probq.fold import Fold, fold
-from probq.layers import Layer, arguments
 from probq.likelihoods import Likelihood
 from probq.quantizer import InputQuantizer, Quantizer, Rung
 from probq.rounding import Grids
 from probq.substitute import substitute
-from probq.watch import NORMS
+from probq.tracing.arguments import arguments
+from probq.tracing.layer import Layer
+from probq.tracing.module_kinds import NORMS
 from probq.weight_quantizer import WeightQuantizer
 
 

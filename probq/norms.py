@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from probq.fold import fold, foldable, per_channel
-from probq.layers import Layer, Trace, arguments
 from probq.substitute import substitute
+from probq.tracing.arguments import arguments
+from probq.tracing.layer import Layer
+from probq.tracing.trace import Trace
 
 
 def checked_norms(net: nn.Module, found: Trace, example: Any) -> list[Layer]:

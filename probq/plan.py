@@ -10,9 +10,9 @@ from probq.codebooks import Ladder, ladder
 from probq.errors import ProbqError
 from probq.estimators import Estimator, SecondOrder
 from probq.free_codes import MOST_LEVELS
-from probq.layers import Layer
 from probq.priors import CodePrior, WidthPrior
 from probq.scales import MULTIPLIERS
+from probq.tracing.layer import Layer
 
 GATES = ("tensor", "channel", "weight")
 SCALES = ("tensor", "channel")

@@ -19,13 +19,13 @@ from probq.budget import Budget, Budgets, budgets
 from probq.codebooks import Codebook, Grid, Ladder, Table
 from probq.cost_table import CostTable
 from probq.errors import ProbqError
-from probq.layers import Layer
 from probq.likelihoods import Likelihood, Normal, categorical
 from probq.plan import Plan
 from probq.posterior_format import read, write
 from probq.posterior_laws import laws_from_entry, laws_to_entry
 from probq.quantized import Quantized
 from probq.quantizer import InputQuantizer, Quantizer
+from probq.tracing.layer import Layer
 from probq.versions import probq_version
 from probq.weight_quantizer import WeightQuantizer
 

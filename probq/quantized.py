@@ -20,7 +20,6 @@ from probq.decide import mode as most_probable
 from probq.decide import sample as draws_within
 from probq.errors import ProbqError
 from probq.fold import fold, per_channel
-from probq.layers import Layer, arguments, trace
 from probq.likelihoods import Likelihood
 from probq.norms import checked_norms
 from probq.plan import Plan, Planner, plan_for
@@ -29,6 +28,9 @@ from probq.quantizer import InputQuantizer
 from probq.rounding import code_levels
 from probq.stacked import like, stacked
 from probq.ties import tied_sites
+from probq.tracing.arguments import arguments
+from probq.tracing.layer import Layer
+from probq.tracing.trace import trace
 from probq.unfitted import warn_unfitted
 from probq.untuned import untuned, warn_untuned
 from probq.weight_quantizer import WeightQuantizer

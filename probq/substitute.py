@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from probq.watch import hook_input
+from probq.tracing.arguments import hook_input
 
 NOTHING: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType({})
 

@@ -15,9 +15,9 @@ from probq.budget import Budgets, budgets
 from probq.decide import decided_rungs, probability_within, under
 from probq.errors import ProbqError
 from probq.expectation import of_layer
-from probq.layers import Layer
 from probq.program import Program, check_posterior
 from probq.quantizer import Quantizer
+from probq.tracing.layer import Layer
 from probq.weight_quantizer import WeightQuantizer
 
 CONVENTION = "BOP = MACs * weight bits * input bits; percentages refer to 32-bit weights and inputs"

@@ -19,8 +19,9 @@ from probq import Budget, Plan, ProbqError, Quantized
 from probq import cost as costs
 from probq.codebooks import ladder
 from probq.decide import fix, probability_within
-from probq.layers import Layer, layers
 from probq.testing import width_states
+from probq.tracing.layer import Layer
+from probq.tracing.trace import layers
 
 WEIGHTS, INPUTS = ladder(0, 1, 2, 4), ladder(1, 2, 4, signed=False)
 

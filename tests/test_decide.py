@@ -13,8 +13,8 @@ from probq import Budget, Plan, ProbqError, Quantized
 from probq import cost as costs
 from probq.codebooks import ladder
 from probq.decide import probability_within
-from probq.layers import Layer
 from probq.testing import rung_probabilities, width_states
+from probq.tracing.layer import Layer
 
 
 def curved(layer: Layer, w: float, a: float) -> float:

@@ -18,8 +18,8 @@ from probq import cost as costs
 from probq.choices import Choice, Problem, problem
 from probq.codebooks import Ladder, ladder
 from probq.draws import conditional_draws, probability_within
-from probq.layers import Layer
 from probq.solve import most_probable
+from probq.tracing.layer import Layer
 
 
 def curved(layer: Layer, weight_bits: float, input_bits: float) -> float:

@@ -11,7 +11,7 @@ from probq.activations import Activation
 from probq.lowering.requantize import Target
 from probq.lowering.values import Requantizer, Value
 
-# What torch.export calls the functions of `probq.watch.TABLES`, and the module to use.
+# What torch.export calls the functions of `probq.tracing.module_kinds.TABLES`, and the module to use.
 MODULES = MappingProxyType(
     {
         "sigmoid": "Sigmoid", "tanh": "Tanh", "gelu": "GELU", "silu": "SiLU", "hardsigmoid": "Hardsigmoid",

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from probq.assignment import Assignment
 from probq.codebooks import Codebook, Grid
-from probq.layers import Layer
 from probq.program import Program
 from probq.quantizer import FINEST_LEVEL, Quantizer
+from probq.tracing.layer import Layer
 from probq.weight_quantizer import WeightQuantizer
 
 MOST_STATES = 100_000

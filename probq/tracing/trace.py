@@ -1,4 +1,4 @@
-"""Layers of a network: its multiply-accumulate (MAC) operations, and the geometry a cost may depend on."""
+"""What one run of a network on an example shows: its layers, their inputs, and what cannot be quantized."""
 
 from __future__ import annotations
 
@@ -11,49 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from probq.errors import ProbqError
-from probq.watch import QUANTIZABLE, TRANSPOSED, Record, Watch
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One multiply-accumulate operation of a network with its weight and its input. Counts are for one example.
-
-    Attributes:
-        name: of the module, as in `named_modules()`.
-        weight: name of the weight tensor, as in `named_parameters()`; tied layers name the same one.
-        input: name of the input's quantizer, or None where no quantizer can reach it.
-        macs: multiply-accumulates, all calls together.
-        weights: numbers in the weight tensor; 0 where an earlier layer owns it (tied weights are stored once).
-        inputs, outputs: numbers in the input and output tensors, all calls together.
-        shape: of the weight.
-        channel_axis: axis of the weight that runs over output channels.
-        transposed: whether it is a transposed convolution.
-        first: whether the input is the network's own input, reached by no trained parameter.
-        smallest: least value of the input on the example.
-        norm: name of the batch normalisation that alone follows, or None.
-        reads: name of the weight whose output channels are all that the layer reads, each equally often; None where
-            that is not known.
-    """
-
-    name: str
-    weight: str
-    input: str | None
-    macs: int
-    weights: int
-    inputs: int
-    outputs: int
-    shape: tuple[int, ...]
-    channel_axis: int = 0
-    transposed: bool = False
-    first: bool = False
-    smallest: float = 0.0
-    norm: str | None = None
-    reads: str | None = None
-
-    @property
-    def channels(self) -> int:
-        """Number of output channels that a weight can have widths of their own for."""
-        return self.shape[self.channel_axis]
+from probq.tracing.arguments import arguments
+from probq.tracing.layer import Layer
+from probq.tracing.module_kinds import QUANTIZABLE, TRANSPOSED
+from probq.tracing.recorder import LayerRecord, Recorder
 
 
 @dataclass
@@ -80,11 +41,6 @@ def layers(net: nn.Module, example: Any) -> tuple[Layer, ...]:
     return tuple(trace(copy.deepcopy(net), example).layers)
 
 
-def arguments(example: Any) -> tuple[Any, ...]:
-    """The positional arguments that an example stands for: itself, or its members if it is a tuple or a list."""
-    return tuple(example) if isinstance(example, tuple | list) else (example,)
-
-
 def trace(net: nn.Module, example: Any) -> Trace:
     """Run `net` (a copy that may be used freely) once on the example and record its layers."""
     modules = {n: m for n, m in net.named_modules() if isinstance(m, QUANTIZABLE)}
@@ -95,7 +51,7 @@ def trace(net: nn.Module, example: Any) -> Trace:
         )
     _check_finite(net)
     owners = _owners(modules)
-    watch = Watch(net, modules, {m.weight.untyped_storage().data_ptr(): n for n, m in modules.items()})
+    watch = Recorder(net, modules, {m.weight.untyped_storage().data_ptr(): n for n, m in modules.items()})
     args = tuple(a.detach() if isinstance(a, Tensor) else a for a in arguments(example))
     batch = _batch(args)
     _run(net, args, watch)
@@ -129,7 +85,7 @@ def _batch(args: tuple[Any, ...]) -> int:
     return int(sizes[0])
 
 
-def _run(net: nn.Module, args: tuple[Any, ...], watch: Watch) -> None:
+def _run(net: nn.Module, args: tuple[Any, ...], watch: Recorder) -> None:
     training = [m for m in net.modules() if m.training]
     trainable = [(p, p.requires_grad) for p in net.parameters() if p.is_floating_point()]
     net.eval()
@@ -150,7 +106,7 @@ def _run(net: nn.Module, args: tuple[Any, ...], watch: Watch) -> None:
             parameter.requires_grad_(wanted)
 
 
-def _layer(record: Record, weight: str, batch: int, seen: set[str], alone: bool) -> Layer:
+def _layer(record: LayerRecord, weight: str, batch: int, seen: set[str], alone: bool) -> Layer:
     module = record.module
     owned = weight not in seen
     seen.add(weight)
@@ -172,7 +128,7 @@ def _layer(record: Record, weight: str, batch: int, seen: set[str], alone: bool)
     )
 
 
-def _functional(watch: Watch, owners: Mapping[str, str], batch: int) -> Iterator[Layer]:
+def _functional(watch: Recorder, owners: Mapping[str, str], batch: int) -> Iterator[Layer]:
     """Layers for products that use a module's weight outside of the module: their input cannot be reached."""
     for (place, operation, module), macs in watch.stray.items():
         if module is not None:
@@ -182,7 +138,7 @@ def _functional(watch: Watch, owners: Mapping[str, str], batch: int) -> Iterator
             yield Layer(name, owners[module], None, macs // batch, own, 0, 0, shape)
 
 
-def _notes(watch: Watch, modules: Mapping[str, Any], owners: Mapping[str, str]) -> list[str]:
+def _notes(watch: Recorder, modules: Mapping[str, Any], owners: Mapping[str, str]) -> list[str]:
     notes = []
     for place, operation, module in watch.stray:
         where = f"{place} ({type(watch.net.get_submodule(place)).__name__})" if place else "the network's own forward"

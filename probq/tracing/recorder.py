@@ -13,20 +13,13 @@ from torch.autograd.graph import Node
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from probq.channels import source
-
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
-QUANTIZABLE = (nn.Linear, *CONVOLUTIONS, nn.Embedding)
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-# Functions of one number that become tables; a class derived from one of them may be anything.
-TABLES = (
-    nn.Sigmoid, nn.Tanh, nn.GELU, nn.SiLU, nn.Hardsigmoid, nn.Hardswish, nn.Softplus, nn.ELU, nn.LeakyReLU,
-)  # fmt: skip
+from probq.tracing.arguments import hook_input
+from probq.tracing.channel_sources import source
+from probq.tracing.module_kinds import NORMS, TABLES, TRANSPOSED
 
 
 @dataclass
-class Record:
+class LayerRecord:
     """What the calls of one layer showed, all together."""
 
     name: str
@@ -41,13 +34,13 @@ class Record:
     reads: str | None = None
 
 
-class Watch(TorchDispatchMode):
+class Recorder(TorchDispatchMode):
     """Records the calls of layers, and every matrix product that happens outside of one."""
 
     def __init__(self, net: nn.Module, modules: Mapping[str, Any], storages: Mapping[int, str]) -> None:
         super().__init__()
         self.net, self.modules, self.storages = net, modules, storages
-        self.records: dict[str, Record] = {}
+        self.records: dict[str, LayerRecord] = {}
         self.samples: dict[str, Tensor] = {}
         self.stray: dict[tuple[str, str, str | None], int] = {}
         self.norms: dict[str, int] = {}  # calls of each normalisation
@@ -96,7 +89,7 @@ class Watch(TorchDispatchMode):
         return hook
 
     def _record(self, name: str, module: nn.Module, x: Tensor) -> None:
-        record = self.records.setdefault(name, Record(name, module))
+        record = self.records.setdefault(name, LayerRecord(name, module))
         record.inputs += x.numel()
         self._last = name
         record.first &= not x.requires_grad
@@ -125,11 +118,6 @@ class Watch(TorchDispatchMode):
                     self.records[layer].norm = name
 
         return hook
-
-
-def hook_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The input tensor of a module called with `args` and `kwargs`."""
-    return args[0] if args else kwargs.get("input", next(iter(kwargs.values()), None))
 
 
 def _is_product(func: Any) -> bool:

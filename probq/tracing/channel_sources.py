@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from probq.tracing.module_kinds import TRANSPOSED
+
 # What maps a constant channel to a constant channel and leaves channels where they are, by autograd's names of it.
 ELEMENTWISE = frozenset(
     [
@@ -52,7 +54,6 @@ POOLS = frozenset(
 )
 NORMS = frozenset(["NativeBatchNorm", "CudnnBatchNorm", "MiopenBatchNorm", "BatchNorm"])
 FLATTENS = frozenset(["View", "UnsafeView", "ReshapeAlias"])
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def source(module: Any, x: Tensor, made: Mapping[Any, tuple[str, Any]]) -> str | None:
