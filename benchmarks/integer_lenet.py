@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from probq.integer import IntegerModel, Node
-from probq.packing import Packing
+from probq.integer.packing import Packing
 
 LAYERS = (("conv1", (32, 1, 5, 5)), ("conv2", (64, 32, 5, 5)), ("fc1", (512, 1024)), ("fc2", (10, 512)))
 

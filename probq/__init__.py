@@ -32,7 +32,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "history": ["History", "Step"],
         "inference_data": ["to_arviz"],
         "integer": ["IntegerModel"],
-        "integer_ensemble": ["Ensemble"],
+        "integer.ensemble": ["Ensemble"],
         "leave_one_out": ["leave_one_out"],
         "lower": ["lower"],
         "pareto": ["Pareto", "pareto"],

@@ -14,7 +14,7 @@ from probq.cli_arguments import seed
 from probq.errors import ProbqError
 from probq.file_kind import kind
 from probq.integer import IntegerModel
-from probq.model_table import LayerNumbers, layers_of, number
+from probq.integer.layer_table import LayerNumbers, layers_of, number
 
 FAILED, WRONG_USE = 1, 2
 HEADINGS = ("layer", "op", "weight shape", "bits", "input bits", "accumulator bits", "MACs", "BOPs %")

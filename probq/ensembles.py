@@ -16,7 +16,7 @@ from probq.decide import codes, decided, mode, sample, shaped
 from probq.draws import conditional_draws
 from probq.errors import ProbqError
 from probq.figures import figure
-from probq.integer_ensemble import Ensemble
+from probq.integer.ensemble import Ensemble
 from probq.likelihoods import Normal
 from probq.limited import limited
 from probq.lower import lower

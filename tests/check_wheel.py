@@ -31,10 +31,10 @@ def check_bare() -> None:
     assert importlib.util.find_spec("torch") is None, "the bare environment has torch: the check would prove nothing"
     probq = importlib.import_module("probq")
     modules = [f"probq.{name}" for name in INTEGER_HALF]
-    modules += _modules(importlib.import_module("probq.export"))
+    modules += [module for name in modules for module in _modules(importlib.import_module(name))]
     for name in modules:
         importlib.import_module(name)
-    assert probq.IntegerModel.__module__ == "probq.integer"
+    assert probq.IntegerModel.__module__ == "probq.integer.model"
     print(f"bare: {len(modules)} modules import without torch")
 
 

@@ -8,7 +8,7 @@ from probq import IntegerModel
 from probq.errors import ProbqError
 from probq.export.ranges import ranges
 from probq.integer import Node
-from probq.packing import Packing
+from probq.integer.packing import Packing
 
 OUT_OF_REACH = 2**31
 

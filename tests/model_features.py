@@ -7,7 +7,7 @@ import numpy as np
 
 from probq import IntegerModel
 from probq.integer import Node
-from probq.packing import bits_of
+from probq.integer.packing import bits_of
 
 
 def features(model: IntegerModel) -> set[str]:

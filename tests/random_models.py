@@ -8,8 +8,8 @@ import numpy as np
 
 from probq.errors import ProbqError
 from probq.integer import IntegerModel, Node
-from probq.interpreter import evaluate
-from probq.packing import Packing, bits_of
+from probq.integer.interpreter import evaluate
+from probq.integer.packing import Packing, bits_of
 
 MOST = 2**31 - 1
 Draw = Callable[[int, int], int]

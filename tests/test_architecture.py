@@ -21,18 +21,10 @@ PACKAGE = Path(__file__).parents[1] / "probq"
 ORDER = (
     {"errors", "checks", "figures", "files", "file_kind", "versions"},
     {
-        "packing",
-        "windows",
-        "moves",
-        "signatures",
-        "integer_format",
-        "interpreter",
         "integer",
-        "model_table",
         "export",
         "uncertainty",
         "reliability",
-        "integer_ensemble",
         "calibration",
         "regression",
     },

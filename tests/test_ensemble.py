@@ -225,7 +225,7 @@ def test_damaged_folders_are_refused(tmp_path: Path, what: str) -> None:
 
 
 def test_a_signed_manifest_cannot_name_a_file_outside(tmp_path: Path) -> None:
-    from probq.integer_ensemble import _digest
+    from probq.integer.ensemble import _digest
 
     probq.Ensemble([tiny()]).save(tmp_path / "e")
     manifest = json.loads((tmp_path / "e/ensemble.json").read_text())

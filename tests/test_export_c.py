@@ -18,8 +18,8 @@ from probq.export.c_compile import build, execute
 from probq.export.c_text import identifier
 from probq.export.c_values import MOST, ranges
 from probq.integer import Node
-from probq.interpreter import OPERATIONS
-from probq.packing import Packing
+from probq.integer.interpreter import OPERATIONS
+from probq.integer.packing import Packing
 
 SANITIZED = ("-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover", "-Werror")
 FASTEST = ("-O3", "-march=native", "-Werror")

@@ -18,8 +18,9 @@ import torch
 import torch.nn.functional as F
 
 from probq.errors import ProbqError
-from probq.integer import CHUNK, IntegerModel, Node
-from probq.packing import Packing, pack
+from probq.integer import IntegerModel, Node
+from probq.integer.model import CHUNK
+from probq.integer.packing import Packing, pack
 
 
 @contextlib.contextmanager

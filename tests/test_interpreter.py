@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from probq.errors import ProbqError
 from probq.integer import Node
-from probq.interpreter import OPERATIONS, evaluate, quantize
-from probq.signatures import SIGNATURES
+from probq.integer.interpreter import OPERATIONS, evaluate, quantize
+from probq.integer.operations import SIGNATURES
 
 CONV = (F.conv1d, F.conv2d, F.conv3d)
 CONV_TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from probq.errors import ProbqError
-from probq.packing import LARGEST_LEVEL, Levels, Packing, bits_of, pack, size_in_bits, smallest, unpack
+from probq.integer.packing import LARGEST_LEVEL, Levels, Packing, bits_of, pack, size_in_bits, smallest, unpack
 
 
 def one(levels: Levels) -> Packing:

@@ -17,7 +17,7 @@ from probq.export.c_program import Program
 from probq.export.c_text import index, literal, loops
 from probq.export.c_values import I32, MOST, U8, U64, Buffer, View
 from probq.export.c_weights import one_codebook
-from probq.packing import bits_of, smallest
+from probq.integer.packing import bits_of, smallest
 
 LEVELS = 4  # codes of up to two bits
 FEWEST = 48  # products in a row

@@ -11,7 +11,7 @@ import numpy as np
 from probq.errors import ProbqError
 from probq.export.ranges import reachable
 from probq.integer import IntegerModel, Node
-from probq.interpreter import evaluate
+from probq.integer.interpreter import evaluate
 
 MOST = 2**31 - 1
 LAYERS = frozenset({"linear", "conv"})

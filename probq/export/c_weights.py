@@ -10,7 +10,7 @@ from probq.export.c_program import Program
 from probq.export.c_text import INDENT, literal
 from probq.export.c_values import I8, I16, I32, MOST, U8, Type, narrowest
 from probq.integer import Node
-from probq.packing import Levels, Packing, bits_of, pack, smallest
+from probq.integer.packing import Levels, Packing, bits_of, pack, smallest
 
 WEIGHTS = (I8, I16, I32)
 WIDEST = 24  # bits of a code that four bytes hold wherever it begins

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probq.integer import Node
-from probq.packing import Packing
+from probq.integer.packing import Packing
 
 if TYPE_CHECKING:
     from probq.export.onnx_graph import Edge, Graph

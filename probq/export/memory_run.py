@@ -1,4 +1,4 @@
-"""What the files of a memory folder compute, in numpy: shares no arithmetic with `probq.interpreter`."""
+"""What the files of a memory folder compute, in numpy: shares no arithmetic with `probq.integer.interpreter`."""
 
 import itertools
 import math

@@ -11,7 +11,7 @@ from probq.export.kernels import kernel
 from probq.export.onnx_graph import Edge, Graph
 from probq.export.onnx_layers import FastForm, levels, octets, weights
 from probq.integer import Node
-from probq.packing import smallest
+from probq.integer.packing import smallest
 
 
 def fused(graph: Graph, node: Node, requantize: Node, form: FastForm, x: Edge, shape: tuple[int, ...]) -> Edge:

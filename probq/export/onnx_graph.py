@@ -9,7 +9,7 @@ import numpy as np
 from probq.errors import ProbqError
 from probq.export.extras import needed
 from probq.export.onnx_packed import unpacked
-from probq.packing import Packing, size_in_bits
+from probq.integer.packing import Packing, size_in_bits
 
 IR_VERSION = 8
 OPSET, OPSET_PACKED = 13, 18  # integers need 13, unpacking bits needs 18

@@ -11,7 +11,7 @@ from probq.export.onnx_graph import Edge, Graph, integer_type, zero_point
 from probq.export.ranges import Range, accumulators
 from probq.export.requantization import numbers
 from probq.integer import Node
-from probq.packing import smallest
+from probq.integer.packing import smallest
 
 SATURATED = 32767  # where x86 without VNNI saturates the sum of two products
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from probq.packing import Levels, Packing, bits_of, pack
+from probq.integer.packing import Levels, Packing, bits_of, pack
 
 if TYPE_CHECKING:
     from probq.export.onnx_graph import Graph

@@ -23,7 +23,7 @@ from probq.export.ranges import LAYERS, ranges
 from probq.export.requantization import pairs
 from probq.files import replacing
 from probq.integer import IntegerModel, Node
-from probq.packing import bits_of
+from probq.integer.packing import bits_of
 
 BATCH = 64  # inputs that the executor gets at once
 

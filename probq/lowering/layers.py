@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from probq.codebooks import Grid
 from probq.errors import ProbqError
+from probq.integer.packing import Packing
 from probq.lowering.operations import many
 from probq.lowering.requantize import Target
 from probq.lowering.values import MOST, Requantizer, Value, multiplied
-from probq.packing import Packing
 from probq.quantized import Quantized
 from probq.scales import MULTIPLIERS
 from probq.tracing.layer import Layer

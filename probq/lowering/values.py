@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from probq.errors import ProbqError
+from probq.integer.packing import Packing
 from probq.lowering.requantize import Target, requantization
-from probq.packing import Packing
 
 MOST = 2**31 - 1
 

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from probq.errors import ProbqError
 from probq.integer import IntegerModel
-from probq.model_table import layers_of
+from probq.integer.layer_table import layers_of
 from probq.plot.style import CROWDED, INPUT, WEIGHT, legend, name_columns, new_axes, title
 
 ACCUMULATOR = "#555555"

@@ -7,7 +7,7 @@ from typing import Any
 
 from probq import plot
 from probq.integer import IntegerModel
-from probq.model_table import LayerNumbers, layers_of, number
+from probq.integer.layer_table import LayerNumbers, layers_of, number
 from probq.report.page import Cell, Content, figure, table
 from probq.report.page import number as cell
 

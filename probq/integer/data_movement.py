@@ -2,15 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from probq.errors import ProbqError
-from probq.windows import pad
-
-if TYPE_CHECKING:
-    from probq.integer import Node
+from probq.integer.node import Node
+from probq.integer.windows import pad
 
 
 def behind_batch(axis: int, x: np.ndarray) -> int:
@@ -34,26 +31,26 @@ def check_range(x: np.ndarray, lo: int, hi: int) -> None:
         raise ProbqError(f"integers {x.min()} .. {x.max()} leave the range {lo} .. {hi}")
 
 
-def _reshape(node: "Node", x: np.ndarray) -> np.ndarray:
+def _reshape(node: Node, x: np.ndarray) -> np.ndarray:
     return x.reshape(len(x), *node.attributes["shape"])
 
 
-def _permute(node: "Node", x: np.ndarray) -> np.ndarray:
+def _permute(node: Node, x: np.ndarray) -> np.ndarray:
     return x.transpose(0, *[behind_batch(axis, x) for axis in node.attributes["axes"]])
 
 
-def _concat(node: "Node", *values: np.ndarray) -> np.ndarray:
+def _concat(node: Node, *values: np.ndarray) -> np.ndarray:
     return np.concatenate(values, axis=behind_batch(node.attributes["axis"], values[0]))
 
 
-def _table(node: "Node", x: np.ndarray) -> np.ndarray:
+def _table(node: Node, x: np.ndarray) -> np.ndarray:
     """`table[x - first]`."""
     table, first = node.tensors["table"], node.attributes["first"]
     check_range(x, first, first + len(table) - 1)
     return table[x - first]
 
 
-def _repeat(node: "Node", x: np.ndarray) -> np.ndarray:
+def _repeat(node: Node, x: np.ndarray) -> np.ndarray:
     """Every element `factors[k]` times along the k-th of the last axes: nearest upsampling."""
     factors = node.attributes["factors"]
     if len(factors) >= x.ndim:
@@ -63,12 +60,12 @@ def _repeat(node: "Node", x: np.ndarray) -> np.ndarray:
     return x
 
 
-def _pad(node: "Node", x: np.ndarray) -> np.ndarray:
+def _pad(node: Node, x: np.ndarray) -> np.ndarray:
     """Zeros around the last axes."""
     return pad(x, node.attributes["padding"], 0)
 
 
-def _slice(node: "Node", x: np.ndarray) -> np.ndarray:
+def _slice(node: Node, x: np.ndarray) -> np.ndarray:
     """`x[start : stop : step]` along one axis."""
     spec = node.attributes
     axis = behind_batch(spec["axis"], x) % x.ndim

@@ -10,6 +10,7 @@ import numpy as np
 
 from probq.errors import ProbqError
 
+LAYERS = ("linear", "conv", "embedding")
 LARGEST = 2**61
 MOST_ENTRIES = 2**16  # of a table
 

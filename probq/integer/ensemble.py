@@ -14,7 +14,8 @@ import numpy as np
 
 from probq import uncertainty
 from probq.errors import ProbqError
-from probq.integer import IntegerModel
+from probq.integer.model import IntegerModel
+from probq.integer.node import json_copy
 from probq.uncertainty import Uncertainty
 
 FORMAT, VERSION = "probq.ensemble", 1
@@ -47,10 +48,7 @@ class Ensemble:
         if noise is not None and (type(noise) not in (int, float) or not math.isfinite(noise) or noise < 0):
             raise ProbqError(f"noise is a variance, 0 or more, or None for classes; not {noise!r:.80}")
         self.noise = None if noise is None else float(noise)
-        try:
-            self.metadata = json.loads(json.dumps(dict(metadata or {}), allow_nan=False))
-        except (TypeError, ValueError) as error:
-            raise ProbqError(f"metadata must be JSON: {error}") from error
+        self.metadata: dict[str, Any] = json_copy(dict(metadata or {}), "metadata")
 
     def __len__(self) -> int:
         return len(self.models)

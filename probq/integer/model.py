@@ -1,94 +1,20 @@
 """IntegerModel: a network of integers. Its one meaning is its int64 interpreter; every exporter is a function of it."""
 
 import hashlib
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from os import PathLike
 from typing import Any
 
 import numpy as np
 
-from probq import integer_format, signatures
 from probq.errors import ProbqError
-from probq.interpreter import as_array, evaluate, quantize
-from probq.packing import Packing, size_in_bits, smallest
+from probq.integer import file_format
+from probq.integer.interpreter import as_array, evaluate, quantize
+from probq.integer.node import Node, json_copy
+from probq.integer.operations import LAYERS
 
-LAYERS = ("linear", "conv", "embedding")
 CHUNK = 2**17  # input elements interpreted at once
-
-
-@dataclass(frozen=True, eq=False)
-class Node:
-    """One operation of an integer model.
-
-    Args:
-        name: unique in the model, without a slash.
-        op: an operation of `probq.interpreter.OPERATIONS`.
-        inputs: names of the nodes whose outputs it takes.
-        attributes: JSON-able; `probq.signatures` says which an operation takes. Shapes and axes leave out the batch.
-        tensors: integer arrays, kept as int64.
-        packing: how tensors are stored; those not named here on the smallest contiguous codebook.
-        bound: proven largest magnitude of the output, below 2^53; 0 where none is known.
-
-    Raises:
-        ProbqError: a part is missing, unknown or of the wrong kind.
-    """
-
-    name: str
-    op: str
-    inputs: tuple[str, ...] = ()
-    attributes: dict[str, Any] = field(default_factory=dict)
-    tensors: dict[str, np.ndarray] = field(default_factory=dict)
-    packing: dict[str, Packing] = field(default_factory=dict)
-    bound: int = 0
-
-    def __post_init__(self) -> None:
-        try:
-            self._canonicalise()
-            signatures.check(self.op, len(self.inputs), self.tensors, self.attributes)
-            for name, tensor in self.tensors.items():
-                size_in_bits(tensor.shape, self.packing_of(name))
-        except ProbqError as error:
-            raise ProbqError(f"node {self.name!r:.80}: {error}") from error
-
-    def _canonicalise(self) -> None:
-        if not isinstance(self.name, str) or not self.name or "/" in self.name:
-            raise ProbqError("a node's name is a string without a slash")
-        if type(self.bound) is not int or not 0 <= self.bound < 2**53:
-            raise ProbqError(f"bound must be an integer from 0 to 2^53 (exact arithmetic), not {self.bound!r:.80}")
-        unknown = sorted(set(self.packing) - set(self.tensors))
-        if unknown:
-            raise ProbqError(f"there is packing for {unknown[0]!r}, but no such tensor")
-        object.__setattr__(self, "inputs", tuple(self.inputs))
-        object.__setattr__(self, "attributes", _json(self.attributes, "attributes"))
-        tensors = {name: _int64(name, tensor) for name, tensor in self.tensors.items()}
-        object.__setattr__(self, "tensors", tensors)
-
-    def packing_of(self, tensor: str) -> Packing:
-        """How the named tensor is stored."""
-        return self.packing[tensor] if tensor in self.packing else smallest(self.tensors[tensor])
-
-    @property
-    def bits(self) -> int:
-        """Bits that the codes of the node's tensors take."""
-        return sum(size_in_bits(tensor.shape, self.packing_of(name)) for name, tensor in self.tensors.items())
-
-
-def _json(value: Any, what: str) -> Any:
-    """A copy as JSON reads it back, so that a model equals its file."""
-    try:
-        return json.loads(json.dumps(value, allow_nan=False))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ProbqError(f"{what} must be JSON: {error}; convert arrays with tolist(), numbers with int()") from error
-
-
-def _int64(name: str, tensor: Any) -> np.ndarray:
-    tensor = np.asarray(tensor)
-    if tensor.dtype.kind not in "iu":
-        raise ProbqError(f"tensor {name} holds {tensor.dtype}; an integer model holds integers only")
-    return tensor.astype(np.int64, copy=False)
 
 
 def _chunks(x: np.ndarray) -> list[np.ndarray]:
@@ -121,7 +47,7 @@ class IntegerModel:
     ) -> None:
         self.nodes = tuple(nodes)
         self.output = output
-        self.metadata: dict[str, Any] = _json(dict(metadata or {}), "metadata")
+        self.metadata: dict[str, Any] = json_copy(dict(metadata or {}), "metadata")
         if type(output_scale) not in (int, float) or not math.isfinite(output_scale) or output_scale <= 0:
             raise ProbqError(f"output_scale must be a positive finite float, not {output_scale!r:.80}")
         self.output_scale = float(output_scale)
@@ -206,7 +132,7 @@ class IntegerModel:
         Raises:
             ProbqError: the file cannot be written, or a tensor's value is not a level of its codebook.
         """
-        integer_format.write(path, *self._content())
+        file_format.write(path, *self._content())
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> "IntegerModel":
@@ -215,7 +141,7 @@ class IntegerModel:
         Raises:
             ProbqError: there is no such file, or it is damaged, edited or of another kind.
         """
-        manifest, tensors = integer_format.read(path)
+        manifest, tensors = file_format.read(path)
         try:
             nodes = [
                 Node(**entry, tensors=arrays, packing=packing)
@@ -226,7 +152,7 @@ class IntegerModel:
             raise ProbqError(f"{path} is not a valid integer model: {error}") from error
 
     def _content(self) -> tuple[str, dict[str, np.ndarray]]:
-        return integer_format.describe(self.nodes, self.output, self.output_scale, self.metadata)
+        return file_format.describe(self.nodes, self.output, self.output_scale, self.metadata)
 
     def sha256(self) -> str:
         """Hash of everything the file holds, in hexadecimal; a loaded model has that of the saved one."""

@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from probq.integer import LAYERS, IntegerModel, Node
-from probq.packing import bits_of
+from probq.integer.model import IntegerModel
+from probq.integer.node import Node
+from probq.integer.operations import LAYERS
+from probq.integer.packing import bits_of
 
 
 @dataclass(frozen=True)

@@ -8,22 +8,20 @@ at hand, and beyond them the product is refused. int64 arithmetic that could ove
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from probq.errors import ProbqError
-from probq.moves import MOVES, behind_batch, check_range
-from probq.windows import columns, pad, pool, span
-
-if TYPE_CHECKING:
-    from probq.integer import Node
+from probq.integer.data_movement import MOVES, behind_batch, check_range
+from probq.integer.node import Node
+from probq.integer.windows import columns, pad, pool, span
 
 COLUMNS = 2**22  # elements of one block of a convolution's unfolded input
 LOWEST = np.iinfo(np.int64).min
 
 
-def evaluate(node: "Node", *values: np.ndarray) -> np.ndarray:
+def evaluate(node: Node, *values: np.ndarray) -> np.ndarray:
     """The node's output, int64 `[batch, ...]`, from the outputs of its inputs.
 
     Raises:
@@ -40,7 +38,7 @@ def evaluate(node: "Node", *values: np.ndarray) -> np.ndarray:
         raise ProbqError(f"node {node.name} ({node.op}) does not fit values of shape {shapes}: {error}") from error
 
 
-def quantize(node: "Node", x: Any) -> np.ndarray:
+def quantize(node: Node, x: Any) -> np.ndarray:
     """The integers that enter the network, int64 `[batch, *shape]`: `clip(floor(x / scale + 1/2), lo, hi)`.
 
     With levels `start + step * code` the code is `clip(floor(x / (scale step) + 1/2 - start / step), lo, hi)`.
@@ -86,14 +84,14 @@ def as_array(x: Any) -> np.ndarray:
         ) from error
 
 
-def _check_shape(node: "Node", x: np.ndarray) -> None:
+def _check_shape(node: Node, x: np.ndarray) -> None:
     shape = tuple(node.attributes["shape"])
     if x.ndim == 0 or x.shape[1:] != shape:
         expected = ", ".join(["batch", *map(str, shape)])
         raise ProbqError(f"the input has shape {list(x.shape)}, but the model takes [{expected}]")
 
 
-def _input(node: "Node", x: np.ndarray) -> np.ndarray:
+def _input(node: Node, x: np.ndarray) -> np.ndarray:
     _check_shape(node, x)
     if x.dtype.kind not in "iu":
         raise ProbqError(f"expected integers, not {x.dtype}; convert indices, quantize real numbers (quantize_input)")
@@ -123,7 +121,7 @@ def _exact(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> type[np.float
     return np.float32 if bound < 2**24 else np.float64  # partial sums, in whatever order, keep below the bound
 
 
-def _linear(node: "Node", x: np.ndarray) -> np.ndarray:
+def _linear(node: Node, x: np.ndarray) -> np.ndarray:
     weight, bias = node.tensors["weight"], node.tensors["bias"]
     if x.shape[1:][-1:] != weight.shape[1:]:
         raise ProbqError(f"the weight takes {weight.shape[1]} features on the last axis")
@@ -133,7 +131,7 @@ def _linear(node: "Node", x: np.ndarray) -> np.ndarray:
     return product.astype(np.int64)
 
 
-def _conv(node: "Node", x: np.ndarray) -> np.ndarray:
+def _conv(node: Node, x: np.ndarray) -> np.ndarray:
     weight, bias, spec = node.tensors["weight"], node.tensors["bias"], node.attributes
     spatial = weight.ndim - 2
     if x.ndim != spatial + 2:
@@ -172,20 +170,20 @@ def _upright(x: np.ndarray, weight: np.ndarray, spec: Mapping[str, Any]) -> tupl
     return spread, weight, [[r - low, r - high + e] for r, (low, high), e in ends]
 
 
-def _embedding(node: "Node", x: np.ndarray) -> np.ndarray:
+def _embedding(node: Node, x: np.ndarray) -> np.ndarray:
     weight = node.tensors["weight"]
     check_range(x, 0, len(weight) - 1)
     return weight[x]
 
 
-def _spread(node: "Node", name: str, x: np.ndarray) -> np.ndarray:
+def _spread(node: Node, name: str, x: np.ndarray) -> np.ndarray:
     tensor = node.tensors[name]
     if tensor.ndim >= x.ndim or np.broadcast_shapes(tensor.shape, x.shape[1:]) != x.shape[1:]:
         raise ProbqError(f"{name} of shape {tensor.shape} does not broadcast to a value of shape {x.shape[1:]}")
     return tensor
 
 
-def _requantize(node: "Node", x: np.ndarray) -> np.ndarray:
+def _requantize(node: Node, x: np.ndarray) -> np.ndarray:
     multiplier, add, shift = (_spread(node, name, x) for name in ("multiplier", "add", "shift"))
     check_range(shift, 0, 62)
     _check_int64(_largest(x) * _largest(multiplier) + _largest(add))
@@ -195,25 +193,25 @@ def _requantize(node: "Node", x: np.ndarray) -> np.ndarray:
     return _levels(node, y.clip(node.attributes["lo"], node.attributes["hi"], out=y))
 
 
-def _levels(node: "Node", codes: np.ndarray) -> np.ndarray:
+def _levels(node: Node, codes: np.ndarray) -> np.ndarray:
     """`start + step * code`: the identity but for codebooks such as binary {-1, +1}."""
     start, step = node.attributes.get("start", 0), node.attributes.get("step", 1)
     return codes if (start, step) == (0, 1) else start + step * codes
 
 
-def _multiply(node: "Node", x: np.ndarray) -> np.ndarray:
+def _multiply(node: Node, x: np.ndarray) -> np.ndarray:
     multiplier = _spread(node, "multiplier", x)
     _check_int64(_largest(x) * _largest(multiplier))
     return x * multiplier
 
 
-def _clip(node: "Node", x: np.ndarray) -> np.ndarray:
+def _clip(node: Node, x: np.ndarray) -> np.ndarray:
     lo, hi = node.attributes["lo"], node.attributes["hi"]
     x = x if lo is None else np.maximum(x, lo)
     return x if hi is None else np.minimum(x, hi)
 
 
-def _max_pool(node: "Node", x: np.ndarray) -> np.ndarray:
+def _max_pool(node: Node, x: np.ndarray) -> np.ndarray:
     spec, spatial, padding = node.attributes, len(node.attributes["kernel"]), []
     for length, kernel, stride, dilation, (low, high) in zip(
         x.shape[x.ndim - spatial :], spec["kernel"], spec["stride"], spec["dilation"], spec["padding"], strict=True
@@ -232,20 +230,20 @@ def _max_pool(node: "Node", x: np.ndarray) -> np.ndarray:
     return pool(pad(x, padding, LOWEST), spec["kernel"], spec["stride"], spec["dilation"], np.maximum)
 
 
-def _sum_pool(node: "Node", x: np.ndarray) -> np.ndarray:
+def _sum_pool(node: Node, x: np.ndarray) -> np.ndarray:
     kernel = node.attributes["kernel"]
     _check_int64(_largest(x) * math.prod(kernel))
     x = pad(x, node.attributes["padding"], 0)
     return pool(x, kernel, node.attributes["stride"], [1] * len(kernel), np.add)
 
 
-def _sum(node: "Node", x: np.ndarray) -> np.ndarray:
+def _sum(node: Node, x: np.ndarray) -> np.ndarray:
     axes = tuple(behind_batch(axis, x) for axis in node.attributes["axes"])
     _check_int64(_largest(x) * math.prod(x.shape[axis] for axis in axes))
     return x.sum(axis=axes, keepdims=node.attributes["keepdims"])
 
 
-def _add(node: "Node", x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _add(node: Node, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     _check_int64(_largest(x) + _largest(y))
     low, high = sorted((x, y), key=np.ndim)
     return high + low.reshape(len(low), *[1] * (high.ndim - low.ndim), *low.shape[1:])

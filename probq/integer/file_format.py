@@ -12,17 +12,15 @@ import math
 from collections.abc import Iterable, Mapping
 from os import PathLike
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from probq.errors import ProbqError
 from probq.files import replacing
-from probq.packing import LARGEST_LEVEL, MOST_ELEMENTS, Levels, Packing, bits_of, pack, size_in_bits, unpack
-
-if TYPE_CHECKING:
-    from probq.integer import Node
+from probq.integer.node import Node
+from probq.integer.packing import LARGEST_LEVEL, MOST_ELEMENTS, Levels, Packing, bits_of, pack, size_in_bits, unpack
 
 FORMAT, VERSION = "probq.integer", 1
 MOST_HEADER = 100_000_000  # bytes; safetensors reads no more
@@ -44,7 +42,7 @@ Tensors = tuple[dict[str, np.ndarray], dict[str, Packing]]
 
 
 def describe(
-    nodes: Iterable["Node"], output: str, output_scale: float, metadata: dict[str, Any]
+    nodes: Iterable[Node], output: str, output_scale: float, metadata: dict[str, Any]
 ) -> tuple[str, dict[str, np.ndarray]]:
     """The manifest of a model and the blobs it refers to, by key; equal models give equal text.
 

@@ -1,0 +1,87 @@
+"""Node: one operation of an integer model with its attributes and integer tensors."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from probq.errors import ProbqError
+from probq.integer.operations import check
+from probq.integer.packing import Packing, size_in_bits, smallest
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One operation of an integer model.
+
+    Args:
+        name: unique in the model, without a slash.
+        op: an operation of `probq.integer.interpreter.OPERATIONS`.
+        inputs: names of the nodes whose outputs it takes.
+        attributes: JSON-able; `probq.integer.operations` says which an operation takes. Shapes leave out the batch.
+        tensors: integer arrays, kept as int64.
+        packing: how tensors are stored; those not named here on the smallest contiguous codebook.
+        bound: proven largest magnitude of the output, below 2^53; 0 where none is known.
+
+    Raises:
+        ProbqError: a part is missing, unknown or of the wrong kind.
+    """
+
+    name: str
+    op: str
+    inputs: tuple[str, ...] = ()
+    attributes: dict[str, Any] = field(default_factory=dict)
+    tensors: dict[str, np.ndarray] = field(default_factory=dict)
+    packing: dict[str, Packing] = field(default_factory=dict)
+    bound: int = 0
+
+    def __post_init__(self) -> None:
+        try:
+            self._canonicalise()
+            check(self.op, len(self.inputs), self.tensors, self.attributes)
+            for name, tensor in self.tensors.items():
+                size_in_bits(tensor.shape, self.packing_of(name))
+        except ProbqError as error:
+            raise ProbqError(f"node {self.name!r:.80}: {error}") from error
+
+    def _canonicalise(self) -> None:
+        if not isinstance(self.name, str) or not self.name or "/" in self.name:
+            raise ProbqError("a node's name is a string without a slash")
+        if type(self.bound) is not int or not 0 <= self.bound < 2**53:
+            raise ProbqError(f"bound must be an integer from 0 to 2^53 (exact arithmetic), not {self.bound!r:.80}")
+        unknown = sorted(set(self.packing) - set(self.tensors))
+        if unknown:
+            raise ProbqError(f"there is packing for {unknown[0]!r}, but no such tensor")
+        object.__setattr__(self, "inputs", tuple(self.inputs))
+        object.__setattr__(self, "attributes", json_copy(self.attributes, "attributes"))
+        tensors = {name: _int64(name, tensor) for name, tensor in self.tensors.items()}
+        object.__setattr__(self, "tensors", tensors)
+
+    def packing_of(self, tensor: str) -> Packing:
+        """How the named tensor is stored."""
+        return self.packing[tensor] if tensor in self.packing else smallest(self.tensors[tensor])
+
+    @property
+    def bits(self) -> int:
+        """Bits that the codes of the node's tensors take."""
+        return sum(size_in_bits(tensor.shape, self.packing_of(name)) for name, tensor in self.tensors.items())
+
+
+def json_copy(value: Any, what: str) -> Any:
+    """A copy as JSON reads it back, so that what is saved equals what is loaded.
+
+    Raises:
+        ProbqError: the value, called `what`, is not JSON.
+    """
+    try:
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ProbqError(f"{what} must be JSON: {error}; convert arrays with tolist(), numbers with int()") from error
+
+
+def _int64(name: str, tensor: Any) -> np.ndarray:
+    tensor = np.asarray(tensor)
+    if tensor.dtype.kind not in "iu":
+        raise ProbqError(f"tensor {name} holds {tensor.dtype}; an integer model holds integers only")
+    return tensor.astype(np.int64, copy=False)
