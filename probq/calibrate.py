@@ -12,9 +12,9 @@ from torch import Tensor
 
 from probq.batches import Batches
 from probq.codebooks import Ladder
-from probq.likelihoods import Normal
+from probq.likelihoods import Likelihood, Normal, for_target, only_tensor
 from probq.program import Observation, Program
-from probq.substitute import substitute
+from probq.substitute import running, substitute
 from probq.tracing.arguments import arguments
 from probq.tracing.module_kinds import NORMS
 
@@ -40,9 +40,11 @@ def calibrate(q: Program, data: Batches) -> None:
     with q.evaluating():
         for x, y in data:
             recorders = {name.removesuffix(".input"): _recorder(kept) for name, kept in samples.items()}
-            output = substitute(q.net, {}, recorders, {}, *arguments(x))
+            with running(x):
+                output = substitute(q.net, {}, recorders, {}, *arguments(x))
             if isinstance(q.likelihood, Normal):
-                residuals.append((Observation(q.law(output, y)).shaped(y) - output).reshape(-1))
+                law = q.law(output, y)
+                residuals.append((Observation(law).shaped(y) - law.mean).reshape(-1))
             rows += y.shape[0]
             if rows >= ROWS:
                 break
@@ -82,6 +84,16 @@ def _recorder(kept: list[Tensor]) -> Callable[[Tensor], Tensor]:
     return record
 
 
+@torch.no_grad()
+def usual_likelihood(q: Program, x: Any, y: Tensor) -> Likelihood:
+    """The likelihood that `for_target` takes for a batch and what the float network makes of it."""
+    if y.is_floating_point():
+        return for_target(y)
+    with q.evaluating(), running(x):
+        output = substitute(q.net, {}, {}, {}, *arguments(x))
+    return for_target(y, only_tensor(output))
+
+
 def has_norms(q: Program) -> bool:
     """Whether the network has batch normalisation whose statistics training estimates."""
     return bool(_norms(q))
@@ -108,7 +120,8 @@ def estimate_norms(q: Program, data: Iterable[Any]) -> None:
         norm.train()
     try:
         for x, _ in islice(data, NORM_BATCHES):
-            decided_output(q, arguments(x))
+            with running(x):
+                decided_output(q, arguments(x))
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum

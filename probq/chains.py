@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from probq.errors import ProbqError
+from probq.likelihoods import Categorical
 from probq.quantized import Quantized
 from probq.quantizer import Quantizer
 from probq.weight_quantizer import WeightQuantizer
@@ -54,4 +55,7 @@ def _laws(z: Quantizer) -> list[Any]:
 
 def _kind(likelihood: Any) -> Any:
     """A function itself; of a module with parameters of its own, what it is."""
+    if isinstance(likelihood, Categorical):
+        weight = None if likelihood.weight is None else likelihood.weight.tolist()
+        return Categorical, likelihood.axis, likelihood.ignore_index, weight
     return type(likelihood) if isinstance(likelihood, nn.Module) else likelihood

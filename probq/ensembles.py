@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from probq.draws import conditional_draws
 from probq.errors import ProbqError
 from probq.figures import figure
 from probq.integer.ensemble import Ensemble
-from probq.likelihoods import Normal
+from probq.likelihoods import Categorical, Normal
 from probq.limited import limited
 from probq.lower import lower
 from probq.program import check_posterior
@@ -60,7 +61,7 @@ def ensemble(q: Quantized, n: int, budget: Budgets = None, *, seed: int = 0) -> 
     cost = several[0].cost if several else costs.bops
     spent = [a.cost(cost) for a in assignments]
     noise = float(q.likelihood.log_sd.detach().exp()) ** 2 if isinstance(q.likelihood, Normal) else None
-    metadata = {
+    metadata: dict[str, Any] = {
         "cost": costs.name(cost),
         "costs": spent,
         "total": sum(spent),
@@ -69,6 +70,8 @@ def ensemble(q: Quantized, n: int, budget: Budgets = None, *, seed: int = 0) -> 
         "seed": seed,
         "versions": {"probq": probq_version()},
     }
+    if isinstance(q.likelihood, Categorical):
+        metadata["class axis"] = q.likelihood.axis
     return Ensemble([lower(q, a) for a in assignments], noise, metadata)
 
 

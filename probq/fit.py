@@ -13,14 +13,14 @@ from tqdm import tqdm
 
 from probq.batches import Batches
 from probq.budget import Budgets, budgets
-from probq.calibrate import calibrate
+from probq.calibrate import calibrate, usual_likelihood
 from probq.checks import check_number, check_seed
 from probq.contenders import contenders
 from probq.decide import reach, settled
 from probq.errors import ProbqError
 from probq.estimators import SecondOrder
 from probq.history import History, Step
-from probq.likelihoods import Likelihood, for_target
+from probq.likelihoods import Likelihood
 from probq.loop import estimate_live
 from probq.phases import run
 from probq.program import check_posterior
@@ -156,8 +156,10 @@ def steps(
             laws moves, so that they settle. By default 64 for a network of at most 64 quantized weights that is fitted
             at temperature 1 with the plan's default estimator, so that a posterior small enough to be checked is right;
             otherwise one.
-        likelihood: function from outputs to a law of the targets; by default categorical for integer targets,
-            normal with learned noise for real ones.
+        likelihood: function from outputs to a law of the targets; by default normal with learned noise for real
+            targets, and categorical for integer ones. Their classes are on the output's last axis, or on axis 1 where
+            the shapes of the first batch allow only that (`[N, C, H, W]` for targets `[N, H, W]`); targets of -100 are
+            not observed. See `probq.likelihoods.Categorical` for class weights and other targets to leave out.
         rates: learning rates. Where 64 draws are taken by default in a fit that is all search, weights and gates move
             at `50 / steps` at least, so that some hundred steps lead a small posterior to where it belongs.
         optimizer: makes an optimizer of parameter groups; by default Adam, one fused pass over the parameters.
@@ -262,7 +264,7 @@ def _prepare(q: Quantized, data: Batches, likelihood: Likelihood | None, tempera
         del q.likelihood  # torch lets no function take a module's place
         q.likelihood = likelihood
     if q.likelihood is None:
-        q.likelihood = for_target(next(iter(data))[1])
+        q.likelihood = usual_likelihood(q, *next(iter(data)))
     if isinstance(q.likelihood, torch.nn.Module):
         q.likelihood.to(q.device)
     if not q.calibrated and not settled(q):

@@ -2,22 +2,124 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Categorical, Distribution
+from torch.distributions import Bernoulli, Distribution, Independent, OneHotCategorical
+from torch.distributions import Categorical as CategoricalLaw
 from torch.distributions import Normal as NormalLaw
 
 from probq.errors import ProbqError
 
 Likelihood: TypeAlias = Callable[[Tensor], Distribution]
+IGNORED = -100  # the target that `torch.nn.functional.cross_entropy` leaves out
+
+
+class Classes(CategoricalLaw):
+    """Categorical law of which some targets are not observed, and whose classes may count differently.
+
+    `log_prob(y) = weight[y] * log softmax(logits)[y]`, and 0 where `y` is ignored.
+
+    Args:
+        logits: of the classes, `[..., classes]`.
+        weight: factor of each class `[classes]`, or None.
+        ignore_index: the target that is not observed.
+    """
+
+    def __init__(self, logits: Tensor, weight: Tensor | None = None, ignore_index: int = IGNORED) -> None:
+        self.weight, self.ignore_index = weight, ignore_index
+        super().__init__(logits=logits)
+
+    def observed(self, value: Tensor) -> Tensor:
+        """Where a target is not ignored."""
+        return value.long() != self.ignore_index  # unsigned bytes would take -100 for 156
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-probability of every target in nats."""
+        ignored = ~self.observed(value)
+        value = value.long().masked_fill(ignored, 0)
+        log_prob = super().log_prob(value)
+        if self.weight is not None:
+            log_prob = log_prob * self.weight[value]
+        return log_prob.masked_fill(ignored, 0.0)
 
 
 def categorical(output: Tensor) -> Distribution:
-    """`target ~ Categorical(softmax(output))`, the classes on the last axis; in float32 where autocast gave less."""
-    return Categorical(logits=output.float() if output.dtype in (torch.bfloat16, torch.float16) else output)
+    """`target ~ Categorical(softmax(output))`, the classes on the last axis; in float32 where autocast gave less.
+
+    A target of -100 is not observed, as in `torch.nn.functional.cross_entropy`. `Categorical` has the other options.
+    """
+    return Classes(_precise(output))
+
+
+class Categorical(nn.Module):
+    """`target ~ Categorical(softmax(output))` with the classes on any axis, and options as in `cross_entropy`.
+
+    The log-probability of a target `y` is `weight[y] * log softmax(output)[y]`, so that a sum over targets is minus
+    `torch.nn.functional.cross_entropy(output, y, weight, ignore_index=..., reduction="sum")`. Weights of mean 1 over
+    the targets leave the balance of data and prior as it is.
+
+    Args:
+        axis: of the output that runs over classes; 1 for `[N, C, H, W]` or `[N, C, T]`, -1 for `[N, T, C]`.
+        weight: factor of each class `[classes]`, positive or 0.
+        ignore_index: target that is not observed; neither loss nor accuracy count it.
+
+    Raises:
+        ProbqError: if the weights are not numbers of 0 or more.
+
+    Example:
+        >>> law = Categorical(axis=1, ignore_index=255)(torch.zeros(2, 3, 4))
+        >>> law.log_prob(torch.tensor([[0, 1, 2, 255]] * 2)).sum(1)
+        tensor([-3.2958, -3.2958])
+    """
+
+    weight: Tensor | None
+
+    def __init__(
+        self, axis: int = -1, weight: Tensor | Sequence[float] | None = None, ignore_index: int = IGNORED
+    ) -> None:
+        super().__init__()
+        if type(axis) is not int or axis == 0:
+            raise ProbqError(f"axis is that of the classes, such as 1 or -1 (axis 0 runs over examples), not {axis!r}")
+        if type(ignore_index) is not int:
+            raise ProbqError(f"ignore_index is the integer that marks a target to leave out, not {ignore_index!r}")
+        self.axis, self.ignore_index = axis, ignore_index
+        self.register_buffer("weight", None if weight is None else _weight(weight))
+
+    def forward(self, output: Tensor) -> Distribution:
+        """Law of the target given the output."""
+        if not -output.dim() < self.axis < output.dim():
+            raise ProbqError(
+                f"the classes are on axis {self.axis} of the output, which has shape {tuple(output.shape)}; give "
+                "Categorical(axis=...) another one"
+            )
+        logits = _precise(output).movedim(self.axis, -1)
+        if self.weight is not None and len(self.weight) != logits.shape[-1]:
+            raise ProbqError(
+                f"Categorical(weight=...) has {len(self.weight)} numbers for outputs of {logits.shape[-1]} classes; "
+                "give one for each class"
+            )
+        return Classes(logits, self.weight, self.ignore_index)
+
+    def extra_repr(self) -> str:
+        """The options."""
+        return f"axis={self.axis}, weight={self.weight}, ignore_index={self.ignore_index}"
+
+
+def _weight(weight: Any) -> Tensor:
+    try:
+        found = torch.as_tensor(weight).detach().to(torch.get_default_dtype(), copy=True)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ProbqError(f"weight is a factor for each class, a list of numbers, not {weight!r:.80}") from error
+    if found.dim() != 1 or not len(found) or not (found.isfinite() & (found >= 0)).all() or not found.any():
+        raise ProbqError(f"weight is a factor of 0 or more for each class, not all of them 0; not {weight!r:.80}")
+    return found
+
+
+def _precise(output: Tensor) -> Tensor:
+    return output.float() if output.dtype in (torch.bfloat16, torch.float16) else output
 
 
 class Normal(nn.Module):
@@ -39,6 +141,74 @@ class Normal(nn.Module):
         return NormalLaw(output, self.log_sd.exp())
 
 
-def for_target(target: Tensor) -> Likelihood:
-    """The usual likelihood of a target: categorical for integers, normal with learned noise for real numbers."""
-    return Normal() if target.is_floating_point() else categorical
+def for_target(target: Tensor, output: Any = None) -> Likelihood:
+    """The usual likelihood of a target: categorical for integers, normal with learned noise for real numbers.
+
+    Args:
+        target: of a batch.
+        output: of the network for it. Where the shapes allow classes on axis 1 alone, as `cross_entropy` has them, they
+            are there, otherwise on the last axis.
+
+    Raises:
+        ProbqError: if both would do.
+    """
+    if target.is_floating_point():
+        return Normal()
+    if not isinstance(output, Tensor) or output.dim() < 3:
+        return categorical
+    found = [axis for axis in (1, -1) if fits(_without(output, axis), target.shape)]
+    if len(found) == 2:
+        raise ProbqError(
+            f"the classes of outputs of shape {tuple(output.shape)} for targets of shape {tuple(target.shape)} may be "
+            "on axis 1 or on the last one; say which by likelihood=probq.likelihoods.Categorical(axis=1) or (axis=-1)"
+        )
+    return Categorical(axis=1) if found == [1] else categorical
+
+
+def _without(output: Tensor, axis: int) -> torch.Size:
+    kept = list(output.shape)
+    del kept[axis]
+    return torch.Size(kept)
+
+
+def is_usual(likelihood: Likelihood) -> bool:
+    """Whether a likelihood is one of those here, which take a tensor."""
+    return likelihood is categorical or isinstance(likelihood, Categorical | Normal)
+
+
+def only_tensor(output: Any) -> Tensor:
+    """A network's output, or the one thing in it, as the likelihoods here take it.
+
+    Raises:
+        ProbqError: if it is not one tensor.
+    """
+    held = list(output.values()) if isinstance(output, Mapping) else output
+    if isinstance(held, list | tuple) and len(held) == 1:
+        return only_tensor(held[0])
+    if isinstance(output, Tensor):
+        return output
+    keys = f" with {', '.join(map(repr, output))}" if isinstance(output, Mapping) else ""
+    chosen = repr(next(iter(output))) if isinstance(output, Mapping) and output else "0"
+    raise ProbqError(
+        f"the network returns a {type(output).__name__}{keys}; give quantize or fit a likelihood, a function from it "
+        f"to a torch distribution, such as lambda output: probq.likelihoods.categorical(output[{chosen}])"
+    )
+
+
+def fits(shape: Sequence[int], target: Sequence[int]) -> bool:
+    """Whether targets have the shape of a law, up to axes of length 1."""
+    return [n for n in shape if n != 1] == [n for n in target if n != 1]
+
+
+def hits(law: Distribution, value: Tensor) -> tuple[int, int] | None:
+    """How many observed targets are the law's most probable class, and how many are observed; None without classes."""
+    while isinstance(law, Independent):
+        law = law.base_dist
+    if isinstance(law, Bernoulli):
+        return int(((law.logits > 0) == value.bool()).sum()), value.numel()
+    if not isinstance(law, CategoricalLaw | OneHotCategorical):
+        return None
+    value = value.argmax(-1) if isinstance(law, OneHotCategorical) else value.long()
+    right = law.logits.argmax(-1) == value
+    seen = law.observed(value) if isinstance(law, Classes) else torch.ones_like(right)
+    return int((right & seen).sum()), int(seen.sum())

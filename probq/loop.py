@@ -16,7 +16,7 @@ from probq.budget import Budgets, budgets
 from probq.calibrate import estimate_norms, has_norms
 from probq.constraint import Constraint, hold
 from probq.decide import settled
-from probq.errors import ProbqError
+from probq.errors import ProbqError, sentence
 from probq.history import Held, Step
 from probq.leave_one_out import law_parameters, leave_one_out
 from probq.program import Observation
@@ -138,10 +138,9 @@ class Loop:
         with pyro.validation_enabled(self.unchecked):
             try:
                 loss = self.elbo.differentiable_loss(model, self.q.guide, x, y, self.size) / self.size
-            except ProbqError:
-                raise
-            except ValueError as error:  # the first batch is checked by torch and Pyro
-                raise ProbqError(f"the data does not fit the likelihood: {error}") from error
+            except ValueError as error:
+                told, cause = _told(error)
+                raise told from cause
             with torch.no_grad():
                 nll = -Observation(self.q.law(outputs[-1], y)).log_prob(y).mean()
         self.unchecked = False
@@ -171,6 +170,17 @@ class Loop:
                 f"the loss became {float(loss.detach())} at step {number}; the network keeps its state of step "
                 f"{self.good_step}. Lower the learning rates (rates=probq.Rates(...)) or check the data"
             )
+
+
+def _told(error: Exception) -> tuple[ProbqError, BaseException | None]:
+    """An error of a step and its cause, without the shapes of all sites that Pyro adds where it passes through."""
+    chain: list[BaseException] = [error]
+    while chain[-1].__cause__ is not None:
+        chain.append(chain[-1].__cause__)
+    ours = [one for one in chain if isinstance(one, ProbqError)]
+    if ours:
+        return ours[-1], ours[-1].__cause__
+    return ProbqError(f"the model cannot be fitted: {sentence(chain[-1])}"), chain[-1]
 
 
 def estimate_live(q: Quantized, data: Batches) -> None:

@@ -19,7 +19,7 @@ from probq.budget import Budget, Budgets, budgets
 from probq.codebooks import Codebook, Grid, Ladder, Table
 from probq.cost_table import CostTable
 from probq.errors import ProbqError
-from probq.likelihoods import Likelihood, Normal, categorical
+from probq.likelihoods import Categorical, Likelihood, Normal, categorical
 from probq.plan import Plan
 from probq.posterior_format import read, write
 from probq.posterior_laws import laws_from_entry, laws_to_entry
@@ -50,7 +50,7 @@ def save(q: Quantized, path: str | PathLike[str]) -> None:
     """
     notes = list(q.notes)
     budget, likelihood = _budget_entries(q.budget, notes), _likelihood_entry(q.likelihood, notes)
-    tensors, tied = _tensors(q, keep_likelihood=likelihood["kind"] == "normal")
+    tensors, tied = _tensors(q, keep_likelihood=likelihood["kind"] != "none")
     content = {
         "layers": [asdict(layer) for layer in q.layers],
         "quantizers": {name: _quantizer_entry(quantizer) for name, quantizer in q.named_quantizers()},
@@ -137,7 +137,7 @@ def _assembled(manifest: Mapping[str, Any], tensors: Mapping[str, Tensor], net: 
     for name, (bits, signed) in manifest.get("activations", {}).items():
         tables[name] = Activation(int(bits), bool(signed), torch.empty(0, device="meta"), torch.clone)
         tables[name].to(tensors[f"tables.{name.replace('.', '/')}.input.log2_scale"].dtype)
-    likelihood, sites = _likelihood(manifest["likelihood"]), manifest.get("sites", {})
+    likelihood, sites = _likelihood(manifest["likelihood"], tensors), manifest.get("sites", {})
     q = Quantized(net, layers, weights, inputs, tuple(manifest["notes"]), likelihood, tables, sites)
     q.temperature, q.budget = float(manifest["temperature"]), _budgets(manifest["budget"])
     q.folded, q.calibrated = bool(manifest["folded"]), bool(manifest["calibrated"])
@@ -194,9 +194,11 @@ def _budget(entry: Mapping[str, Any] | None) -> Budget | None:
     return Budget(entry["percent"], entry["limit"], cost, entry.get("probability"))
 
 
-def _likelihood(entry: Mapping[str, Any]) -> Likelihood | None:
+def _likelihood(entry: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Likelihood | None:
     if entry["kind"] == "normal":
         return Normal(None if entry["learned"] else entry["sd"])
+    if "axis" in entry:
+        return Categorical(entry["axis"], tensors.get(f"{LIKELIHOOD}weight"), entry["ignore_index"])
     return categorical if entry["kind"] == "categorical" else None
 
 
@@ -256,6 +258,8 @@ def _budget_entry(budget: Budget, notes: list[str]) -> dict[str, Any]:
 def _likelihood_entry(likelihood: Likelihood | None, notes: list[str]) -> dict[str, Any]:
     if likelihood is None or likelihood is categorical:
         return {"kind": "none" if likelihood is None else "categorical"}
+    if type(likelihood) is Categorical:
+        return {"kind": "categorical", "axis": likelihood.axis, "ignore_index": likelihood.ignore_index}
     if type(likelihood) is Normal:
         return {
             "kind": "normal",

@@ -7,15 +7,17 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import pyro
+import torch
 from pyro import poutine
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
-from torch.distributions import Distribution, constraints
+from torch.distributions import Categorical, Distribution, constraints
 
-from probq.errors import ProbqError
-from probq.likelihoods import categorical
+from probq.errors import ProbqError, sentence
+from probq.likelihoods import Classes, categorical, fits, for_target, hits, is_usual, only_tensor
 from probq.network import Network
 from probq.quantizer import Quantizer, Rung
+from probq.substitute import running
 from probq.uniform_codes import UniformCodes
 from probq.weight_quantizer import WeightQuantizer
 
@@ -34,21 +36,35 @@ class Observation(TorchDistribution):
         """Targets in the law's own shape, which may have or lack axes of length 1.
 
         Raises:
-            ProbqError: if they are more or fewer than the law has.
+            ProbqError: if they have another shape.
         """
         if value.shape == self._target:
             return value
-        if value.numel() != self._target.numel():
+        if not fits(self._target, value.shape):
             raise ProbqError(
                 f"targets of shape {tuple(value.shape)} do not fit outputs whose law has shape "
-                f"{tuple(self._target)}; change the targets' shape or give another likelihood"
+                f"{tuple(self._target)}; {_way_out(self.law, value)}"
             )
         return value.reshape(self._target)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log-probability of each example's target, `[batch]`."""
-        log_prob = self.law.log_prob(self.shaped(value))
+        """Log-probability of each example's target, `[batch]`.
+
+        Raises:
+            ProbqError: if the targets cannot come from the law.
+        """
+        value = self.shaped(value)
+        try:
+            log_prob = self.law.log_prob(value)
+        except torch.OutOfMemoryError:
+            raise
+        except (ValueError, RuntimeError) as error:  # the law's own checks, or an index beyond its classes
+            raise ProbqError(f"the data does not fit the likelihood: {_reason(self.law, value, error)}") from error
         return log_prob.reshape(log_prob.shape[0], -1).sum(-1)
+
+    def hits(self, value: Tensor) -> tuple[int, int] | None:
+        """How many targets are the law's most probable class, and how many are observed; None without classes."""
+        return hits(self.law, self.shaped(value))
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Drawn targets."""
@@ -117,7 +133,8 @@ class Program(Network):
                 onehots[name] = self._width_site(name, quantizer, quantizer.prior, onehots)
                 if isinstance(quantizer, WeightQuantizer):
                     levels[name] = self._prior_code(name, quantizer, onehots[name])
-        output = self.run(onehots, levels, x)
+        with running(x):
+            output = self.run(onehots, levels, x)
         law = Observation(self.law(output, y))
         rows = law.batch_shape[0] if law.batch_shape else 1
         with pyro.plate("data", rows), poutine.scale(scale=(size or rows) / rows):
@@ -168,17 +185,56 @@ class Program(Network):
                 statement(name, constraint=constraints.real, event_dim=parameter.dim(), name=name)
 
     def law(self, output: Any, y: Tensor | None = None) -> Distribution:
-        """Law of the targets given the network's output."""
-        if self.likelihood is None and y is not None and y.is_floating_point():
-            raise ProbqError(
-                "the targets are real numbers: give quantize or fit a likelihood, e.g. probq.likelihoods.Normal()"
-            )
-        if self.likelihood is None and not isinstance(output, Tensor):
-            raise ProbqError(
-                f"the network returns a {type(output).__name__}; give quantize or fit a likelihood, a function from it "
-                "to a torch distribution"
-            )
-        law = (self.likelihood or categorical)(output)
+        """Law of the targets given the network's output.
+
+        Where no likelihood was given, targets decide which it is, as in `fit`; the output is then a tensor, or holds
+        one alone.
+
+        Raises:
+            ProbqError: if there is no law for such an output.
+        """
+        likelihood = self.likelihood
+        if likelihood is None:
+            if y is not None and y.is_floating_point():
+                raise ProbqError(
+                    "the targets are real numbers: give quantize or fit a likelihood, e.g. probq.likelihoods.Normal()"
+                )
+            output = only_tensor(output)
+            likelihood = categorical if y is None else for_target(y, output)
+        try:
+            law = likelihood(only_tensor(output) if is_usual(likelihood) else output)
+        except ProbqError:
+            raise
+        except ValueError as error:
+            raise ProbqError(f"the likelihood does not take the network's output: {sentence(error)}") from error
         if not isinstance(law, Distribution):
             raise ProbqError(f"a likelihood must return a torch distribution, not {type(law).__name__}")
         return law
+
+
+def _way_out(law: Distribution, value: Tensor) -> str:
+    """What to do about targets that have not the shape of a law."""
+    if not isinstance(law, Categorical):
+        return "change the targets' shape or give another likelihood"
+    if law.logits.dim() == value.dim():
+        return (
+            "give classes, e.g. y.argmax(axis) of one-hot targets; where each number is 0 or 1 by itself, real targets "
+            "and likelihood=lambda output: torch.distributions.Bernoulli(logits=output)"
+        )
+    return (
+        "targets have the outputs' shape without the axis of the classes: change their shape, or name that axis by "
+        "likelihood=probq.likelihoods.Categorical(axis=...)"
+    )
+
+
+def _reason(law: Distribution, value: Tensor, error: Exception) -> str:
+    """Why a law cannot give targets."""
+    if isinstance(law, Categorical) and value.numel():
+        seen = law.observed(value) if isinstance(law, Classes) else torch.ones_like(value, dtype=torch.bool)
+        last, strange = law.logits.shape[-1] - 1, value[seen & ((value < 0) | (value >= law.logits.shape[-1]))]
+        if len(strange):
+            return (
+                f"a target is {strange[0].item()}, but the outputs have classes 0 to {last}; change it, or leave it "
+                "out by likelihood=probq.likelihoods.Categorical(ignore_index=...)"
+            )
+    return sentence(error)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from probq.tracing.arguments import hook_input
+from probq.errors import ProbqError, sentence
+from probq.tracing.arguments import arguments, hook_input
 
 NOTHING: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType({})
 
@@ -49,6 +51,27 @@ def substitute(
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def running(x: Any) -> Iterator[None]:
+    """Within: the network runs on a batch of the user's data, and what it raises is told together with the shapes.
+
+    Args:
+        x: a batch of inputs, or a tuple of the network's arguments.
+
+    Raises:
+        ProbqError: if the network raised; the cause is kept. A lack of memory stays what it is.
+    """
+    try:
+        yield
+    except (ProbqError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        shapes = [tuple(a.shape) if isinstance(a, Tensor) else type(a).__name__ for a in arguments(x)]
+        alone = any(isinstance(a, Tensor) and a.shape[:1] == (1,) for a in arguments(x))
+        hint = "; leave out a batch of one example, e.g. by DataLoader(..., drop_last=True)" if alone else ""
+        raise ProbqError(f"the network cannot run on a batch of shapes {shapes}: {sentence(error)}{hint}") from error
 
 
 def _input_hook(function: Callable[[Tensor], Tensor]) -> Any:

@@ -12,11 +12,16 @@ from probq.batches import Batches
 from probq.errors import ProbqError
 from probq.program import Observation
 from probq.quantized import Quantized
+from probq.substitute import running
 
 
 @torch.no_grad()
 def validate(q: Quantized, data: Batches) -> dict[str, float]:
-    """Negative log-likelihood for one example in nats at the mode, and accuracy in [0, 1] where targets are classes."""
+    """Negative log-likelihood for one example in nats at the mode, and accuracy in [0, 1] where targets are classes.
+
+    Accuracy is the share of observed targets that are the most probable class of the likelihood's law; a law without
+    classes has none.
+    """
     training = q.training
     q.eval()
     try:
@@ -31,17 +36,18 @@ def scores(q: Quantized, data: Iterable[tuple[Any, Tensor]], run: Callable[[Any]
     Raises:
         ProbqError: if the targets do not fit the likelihood.
     """
-    nll, right, rows, classes = 0.0, 0, 0, False
+    nll, rows, right, observed, classes = 0.0, 0, 0, 0, False
     for x, y in data:
-        output = run(x)
         try:
-            nll -= float(Observation(q.law(output, y)).log_prob(y).sum())
-        except ValueError as error:  # the targets are checked by torch, whose sentence ends with all of them
-            reason = str(error).splitlines()[0]
-            raise ProbqError(f"the validation data does not fit the likelihood: {reason}") from error
+            with running(x):
+                output = run(x)
+            law = Observation(q.law(output, y))
+            nll -= float(law.log_prob(y).sum())
+            found = law.hits(y)
+        except ProbqError as error:
+            raise ProbqError(f"validation: {error}") from error
         rows += y.shape[0]
-        classes = not y.is_floating_point() and isinstance(output, torch.Tensor) and output.dim() == y.dim() + 1
-        if classes:
-            right += int((output.argmax(-1) == y).float().mean() * y.shape[0] + 0.5)
+        if found is not None:
+            classes, right, observed = True, right + found[0], observed + found[1]
     result = {"loss": nll / rows}
-    return {**result, "accuracy": right / rows} if classes else result
+    return {**result, "accuracy": right / observed} if classes and observed else result

@@ -173,7 +173,7 @@ def test_calibration_needs_one_tensor(tmp_path: Path) -> None:
     x = torch.rand(8, 4)
     q = probq.quantize(Pair(), x)
     fixed = q.at(q.mode())
-    with pytest.raises(probq.ProbqError, match="returns one tensor"):
+    with pytest.raises(probq.ProbqError, match="returns a tuple"):
         probq.report(fixed, tmp_path / "w.html", validation=[(x, torch.arange(8) % 3)])
 
 

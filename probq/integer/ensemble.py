@@ -70,17 +70,26 @@ class Ensemble:
         scales = np.array([model.output_scale for model in self.models])
         return np.asarray(integers * scales.reshape(-1, *[1] * (integers.ndim - 1)))
 
-    def classes(self, x: Any) -> Uncertainty:
+    def classes(self, x: Any, axis: int | None = None) -> Uncertainty:
         """Averaged probabilities `[batch, ..., classes]`, and the parts of their uncertainty in nats.
 
         `epistemic` is the mutual information between class and member (BALD); see `probq.uncertainty.classification`.
 
+        Args:
+            x: inputs, as a member takes them.
+            axis: of a member's output that runs over classes; by default that of the likelihood the members were drawn
+                with (`metadata["class axis"]`), or the last one.
+
         Raises:
-            ProbqError: the targets are real numbers.
+            ProbqError: the targets are real numbers, or the outputs have no such axis.
         """
         if self.noise is not None:
             raise ProbqError("this ensemble predicts real numbers, not classes; call numbers(x)")
-        return uncertainty.classification(uncertainty.softmax(self.outputs(x)))
+        outputs, axis = self.outputs(x), self.metadata.get("class axis", -1) if axis is None else axis
+        own = outputs.ndim - 1  # axes of a member's output
+        if type(axis) is not int or not -own < axis < own or axis == 0:
+            raise ProbqError(f"axis is that of the classes in outputs of {own} axes, such as 1 or -1, not {axis!r:.80}")
+        return uncertainty.classification(uncertainty.softmax(np.moveaxis(outputs, axis + (axis > 0), -1)))
 
     def numbers(self, x: Any) -> Uncertainty:
         """Averaged outputs `[batch, ...]` and the parts of the targets' variance; see `probq.uncertainty.regression`.

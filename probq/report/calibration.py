@@ -7,12 +7,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.distributions import Categorical, Distribution
 
 from probq import plot
 from probq.assignment import Assignment
 from probq.errors import ProbqError
 from probq.integer import IntegerModel
-from probq.likelihoods import categorical
+from probq.likelihoods import Classes, for_target
+from probq.program import Observation
 from probq.quantized import Quantized
 from probq.reliability import reliability_of
 from probq.report.page import figure, paragraph
@@ -42,8 +45,8 @@ def predicted(
 ) -> tuple[np.ndarray, np.ndarray, str]:
     """Probabilities of classes `[N, C]`, the classes `[N]`, and a sentence of caution, which may be empty.
 
-    Probabilities are the mean over networks drawn from a posterior, and the caution is about draws whose widths were
-    not tuned.
+    A row is an observed target. Probabilities are the mean over networks drawn from a posterior, and the caution is
+    about draws whose widths were not tuned.
 
     Args:
         subject: a quantized network, or an integer model, whose outputs then are logits.
@@ -51,10 +54,8 @@ def predicted(
         draws: networks drawn.
 
     Raises:
-        ProbqError: if targets are no classes, outputs no logits `[batch, classes]`, or there is no batch.
+        ProbqError: if targets are no classes, the law of the outputs has none or another shape, or there is no batch.
     """
-    if isinstance(subject, Quantized) and subject.likelihood not in (None, categorical):
-        raise ProbqError("calibration needs classes, and the likelihood is of another kind; leave out validation")
     drawn, said = [], ""
     if isinstance(subject, Quantized):
         drawn = subject.sample(draws, seed=0)
@@ -63,19 +64,30 @@ def predicted(
     for batch in batches:
         if not isinstance(batch, tuple | list) or len(batch) != 2:
             raise ProbqError("validation is an iterable of batches (input, classes), such as a DataLoader")
-        probabilities.append(_probabilities(subject, batch[0], drawn))
-        classes.append(np.asarray(batch[1]))
-        if probabilities[-1].ndim != 2 or classes[-1].dtype.kind not in "iu":
-            raise ProbqError("calibration needs outputs [batch, classes] and integer classes; leave out validation")
+        y = torch.as_tensor(np.asarray(batch[1]))
+        if y.is_floating_point() or y.is_complex():
+            raise ProbqError("calibration needs integer classes as targets; leave out validation")
+        of_batch, seen = _probabilities(_laws(subject, batch[0], y, drawn), y)
+        probabilities.append(of_batch)
+        classes.append(seen)
     if not classes:
         raise ProbqError("validation holds no batch; give at least one (input, classes)")
     return np.concatenate(probabilities), np.concatenate(classes), said
 
 
-def _probabilities(subject: Quantized | IntegerModel, x: Any, drawn: list[Assignment]) -> np.ndarray:
+def _laws(subject: Quantized | IntegerModel, x: Any, y: Tensor, drawn: list[Assignment]) -> list[Distribution]:
+    """Law of the targets under every network."""
     if isinstance(subject, IntegerModel):
-        return torch.from_numpy(subject(x) * subject.output_scale).softmax(-1).numpy()
-    outputs = subject.outputs(drawn, x)
-    if not isinstance(outputs[0], torch.Tensor):
-        raise ProbqError("calibration needs a network that returns one tensor, its logits; leave out validation")
-    return torch.stack(outputs).double().softmax(-1).mean(0).detach().cpu().numpy()
+        logits = torch.from_numpy(subject(x) * subject.output_scale)
+        return [for_target(y, logits)(logits)]
+    return [subject.law(output, y) for output in subject.outputs(drawn, x)]
+
+
+def _probabilities(laws: list[Distribution], y: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Mean probabilities `[N, C]` and classes `[N]` of all targets that are observed."""
+    if not all(isinstance(law, Categorical) for law in laws):
+        raise ProbqError("calibration needs classes, and the likelihood is of another kind; leave out validation")
+    y = Observation(laws[0]).shaped(y).to(laws[0].logits.device)  # type: ignore[attr-defined]
+    seen = laws[0].observed(y) if isinstance(laws[0], Classes) else torch.ones_like(y, dtype=torch.bool)
+    probabilities = torch.stack([law.logits.double().softmax(-1)[seen] for law in laws]).mean(0)  # type: ignore[attr-defined]
+    return probabilities.detach().cpu().numpy(), y[seen].cpu().numpy()
