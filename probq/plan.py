@@ -148,6 +148,10 @@ class Plan:
             )
         if noisy and not layer.macs:
             raise ProbqError(f"{kind} needs a layer of products, which {layer.name} is not; give it another estimator")
+        if noisy and not layer.plain:
+            raise ProbqError(
+                f"{kind} draws a layer's outputs, and {layer.name} has a forward of its own; give it another estimator"
+            )
         if self.free_codes and layer.norm is not None:
             raise ProbqError(
                 f"{layer.name} is followed by a batch normalisation that moves its weights when folded; give it a plan "

@@ -13,16 +13,19 @@ from torch import Tensor, nn
 from probq.errors import ProbqError, sentence
 from probq.tracing.arguments import arguments, hook_input
 
-NOTHING: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType({})
+Functions = Mapping[str, Callable[[Tensor], Tensor]]
+
+NOTHING: Functions = MappingProxyType({})
+NO_NOISE: Mapping[str, Callable[[Any, Tensor], Tensor]] = MappingProxyType({})
 
 
 def substitute(
     net: nn.Module,
     tensors: Mapping[str, Tensor],
-    inputs: Mapping[str, Callable[[Tensor], Tensor]],
-    outputs: Mapping[str, Callable[[Tensor], Tensor]],
+    inputs: Functions,
+    outputs: Functions,
     *args: Any,
-    results: Mapping[str, Callable[[Tensor], Tensor]] = NOTHING,
+    results: Functions = NOTHING,
     noise: Mapping[str, Callable[[Any, Tensor], Tensor]] | None = None,
 ) -> Any:
     """Call a network with other weights and with functions applied to its layers' inputs.
@@ -36,18 +39,31 @@ def substitute(
         results: for each module name, a function of its output.
         noise: for each module name, a function of the module and its input that gives what is added to its output.
     """
+    with hooked(net, inputs, outputs, results, noise or {}):
+        return torch.func.functional_call(net, dict(tensors), args)
+
+
+@contextmanager
+def hooked(
+    net: nn.Module,
+    inputs: Functions,
+    outputs: Functions,
+    results: Functions = NOTHING,
+    noise: Mapping[str, Callable[[Any, Tensor], Tensor]] = NO_NOISE,
+) -> Iterator[None]:
+    """Within: the network's modules apply the functions that `substitute` takes."""
     handles = []
     for name, function in inputs.items():
         hook = _input_hook(function)
         handles.append(net.get_submodule(name).register_forward_pre_hook(hook, with_kwargs=True))
-    for name, addition in (noise or {}).items():
+    for name, addition in noise.items():
         handles.append(net.get_submodule(name).register_forward_hook(_noise_hook(addition), with_kwargs=True))
     for name, function in outputs.items():
         handles.append(net.get_submodule(name).register_forward_hook(_output_hook(function), with_kwargs=True))
     for name, function in results.items():
         handles.append(net.get_submodule(name).register_forward_hook(_result_hook(function)))
     try:
-        return torch.func.functional_call(net, dict(tensors), args)
+        yield
     finally:
         for handle in handles:
             handle.remove()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,8 @@ from probq.errors import ProbqError
 from probq.integer.packing import Packing
 from probq.lowering.operations import many
 from probq.lowering.requantize import Target
-from probq.lowering.values import MOST, Requantizer, Value, multiplied
-from probq.quantized import Quantized
+from probq.lowering.values import MOST, Requantizer, Value, multiplied, refusal
+from probq.network import Network
 from probq.scales import MULTIPLIERS
 from probq.tracing.layer import Layer
 from probq.tracing.module_kinds import TRANSPOSED
@@ -32,34 +32,41 @@ class Layers:
         codes: code of every weight.
     """
 
-    def __init__(self, q: Quantized, onehots: Mapping[str, Tensor], codes: Mapping[str, np.ndarray]) -> None:
+    def __init__(self, q: Network, onehots: Mapping[str, Tensor], codes: Mapping[str, np.ndarray]) -> None:
         self.q, self.onehots, self.codes = q, onehots, codes
         self.requantizer = Requantizer()
-        self._indices: dict[int, Value] = {}
+        self._indices: dict[tuple[int, int], Value] = {}
 
-    def __call__(self, layer: Layer, x: Value, shape: tuple[int, ...], where: str) -> Value:
+    def rounded(self, layer: Layer, x: Value) -> Value:
+        """The value of a layer's input, rounded."""
+        return self.requantizer(x, self._target(layer), layer.input or "")
+
+    def product(
+        self, layer: Layer, x: Value, shape: tuple[int, ...], where: str, attributes: Mapping[str, Any], biased: bool
+    ) -> Value:
         """Value of a layer's output.
 
         Args:
             layer: the layer, quantized.
-            x: value of its input.
-            shape: of its output without the batch.
+            x: value of what is multiplied, on the grid of the layer's rounded input.
+            shape: of the output without the batch.
             where: operation and module, for messages.
+            attributes: of a convolution's node; none for a linear layer.
+            biased: whether the product adds the layer's bias, if it has one, or that of what is folded into it.
         """
+        if x.divisor != 1 or x.exponent.ndim or int(x.exponent) != self._target(layer).exponent:
+            raise refusal(where, f"what it multiplies is not what layer {layer.name} was called with")
         weight, finer, packing = self._weight(layer)
-        if layer.input is None:
-            return self._embedding(layer, x, shape, where, weight, finer, packing)
-        x = self.requantizer(x, self._target(layer), layer.input)
         module = self.q.net.get_submodule(layer.name)
         step = self.q.accumulator_step(
-            layer, self.q.rung(layer.weight, self.onehots[layer.weight]), self.onehots[layer.input]
+            layer, self.q.rung(layer.weight, self.onehots[layer.weight]), self.onehots[layer.input or ""]
         )
         factor, exponent = _multiplier(step)
         exponent = exponent - finer
-        bias = self._bias(layer, step, weight) * 2**finer
+        bias = self._bias(layer, step, weight, biased) * 2**finer
         low, high = _interval(layer, module, weight, bias, x)
         self._check(layer, low, high)
-        op, attributes = _geometry(module, layer)
+        op = "conv" if attributes else "linear"
         exponent, factor, low, high = (_spread(a, op, len(shape)) for a in (exponent, factor, low, high))
         value = Value(
             op,
@@ -113,8 +120,8 @@ class Layers:
             return _rescaled(values, books, np.broadcast_to(rung, values.shape), ratio)
         return values, finer, Packing(tuple(books), index.numpy() if index.ndim else np.array(int(index)))
 
-    def _bias(self, layer: Layer, step: Tensor, weight: np.ndarray) -> np.ndarray:
-        bias = self.q.rounded_bias(layer, step)
+    def _bias(self, layer: Layer, step: Tensor, weight: np.ndarray, biased: bool) -> np.ndarray:
+        bias = self.q.rounded_bias(layer, step) if biased else None
         channels = (
             weight.shape[1] * self.q.net.get_submodule(layer.name).groups if layer.transposed else weight.shape[0]
         )
@@ -130,16 +137,16 @@ class Layers:
         exponent = round(math.log2(float(rung.scale.detach())))
         return Target(exponent, rung.levels.start, rung.levels.step, rung.levels.count)
 
-    def _embedding(
-        self,
-        layer: Layer,
-        x: Value,
-        shape: tuple[int, ...],
-        where: str,
-        weight: np.ndarray,
-        finer: int,
-        packing: Packing,
-    ) -> Value:
+    def embedding(self, layer: Layer, x: Value, shape: tuple[int, ...], where: str) -> Value:
+        """Value of the rows that indices choose.
+
+        Args:
+            layer: the embedding, quantized.
+            x: the network's input that holds the indices.
+            shape: of the output without the batch.
+            where: operation and module, for messages.
+        """
+        weight, finer, packing = self._weight(layer)
         if x.op != "index":
             raise ProbqError(f"{where} cannot be lowered to integers: its indices are not the network's input")
         rung = self.q.rung(layer.weight, self.onehots[layer.weight])
@@ -148,7 +155,7 @@ class Layers:
         source = Value(
             "input", (), x.shape, where, attributes={"shape": list(x.shape), "index": True, "count": len(weight)}
         )
-        source = self._indices.setdefault(len(weight), source)
+        source = self._indices.setdefault((id(x), len(weight)), source)
         low, high = weight.min(0), weight.max(0)
         exponent, factor, low, high = (
             _spread(a.reshape(-1) if a.size > 1 else a.reshape(()), "linear", len(shape))
@@ -219,29 +226,30 @@ def _interval(layer: Layer, module: Any, weight: np.ndarray, bias: np.ndarray, x
     return bias + up * least + down * most, bias + up * most + down * least
 
 
-def _geometry(module: Any, layer: Layer) -> tuple[str, dict[str, Any]]:
+def geometry(module: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes of a convolution's node from the arguments that it is called with; none for a linear layer."""
     if isinstance(module, nn.Linear):
-        return "linear", {}
+        return {}
     axes = len(module.kernel_size)
-    if module.padding_mode != "zeros":
-        raise ProbqError(
-            f"layer {layer.name} cannot be lowered: padding_mode {module.padding_mode!r} has no integer form"
-        )
-    transposed = isinstance(module, TRANSPOSED)
+    if given["groups"] != module.groups:
+        raise ProbqError(f"a convolution is called with {given['groups']} groups, and its module has {module.groups}")
     attributes = {
-        "stride": many(module.stride, axes),
-        "padding": _padding(module, axes),
-        "dilation": many(module.dilation, axes),
+        "stride": many(given["stride"], axes),
+        "padding": _padding(given["padding"], many(given["dilation"], axes), module.kernel_size),
+        "dilation": many(given["dilation"], axes),
         "groups": int(module.groups),
-        "transposed": transposed,
+        "transposed": isinstance(module, TRANSPOSED),
     }
-    return "conv", attributes | ({"output_padding": many(module.output_padding, axes)} if transposed else {})
+    if attributes["transposed"]:
+        attributes["output_padding"] = many(given["output_padding"], axes)
+    return attributes
 
 
-def _padding(module: Any, axes: int) -> list[list[int]]:
-    if module.padding == "valid":
-        return [[0, 0]] * axes
-    if module.padding == "same":
-        total = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
+def _padding(padding: Any, dilation: Sequence[int], kernel: Sequence[int]) -> list[list[int]]:
+    """Numbers in front and behind on each axis, as `torch.nn.functional.conv2d` takes them."""
+    if padding == "valid":
+        return [[0, 0]] * len(kernel)
+    if padding == "same":
+        total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
         return [[n // 2, n - n // 2] for n in total]
-    return [[p, p] for p in many(module.padding, axes)]
+    return [[p, p] for p in many(padding, len(kernel))]

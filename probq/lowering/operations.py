@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from probq.lowering.moves import MOVES
+from probq.lowering.moves import MOVES, piece
 from probq.lowering.values import Value, aligned, clipped, common, compressed, refusal
 
 
@@ -175,6 +175,41 @@ def concat(values: Sequence[Value], where: str, shape: tuple[int, ...], axis: in
     return Value("concat", tuple(parts), shape, where, exponent, divisor, low, high, {"axis": inner})
 
 
+def replaced(
+    value: Value,
+    where: str,
+    shape: tuple[int, ...],
+    part: Any,
+    axis: int = 0,
+    start: Any = None,
+    end: Any = None,
+    step: int = 1,
+) -> Value:
+    """`slice_scatter`: the value with a piece of one axis replaced, as an operation in place on a slice does."""
+    inner = axis % (len(shape) + 1) - 1
+    if inner < 0 or step != 1:
+        raise refusal(where, "it replaces a part of the batch" if inner < 0 else "it replaces every other number")
+    first, last, _ = slice(start, end).indices(shape[inner])
+    pieces = [part]
+    if first > 0:
+        pieces.insert(0, _side(value, where, inner, 0, first))
+    if last < shape[inner]:
+        pieces.append(_side(value, where, inner, last, shape[inner]))
+    return concat(pieces, where, shape, inner + 1) if len(pieces) > 1 else part
+
+
+def _side(value: Value, where: str, inner: int, start: int, stop: int) -> Value:
+    shape = (*value.shape[:inner], stop - start, *value.shape[inner + 1 :])
+    return piece(numbers(where, value), where, shape, inner + 1, start, stop)
+
+
+def copied(value: Value, where: str, shape: tuple[int, ...], source: Any, *_: Any) -> Value:
+    """`copy`: what an assignment `x[...] = source` puts there."""
+    if not isinstance(source, Value) or source.shape != shape:
+        raise refusal(where, "it assigns what has another shape or is no tensor that layers computed")
+    return source
+
+
 OPERATIONS: Mapping[str, Callable[..., Value]] = MappingProxyType(
     {
         "relu": clip(0.0, None), "relu_": clip(0.0, None), "relu6": clip(0.0, 6.0), "relu6_": clip(0.0, 6.0),
@@ -185,7 +220,7 @@ OPERATIONS: Mapping[str, Callable[..., Value]] = MappingProxyType(
         "avg_pool1d": avg_pool, "avg_pool2d": avg_pool, "avg_pool3d": avg_pool,
         "adaptive_avg_pool1d": adaptive_avg_pool, "adaptive_avg_pool2d": adaptive_avg_pool,
         "adaptive_avg_pool3d": adaptive_avg_pool, "mean": mean,
-        "add": add, "add_": add, "cat": concat,
+        "add": add, "add_": add, "cat": concat, "slice_scatter": replaced, "copy": copied,
         **MOVES,
     }
 )  # fmt: skip

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from probq.activations import Activation
 from probq.lowering.requantize import Target
 from probq.lowering.values import Requantizer, Value
+from probq.quantizer import InputQuantizer
 
 # What torch.export calls the functions of `probq.tracing.module_kinds.TABLES`, and the module to use.
 MODULES = MappingProxyType(
@@ -20,23 +23,34 @@ MODULES = MappingProxyType(
 )  # fmt: skip
 
 
-def table(activation: Activation, module: Any, name: str, x: Value, where: str, requantizer: Requantizer) -> Value:
-    """The value behind a function: its argument rounded, then looked up.
+def argument(activation: Activation, name: str, x: Value, requantizer: Requantizer) -> Value:
+    """The rounded argument of the function that module `name` is."""
+    grid, exponent = _grid(activation), _exponent(activation.input)
+    return requantizer(x, Target(exponent, grid.start, grid.step, grid.count), f"{name}.input")
+
+
+def table(activation: Activation, name: str, x: Value, where: str, function: Callable[[Tensor], Tensor]) -> Value:
+    """The value behind a function: its rounded argument looked up.
 
     Args:
         activation: the roundings.
-        module: the function.
         name: of the module.
-        x: value of the argument.
+        x: value of the argument, rounded.
         where: operation and module, for messages.
-        requantizer: rounds the argument.
+        function: of each number alone, as the network calls it.
     """
-    grid, levels = activation.table(module.forward)
-    exponents = [round(float(np.log2(float(q.scales()[0].detach())))) for q in (activation.input, activation.output)]
-    x = requantizer(x, Target(exponents[0], grid.start, grid.step, grid.count), f"{name}.input")
+    grid, levels = activation.table(function)
     numbers = levels.numpy().astype(np.int64)
     low, high = (np.array(end) for end in (numbers.min(), numbers.max()))
     return Value(
-        "table", (x,), x.shape, where, np.array(exponents[1]), 1, low, high,
+        "table", (x,), x.shape, where, np.array(_exponent(activation.output)), 1, low, high,
         {"first": grid.start}, {"table": numbers}, quantizer=name,
     )  # fmt: skip
+
+
+def _grid(activation: Activation) -> Any:
+    return activation.input.levels(0)
+
+
+def _exponent(quantizer: InputQuantizer) -> int:
+    return round(float(np.log2(float(quantizer.scales()[0].detach()))))

@@ -24,6 +24,7 @@ class Layer:
         norm: name of the batch normalisation that alone follows, or None.
         reads: name of the weight whose output channels are all that the layer reads, each equally often; None where
             that is not known.
+        plain: whether its module's forward is that of `torch.nn`; others may compute more than one product.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Layer:
     smallest: float = 0.0
     norm: str | None = None
     reads: str | None = None
+    plain: bool = True
 
     @property
     def channels(self) -> int:

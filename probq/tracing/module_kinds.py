@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -12,3 +14,12 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 TABLES = (
     nn.Sigmoid, nn.Tanh, nn.GELU, nn.SiLU, nn.Hardsigmoid, nn.Hardswish, nn.Softplus, nn.ELU, nn.LeakyReLU,
 )  # fmt: skip
+
+
+def has_plain_forward(module: Any) -> bool:
+    """Whether a layer's forward is that of its kind in `torch.nn`, not one of a subclass or of the object's own."""
+    kind = next(kind for kind in QUANTIZABLE if isinstance(module, kind))
+    return all(
+        name not in vars(module) and getattr(type(module), name, None) is getattr(kind, name, None)
+        for name in ("forward", "_conv_forward", "_output_padding")
+    )

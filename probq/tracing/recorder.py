@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from torch.utils.flop_counter import flop_registry
 
 from probq.tracing.arguments import hook_input
 from probq.tracing.channel_sources import source
-from probq.tracing.module_kinds import NORMS, TABLES, TRANSPOSED
+from probq.tracing.module_kinds import NORMS, TABLES, has_plain_forward
 
 
 @dataclass
@@ -32,6 +31,11 @@ class LayerRecord:
     norm: str | None = None
     uses: int = 0
     reads: str | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether a call computes what `torch.nn` says of its kind, and nothing else."""
+        return has_plain_forward(self.module)
 
 
 class Recorder(TorchDispatchMode):
@@ -53,14 +57,21 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        if _is_product(func) and not (self._stack and self._stack[-1] in self.records):
-            tensors = [a for a in args if isinstance(a, Tensor)]
-            weight = next((w for w in map(self._weight, tensors) if w), None)
-            key = (self._stack[-1] if self._stack else "", func.overloadpacket.__name__, weight)
+        if _is_product(func):
             count = flop_registry.get(func.overloadpacket)
-            macs = count(*args, **(kwargs or {}), out_val=out) // 2 if count else 0
-            self.stray[key] = self.stray.get(key, 0) + int(macs)
+            macs = int(count(*args, **(kwargs or {}), out_val=out)) // 2 if count else 0
+            self._product(func.overloadpacket.__name__, macs, [a for a in args if isinstance(a, Tensor)])
         return out
+
+    def _product(self, operation: str, macs: int, operands: list[Tensor]) -> None:
+        """Count a product for the layer within whose call it happens, or as a stray one."""
+        place = self._stack[-1] if self._stack else ""
+        weight = next((w for w in map(self._weight, operands) if w), None)
+        record = self.records.get(place)
+        if record is not None and (record.plain or (weight and self.modules[weight].weight is record.module.weight)):
+            record.macs += macs
+        else:
+            self.stray[place, operation, weight] = self.stray.get((place, operation, weight), 0) + macs
 
     def _weight(self, tensor: Tensor) -> str | None:
         return self.storages.get(tensor.untyped_storage().data_ptr())
@@ -104,8 +115,7 @@ class Recorder(TorchDispatchMode):
                 x = hook_input(args, kwargs)
                 record = self.records[name]
                 record.outputs += out.numel()
-                record.macs += _macs(module, x, out)
-                reads = source(module, x, self._nodes)
+                reads = source(module, x, self._nodes) if record.plain else None
                 record.reads = reads if not record.uses or reads == record.reads else None
                 record.uses += 1
                 if isinstance(out.grad_fn, Node):
@@ -125,14 +135,3 @@ def _is_product(func: Any) -> bool:
     return name in {"mm", "bmm", "addmm", "addmv", "mv", "baddbmm", "dot", "convolution"} or any(
         part in name for part in ("attention", "rnn", "lstm", "gru", "embedding_bag", "trilinear")
     )
-
-
-def _macs(module: Any, x: Tensor, out: Tensor) -> int:
-    if isinstance(module, nn.Embedding):
-        return 0
-    if isinstance(module, nn.Linear):
-        return out.numel() * module.in_features
-    kernel = math.prod(module.kernel_size)
-    if isinstance(module, TRANSPOSED):
-        return x.numel() * module.out_channels // module.groups * kernel
-    return out.numel() * module.in_channels // module.groups * kernel

@@ -125,6 +125,7 @@ def _layer(record: LayerRecord, weight: str, batch: int, seen: set[str], alone: 
         first=record.first and not embedding,
         smallest=0.0 if embedding else record.smallest,
         norm=record.norm if record.uses == 1 and alone and not embedding else None,
+        plain=record.plain,
     )
 
 
@@ -142,7 +143,12 @@ def _notes(watch: Recorder, modules: Mapping[str, Any], owners: Mapping[str, str
     notes = []
     for place, operation, module in watch.stray:
         where = f"{place} ({type(watch.net.get_submodule(place)).__name__})" if place else "the network's own forward"
-        if module is None:
+        if module is None and place in watch.records:
+            notes.append(
+                f"{where} computes {operation} with something else than its own weight; that product stays float and "
+                "is not counted in the cost"
+            )
+        elif module is None:
             notes.append(
                 f"{where} computes {operation} outside of any layer that can be quantized; "
                 "it stays float and is not counted in the cost"

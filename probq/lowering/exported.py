@@ -1,0 +1,128 @@
+"""The operations of a decided network, exported with a mark wherever probq rounds or replaces a number."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from probq.errors import ProbqError
+from probq.network import Network
+from probq.substitute import hooked
+
+BATCH = 3
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A place in the exported graph that a hook of probq put there.
+
+    Attributes:
+        kind: "input" where a layer's input is rounded, "argument" and "value" where those of a tabulated function are,
+            "norm" where a folded normalisation was.
+        name: of the module.
+    """
+
+    kind: Literal["input", "argument", "value", "norm"]
+    name: str
+
+    def at(self, number: int) -> Callable[[Tensor], Tensor]:
+        """A function whose call stands in the graph for this mark: a rounding that says its own number."""
+        return lambda x: torch.fake_quantize_per_tensor_affine(x, 1.0, 0, 0, number)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The graph of a network's operations, without operations in place.
+
+    Attributes:
+        nodes: those that the output needs, in order.
+        inputs: names of the placeholders that are the network's arguments.
+        owned: for each other placeholder, the name of the parameter or buffer.
+        marks: by their number.
+    """
+
+    nodes: tuple[Any, ...]
+    inputs: tuple[str, ...]
+    owned: Mapping[str, str]
+    marks: tuple[Mark, ...]
+
+    def mark(self, node: Any) -> Mark | None:
+        """The mark that a node is, if it is one."""
+        if getattr(node.target, "_opname", "") != "fake_quantize_per_tensor_affine":
+            return None
+        arguments = named_arguments(node)
+        own = arguments["scale"] == 1.0 and arguments["quant_min"] == 0 and arguments["quant_max"] < len(self.marks)
+        return self.marks[arguments["quant_max"]] if own else None
+
+
+def exported(q: Network) -> Exported:
+    """The operations of a network at evaluation, for a batch of `BATCH` examples.
+
+    Hooks put the marks where `Network.run` rounds, so that what stands between a rounding and a product is seen.
+    Operations in place become their twins without: an operation on a view then shows what it does to the whole.
+
+    Raises:
+        ProbqError: if `torch.export` cannot trace the network.
+    """
+    marks = _marks(q)
+    hooks: dict[str, dict[str, Any]] = {kind: {} for kind in ("input", "argument", "value", "norm")}
+    for number, mark in enumerate(marks):
+        hooks[mark.kind][mark.name] = mark.at(number)
+    args = tuple(torch.zeros(BATCH, *shape, dtype=dtype) for shape, dtype in q.signature)
+    net = copy.deepcopy(q.net).eval()
+    try:
+        with hooked(net, hooks["input"] | hooks["argument"], hooks["norm"], hooks["value"]), warnings.catch_warnings():
+            # torch copies its own tree specifications in a way that it deprecates itself
+            warnings.filterwarnings("ignore", ".*isinstance.treespec", FutureWarning)
+            program = torch.export.export(net, args).run_decompositions({})
+    except Exception as error:
+        raise ProbqError(
+            f"torch.export cannot trace the network, so it cannot be lowered: {str(error).splitlines()[0]}"
+        ) from error
+    signature = program.graph_signature
+    owned = {
+        **signature.inputs_to_parameters,
+        **signature.inputs_to_buffers,
+        **signature.inputs_to_lifted_tensor_constants,
+    }
+    return Exported(_needed(program.graph), tuple(signature.user_inputs), owned, marks)
+
+
+def _marks(q: Network) -> tuple[Mark, ...]:
+    layers = [Mark("input", layer.name) for layer in q.layers if layer.input in q.input_names]
+    tables = [Mark(kind, name) for name in q.activations for kind in ("argument", "value")]
+    return (*layers, *tables, *(Mark("norm", layer.norm) for layer in q.layers if layer.norm))
+
+
+def _needed(graph: Any) -> tuple[Any, ...]:
+    """The nodes on which the output depends, in the graph's order."""
+    nodes = list(graph.nodes)
+    needed = {node for node in nodes if node.op == "output"}
+    for node in reversed(nodes):
+        if node in needed:
+            needed.update(node.all_input_nodes)
+    return tuple(node for node in nodes if node in needed)
+
+
+def named_arguments(node: Any) -> dict[str, Any]:
+    """What an operation is called with, by the names of its schema, defaults filled in."""
+    given = dict(zip((a.name for a in node.target._schema.arguments), node.args, strict=False)) | dict(node.kwargs)
+    return {a.name: given.get(a.name, a.default_value) for a in node.target._schema.arguments}
+
+
+def module_name(node: Any) -> str:
+    """Name of the innermost module that a node belongs to; empty for the network itself."""
+    stack = node.meta.get("nn_module_stack") or {}
+    return str(list(stack.values())[-1][0]).split("@")[0] if stack else ""
+
+
+def where_of(node: Any) -> str:
+    """Operation and module of a node, for messages."""
+    name = node.target.overloadpacket.__name__.removeprefix("_").removeprefix("native_")
+    return f"{name.removesuffix('_legit_no_training')} in {module_name(node) or 'the network'}"
