@@ -120,6 +120,40 @@ class Graph:
             name = self.node("Sub", [name, self.constant(x.zero, type)])
         return replace(x, name=name, type=type, zero=0)
 
+    def limited(self, x: Edge, lo: int | None, hi: int | None) -> Edge:
+        """The value clipped to `lo .. hi` where it may lie beyond, and never by a `Clip` of 64 bits."""
+        low, high = (_clipped(end, lo, hi) for end in (x.low, x.high))
+        ends = (low if low > x.low else None, high if high < x.high else None)
+        if ends == (None, None):
+            return x
+        if x.type != "uint8" or not 0 <= low + x.zero <= high + x.zero <= 255:
+            x = self.integers(x, integer_type(x.low, x.high, low, high))
+        if x.type != "int64":
+            shifted = [None if end is None else end + x.zero for end in ends]
+            name = self.node("Clip", [x.name, *("" if end is None else self.constant(end, x.type) for end in shifted)])
+            return replace(x, name=name, low=low, high=high)
+        integer_type(*(end - limit for end in (x.low, x.high) for limit in (low, high)))
+        name = x.name if ends[0] is None else self.larger(x.name, self.constant(low, "int64"), "int64")
+        if ends[1] is not None:  # min(x, high) = high - max(high - x, 0)
+            top = self.constant(high, "int64")
+            name = self.node("Sub", [top, self._positive(self.node("Sub", [top, name]))])
+        return replace(x, name=name, low=low, high=high)
+
+    def larger(self, name: str, other: str, type: str) -> str:
+        """Adds the maximum of two tensors of one type; in 64 bits `other + max(name - other, 0)`."""
+        if type != "int64":
+            return self.node("Max", [name, other])
+        return self.node("Add", [other, self._positive(self.node("Sub", [name, other]))])
+
+    def _positive(self, name: str) -> str:
+        """Adds `max(x, 0)` of int64 as `x (1 - sign)`, its sign the highest bit.
+
+        On x86, ONNX Runtime's `Clip`, `Min` and `Max` of int64 are wrong where two numbers agree in their upper 32
+        bits: the lower ones are then compared as if they were signed.
+        """
+        sign = self.node("BitShift", [self.cast(name, "uint64"), self.constant(63, "uint64")], direction="RIGHT")
+        return self.node("Mul", [name, self.node("Sub", [self.constant(1, "int64"), self.cast(sign, "int64")])])
+
     def octets(self, x: Edge) -> Edge | None:
         """The value as uint8 with a zero point; None where its range takes more than 8 bits."""
         if x.type == "uint8":
@@ -129,6 +163,11 @@ class Graph:
             return None
         name = self.node("Add", [x.name, self.constant(zero, x.type)]) if zero else x.name
         return replace(x, name=self.cast(name, "uint8"), type="uint8", zero=zero)
+
+
+def _clipped(number: int, lo: int | None, hi: int | None) -> int:
+    number = number if lo is None else max(number, lo)
+    return number if hi is None else min(number, hi)
 
 
 def zero_point(low: int, high: int) -> int | None:

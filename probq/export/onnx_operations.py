@@ -55,14 +55,14 @@ def _requantize(graph: Graph, node: Node, inputs: list[Edge], reached: Range) ->
 
     With `v = x m + a >= -K 2^n`: `v >> n = ((v + K 2^n) >> n) - K`.
     """
-    x, lo, hi = inputs[0], node.attributes["lo"], node.attributes["hi"]
+    x = inputs[0]
     parts = np.broadcast_arrays(*(np.atleast_1d(node.tensors[name]) for name in ("multiplier", "add", "shift")))
     m, a, n = (part.astype(object) for part in parts)  # integers without end, not of 64 bits
     products = np.stack([m * x.low, m * x.high])
     back = np.maximum(-((products + a).min(0) >> n), 0)
     added = a + (back << n)
     steps = (m, products, added, products + added)
-    type = integer_type(lo, hi, x.low, x.high, *(number for step in steps for number in step.reshape(-1)))
+    type = integer_type(x.low, x.high, *(number for step in steps for number in step.reshape(-1)))
     name = graph.integers(x, type).name
     for op, numbers, neutral in (("Mul", m, 1), ("Add", added, 0)):
         name = name if (numbers == neutral).all() else graph.node(op, [name, _compact(graph, numbers, type)])
@@ -71,8 +71,10 @@ def _requantize(graph: Graph, node: Node, inputs: list[Edge], reached: Range) ->
         name = graph.node("BitShift", [name, _compact(graph, n, "u" + type)], direction="RIGHT")
         name = graph.cast(name, type)
     name = graph.node("Sub", [name, _compact(graph, back, type)]) if back.any() else name
-    name = graph.node("Clip", [name, graph.constant(lo, type), graph.constant(hi, type)])
-    return _narrowed(graph, levels(graph, Edge(name, type, 0, lo, hi, x.shape), node))
+    reach = ((products + a) >> n).reshape(-1)
+    shifted = Edge(name, type, 0, min(reach, default=0), max(reach, default=0), x.shape)
+    codes = graph.limited(shifted, node.attributes["lo"], node.attributes["hi"])
+    return _narrowed(graph, levels(graph, codes, node))
 
 
 def _compact(graph: Graph, numbers: np.ndarray, type: str) -> str:
@@ -89,14 +91,7 @@ def _multiply(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> E
 
 
 def _clip(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> Edge:
-    x, limits = inputs[0], []
-    if x.type == "uint8" and not 0 <= reached.low + x.zero <= reached.high + x.zero <= 255:  # limits beyond the range
-        x = graph.integers(x, integer_type(reached.low, reached.high, x.low, x.high))
-    for limit in (node.attributes["lo"], node.attributes["hi"]):
-        inside = None if limit is None else min(max(limit, reached.low), reached.high)
-        limits.append("" if inside is None else graph.constant(inside + x.zero, x.type))
-    name = graph.node("Clip", [x.name, *limits]) if any(limits) else x.name
-    return replace(x, name=name, low=reached.low, high=reached.high)
+    return graph.limited(inputs[0], node.attributes["lo"], node.attributes["hi"])
 
 
 def _max_pool(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> Edge:
@@ -108,12 +103,19 @@ def _max_pool(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> E
     if plain and all(pad < size for pad, size in zip(pads, spec["kernel"] * 2, strict=True)):
         window = {"kernel_shape": spec["kernel"], "strides": spec["stride"], "dilations": spec["dilation"]}
         return replace(x, name=graph.node("MaxPool", [x.name], pads=pads, **window), shape=reached.shape)
-    name = _windows(graph, x, spec, pads, x.low + x.zero, "Max", reached.shape)
+    x = x if x.type == "uint8" else graph.integers(x, integer_type(x.low, x.high, x.high - x.low))
+    name = _windows(graph, x, spec, pads, x.low + x.zero, lambda a, b: graph.larger(a, b, x.type), reached.shape)
     return replace(x, name=name, shape=reached.shape)
 
 
 def _windows(
-    graph: Graph, x: Edge, spec: Mapping[str, list[int]], pads: list[int], fill: int, join: str, shape: tuple[int, ...]
+    graph: Graph,
+    x: Edge,
+    spec: Mapping[str, list[int]],
+    pads: list[int],
+    fill: int,
+    join: Callable[[str, str], str],
+    shape: tuple[int, ...],
 ) -> str:
     """Adds a join of all elements of every window, one axis after another.
 
@@ -132,7 +134,7 @@ def _windows(
         taps = [sliced(graph, name, [start], [start + reach], [first + axis], [stride]) for start in starts]
         name = taps[0]
         for tap in taps[1:]:
-            name = graph.node(join, [name, tap])
+            name = join(name, tap)
     return name
 
 
@@ -155,7 +157,8 @@ def pool_pads(spec: Mapping[str, Any], sizes: tuple[int, ...]) -> list[int]:
 def _sum_pool(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> Edge:
     spec, type = node.attributes, integer_type(reached.low, reached.high)
     pads = [low for low, _ in spec["padding"]] + [high for _, high in spec["padding"]]
-    name = _windows(graph, graph.integers(inputs[0], type), spec, pads, 0, "Add", reached.shape)
+    x = graph.integers(inputs[0], type)
+    name = _windows(graph, x, spec, pads, 0, lambda a, b: graph.node("Add", [a, b]), reached.shape)
     return Edge(name, type, 0, reached.low, reached.high, reached.shape)
 
 
