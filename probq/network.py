@@ -201,13 +201,10 @@ class Network(nn.Module):
         outputs: dict[str, Callable[[Tensor], Tensor]] = {}
         for layer in self.layers:
             self._bias(layer, onehots, rungs, tensors, outputs)
-        args = arguments(x)
-        if exact:
-            everything = {n: t.detach() for n, t in (*self.net.named_parameters(), *self.net.named_buffers())}
-            own = {n.removeprefix("."): t for n, t in tensors.items()}  # a network that is one layer has no name
-            tensors = {n: _double(t) for n, t in {**everything, **own}.items()}
-            args = tuple(_double(a) if isinstance(a, Tensor) else a for a in args)
-        return substitute(self.net, tensors, {**inputs, **before}, outputs, *args, results=after, noise=noise)
+        tensors = {n.removeprefix("."): t for n, t in tensors.items()}  # a network that is one layer has no name
+        dtype = torch.float64 if exact else None
+        calls: Any = ({**inputs, **before}, outputs, *arguments(x))
+        return substitute(self.net, tensors, *calls, results=after, noise=noise, dtype=dtype)
 
     def _noisy(self, name: str, levels: Tensor, rung: Rung, onehot: Tensor, noise: dict[str, Any]) -> Tensor:
         """Mean levels for a weight whose estimator adds noise to its layer's outputs, and that noise."""
@@ -280,7 +277,3 @@ def _shifted(bias: Tensor | None) -> Callable[[Tensor], Tensor]:
 
 def _half_up_through(u: Tensor) -> Tensor:
     return torch.floor(u.detach() + 0.5) + (u - u.detach())
-
-
-def _double(tensor: Tensor) -> Tensor:
-    return tensor.double() if tensor.is_floating_point() else tensor

@@ -27,20 +27,24 @@ def substitute(
     *args: Any,
     results: Functions = NOTHING,
     noise: Mapping[str, Callable[[Any, Tensor], Tensor]] | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Any:
     """Call a network with other weights and with functions applied to its layers' inputs.
 
     Args:
         net: the network; parameters, buffers and hooks are as before afterwards.
-        tensors: replacements of parameters and buffers by name; tied ones are replaced together.
+        tensors: replacements of parameters and buffers by name. What has several names is replaced under all of them,
+            unless another one names its own replacement (a bias that two layers share is rounded for each).
         inputs: for each module name, a function of its input.
         outputs: for each module name, a function of its input that replaces its output.
         args: the network's arguments.
         results: for each module name, a function of its output.
         noise: for each module name, a function of the module and its input that gives what is added to its output.
+        dtype: of all floating-point numbers, arguments included; None leaves them as they are.
     """
     with hooked(net, inputs, outputs, results, noise or {}):
-        return torch.func.functional_call(net, dict(tensors), args)
+        args = tuple(_converted(a, dtype) if isinstance(a, Tensor) else a for a in args)
+        return torch.func.functional_call(net, _by_place(net, tensors, dtype), args, tie_weights=False)
 
 
 @contextmanager
@@ -88,6 +92,28 @@ def running(x: Any) -> Iterator[None]:
         alone = any(isinstance(a, Tensor) and a.shape[:1] == (1,) for a in arguments(x))
         hint = "; leave out a batch of one example, e.g. by DataLoader(..., drop_last=True)" if alone else ""
         raise ProbqError(f"the network cannot run on a batch of shapes {shapes}: {sentence(error)}{hint}") from error
+
+
+def _by_place(net: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """What stands in for each parameter and buffer, by one name for each place: a shared module is one place.
+
+    Given twice, under two names of one module, torch would not find the way back to what was there before.
+    """
+    places: dict[str, Tensor] = {}
+    for prefix, module in net.named_modules():
+        own = (*module.named_parameters(prefix, False, False), *module.named_buffers(prefix, False, False))
+        places.update(own)
+    shared = {id(places[name]): tensor for name, tensor in reversed(list(tensors.items())) if name in places}
+    result: dict[str, Tensor] = {}
+    for name, tensor in places.items():
+        new = tensors.get(name, shared.get(id(tensor), tensor.detach() if dtype else tensor))
+        if new is not tensor:
+            result[name] = _converted(new, dtype)
+    return result
+
+
+def _converted(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
 
 
 def _input_hook(function: Callable[[Tensor], Tensor]) -> Any:
