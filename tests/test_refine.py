@@ -266,7 +266,7 @@ def test_validation_that_cannot_be_measured_is_refused() -> None:
         (None, "the validation data is an iterable of"),
         ([(XS, YS), (XS[:0], YS[:0])], "batch 1 of the validation data holds no example"),
         ([(XS, YS[0])], "batch 0 of the validation data holds no example"),
-        ([(XS, YS + 9)], "the validation data does not fit the likelihood"),
+        ([(XS, YS + 9)], "validation: the data does not fit the likelihood: a target is 11"),
     ):
         with pytest.raises(ProbqError, match=sentence):
             probq.decide(q, budget, wrong, progress=False)  # type: ignore[arg-type]
