@@ -21,15 +21,25 @@ class Fold:
     shift: Tensor
 
     @property
+    def alive(self) -> Tensor:
+        """Which channels are not dead, with weights of nearly 0, boolean `[channels]`."""
+        return self.gain.detach().abs() >= LEAST_GAIN
+
+    @property
+    def size(self) -> Tensor:
+        """Magnitude of the gain, 1 for a dead channel, whose scale stays its own; without gradient, `[channels]`."""
+        return torch.where(self.alive, self.gain.detach().abs(), 1.0)
+
+    @property
     def log2_gain(self) -> Tensor:
         """Logarithm (base 2) of the gain's magnitude, without gradient, `[channels]`."""
-        return self.gain.detach().abs().clamp_min(LEAST_GAIN).log2()
+        return self.size.log2()
 
     def rest(self, multipliers: int) -> Tensor:
         """What the weight takes of the gain beyond its scale, without gradient, `[channels]`; see `rung`."""
         if multipliers > 1:
             return torch.ones_like(self.gain.detach())
-        return self.gain.detach() / snapped(self.log2_gain, multipliers)
+        return self.alive * self.gain.detach() / snapped(self.log2_gain, multipliers)
 
     def rung(self, rung: Rung, layer: Layer, multipliers: int) -> Rung:
         """A rung of the layer's weight with the normalisation folded in: its scale follows the gain.
@@ -43,9 +53,8 @@ class Fold:
         scale = snapped(own.log2() + log2_gain, multipliers)
         ratio = scale / own
         if multipliers > 1:
-            size = gain.detach().abs()
-            sign = gain.detach().sign() * (size >= LEAST_GAIN)  # a dead channel has codes of 0
-            change = (gain - gain.detach()) / size.clamp_min(LEAST_GAIN)
+            sign = gain.detach().sign() * per_channel(self.alive, layer)  # a dead channel has codes of 0
+            change = (gain - gain.detach()) / per_channel(self.size, layer)
             gain = ratio * (sign + change)  # the gradient of the gain, the size of the ratio
         return replace(rung, scale=scale * (rung.scale / own), factor=gain)  # the scale to the last bit
 

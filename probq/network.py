@@ -15,6 +15,7 @@ from probq.activations import Activation, hooks
 from probq.estimators import drawn_law
 from probq.expectation import Tables, expectation
 from probq.fold import Fold, fold
+from probq.headroom import least_scale, with_room
 from probq.likelihoods import Likelihood
 from probq.quantizer import InputQuantizer, Quantizer, Rung
 from probq.rounding import Grids
@@ -173,11 +174,18 @@ class Network(nn.Module):
         return weight if rung is None or rung.factor is None else weight * rung.factor
 
     def rung(self, name: str, onehot: Tensor) -> Rung:
-        """Levels and scale of a weight on a drawn rung, normalisation folded in."""
+        """Levels and scale of a weight on a drawn rung, normalisation folded in; what is decided leaves sums room."""
         quantizer = self.quantizer(name)
         rung = quantizer.rung(onehot.detach().argmax(-1))
         folded = self.fold(name)
-        return rung if folded is None else folded[0].rung(rung, folded[1], quantizer.multipliers)
+        if folded is not None:
+            rung = folded[0].rung(rung, folded[1], quantizer.multipliers)
+        for layer in self.layers if self.folded else ():
+            if layer.weight == name and (layer.input is None or layer.input in self.input_names):
+                x: Any = None if layer.input is None else self.quantizer(layer.input)
+                bias = None if layer.input is None else self.rounded_bias(layer, None)
+                rung = with_room(rung, least_scale(layer, rung, self.location(name, rung), bias, x))
+        return rung
 
     def run(self, onehots: Mapping[str, Tensor], levels: Mapping[str, Tensor], x: Any, exact: bool = False) -> Any:
         """The network's output on given rungs (one-hot) and levels of the weights.

@@ -11,6 +11,7 @@ from torch import Tensor
 from probq.codebooks import Grid
 from probq.rounding import nearest_level
 
+LEAST_SIZE = 1e-12  # of numbers that are quantized
 LEAST_GAIN = 2.0**-20  # of a normalisation: a dead channel needs a scale and a prior's width all the same
 MULTIPLIERS = 16  # integers 16 .. 31: scales 3 % apart from any real one at most, products still within 31 bits
 
@@ -36,6 +37,8 @@ def through(value: Tensor, log2_scale: Tensor) -> Tensor:
 def best_log2_scale(values: Tensor, levels: Grid | Tensor, rows: int, multipliers: int = 1) -> Tensor:
     """Logarithm (base 2) of the scale with the least squared rounding error, one for each of `rows` rows.
 
+    A row of zeros, which every scale fits, has one as if its largest value were that of all rows, or else 1.
+
     Args:
         values: numbers to be quantized, reshaped to `[rows, -1]`.
         levels: of the codebook.
@@ -45,7 +48,9 @@ def best_log2_scale(values: Tensor, levels: Grid | Tensor, rows: int, multiplier
     values = values.detach().reshape(rows, -1)
     table = levels.levels().to(values) if isinstance(levels, Grid) else levels
     reach = max(float(table.abs().max()), 1.0)
-    top = torch.ceil(torch.log2(values.abs().amax(1).clamp_min(1e-12) / reach))
+    sizes = values.abs().amax(1)
+    sizes = torch.where(sizes > 0, sizes, sizes.max() if bool(sizes.any()) else 1.0)
+    top = torch.ceil(torch.log2(sizes.clamp_min(LEAST_SIZE) / reach))
     best, best_error = top.clone(), torch.full_like(top, math.inf)
     for lower in np.arange(0, 8, 1 if multipliers == 1 else 1 / 8):
         scale = snapped(top - lower, multipliers).unsqueeze(1)

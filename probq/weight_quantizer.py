@@ -66,7 +66,12 @@ class WeightQuantizer(Quantizer):
 
     @torch.no_grad()
     def calibrate(self, weight: Tensor) -> None:
-        """Set every rung's scales to those with the least squared rounding error on `weight`."""
+        """Set every rung's scales to those with the least squared rounding error on `weight`.
+
+        Zeros alone, from which some train a layer, have the scales of `1 / sqrt(inputs)`.
+        """
+        if not weight.any():
+            weight = torch.full_like(weight, (self.shape[self.channel_axis] / weight.numel()) ** 0.5)
         shape = self.log2_scale.shape[1:]
         rows = weight.transpose(0, self.channel_axis) if shape else weight
         for k in range(len(self.ladder)):

@@ -61,7 +61,7 @@ ORDER = (
         "neighbours",
         "search",
     },
-    {"substitute", "fold", "norms", "network", "unfitted"},
+    {"substitute", "fold", "headroom", "norms", "network", "unfitted"},
     {"program"},
     {"limited"},
     {"decide", "stacked", "leave_one_out"},

@@ -53,7 +53,7 @@ def decided_copy(q: Program, assignment: Assignment) -> nn.Module:
     """A plain float64 copy of the network that computes what an assignment decides.
 
     Weights are the levels of the codes times their scale, inputs are rounded by hooks, biases are rounded to the
-    accumulator's step, and folded normalisations are gone.
+    accumulator's step, and folded normalisations are gone. Scales are taken to leave sums room, see `probq.headroom`.
     """
     net = copy.deepcopy(q.net).double().eval()
     plain = _numbers_of(net)
@@ -63,7 +63,8 @@ def decided_copy(q: Program, assignment: Assignment) -> nn.Module:
         gain, _ = _norm(plain, net, layer) if layer else (np.ones(1), None)
         shape = [-1 if axis == layer.channel_axis else 1 for axis in range(len(layer.shape))] if layer else [1]
         values, scale, finest = _dequantized(q.quantizer(name), assignment.widths[name], assignment.codes[name])
-        factor = _factor(scale, np.maximum(np.abs(gain), 2.0**-20).reshape(shape), q.quantizer(name).multipliers)
+        size = np.where(np.abs(gain) < 2.0**-20, 1.0, np.abs(gain)).reshape(shape)
+        factor = _factor(scale, size, q.quantizer(name).multipliers)
         weight_scales[name] = (scale * factor, finest * factor)
         net.get_parameter(name).data.copy_(torch.from_numpy(values * factor))
     for layer in q.layers:
