@@ -23,7 +23,7 @@ def least_scale(layer: Layer, rung: Rung, weight: Tensor, bias: Tensor | None, x
 
     Sums of all channels meet in one step, at the latest in the output's. So a channel of zeros or of tiny weights has
     none that is much finer than the others: where the layer's sums would exceed `2^24` steps, scales are at least an
-    eighth of the coarsest one. And a bias has to stay within `2^26` steps, however small the weights.
+    eighth of the coarsest one. And a bias beside which weights are tiny has to stay within `2^26` steps.
 
     Args:
         layer: the layer.
@@ -42,7 +42,8 @@ def least_scale(layer: Layer, rung: Rung, weight: Tensor, bias: Tensor | None, x
         sums, finest = sizes.sum(others).max() * most, finest * scales.min()
     offset = torch.zeros_like(sums) if bias is None else bias.double().abs().max()
     least = torch.minimum(torch.maximum(sums, offset) / (finest * COMFORT), SHARE * rung.scale.max().double())
-    return torch.exp2(torch.ceil(torch.log2(torch.maximum(least, offset / (finest * MOST)))))
+    for_bias = torch.where(offset > sums, offset, 0) / (finest * MOST)
+    return torch.exp2(torch.ceil(torch.log2(torch.maximum(least, for_bias))))
 
 
 def with_room(rung: Rung, least: Tensor) -> Rung:

@@ -53,7 +53,7 @@ def decided_copy(q: Program, assignment: Assignment) -> nn.Module:
     """A plain float64 copy of the network that computes what an assignment decides.
 
     Weights are the levels of the codes times their scale, inputs are rounded by hooks, biases are rounded to the
-    accumulator's step, and folded normalisations are gone. Scales are taken to leave sums room, see `probq.headroom`.
+    accumulator's step, and folded normalisations are gone. Scales are those that leave sums room.
     """
     net = copy.deepcopy(q.net).double().eval()
     plain = _numbers_of(net)
@@ -65,6 +65,11 @@ def decided_copy(q: Program, assignment: Assignment) -> nn.Module:
         values, scale, finest = _dequantized(q.quantizer(name), assignment.widths[name], assignment.codes[name])
         size = np.where(np.abs(gain) < 2.0**-20, 1.0, np.abs(gain)).reshape(shape)
         factor = _factor(scale, size, q.quantizer(name).multipliers)
+        folded = np.where(np.abs(gain) < 2.0**-20, 0.0, gain).reshape(shape)
+        weight = plain[name] * (folded if q.quantizer(name).multipliers == 1 else factor * np.sign(folded))
+        for reader in [m for m in q.layers if m.weight == name and (m.input is None or m.input in q.input_names)]:
+            bias = _bias(plain, net, reader)
+            factor = np.maximum(factor, _least_scale(q, reader, weight, bias, scale * factor) / scale)
         weight_scales[name] = (scale * factor, finest * factor)
         net.get_parameter(name).data.copy_(torch.from_numpy(values * factor))
     for layer in q.layers:
@@ -91,10 +96,8 @@ def _replace_bias(
     rung = list(quantizer.ladder.bits).index(int(assignment.widths[name]))
     scale = float(book_scales(quantizer)[rung])
     module.register_forward_pre_hook(_rounding(scale, book_levels(quantizer, rung)), with_kwargs=True)
-    bias = plain.get(f"{layer.name}.bias")
+    bias = _bias(plain, net, layer)
     if layer.norm:
-        gain, shift = _norm(plain, net, layer)
-        bias = shift if bias is None else bias * gain + shift
         _set(net, layer.norm, nn.Identity())
     if bias is None or layer.weight not in weight_scales:
         return
@@ -104,6 +107,29 @@ def _replace_bias(
     step = np.tile(step, module.groups) if layer.transposed else step  # type: ignore[arg-type]
     rounded = torch.from_numpy(np.floor(bias / step + 0.5) * step)
     module.bias = nn.Parameter(rounded)
+
+
+def _bias(plain: Mapping[str, np.ndarray], net: nn.Module, layer: Layer) -> np.ndarray | None:
+    bias = plain.get(f"{layer.name}.bias")
+    if not layer.norm:
+        return bias
+    gain, shift = _norm(plain, net, layer)
+    return shift if bias is None else bias * gain + shift
+
+
+def _least_scale(q: Program, layer: Layer, weight: np.ndarray, bias: Any, scales: np.ndarray) -> float:
+    """What the scales of a weight with integer levels have to be, for sums up to 2^24 and biases up to 2^26."""
+    others = tuple(axis for axis in range(len(layer.shape)) if axis != layer.channel_axis)
+    reach, unit = np.abs(weight).max(), 1.0
+    if layer.input is not None:
+        quantizer = q.quantizer(layer.input)
+        inputs = book_scales(quantizer)
+        most = max(scale * np.abs(book_levels(quantizer, k)).max() for k, scale in enumerate(inputs))
+        reach, unit = np.abs(weight).sum(others).max() * most, inputs.min()
+    offset = 0.0 if bias is None or layer.input is None else np.abs(bias).max()
+    least = min(max(reach, offset) / unit / 2.0**24, scales.max() / 8)
+    least = max(least, offset / unit / 2.0**26) if offset > reach else least
+    return float(2.0 ** np.ceil(np.log2(least))) if least else 0.0
 
 
 def _rounding(scale: float, levels: np.ndarray) -> Any:
