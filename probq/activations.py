@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from probq.codebooks import Grid, ladder
 from probq.plan import Plan
-from probq.quantizer import InputQuantizer
+from probq.quantizer import InputQuantizer, error_of_sums, error_of_values
 from probq.tracing.trace import Trace
 
 NON_NEGATIVE = (nn.Sigmoid, nn.Hardsigmoid, nn.Softplus)
@@ -51,18 +51,18 @@ class Activation(nn.Module):
 
     def before(self, x: Tensor, exact: bool) -> Tensor:
         """The argument rounded; a copy, because a function may work in place."""
-        return self.input(x, self.input.probs(), exact).clone()
+        return self.input(x, self.input.probs(), error_of_sums(x) if exact else None).clone()
 
     def after(self, y: Tensor, exact: bool) -> Tensor:
         """The function's value rounded."""
-        return self.output(y, self.output.probs(), exact)
+        return self.output(y, self.output.probs(), error_of_values(y) if exact else None)
 
     @torch.no_grad()
     def table(self, function: Function) -> tuple[Grid, Tensor]:
         """The argument's grid, and for each of its levels that of the value, float64 `[2^bits]`.
 
         It is computed as the decided network computes, in float64. What one and the same function gives in two places
-        may differ in its last bit, which the rounding does not see: it looks 2^-40 beside every tie.
+        may differ in its last bits, which the rounding does not see: it takes what is 2^-44 below a tie as one.
         """
         grid: Any = self.input.levels(0)
         levels = grid.start + grid.step * torch.arange(grid.count, dtype=torch.float64)

@@ -23,7 +23,8 @@ from probq.versions import probq_version
 def lower(q: Quantized, assignment: Assignment | None = None) -> IntegerModel:
     """The integer model of a decided network.
 
-    For every input, its integers times `output_scale` are exactly what `q.at(assignment)` computes.
+    For every input, its integers times `output_scale` are exactly what `q.at(assignment)` computes. Where the output is
+    an average of `k` numbers, and `k` no power of two, that holds to the last bits of float64, which has no `1 / k`.
 
     Args:
         q: a quantized network.

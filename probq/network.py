@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from probq import cost as costs
 from probq.activations import Activation, hooks
+from probq.codebooks.codebook import half_up
 from probq.estimators import drawn_law
 from probq.expectation import Tables, expectation
 from probq.fold import Fold, fold
 from probq.headroom import least_scale, with_room
 from probq.likelihoods import Likelihood
-from probq.quantizer import InputQuantizer, Quantizer, Rung
+from probq.quantizer import InputQuantizer, Quantizer, Rung, error_of_sums
 from probq.rounding import Grids
 from probq.substitute import substitute
 from probq.tracing.arguments import arguments
@@ -204,11 +205,12 @@ class Network(nn.Module):
             if drawn_law(value) is not None:
                 value = self._noisy(name, value, rungs[name], onehot, noise)
             tensors[name] = self.quantizer(name).weight(value, self.location(name, rungs[name]), rungs[name], onehot)  # type: ignore[operator]
-        inputs = {n.removesuffix(".input"): _rounder(q, onehots[n], exact) for n, q in self.inputs.items()}
+        first = {layer.input for layer in self.layers if layer.first}
+        inputs = {n.removesuffix(".input"): _rounder(q, onehots[n], exact, n in first) for n, q in self.inputs.items()}
         before, after = hooks(self.activations, exact)
         outputs: dict[str, Callable[[Tensor], Tensor]] = {}
         for layer in self.layers:
-            self._bias(layer, onehots, rungs, tensors, outputs)
+            self._bias(layer, onehots, rungs, tensors, outputs, exact)
         tensors = {n.removeprefix("."): t for n, t in tensors.items()}  # a network that is one layer has no name
         dtype = torch.float64 if exact else None
         calls: Any = ({**inputs, **before}, outputs, *arguments(x))
@@ -226,7 +228,7 @@ class Network(nn.Module):
         noise[layer.name] = quantizer.estimator.noise(law, levels, through)
         return law.mean
 
-    def _bias(self, layer: Layer, onehots: Any, rungs: Any, tensors: Any, outputs: Any) -> None:
+    def _bias(self, layer: Layer, onehots: Any, rungs: Any, tensors: Any, outputs: Any, exact: bool) -> None:
         """Round a layer's bias, normalisation folded in, to the grid of its accumulator."""
         if layer.input is None:
             return
@@ -234,19 +236,23 @@ class Network(nn.Module):
         if layer.weight in rungs and layer.input in self.input_names:
             step = self.accumulator_step(layer, rungs[layer.weight], onehots[layer.input])
         bias = self.rounded_bias(layer, step)
-        has_place = getattr(self.net.get_submodule(layer.name), "bias", None) is not None
-        if has_place and bias is not None:
-            tensors[f"{layer.name}.bias"] = bias
+        place = getattr(self.net.get_submodule(layer.name), "bias", None)
+        has_place = place is not None
+        if place is not None and bias is not None:
+            tensors[f"{layer.name}.bias"] = bias if exact else bias.to(place.dtype)
         if layer.norm is not None and self.folded:
             outputs[layer.norm] = _shifted(None if has_place else bias)
 
     def rounded_bias(self, layer: Layer, step: Tensor | None) -> Tensor | None:
-        """Bias of a layer, normalisation folded in, rounded to multiples of its accumulator's `step`; None without."""
+        """Bias of a layer, normalisation folded in, rounded to multiples of its accumulator's `step`; None without.
+
+        It is float64 where it is rounded: its multiple may take all of an accumulator's 31 bits.
+        """
         bias = getattr(self.net.get_submodule(layer.name), "bias", None)
         folded = fold(self.net, layer) if self.folded else None
         if folded is not None:
             bias = folded.shift if bias is None else bias * folded.gain + folded.shift
-        return bias if bias is None or step is None else step * _half_up_through(bias / step)
+        return bias if bias is None or step is None else step.double() * _half_up_through(bias.double() / step.double())
 
     def accumulator_step(self, layer: Layer, weight: Rung, input_onehot: Tensor) -> Tensor:
         """Step of a layer's accumulator: weight scale times input scale, `[channels]` or a scalar."""
@@ -272,8 +278,10 @@ class Network(nn.Module):
         return torch.where(step.isfinite(), step, weight.scale.detach().amin(others, keepdim=True))
 
 
-def _rounder(quantizer: InputQuantizer, onehot: Tensor, exact: bool) -> Callable[[Tensor], Tensor]:
-    return lambda x: quantizer(x, onehot, exact)
+def _rounder(quantizer: InputQuantizer, onehot: Tensor, exact: bool, first: bool) -> Callable[[Tensor], Tensor]:
+    if not exact:
+        return lambda x: quantizer(x, onehot)
+    return lambda x: quantizer(x, onehot, 0.0 if first else error_of_sums(x))  # nothing has computed the first
 
 
 def _shifted(bias: Tensor | None) -> Callable[[Tensor], Tensor]:
@@ -284,4 +292,4 @@ def _shifted(bias: Tensor | None) -> Callable[[Tensor], Tensor]:
 
 
 def _half_up_through(u: Tensor) -> Tensor:
-    return torch.floor(u.detach() + 0.5) + (u - u.detach())
+    return half_up(u.detach()) + (u - u.detach())

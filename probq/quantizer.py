@@ -20,7 +20,7 @@ from probq.rounding import Grids, Levels, nearest_level
 from probq.scales import best_log2_scale, snapped, through
 
 OPEN = 2.0
-TIE = 2.0**-40  # far below the distance of any two accumulators, far above what averages err by in float64
+ERROR = 2.0**-44  # far below the distance of two integers of 31 bits, far above what float64 errs by in averages
 FINEST_LEVEL = 1 / 16
 
 
@@ -179,20 +179,22 @@ class InputQuantizer(Quantizer):
         for k in range(len(self.ladder)):
             self.log2_scale[k] = best_log2_scale(flat, self.levels(k), 1).reshape(())
 
-    def forward(self, x: Tensor, onehot: Tensor, exact: bool = False) -> Tensor:
+    def forward(self, x: Tensor, onehot: Tensor, error: Tensor | float | None = None) -> Tensor:
         """`scale * nearest(x / scale)` on the rung that the one-hot `onehot` `[B]` names.
 
         Args:
             x: the input.
             onehot: drawn rung.
-            exact: round without any floating-point error, as the integer model does; slower.
+            error: what floating point may have taken from the input; with it, a tie that was computed as a little less
+                is rounded up like every tie, as in the integer model. None: round quickly instead.
         """
         grids = self.grids()
-        if grids is not None and not exact:
+        if grids is not None and error is None:
             return round_input(x, onehot, self.scales(), grids)
         rung = self.rung(onehot.detach().argmax(-1))
         gradient = torch.is_grad_enabled()  # without one, draws can be run together by torch.func.vmap
-        value = rung.scale * nearest_level(x / rung.scale + exact * TIE, rung.levels, straight_through=gradient)
+        u = (x if error is None else x + error) / rung.scale
+        value = rung.scale * nearest_level(u, rung.levels, straight_through=gradient)
         if not onehot.requires_grad:
             return value
         scales = self.scales().detach()
@@ -202,3 +204,19 @@ class InputQuantizer(Quantizer):
             return inner_products(grad, [s * nearest_level(here / s, self.levels(k)) for k, s in enumerate(scales)])
 
         return gate_gradient(value, onehot, inner)
+
+
+@torch.no_grad()
+def error_of_sums(x: Tensor) -> Tensor:
+    """What a float64 tensor of sums and averages may err by, far below the distance of any two of its numbers.
+
+    In the integer model they have at most 31 bits in one step, so two that differ do so by `2^-32` of the largest.
+    """
+    size = x.abs()
+    return ERROR * torch.where(size.isfinite(), size, 0).max() if x.numel() else x.sum()
+
+
+@torch.no_grad()
+def error_of_values(x: Tensor) -> Tensor:
+    """What each number of a float64 tensor may err by by itself, such as the value of a function."""
+    return ERROR * x.abs()
