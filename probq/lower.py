@@ -6,18 +6,24 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from probq import cost as costs
 from probq.assignment import Assignment
 from probq.decide import codes, onehots
 from probq.errors import ProbqError
 from probq.integer import IntegerModel
+from probq.lowering.check_inputs import check_inputs
 from probq.lowering.emit import emitted
-from probq.lowering.graph import output_value
+from probq.lowering.graph import Walk
 from probq.lowering.values import reduced
 from probq.program import check_posterior
 from probq.quantized import Quantized
 from probq.versions import probq_version
+
+ROUNDING = 2.0**-10  # of a unit of the output: what float64 leaves of an average, and far less than a wrong integer
+
+ROUNDED = 0.1  # share of outputs that may differ where the network computes in float32
 
 
 def lower(q: Quantized, assignment: Assignment | None = None) -> IntegerModel:
@@ -25,6 +31,7 @@ def lower(q: Quantized, assignment: Assignment | None = None) -> IntegerModel:
 
     For every input, its integers times `output_scale` are exactly what `q.at(assignment)` computes. Where the output is
     an average of `k` numbers, and `k` no power of two, that holds to the last bits of float64, which has no `1 / k`.
+    Before it is returned, that is checked on rows of the example that the network was quantized with and on random inputs.
 
     Args:
         q: a quantized network.
@@ -32,7 +39,7 @@ def lower(q: Quantized, assignment: Assignment | None = None) -> IntegerModel:
 
     Raises:
         ProbqError: naming operation and module, if something in the network has no exact integer form, or a layer's
-            integers could leave 31 bits.
+            integers could leave 31 bits; or if the integers differ from the network's outputs.
     """
     check_posterior(q, "lower")
     assignment = q.mode() if assignment is None else assignment
@@ -40,11 +47,37 @@ def lower(q: Quantized, assignment: Assignment | None = None) -> IntegerModel:
     for name in fixed.weight_names:
         if not np.array_equal(codes(fixed, assignment.widths)[name], assignment.codes[name]):
             raise ProbqError(f"the codes of {name} do not fit the network; decide again after training")
-    output = output_value(fixed, onehots(fixed, assignment.widths), assignment.codes)
+    walk = Walk(fixed, onehots(fixed, assignment.widths), assignment.codes)
+    output = walk.output()
     integers, unit = reduced(output)
     nodes, name = emitted(integers)
     scale = unit * 2.0 ** int(output.exponent) / output.divisor
-    return IntegerModel(nodes, name, scale, _metadata(q, assignment))
+    model = IntegerModel(nodes, name, scale, _metadata(q, assignment))
+    _check_integers(fixed, assignment, model, walk.argument)
+    return model
+
+
+def _check_integers(q: Quantized, assignment: Assignment, model: IntegerModel, argument: int) -> None:
+    """Raise unless the integers are what the decided network computes, on its example and on random inputs."""
+    for args in check_inputs(q, model.input):
+        integers = model(args[argument])
+        expected, exact = _expected(q, assignment, args)
+        units = expected.double().numpy() / model.output_scale
+        if integers.shape != units.shape or (np.abs(integers - units) > ROUNDING).mean() > (0 if exact else ROUNDED):
+            raise ProbqError(
+                "the integers differ from what the network computes, so nothing is lowered: its forward does "
+                "something that its exported graph does not show, such as a choice that depends on the batch; "
+                "please report it together with the network"
+            )
+
+
+def _expected(q: Quantized, assignment: Assignment, args: tuple[Any, ...]) -> tuple[Tensor, bool]:
+    """The network's output, and whether it is exact: a network with float32 constants of its own cannot be."""
+    doubles = tuple(a.double() if isinstance(a, Tensor) and a.is_floating_point() else a for a in args)
+    try:
+        return q.outputs([assignment], doubles)[0], True
+    except RuntimeError:
+        return q.outputs([assignment], args)[0], False
 
 
 def _metadata(q: Quantized, assignment: Assignment) -> dict[str, Any]:

@@ -45,7 +45,8 @@ class Network(nn.Module):
         folded: whether batch normalisation is folded into the layers, as in everything that is decided.
         rounding: whether codes are rounded deterministically instead of drawn.
         calibrated: whether the inputs' scales were set from data.
-        signature: shape without the batch, and type, of the network's arguments.
+        signature: shape without the batch, and type, of the tensors among the network's arguments.
+        example: the arguments that `quantize` was given, a few rows of them; none in a loaded posterior.
         sites: for each quantizer that a plan tied to an earlier one, the name of that one.
     """
 
@@ -74,6 +75,7 @@ class Network(nn.Module):
         self.folded, self.rounding = False, False
         self.calibrated = False
         self.signature: tuple[tuple[tuple[int, ...], torch.dtype], ...] = ()
+        self.example: tuple[Any, ...] = ()
 
     @property
     def weights(self) -> dict[str, WeightQuantizer]:

@@ -21,6 +21,7 @@ from probq.decide import sample as draws_within
 from probq.errors import ProbqError
 from probq.fold import fold, per_channel
 from probq.likelihoods import Likelihood
+from probq.lowering.foreseen import foreseen_refusal
 from probq.norms import checked_norms
 from probq.plan import Plan, Planner, plan_for
 from probq.program import Program
@@ -34,6 +35,8 @@ from probq.tracing.trace import trace
 from probq.unfitted import warn_unfitted
 from probq.untuned import untuned, warn_untuned
 from probq.weight_quantizer import WeightQuantizer
+
+ROWS = 16  # of the example that are kept for the check of the integers
 
 
 class Quantized(Program):
@@ -212,7 +215,8 @@ def quantize(
             the targets.
 
     Warns:
-        UserWarning: for every operation that stays float although no plan said so; `notes` lists them.
+        UserWarning: for every operation that stays float although no plan said so, and where `lower` will refuse the
+            network at any widths; `notes` lists them.
 
     Raises:
         ProbqError: if nothing can be quantized, the example does not fit or misses a layer, a weight is not finite,
@@ -255,8 +259,24 @@ def quantize(
     tables = activations(copied, found, plans)
     sites = tied_sites(ties, weights, inputs)
     quantized = Quantized(copied, tuple(layers), weights, inputs, tuple(notes), likelihood, tables, sites)
-    quantized.signature = signature(example)
+    quantized.signature, quantized.example = signature(example), _rows(example)
+    _foresee(quantized, warn=all(own is not None and own.activation for own in plans.values()))
     return quantized.train(net.training)
+
+
+def _foresee(q: Quantized, warn: bool) -> None:
+    """Note, and warn of, what will keep the network from becoming integers, before time is spent on its fit."""
+    refusal = foreseen_refusal(q)
+    if refusal:
+        note = f"probq.lower will refuse this network: {refusal}"
+        q.notes = (*q.notes, note)
+        if warn:
+            warnings.warn(note, UserWarning, stacklevel=3)
+
+
+def _rows(example: Any) -> tuple[Any, ...]:
+    """The arguments of an example, a copy of a few rows of each, on the CPU."""
+    return tuple(a[:ROWS].detach().cpu().clone() if isinstance(a, Tensor) else a for a in arguments(example))
 
 
 def _weight_quantizer(net: nn.Module, layer: Layer, plan: Plan) -> WeightQuantizer:

@@ -65,10 +65,9 @@ ORDER = (
     {"program"},
     {"limited"},
     {"decide", "stacked", "leave_one_out"},
-    {"untuned"},
+    {"untuned", "lowering"},
     {"quantized"},
     {
-        "lowering",
         "calibrate",
         "validate",
         "batches",

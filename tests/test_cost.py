@@ -340,6 +340,7 @@ def channelled(name: str, tie: bool = False) -> Quantized:
     return moved(probq.quantize(make(), example, plan=plan), 3)
 
 
+@pytest.mark.filterwarnings("ignore:probq.lower will refuse")
 @pytest.mark.parametrize(("name", "tie"), [("chain", False), ("residual", False), ("applied twice", True)])
 def test_pruned_channels_by_enumeration(name: str, tie: bool) -> None:
     q = channelled(name, tie)
@@ -447,6 +448,7 @@ class Factors(nn.Module):
         return (self.users(user) * self.items(item)).sum(-1)
 
 
+@pytest.mark.filterwarnings("ignore:probq.lower will refuse")
 def test_a_network_without_multiplications_is_fitted_and_limited_in_storage() -> None:
     torch.manual_seed(0)
     net, pairs = Factors(), (torch.randint(0, 6, (40,)), torch.randint(0, 5, (40,)))
@@ -571,6 +573,7 @@ def test_ties_that_cannot_be_are_refused() -> None:
 # ---- widths required and forbidden ----
 
 
+@pytest.mark.filterwarnings("ignore:probq.lower will refuse")
 def test_required_and_forbidden_widths_everywhere(tmp_path: Path) -> None:
     """One rung requires a width, a rung left out is forbidden, in training, decisions, files and integers."""
 

@@ -89,6 +89,7 @@ def test_the_memory_files_hold_tables(tmp_path):
     assert len(tables) == len(list((tmp_path / "m").glob("*.table.mem"))) == 10
 
 
+@pytest.mark.filterwarnings("ignore:probq.lower will refuse")
 @every_network
 def test_sixteen_bits_are_as_good_as_float(network):
     net, example = NETWORKS[network]
@@ -131,6 +132,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:probq.lower will refuse")
 @pytest.mark.parametrize(("function", "message"), REFUSED.values(), ids=REFUSED)
 def test_what_has_no_integer_form_is_refused_by_operation_and_module(function, message):
     layers = {"first": nn.Conv2d(2, 4, 3), "neck": Neck(function), "last": nn.Conv2d(4, 2, 1)}

@@ -367,6 +367,7 @@ def test_no_example_gives_no_output() -> None:
     assert fixed.predict(X[:0], 4, seed=0).shape == (4, 0, 3)
 
 
+@pytest.mark.filterwarnings("ignore:probq.lower will refuse")
 @pytest.mark.parametrize("name", ["tied embedding", "layer used twice", "nested", "buffers"])
 def test_awkward_networks_run_together_too(name: str) -> None:
     nets = {key: (net, example) for key, net, example in zoo()}
@@ -391,6 +392,7 @@ class Branching(nn.Module):
         return -x if float(x.detach().sum()) > 1e9 else x
 
 
+@pytest.mark.filterwarnings("ignore:probq.lower will refuse")
 def test_networks_that_cannot_be_vectorised_run_one_by_one() -> None:
     q = probq.quantize(Branching(), X)
     q.calibrated = True

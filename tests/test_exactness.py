@@ -58,6 +58,7 @@ def test_evidence_of_one_weight_by_hand() -> None:
     assert float(best.widths[0][1]) == pytest.approx(open_ / (pruned + open_), rel=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:probq.lower will refuse")
 @pytest.mark.parametrize("name", ["linear, ternary", "shared weight"])
 def test_the_best_mean_field_is_a_stationary_point(name: str) -> None:
     """Its bound is below the log-evidence, and its exact gradient within the simplex is zero."""
@@ -74,6 +75,7 @@ def test_the_best_mean_field_is_a_stationary_point(name: str) -> None:
         assert float(grad.abs().max()) < 1e-3
 
 
+@pytest.mark.filterwarnings("ignore:probq.lower will refuse")
 @pytest.mark.parametrize("name", ["logistic", "softmax, ternary", "shared weight"])
 def test_a_fit_with_unbiased_gradients_finds_the_best_mean_field(name: str) -> None:
     """Records of all networks and of every estimator are in benchmarks/results_estimators.json."""
@@ -90,6 +92,7 @@ def test_a_fit_with_unbiased_gradients_finds_the_best_mean_field(name: str) -> N
     assert max(distance(*found, best)) < 0.02
 
 
+@pytest.mark.filterwarnings("ignore:probq.lower will refuse")
 @pytest.mark.parametrize("name", ["logistic", "shared weight"])
 def test_fit_finds_the_best_mean_field_where_it_can_be_enumerated(name: str) -> None:
     """With its defaults at temperature 1; records of all networks are in benchmarks/results_estimators.json."""
@@ -106,6 +109,7 @@ def test_fit_finds_the_best_mean_field_where_it_can_be_enumerated(name: str) -> 
     assert max(distance(*found, best)) < 0.02
 
 
+@pytest.mark.filterwarnings("ignore:probq.lower will refuse")
 def test_a_symmetric_network_has_several_best_posteriors() -> None:
     """`W tanh(W x)` is the same for `-W`: the levels of one best posterior, reversed, are another."""
     small = MODELS["shared weight"]

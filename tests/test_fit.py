@@ -149,6 +149,7 @@ class Spoiled(nn.Module):
         return self.layer(x) * (math.nan if self.left < 0 else 1.0)
 
 
+@pytest.mark.filterwarnings("ignore:probq.lower will refuse")
 @pytest.mark.filterwarnings("ignore:Encountered NaN")  # Pyro's own
 @pytest.mark.parametrize(("good", "step", "kept"), [(1, 1, 0), (30, 30, 25)])
 def test_a_loss_that_is_not_finite_names_its_step_and_restores_the_last_good_state(

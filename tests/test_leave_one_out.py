@@ -22,6 +22,7 @@ def flat(grads: Any, like: Any) -> Tensor:
     return torch.cat([g.reshape(-1) for g in filled]).double()
 
 
+@pytest.mark.filterwarnings("ignore:probq.lower will refuse")
 @pytest.mark.parametrize(
     ("name", "temperature", "changes"),
     [

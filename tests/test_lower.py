@@ -82,6 +82,7 @@ def test_an_average_as_output_keeps_its_divisor_in_the_scale():
     assert np.log2(model.output_scale * 3) % 1 == 0
 
 
+@pytest.mark.filterwarnings("ignore:probq.lower will refuse")
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
@@ -105,6 +106,7 @@ def test_a_layer_left_in_float_is_refused():
         probq.lower(q)
 
 
+@pytest.mark.filterwarnings("ignore:probq.lower will refuse")
 def test_an_accumulator_beyond_31_bits_is_refused_with_layer_and_limit():
     q = probq.quantize(
         nn.Sequential(nn.Linear(64, 2)),
@@ -115,6 +117,7 @@ def test_an_accumulator_beyond_31_bits_is_refused_with_layer_and_limit():
         probq.lower(q)
 
 
+@pytest.mark.filterwarnings("ignore:probq.lower will refuse")
 def test_the_input_in_two_scales_is_refused():
     class Two(nn.Module):
         def __init__(self):
@@ -132,6 +135,7 @@ def test_the_input_in_two_scales_is_refused():
         probq.lower(q)
 
 
+@pytest.mark.filterwarnings("ignore:probq.lower will refuse")
 def test_a_network_with_two_outputs_is_refused():
     class Pair(nn.Module):
         def __init__(self):

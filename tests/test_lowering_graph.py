@@ -111,6 +111,7 @@ EXACT = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:probq.lower will refuse")
 @pytest.mark.parametrize(("net", "x"), EXACT.values(), ids=EXACT)
 def test_integers_are_what_the_forward_computes(net, x):
     q = probq.quantize(net.eval(), x, plan=probq.Plan(activation=8))
@@ -152,6 +153,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:probq.lower will refuse")
 @pytest.mark.filterwarnings("ignore:.*stays float")
 @pytest.mark.parametrize(("net", "message"), REFUSED.values(), ids=REFUSED)
 def test_what_is_not_the_layer_itself_is_refused(net, message):
@@ -167,6 +169,7 @@ def test_dropout_that_is_off_is_nothing():
     assert np.array_equal(model(VECTORS) * model.output_scale, q(VECTORS).double().numpy())
 
 
+@pytest.mark.filterwarnings("ignore:probq.lower will refuse")
 def test_two_index_inputs_of_one_vocabulary_are_not_one():
     net = Network(lambda net, i, j: net.c(torch.cat([net.a(i), net.b(j)], 1)), nn.Embedding(5, 4), nn.Embedding(5, 4))
     indices = torch.randint(0, 5, (16,))
@@ -181,6 +184,7 @@ def test_macs_are_those_that_are_called():
     assert [found.macs for found in probq.layers(strided, IMAGES)] == [8 * 8 * 4 * 9, 3 * 3 * 3 * 4 * 9]
 
 
+@pytest.mark.filterwarnings("ignore:probq.lower will refuse")
 def test_a_product_with_a_computed_weight_is_said_and_not_counted():
     net = perceptron(lambda m, x: F.linear(x, m.weight - m.weight.mean()))
     with pytest.warns(UserWarning, match="2 .*something else than its own weight"):

@@ -54,6 +54,7 @@ def dots(ax: Axes) -> dict[int, float]:
     return {round(y): x for x, y in points}
 
 
+@pytest.mark.filterwarnings("ignore:probq.lower will refuse")
 @pytest.mark.parametrize("layers", [1, 2, 30])
 def test_bars_are_the_table(layers: int) -> None:
     q = quantized(layers)

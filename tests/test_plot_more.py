@@ -52,6 +52,7 @@ def test_interval_is_that_of_a_sample(counts: list[int]) -> None:
     assert all(((sample >= a) & (sample <= b)).sum() < 0.94 * len(sample) - 1e-6 for a, b in shorter)
 
 
+@pytest.mark.filterwarnings("ignore:probq.lower will refuse")
 @pytest.mark.parametrize("layers", [1, 3, 200])
 def test_depth_is_the_table(layers: int) -> None:
     q = quantized(layers)
@@ -110,6 +111,7 @@ def test_forest_shows_mean_interval_and_decision(gates: str) -> None:
         plot.forest(q, mass=1.5)
 
 
+@pytest.mark.filterwarnings("ignore:probq.lower will refuse")
 @pytest.mark.parametrize("picture", [plot.widths, plot.forest, plot.depth, plot.cost])
 def test_200_layers_fit_a_page(picture: object) -> None:
     ax: Axes = picture(quantized(200))  # type: ignore[operator]

@@ -108,6 +108,7 @@ def file(q: Any, tmp_path: Path) -> Path:
     return tmp_path / "q.safetensors"
 
 
+@pytest.mark.filterwarnings("ignore:probq.lower will refuse")
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_loaded_equals_saved(case: Callable[[], tuple[Any, nn.Module, Tensor]], tmp_path: Path) -> None:
     q, net, x = case()
@@ -126,6 +127,7 @@ def test_loaded_equals_saved(case: Callable[[], tuple[Any, nn.Module, Tensor]], 
     }
 
 
+@pytest.mark.filterwarnings("ignore:probq.lower will refuse")
 @pytest.mark.parametrize("name", ["two widths", "tied, normal", "learned levels, scale of the tensor"])
 def test_fit_continues_as_if_nothing_had_happened(name: str, tmp_path: Path) -> None:
     q, net, x = CASES[name]()
@@ -139,6 +141,7 @@ def test_fit_continues_as_if_nothing_had_happened(name: str, tmp_path: Path) -> 
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
 
 
+@pytest.mark.filterwarnings("ignore:probq.lower will refuse")
 @pytest.mark.parametrize("name", ["two widths", "tied, normal", "channel gates"])
 def test_fixed_widths_stay_fixed(name: str, tmp_path: Path) -> None:
     q, net, x = CASES[name]()
@@ -183,6 +186,7 @@ def test_file_holds_the_state_as_it_is(q: Any, file: Path) -> None:
     assert manifest["budget"] == {"percent": 2.0, "limit": None, "cost": "bops"}
 
 
+@pytest.mark.filterwarnings("ignore:probq.lower will refuse")
 def test_tied_weight_is_stored_once(tmp_path: Path) -> None:
     q = probq.quantize(Tied(), rows()[0])
     q.save(tmp_path / "q")
@@ -201,6 +205,7 @@ def test_budget_is_kept(budget: probq.Budget, tmp_path: Path) -> None:
     assert probq.load(tmp_path / "q", convolutional()).budget == budget
 
 
+@pytest.mark.filterwarnings("ignore:probq.lower will refuse")
 def test_own_cost_and_likelihood_are_named_in_notes(tmp_path: Path) -> None:
     def latency(layer: probq.Layer, w: Any, a: Any) -> Any:
         return layer.macs * w
@@ -215,9 +220,10 @@ def test_own_cost_and_likelihood_are_named_in_notes(tmp_path: Path) -> None:
     assert other.likelihood is None
     assert "cost=latency" in other.notes[-2]
     assert "likelihood laplace" in other.notes[-1]
-    assert q.notes == ()
+    assert not any("latency" in note or "laplace" in note for note in q.notes)
 
 
+@pytest.mark.filterwarnings("ignore:probq.lower will refuse")
 def test_module_as_likelihood_is_left_out(tmp_path: Path) -> None:
     class Scaled(Normal):
         pass
@@ -228,6 +234,7 @@ def test_module_as_likelihood_is_left_out(tmp_path: Path) -> None:
         assert probq.load(tmp_path / "q", Tied()).likelihood is None
 
 
+@pytest.mark.filterwarnings("ignore:probq.lower will refuse")
 def test_normal_likelihood_keeps_its_noise(tmp_path: Path) -> None:
     for likelihood in (Normal(0.25), Normal()):
         q = probq.quantize(Tied(), rows()[0], likelihood=likelihood)
@@ -278,6 +285,7 @@ def test_another_network(file: Path, make: Callable[[], nn.Module], message: str
         probq.load(file, make())
 
 
+@pytest.mark.filterwarnings("ignore:probq.lower will refuse")
 def test_network_without_the_ties(tmp_path: Path) -> None:
     probq.quantize(Tied(), rows()[0]).save(tmp_path / "q")
     with pytest.raises(probq.ProbqError, match="are one tensor in it, but not in the network given"):

@@ -241,6 +241,7 @@ def test_batch_normalisation_trains_inside_the_program() -> None:
     assert q.net.stem.weight.grad.abs().sum() > 0
 
 
+@pytest.mark.filterwarnings("ignore:probq.lower will refuse")
 def test_tied_weights_have_one_site() -> None:
     net, example = ZOO["tied embedding"]
     q = probq.quantize(net, example)

@@ -54,6 +54,7 @@ def test_at_reproduces_an_assignment(plan: Plan, norm: bool) -> None:
             assert str(same.widths) == str(a.widths)
 
 
+@pytest.mark.filterwarnings("ignore:probq.lower will refuse")
 @pytest.mark.parametrize("name", ["residual", "depthwise", "conv1d", "transposed groups", "tied embedding"])
 def test_at_reproduces_assignments_of_awkward_networks(name: str) -> None:
     model, example = ZOO[name]
@@ -77,6 +78,7 @@ def test_fine_tuning_starts_from_the_decided_network() -> None:
     assert all(p.grad is not None for p in fixed.net[0].parameters())
 
 
+@pytest.mark.filterwarnings("ignore:probq.lower will refuse")
 @pytest.mark.parametrize("name", ["residual", "conv1d", "depthwise"])
 def test_folded_normalisation_at_16_bits_is_the_float_network(name: str) -> None:
     model, example = ZOO[name]
@@ -155,6 +157,7 @@ class TiedConvolutions(nn.Module):
         return self.norm_b(self.b(self.norm_a(self.a(x))))
 
 
+@pytest.mark.filterwarnings("ignore:probq.lower will refuse")
 @pytest.mark.parametrize(("make", "shape"), [(Branch, (2, 1, 4)), (SharedNorm, (4, 3)), (TiedConvolutions, (4, 3))])
 def test_normalisations_that_cannot_be_folded_are_not(make: type, shape: tuple[int, ...]) -> None:
     """Fresh normalisations are nearly the identity, so that only the structure, not the output, shows the trouble."""
@@ -326,6 +329,7 @@ class TwoInputs(nn.Module):
         return {"sum": self.left(a) + self.right(b), "count": torch.tensor(2)}
 
 
+@pytest.mark.filterwarnings("ignore:probq.lower will refuse")
 def test_several_arguments_and_a_dictionary_of_outputs() -> None:
     model, args = TwoInputs(), (torch.rand(2, 3), torch.rand(2, 4))
     wide = ladder(16)

@@ -99,6 +99,7 @@ def steps(space: Space, state: State, keeps: Callable[[State], bool]) -> set[Sta
     return result - {state}
 
 
+@pytest.mark.filterwarnings("ignore:probq.lower will refuse")
 @pytest.mark.parametrize("seed", range(3))
 def test_larger_problems_end_where_no_step_helps(seed: int) -> None:
     q, budget, measured = network(4, seed=seed), Budget(percent=1.5), []
@@ -128,6 +129,7 @@ def test_larger_problems_end_where_no_step_helps(seed: int) -> None:
     assert list(again.losses.items()) == list(search.losses.items())
 
 
+@pytest.mark.filterwarnings("ignore:probq.lower will refuse")
 def test_a_handful_of_evaluations_is_kept_and_starts_at_the_mode() -> None:
     q, budget = network(4), Budget(percent=1.5)
     search = search_of(q, budget, random_loss(0), evaluations=7)
@@ -136,6 +138,7 @@ def test_a_handful_of_evaluations_is_kept_and_starts_at_the_mode() -> None:
     assert search.space.widths(next(iter(search.losses))) == q.mode(budget).widths
 
 
+@pytest.mark.filterwarnings("ignore:probq.lower will refuse")
 def test_local_steps_can_miss_the_best() -> None:
     """Two quantizers that only help together: the documented limit of single steps."""
     q = network(4)

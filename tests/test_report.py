@@ -161,6 +161,7 @@ def test_calibration_of_posterior_and_integers(tmp_path: Path) -> None:
     assert not (tmp_path / "w.html").exists()
 
 
+@pytest.mark.filterwarnings("ignore:probq.lower will refuse")
 def test_calibration_needs_one_tensor(tmp_path: Path) -> None:
     class Pair(nn.Module):
         def __init__(self) -> None:

@@ -62,6 +62,7 @@ NETS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:probq.lower will refuse")
 @pytest.mark.parametrize(("make", "shape", "lowers"), NETS.values(), ids=NETS)
 def test_shared_modules_train_decide_and_lower(make, shape, lowers, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     torch.manual_seed(0)

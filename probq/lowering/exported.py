@@ -38,7 +38,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Exported:
-    """The graph of a network's operations, without operations in place.
+    """The graph of a network's operations; none in place changes what another operation reads.
 
     Attributes:
         nodes: those that the output needs, in order.
@@ -65,7 +65,8 @@ def exported(q: Network) -> Exported:
     """The operations of a network at evaluation, for a batch of `BATCH` examples.
 
     Hooks put the marks where `Network.run` rounds, so that what stands between a rounding and a product is seen.
-    Operations in place become their twins without: an operation on a view then shows what it does to the whole.
+    Operations in place on what has several names become their twins without: an operation on a view then shows what it
+    does to the whole.
 
     Raises:
         ProbqError: if `torch.export` cannot trace the network.
@@ -74,13 +75,16 @@ def exported(q: Network) -> Exported:
     hooks: dict[str, dict[str, Any]] = {kind: {} for kind in ("input", "argument", "value", "norm")}
     for number, mark in enumerate(marks):
         hooks[mark.kind][mark.name] = mark.at(number)
-    args = tuple(torch.zeros(BATCH, *shape, dtype=dtype) for shape, dtype in q.signature)
-    net = copy.deepcopy(q.net).eval()
+    net, args = copy.deepcopy(q.net).eval(), _zeros(q)
     try:
         with hooked(net, hooks["input"] | hooks["argument"], hooks["norm"], hooks["value"]), warnings.catch_warnings():
             # torch copies its own tree specifications in a way that it deprecates itself
             warnings.filterwarnings("ignore", ".*isinstance.treespec", FutureWarning)
-            program = torch.export.export(net, args).run_decompositions({})
+            # recurrent layers keep a list of their own parameters
+            warnings.filterwarnings("ignore", "The tensor attributes", UserWarning)
+            program = torch.export.export(net, args)
+            if any(_seen_elsewhere(node) for node in program.graph.nodes):
+                program = program.run_decompositions({})
     except Exception as error:
         raise ProbqError(
             f"torch.export cannot trace the network, so it cannot be lowered: {str(error).splitlines()[0]}"
@@ -92,6 +96,28 @@ def exported(q: Network) -> Exported:
         **signature.inputs_to_lifted_tensor_constants,
     }
     return Exported(_needed(program.graph), tuple(signature.user_inputs), owned, marks)
+
+
+def _seen_elsewhere(node: Any) -> bool:
+    """Whether an operation in place changes what is read by another name, so that its twin without must show it.
+
+    That takes torch most of the time that lowering needs, and networks whose activations alone work in place need it
+    not.
+    """
+    schema = getattr(node.target, "_schema", None)
+    if schema is None or not schema.is_mutable:
+        return False
+    changed = node.args[0]
+    if changed.op != "call_function" or len(changed.users) > 1 or "dropout" in str(changed.target):
+        return True
+    aliases = [result.alias_info for result in changed.target._schema.returns]
+    return any(alias is not None and not alias.is_write for alias in aliases)
+
+
+def _zeros(q: Network) -> tuple[Any, ...]:
+    """Arguments of a batch of zeros; what is no tensor among them is as in the example."""
+    tensors = iter([torch.zeros(BATCH, *shape, dtype=dtype) for shape, dtype in q.signature])
+    return tuple(next(tensors) if isinstance(a, Tensor) else a for a in q.example) or tuple(tensors)
 
 
 def _marks(q: Network) -> tuple[Mark, ...]:

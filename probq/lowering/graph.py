@@ -31,8 +31,8 @@ class LookUp:
     function: Callable[[Tensor], Tensor]
 
 
-def output_value(q: Network, onehots: Mapping[str, Tensor], codes: Mapping[str, np.ndarray]) -> Value:
-    """The symbolic integer of a decided network's output, in one step for all of its numbers.
+class Walk:
+    """Values of the graph's nodes so far.
 
     Args:
         q: the network, normalisation folded.
@@ -40,16 +40,11 @@ def output_value(q: Network, onehots: Mapping[str, Tensor], codes: Mapping[str, 
         codes: code of every weight.
 
     Raises:
-        ProbqError: naming operation and module, if something has no exact integer form.
+        ProbqError: if `torch.export` cannot trace the network.
     """
-    return _Walk(q, Layers(q, onehots, codes)).output()
 
-
-class _Walk:
-    """Values of the graph's nodes so far."""
-
-    def __init__(self, q: Network, make: Layers) -> None:
-        self.q, self.make = q, make
+    def __init__(self, q: Network, onehots: Mapping[str, Tensor], codes: Mapping[str, np.ndarray]) -> None:
+        self.q, self.make = q, Layers(q, onehots, codes)
         self.graph = exported(q)
         self.values: dict[Any, Any] = {}
         self.tensors = dict(_all_tensors(q.net))
@@ -59,7 +54,11 @@ class _Walk:
         self.norms = {layer.norm: layer for layer in q.layers if layer.norm}
 
     def output(self) -> Value:
-        """The value of the network's output."""
+        """The symbolic integer of the network's output, in one step for all of its numbers.
+
+        Raises:
+            ProbqError: naming operation and module, if something has no exact integer form.
+        """
         for node in self.graph.nodes:
             _check_not_random(node)
         for node in self.graph.nodes:
@@ -70,6 +69,12 @@ class _Walk:
             elif any(before in self.values for before in node.all_input_nodes):
                 self.values[node] = self._called(node)
         raise ProbqError("the exported network has no output")
+
+    @property
+    def argument(self) -> int:
+        """Which of the network's arguments the output depends on: the first, should there be several."""
+        needed = {node.name for node in self.graph.nodes if node.op == "placeholder"}
+        return next(place for place, name in enumerate(self.graph.inputs) if name in needed)
 
     def _input(self, node: Any) -> Value:
         value = node.meta["val"]
@@ -91,14 +96,14 @@ class _Walk:
         name, where = node.target.overloadpacket.__name__, where_of(node)
         if (mark := self.graph.mark(node)) is not None:
             return self._marked(mark, node.args[0], where)
-        if name == "_native_batch_norm_legit_no_training":
+        if name in ("batch_norm", "_native_batch_norm_legit_no_training"):
             raise refusal(where, "it does not directly follow a layer of its own")
         if name == "embedding" or name.startswith(("linear", "conv")):
             return self._product(node, where)
         before = self.graph.mark(node.args[0]) if node.args and isinstance(node.args[0], torch.fx.Node) else None
-        if before is not None and before.kind == "argument" and name in MODULES:
+        if before is not None and before.kind == "argument" and name.removesuffix("_") in MODULES:
             function = partial(_applied, node=node)
-            return LookUp(before.name, self._argument(node.args[0]), function)
+            return LookUp(before.name, self._operand(node.args[0]), function)
         if name not in OPERATIONS and name not in PARTS:
             raise refusal(where, _why(name, node))
         return self._operation(node, name, where)
@@ -109,14 +114,14 @@ class _Walk:
         if any(each.dim() == 0 or each.shape[0] != BATCH for each in outs):
             raise refusal(where, "it changes the batch axis")
         shapes = [tuple(int(n) for n in each.shape[1:]) for each in outs]
-        args, kwargs = [self._argument(a) for a in node.args], dict(node.kwargs)
+        args, kwargs = [self._operand(a) for a in node.args], dict(node.kwargs)
         if name in PARTS:
             return PARTS[name](args[0], where, shapes, *args[1:], **kwargs)
         return OPERATIONS[name](args[0], where, shapes[0], *args[1:], **kwargs)
 
-    def _argument(self, given: Any) -> Any:
+    def _operand(self, given: Any) -> Any:
         if isinstance(given, list | tuple):
-            return [self._argument(a) for a in given]
+            return [self._operand(a) for a in given]
         if not isinstance(given, torch.fx.Node):
             return given
         value = self.values.get(given)
@@ -135,7 +140,7 @@ class _Walk:
             if not isinstance(looked, LookUp) or looked.name != mark.name:
                 raise refusal(f"module {mark.name}", "its forward does not compute its function alone")
             return table(self.q.activations[mark.name], mark.name, looked.argument, where, looked.function)
-        x = self._argument(given)
+        x = self._operand(given)
         if mark.kind == "input":
             return self.make.rounded(self.layers[mark.name], x)
         if mark.kind == "argument":
@@ -157,7 +162,7 @@ class _Walk:
         if given.get("bias") is not None and self._owned(given["bias"]) is not own:
             raise refusal(where, f"its bias is computed, and is not that of {layer.name} itself")
         shape = tuple(int(n) for n in node.meta["val"].shape[1:])
-        x = self._argument(given["indices" if layer.input is None else "input"])
+        x = self._operand(given["indices" if layer.input is None else "input"])
         if layer.input is None:
             return self.make.embedding(layer, x, shape, where)
         biased = given.get("bias") is not None or own is None
@@ -175,7 +180,10 @@ class _Walk:
 
 
 def _check_not_random(node: Any) -> None:
-    if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+    if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
+        return
+    given = named_arguments(node)
+    if given.get("train", given.get("training", given.get("dropout_p", 1.0) > 0)):
         raise refusal(
             where_of(node),
             "it draws random numbers when the network is evaluated, as a dropout does that is never switched off; "
@@ -190,7 +198,7 @@ def _all_tensors(net: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 def _applied(x: Tensor, node: Any) -> Tensor:
     """A function of one number as the graph calls it."""
-    result: Tensor = node.target(x, *node.args[1:], **node.kwargs)
+    result: Tensor = node.target(x.clone(), *node.args[1:], **node.kwargs)
     return result
 
 
