@@ -31,7 +31,7 @@ def lower(q: Quantized, assignment: Assignment | None = None) -> IntegerModel:
 
     For every input, its integers times `output_scale` are exactly what `q.at(assignment)` computes. Where the output is
     an average of `k` numbers, and `k` no power of two, that holds to the last bits of float64, which has no `1 / k`.
-    Before it is returned, that is checked on rows of the example that the network was quantized with and on random inputs.
+    Before it returns, that is checked on rows of the example that the network was quantized with and on random inputs.
 
     Args:
         q: a quantized network.

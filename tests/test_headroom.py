@@ -81,6 +81,7 @@ def test_integers_are_what_the_network_computes(net, x, plan):
     assert np.array_equal((model(x) * model.output_scale).astype(np.float32), q(x).numpy())
 
 
+@pytest.mark.filterwarnings("ignore:probq.lower will refuse")
 @pytest.mark.parametrize(("net", "x"), NETWORKS.values(), ids=NETWORKS)
 def test_wide_codebooks_lose_nothing(net, x):
     """What is tiny beside a bias or another channel may go; the output must not move by more than 10 bits round it."""

@@ -28,8 +28,9 @@ def convolutions(forward):
 class Network(nn.Module):
     """Layers `a`, `b`, `c` and a forward given as a function."""
 
-    def __init__(self, forward, a=None, b=None, c=None):
+    def __init__(self, forward, a=None, b=None, c=None, calls=None):
         super().__init__()
+        self.register_buffer("calls", calls)
         self.a, self.b, self.c = a or nn.Linear(8, 8), b, c or nn.Linear(8, 3)
         self.own = forward
 
@@ -60,6 +61,17 @@ def sum_behind_a_view(net, x):
     view = h.view(-1, 2, 4)
     h += net.b(x)
     return net.c(view.flatten(1))
+
+
+def relu_of_what_dropout_returns(net, x):
+    h = net.a(x)
+    F.dropout(h, 0.5, training=net.training).relu_()
+    return net.c(h)
+
+
+def counting(net, x):
+    net.calls += 1
+    return net.c(net.a(x.clamp_(-1, 1)).relu_())
 
 
 def clamped(net):
@@ -106,6 +118,9 @@ EXACT = {
     "slice in place": (Network(relu_of_a_slice), VECTORS),
     "assignment": (Network(assigned), VECTORS),
     "sum in place behind a view": (Network(sum_behind_a_view, b=nn.Linear(8, 8)), VECTORS),
+    "in place on what dropout hands on": (Network(relu_of_what_dropout_returns), VECTORS),
+    "in place on the input, and on a buffer": (Network(counting, calls=torch.zeros(())), VECTORS.clone()),
+    "without gradients inside": (Network(lambda net, x: net.c(torch.no_grad()(net.a)(x).relu())), VECTORS),
     "hooks of the user": (hooked(clamped), VECTORS),
     "function replaced": (hooked(tanh_gelu), VECTORS),
 }
@@ -145,6 +160,8 @@ REFUSED = {
     "dropout left on": (Network(lambda net, x: net.c(F.dropout(net.a(x), 0.5))), "dropout in the network .*random"),
     "alpha dropout left on": (Network(lambda net, x: net.c(F.alpha_dropout(net.a(x), 0.5, True))), "random numbers"),
     "channels dropped": (Network(lambda net, x: net.c(F.dropout1d(net.a(x), 0.5))), "random numbers"),
+    "half precision": (Network(lambda net, x: net.c(net.a(x).half().float())), "to in the network .*float16"),
+    "whole numbers": (Network(lambda net, x: net.c(net.a(x).long().float())), "to in the network .*int64"),
     "noise": (Network(lambda net, x: net.c(net.a(x) + torch.randn_like(x))), "random numbers"),
     "function changed by a hook": (
         hooked(lambda net: net[1].register_forward_hook(lambda m, args, out: out + out.relu())),

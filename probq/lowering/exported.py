@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from probq.errors import ProbqError
+from probq.lowering.moves import PARTS
+from probq.lowering.operations import OPERATIONS
 from probq.network import Network
 from probq.substitute import hooked
 
@@ -43,12 +45,14 @@ class Exported:
     Attributes:
         nodes: those that the output needs, in order.
         inputs: names of the placeholders that are the network's arguments.
+        outputs: names of the nodes that it returns.
         owned: for each other placeholder, the name of the parameter or buffer.
         marks: by their number.
     """
 
     nodes: tuple[Any, ...]
     inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
     owned: Mapping[str, str]
     marks: tuple[Mark, ...]
 
@@ -77,13 +81,18 @@ def exported(q: Network) -> Exported:
         hooks[mark.kind][mark.name] = mark.at(number)
     net, args = copy.deepcopy(q.net).eval(), _zeros(q)
     try:
-        with hooked(net, hooks["input"] | hooks["argument"], hooks["norm"], hooks["value"]), warnings.catch_warnings():
+        with (
+            hooked(net, hooks["input"] | hooks["argument"], hooks["norm"], hooks["value"]),
+            torch.no_grad(),
+            warnings.catch_warnings(),
+        ):
             # torch copies its own tree specifications in a way that it deprecates itself
             warnings.filterwarnings("ignore", ".*isinstance.treespec", FutureWarning)
             # recurrent layers keep a list of their own parameters
             warnings.filterwarnings("ignore", "The tensor attributes", UserWarning)
             program = torch.export.export(net, args)
-            if any(_seen_elsewhere(node) for node in program.graph.nodes):
+            _without_idle_dropout(program.graph)
+            if any(_seen_elsewhere(node) or _other_view(node) for node in program.graph.nodes):
                 program = program.run_decompositions({})
     except Exception as error:
         raise ProbqError(
@@ -95,7 +104,17 @@ def exported(q: Network) -> Exported:
         **signature.inputs_to_buffers,
         **signature.inputs_to_lifted_tensor_constants,
     }
-    return Exported(_needed(program.graph), tuple(signature.user_inputs), owned, marks)
+    outputs = tuple(signature.user_outputs)
+    return Exported(_needed(program.graph, outputs), tuple(signature.user_inputs), outputs, owned, marks)
+
+
+def _without_idle_dropout(graph: Any) -> None:
+    """Take out what hands on its argument itself, which its schema conceals: operations in place work through it."""
+    for node in list(graph.nodes):
+        dropout = node.op == "call_function" and "dropout" in operation(node)
+        if dropout and not named_arguments(node).get("train", True):
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
 
 
 def _seen_elsewhere(node: Any) -> bool:
@@ -108,10 +127,18 @@ def _seen_elsewhere(node: Any) -> bool:
     if schema is None or not schema.is_mutable:
         return False
     changed = node.args[0]
-    if changed.op != "call_function" or len(changed.users) > 1 or "dropout" in str(changed.target):
+    if changed.op != "call_function" or len(changed.users) > 1:
         return True
     aliases = [result.alias_info for result in changed.target._schema.returns]
     return any(alias is not None and not alias.is_write for alias in aliases)
+
+
+def _other_view(node: Any) -> bool:
+    """Whether a node is a view that has no form of its own here, and that torch makes of simpler ones."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None or schema.is_mutable or operation(node) in (*OPERATIONS, *PARTS):
+        return False
+    return any(result.alias_info is not None for result in schema.returns)
 
 
 def _zeros(q: Network) -> tuple[Any, ...]:
@@ -126,10 +153,10 @@ def _marks(q: Network) -> tuple[Mark, ...]:
     return (*layers, *tables, *(Mark("norm", layer.norm) for layer in q.layers if layer.norm))
 
 
-def _needed(graph: Any) -> tuple[Any, ...]:
-    """The nodes on which the output depends, in the graph's order."""
+def _needed(graph: Any, outputs: tuple[str, ...]) -> tuple[Any, ...]:
+    """The nodes on which what is returned depends, in the graph's order; not what updates buffers or the input."""
     nodes = list(graph.nodes)
-    needed = {node for node in nodes if node.op == "output"}
+    needed = {node for node in nodes if node.name in outputs}
     for node in reversed(nodes):
         if node in needed:
             needed.update(node.all_input_nodes)
@@ -142,6 +169,11 @@ def named_arguments(node: Any) -> dict[str, Any]:
     return {a.name: given.get(a.name, a.default_value) for a in node.target._schema.arguments}
 
 
+def operation(node: Any) -> str:
+    """Name of the operation of a node, without its overload."""
+    return str(getattr(node.target, "overloadpacket", node.target).__name__)
+
+
 def module_name(node: Any) -> str:
     """Name of the innermost module that a node belongs to; empty for the network itself."""
     stack = node.meta.get("nn_module_stack") or {}
@@ -150,5 +182,5 @@ def module_name(node: Any) -> str:
 
 def where_of(node: Any) -> str:
     """Operation and module of a node, for messages."""
-    name = node.target.overloadpacket.__name__.removeprefix("_").removeprefix("native_")
+    name = operation(node).removeprefix("_").removeprefix("native_")
     return f"{name.removesuffix('_legit_no_training')} in {module_name(node) or 'the network'}"

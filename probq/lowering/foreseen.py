@@ -34,7 +34,7 @@ def _refusal(q: Program, widths: dict[str, Any]) -> str:
 
 
 def _widths(q: Program, place: int) -> dict[str, Any]:
-    """For each quantizer the width at one place of its ladder; 0 bits, which would leave nothing to look at, is none."""
+    """For each quantizer the width at one place of its ladder; 0 bits, which leave nothing to look at, are none."""
     result = {}
     for name, quantizer in q.named_quantizers():
         bits = [b for b in quantizer.ladder.bits if b] or [0]

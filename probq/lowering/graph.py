@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from probq.errors import ProbqError
-from probq.lowering.exported import BATCH, Mark, exported, module_name, named_arguments, where_of
+from probq.lowering.exported import BATCH, Mark, exported, module_name, named_arguments, operation, where_of
 from probq.lowering.layers import Layers, geometry
 from probq.lowering.moves import PARTS
 from probq.lowering.operations import OPERATIONS
@@ -62,13 +62,11 @@ class Walk:
         for node in self.graph.nodes:
             _check_not_random(node)
         for node in self.graph.nodes:
-            if node.op == "output":
-                return self._output(node)
             if node.op == "placeholder" and node.name in self.graph.inputs:
                 self.values[node] = self._input(node)
             elif any(before in self.values for before in node.all_input_nodes):
                 self.values[node] = self._called(node)
-        raise ProbqError("the exported network has no output")
+        return self._output()
 
     @property
     def argument(self) -> int:
@@ -81,11 +79,11 @@ class Walk:
         shape = tuple(int(n) for n in value.shape[1:])
         return Value("real" if value.is_floating_point() else "index", (), shape, "the network's input")
 
-    def _output(self, node: Any) -> Value:
-        outputs = node.args[0]
-        if len(outputs) != 1 or not isinstance(self.values.get(outputs[0]), Value):
+    def _output(self) -> Value:
+        returned = [self.values.get(node) for node in self.graph.nodes if node.name in self.graph.outputs]
+        if len(self.graph.outputs) != 1 or len(returned) != 1 or not isinstance(returned[0], Value):
             raise ProbqError("only networks with one tensor as output can be lowered; wrap the network to return one")
-        value = self.values[outputs[0]]
+        value = returned[0]
         if value.op in ("real", "index"):
             raise ProbqError("the network returns its own input; there is nothing to lower")
         return common([value])[0]
@@ -93,7 +91,7 @@ class Walk:
     def _called(self, node: Any) -> Any:
         if node.target is operator.getitem:
             return self.values[node.args[0]][node.args[1]]
-        name, where = node.target.overloadpacket.__name__, where_of(node)
+        name, where = operation(node), where_of(node)
         if (mark := self.graph.mark(node)) is not None:
             return self._marked(mark, node.args[0], where)
         if name in ("batch_norm", "_native_batch_norm_legit_no_training"):
@@ -113,6 +111,8 @@ class Walk:
         outs = [out] if isinstance(out, Tensor) else list(out)
         if any(each.dim() == 0 or each.shape[0] != BATCH for each in outs):
             raise refusal(where, "it changes the batch axis")
+        if any(each.dtype not in (torch.float32, torch.float64) for each in outs):
+            raise refusal(where, f"it computes in {str(outs[0].dtype).removeprefix('torch.')}")
         shapes = [tuple(int(n) for n in each.shape[1:]) for each in outs]
         args, kwargs = [self._operand(a) for a in node.args], dict(node.kwargs)
         if name in PARTS:
@@ -183,7 +183,7 @@ def _check_not_random(node: Any) -> None:
     if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
         return
     given = named_arguments(node)
-    if given.get("train", given.get("training", given.get("dropout_p", 1.0) > 0)):
+    if given.get("training", given.get("dropout_p", 1.0) > 0):
         raise refusal(
             where_of(node),
             "it draws random numbers when the network is evaluated, as a dropout does that is never switched off; "

@@ -214,7 +214,7 @@ OPERATIONS: Mapping[str, Callable[..., Value]] = MappingProxyType(
     {
         "relu": clip(0.0, None), "relu_": clip(0.0, None), "relu6": clip(0.0, 6.0), "relu6_": clip(0.0, 6.0),
         "clamp": clamp, "clamp_": clamp, "clamp_min": clamp, "hardtanh": hardtanh, "hardtanh_": hardtanh,
-        "dropout": same, "feature_dropout": same, "alpha_dropout": same, "contiguous": same, "clone": same,
+        "contiguous": same, "clone": same,
         "detach": same, "detach_": same, "alias": same, "to": same,
         "max_pool1d": max_pool, "max_pool2d": max_pool, "max_pool3d": max_pool,
         "avg_pool1d": avg_pool, "avg_pool2d": avg_pool, "avg_pool3d": avg_pool,
