@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 from probq.errors import ProbqError
 from probq.integer import Node
 from probq.lowering.values import MOST, Value
 
+# What becomes of the values of `probq.lowering.arithmetic`.
+EMITTED = MappingProxyType({"scaled": "multiply", "offset": "requantize"})
 NAMED = ("linear", "conv", "embedding", "requantize", "table")  # after their layer
 
 
@@ -24,13 +28,17 @@ def emitted(output: Value) -> tuple[list[Node], str]:
             stack.extend((parent, False) for parent in value.parents)
             continue
         _refused(value)
-        base = (value.quantizer if value.op in NAMED else "") or value.op  # a network that is one layer has no name
+        if value.op == "scaled" and (value.tensors["multiplier"] == 1).all():  # the same integers, worth more or less
+            names[id(value)] = names[id(value.parents[0])]
+            continue
+        op = EMITTED.get(value.op, value.op)
+        base = (value.quantizer if op in NAMED else "") or op  # a network that is one layer has no name
         taken[base] = taken.get(base, 0) + 1
         names[id(value)] = base if taken[base] == 1 else f"{base}@{taken[base]}"
         nodes.append(
             Node(
                 names[id(value)],
-                value.op,
+                op,
                 tuple(names[id(p)] for p in value.parents),
                 dict(value.attributes),
                 dict(value.tensors),

@@ -47,6 +47,7 @@ class Exported:
         inputs: names of the placeholders that are the network's arguments.
         outputs: names of the nodes that it returns.
         owned: for each other placeholder, the name of the parameter or buffer.
+        constants: tensors that the forward itself makes, by name.
         marks: by their number.
     """
 
@@ -54,6 +55,7 @@ class Exported:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     owned: Mapping[str, str]
+    constants: Mapping[str, Any]
     marks: tuple[Mark, ...]
 
     def mark(self, node: Any) -> Mark | None:
@@ -105,7 +107,9 @@ def exported(q: Network) -> Exported:
         **signature.inputs_to_lifted_tensor_constants,
     }
     outputs = tuple(signature.user_outputs)
-    return Exported(_needed(program.graph, outputs), tuple(signature.user_inputs), outputs, owned, marks)
+    return Exported(
+        _needed(program.graph, outputs), tuple(signature.user_inputs), outputs, owned, program.constants, marks
+    )
 
 
 def _without_idle_dropout(graph: Any) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from probq.errors import ProbqError
+from probq.lowering.arithmetic import ARITHMETIC
 from probq.lowering.exported import BATCH, Mark, exported, module_name, named_arguments, operation, where_of
 from probq.lowering.layers import Layers, geometry
 from probq.lowering.moves import PARTS
@@ -51,6 +52,8 @@ class Walk:
         modules = dict(q.net.named_modules(remove_duplicate=False))
         layers = {id(modules[layer.name]): layer for layer in q.layers if layer.name in modules}
         self.layers = {name: layers[id(module)] for name, module in modules.items() if id(module) in layers}
+        places = [f"{layer.name}.{part}" for layer in q.layers for part in ("weight", "bias")]
+        self.quantized = {id(self.tensors[place]) for place in places if place in self.tensors}
         self.norms = {layer.norm: layer for layer in q.layers if layer.norm}
 
     def output(self) -> Value:
@@ -102,7 +105,7 @@ class Walk:
         if before is not None and before.kind == "argument" and name.removesuffix("_") in MODULES:
             function = partial(_applied, node=node)
             return LookUp(before.name, self._operand(node.args[0]), function)
-        if name not in OPERATIONS and name not in PARTS:
+        if not any(name in known for known in (OPERATIONS, PARTS, ARITHMETIC)):
             raise refusal(where, _why(name, node))
         return self._operation(node, name, where)
 
@@ -114,6 +117,9 @@ class Walk:
         if any(each.dtype not in (torch.float32, torch.float64) for each in outs):
             raise refusal(where, f"it computes in {str(outs[0].dtype).removeprefix('torch.')}")
         shapes = [tuple(int(n) for n in each.shape[1:]) for each in outs]
+        if name in ARITHMETIC:
+            given = [self._constant(a) if self._is_constant(a) else self._operand(a) for a in node.args]
+            return ARITHMETIC[name](given[0], where, shapes[0], *given[1:], **node.kwargs)
         args, kwargs = [self._operand(a) for a in node.args], dict(node.kwargs)
         if name in PARTS:
             return PARTS[name](args[0], where, shapes, *args[1:], **kwargs)
@@ -132,6 +138,26 @@ class Walk:
                 f"{self._origin(given)} is a parameter or constant that no layer owns; it cannot be lowered"
             )
         return value
+
+    def _is_constant(self, given: Any) -> bool:
+        return isinstance(given, torch.fx.Node) and given not in self.values
+
+    def _constant(self, node: Any) -> Any:
+        """A tensor that depends on no input, as the decided network computes it."""
+        if isinstance(node, list | tuple):
+            return [self._constant(each) for each in node]
+        if not isinstance(node, torch.fx.Node):
+            return node
+        name = self.graph.owned.get(node.name)
+        if name is None:
+            function: Any = node.target
+            return function(*map(self._constant, node.args), **node.kwargs)
+        if name in self.graph.constants and name not in self.tensors:
+            return self.graph.constants[name]
+        tensor = self.tensors[name]
+        if id(tensor) in self.quantized:
+            raise ProbqError(f"{name} is quantized for its layer and used elsewhere too; it cannot be lowered")
+        return tensor.detach().double() if tensor.is_floating_point() else tensor
 
     def _marked(self, mark: Mark, given: Any, where: str) -> Value:
         """What a mark stands for: a rounding, or a normalisation that is folded into the layer before it."""

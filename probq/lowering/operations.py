@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from probq.lowering.moves import MOVES, piece
-from probq.lowering.values import Value, aligned, clipped, common, compressed, refusal
+from probq.lowering.values import Value, aligned, clipped, compressed, refusal
 
 
 def numbers(where: str, value: Value) -> Value:
@@ -149,16 +149,6 @@ def _summed(
     return Value("sum_pool", (value,), shape, where, value.exponent, value.divisor * divisor, low, high, attributes)
 
 
-def add(first: Any, where: str, shape: tuple[int, ...], second: Any, alpha: Any = 1) -> Value:
-    """Sum of two values, brought to one step."""
-    if not isinstance(first, Value) or not isinstance(second, Value) or alpha != 1:
-        raise refusal(where, "only two tensors that layers computed can be added")
-    a, b = common([numbers(where, first), numbers(where, second)])
-    return Value(
-        "add", (a, b), shape, where, a.exponent, a.divisor, np.asarray(a.low + b.low), np.asarray(a.high + b.high)
-    )
-
-
 def concat(values: Sequence[Value], where: str, shape: tuple[int, ...], axis: int = 0) -> Value:
     """Concatenation along an axis other than the batch."""
     rank = len(values[0].shape) + 1
@@ -220,7 +210,7 @@ OPERATIONS: Mapping[str, Callable[..., Value]] = MappingProxyType(
         "avg_pool1d": avg_pool, "avg_pool2d": avg_pool, "avg_pool3d": avg_pool,
         "adaptive_avg_pool1d": adaptive_avg_pool, "adaptive_avg_pool2d": adaptive_avg_pool,
         "adaptive_avg_pool3d": adaptive_avg_pool, "mean": mean,
-        "add": add, "add_": add, "cat": concat, "slice_scatter": replaced, "copy": copied,
+        "cat": concat, "slice_scatter": replaced, "copy": copied,
         **MOVES,
     }
 )  # fmt: skip

@@ -27,7 +27,8 @@ class Value:
     """A tensor of integers, worth `integer * 2^exponent / divisor`, of a layer times its `factor`.
 
     Attributes:
-        op: operation of the integer model that makes it; "real" for the network's own input before quantization.
+        op: operation of the integer model that makes it; "real" for the network's own input before quantization,
+            "scaled" and "offset" for those of `probq.lowering.arithmetic`.
         parents: the values it is made of.
         shape: without the batch.
         where: operation and module, for messages.
@@ -131,7 +132,7 @@ def clipped(value: Value, low: float | None, high: float | None, where: str) -> 
     """`clip(value, low, high)` for real limits, which must be integers in the value's steps when it is not rounded."""
     if value.op == "real":
         return Value("clip", (value,), value.shape, where, limits=(low, high))
-    fine = _fine_enough(value, low, high)
+    fine = fine_enough(value, low, high)
     if fine is None:
         return Value(
             "clip",
@@ -145,7 +146,7 @@ def clipped(value: Value, low: float | None, high: float | None, where: str) -> 
             limits=(low, high),
             attributes={"refused": True},
         )
-    bounds = [None if c is None else _in_steps(c, fine) for c in (low, high)]
+    bounds = [None if c is None else in_steps(c, fine) for c in (low, high)]
     lo, hi = fine.low, fine.high
     if bounds[0] is not None:
         lo, hi = np.maximum(lo, bounds[0]), np.maximum(hi, bounds[0])
@@ -157,13 +158,14 @@ def clipped(value: Value, low: float | None, high: float | None, where: str) -> 
     )
 
 
-def _in_steps(limit: float, value: Value) -> int:
+def in_steps(limit: float, value: Value) -> int:
+    """A real number, which must be a multiple of the value's one step, in such steps."""
     if limit == 0:
         return 0
     return int(Fraction(limit) * value.divisor / Fraction(2) ** int(value.exponent))
 
 
-def _fine_enough(value: Value, *limits: float | None) -> Value | None:
+def fine_enough(value: Value, *limits: float | None) -> Value | None:
     """The value in one step fine enough to hold the limits as integers; itself where they are 0."""
     given = [Fraction(c) for c in limits if c]
     if not given:
@@ -256,12 +258,15 @@ def _rounded(value: Value, target: Target, name: str, lo: int, hi: int) -> Value
         "high": np.array(levels[1]),
     }
     if value.op == "real":
-        attributes |= {"shape": list(value.shape), "scale": 2.0**target.exponent}
+        attributes |= {"shape": list(value.shape), "scale": 2.0 ** (target.exponent - int(value.exponent))}
         return Value("input", (), value.shape, value.where, attributes=attributes, quantizer=name, **made)
     if value.bound > MOST:
         raise ProbqError(f"{value.where}: its integers may reach {value.bound:,}, beyond 31 bits; use narrower widths")
     r = requantization(value.exponent, value.divisor, value.bound, reached, value.factor)
-    tensors = {"multiplier": compressed(r.multiplier), "add": compressed(r.add), "shift": compressed(r.shift)}
+    add = r.add
+    if value.op == "offset":
+        add, value = add + r.multiplier * value.tensors["add"], value.parents[0]
+    tensors = {"multiplier": compressed(r.multiplier), "add": compressed(add), "shift": compressed(r.shift)}
     return Value(
         "requantize", (value,), value.shape, value.where, attributes=attributes, tensors=tensors, quantizer=name, **made
     )
