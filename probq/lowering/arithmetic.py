@@ -93,10 +93,12 @@ def _scaled(value: Value, where: str, shape: Shape, constant: np.ndarray, divide
     divisor = int(np.lcm.reduce([q for _, _, q in parts]))
     factors = [p * (divisor // q) for p, _, q in parts]
     if max(*map(abs, factors), divisor) > LARGEST_FACTOR:
+        kind = "divisor" if divided else "factor"
         raise refusal(
-            where, f"{'a divisor' if divided else 'a factor'} of {constant.flat[0]} has too many binary digits; multiply "
-            "or divide by powers of two or small whole numbers"
-        )  # fmt: skip
+            where,
+            f"a {kind} of {constant.flat[0]} has too many binary digits; multiply or divide by powers of two or small "
+            "whole numbers",
+        )
     factor, power = (
         compressed(np.array(part, np.int64).reshape(constant.shape)) for part in (factors, [k for _, k, _ in parts])
     )
