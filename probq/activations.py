@@ -54,8 +54,8 @@ class Activation(nn.Module):
         return self.input(x, self.input.probs(), error_of_sums(x) if exact else None).clone()
 
     def after(self, y: Tensor, exact: bool) -> Tensor:
-        """The function's value rounded."""
-        return self.output(y, self.output.probs(), error_of_values(y) if exact else None)
+        """The function's value rounded; a copy, because what follows may work in place."""
+        return self.output(y, self.output.probs(), error_of_values(y) if exact else None).clone()
 
     @torch.no_grad()
     def table(self, function: Function) -> tuple[Grid, Tensor]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sized
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -29,9 +29,8 @@ class Batches:
             raise ProbqError(
                 f"the {name} is an iterable of (input, target), such as a DataLoader, not {type(batches).__name__}"
             )
-        if isinstance(batches, Iterator) or not isinstance(batches, Sized):
-            batches = list(batches)
-        self.source: Any = batches
+        once = isinstance(batches, Iterator) or not _has_length(batches)
+        self.source = cast(Any, list(batches) if once else batches)
         self.device, self.name = device, name
         if len(self.source) == 0:
             raise ProbqError(
@@ -59,7 +58,12 @@ class Batches:
     def _checked(self, batch: Any, number: int) -> tuple[Any, Tensor]:
         place = f"batch {number} of the {self.name}"
         if not isinstance(batch, tuple | list) or len(batch) != 2 or not isinstance(batch[1], Tensor):
-            raise ProbqError(f"{place} is not an (input, target) pair with a tensor as target")
+            raise ProbqError(f"{place} is not an (input, target) pair with a tensor as target, but {_described(batch)}")
+        if isinstance(batch[0], Mapping):
+            raise ProbqError(
+                f"the inputs in {place} are a mapping with {_keys(batch[0])}; probq calls networks by position: give a "
+                "tuple of tensors, and wrap the network if it takes keywords"
+            )
         if not batch[1].dim() or not len(batch[1]):
             raise ProbqError(f"{place} holds no example; leave it out, or give targets a batch axis first")
         x = tuple(batch[0]) if isinstance(batch[0], tuple | list) else (batch[0],)
@@ -68,3 +72,27 @@ class Batches:
                 raise ProbqError(f"{place} holds a value that is not finite; clean the data first")
         moved = tuple(a.to(self.device) if isinstance(a, Tensor) else a for a in x)
         return (moved if isinstance(batch[0], tuple | list) else moved[0]), batch[1].to(self.device)
+
+
+def _has_length(batches: Any) -> bool:
+    """Whether `len` works: a `DataLoader` over an `IterableDataset` has it, and raises."""
+    try:
+        return isinstance(batches, Sized) and len(batches) >= 0
+    except TypeError:
+        return False
+
+
+def _described(batch: Any) -> str:
+    """What a batch is in place of a pair, and what to give."""
+    if isinstance(batch, Mapping):
+        first = next(iter(batch), "x")
+        return f"a mapping with {_keys(batch)}; give pairs, such as [(b[{first!r}], b[...]) for b in loader]"
+    if isinstance(batch, tuple | list) and len(batch) > 2:
+        return f"has {len(batch)} parts; give pairs, several inputs as a tuple: ((a, b), target)"
+    if isinstance(batch, tuple | list) and len(batch) == 2:
+        return f"has a {type(batch[1]).__name__} as target; give torch.as_tensor(...) of it"
+    return f"a {type(batch).__name__}"
+
+
+def _keys(mapping: Mapping[Any, Any]) -> str:
+    return f"the keys {', '.join(repr(key) for key in list(mapping)[:6])}"

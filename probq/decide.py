@@ -19,6 +19,7 @@ from probq.figures import figure
 from probq.limited import Limited, limited
 from probq.program import Program, check_posterior
 from probq.quantizer import Quantizer
+from probq.random_stream import Stream
 from probq.rounding import code_indices
 from probq.weight_quantizer import WeightQuantizer
 
@@ -161,9 +162,8 @@ def _limit(q: Program, budget: Budgets) -> float | tuple[float, ...] | None:
 
 def sample(q: Program, n: int, budget: Budgets, seed: int | None) -> list[Assignment]:
     """Draws of widths from the posterior given that they keep the budget, and of codes given the widths."""
-    with torch.random.fork_rng(devices=[]):
-        generator = np.random.default_rng(int(torch.randint(2**62, ())) if seed is None else seed)
-        torch.manual_seed(int(generator.integers(2**62)))
+    generator = np.random.default_rng(int(torch.randint(2**62, ())) if seed is None else seed)
+    with Stream(int(generator.integers(2**62))).drawing():
         if decided(q):
             widths = _fixed(q, budget).widths
             return [Assignment(widths, codes(q, widths, draw=True), q.layers) for _ in range(n)]

@@ -17,6 +17,7 @@ from probq import codebooks, plot, summary
 from probq.decide import probability_within
 from probq.errors import ProbqError
 from probq.files import replacing
+from probq.random_stream import Stream
 
 EPOCHS_FLOAT, EPOCHS = 10, 16
 FILES = ("posterior.safetensors", "model.safetensors", "table.csv", "widths.png", "cost.png", "history.png")
@@ -84,8 +85,7 @@ def run(out: Path, percent: float, seed: int, say: Callable[[str], None] = print
             is found before anything is trained.
     """
     data, budget = digits(seed), probq.Budget(percent=percent)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with Stream(seed).drawing():
         net = network()
         _check(net, data, budget)
         _folder(out)

@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from probq import cost as costs
 from probq.assignment import Assignment
@@ -23,6 +22,7 @@ from probq.limited import limited
 from probq.lower import lower
 from probq.program import check_posterior
 from probq.quantized import Quantized
+from probq.random_stream import Stream
 from probq.unfitted import warn_unfitted
 from probq.untuned import untuned, warn_untuned
 from probq.versions import probq_version
@@ -100,8 +100,7 @@ def joint(q: Quantized, n: int, budget: Budgets, seed: int) -> list[Assignment]:
     generator = np.random.default_rng(seed)
     (choice,) = conditional_draws(together(one, n), limits, 1, generator)
     result = []
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(generator.integers(2**62)))
+    with Stream(int(generator.integers(2**62))).drawing():
         for k in range(n):
             own = choice[k * len(one.groups) : (k + 1) * len(one.groups)]
             widths = shaped(q, one.widths(own))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -25,7 +25,8 @@ from probq.loop import estimate_live
 from probq.phases import run
 from probq.program import check_posterior
 from probq.quantized import Quantized
-from probq.rates import GATES, Rates
+from probq.random_stream import Apart, Stream
+from probq.rates import GATES, Rates, check_optimizer
 from probq.rules import ConstraintGuided, DualAscent, Rule
 from probq.settling import warn_unsettled
 from probq.trials import length
@@ -39,6 +40,8 @@ FEW = 64  # quantized weights of a network whose posterior can be checked, and d
 OWN = ("validation", "seed", "progress")  # arguments of fit, not among its options
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def fit(
     q: Quantized,
     batches: Iterable[Any],
@@ -84,14 +87,14 @@ def fit(
     history = History(settings={"epochs": epochs, "budget": budget, "seed": seed, **options})
     held = Batches(validation, q.device, "validation data") if validation is not None else None
     data = Batches(batches, q.device)
-    with torch.random.fork_rng(devices=[], enabled=seed is not None):
-        running = steps(q, data, budget, epochs, seed=seed, validation=held, progress=progress, **options)
-        bar = tqdm(running, total=epochs * len(data), disable=not progress, unit="step", dynamic_ncols=True)
-        for step in bar:
-            history.steps.append(step)
-            if step.step % 10 == 0:
-                bar.set_postfix_str(_describe(step))
-            if (step.step + 1) % len(data) == 0:
+    running = steps(q, data, budget, epochs, seed=seed, validation=held, progress=progress, **options)
+    bar = tqdm(running, total=epochs * len(data), disable=not progress, unit="step", dynamic_ncols=True)
+    for step in bar:
+        history.steps.append(step)
+        if step.step % 10 == 0:
+            bar.set_postfix_str(_describe(step))
+        if (step.step + 1) % len(data) == 0:
+            with running.stream.drawing():
                 _end_epoch(q, data, history, held, checkpoint)
     warn_unsettled(history)
     return history
@@ -111,6 +114,8 @@ def _end_epoch(q: Quantized, data: Batches, history: History, held: Batches | No
         q.save(checkpoint)
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def steps(
     q: Quantized,
     batches: Iterable[Any],
@@ -130,7 +135,7 @@ def steps(
     trials: int = 4,
     seed: int | None = None,
     progress: bool = False,
-) -> Iterator[Step]:
+) -> Apart[Step]:
     """The training loop as a generator: each `next` is one step, so that it stays in the user's hands.
 
     While widths are learned, the loss of a step is the negative ELBO for one example,
@@ -170,11 +175,11 @@ def steps(
             batches; the one of least validation loss goes on from there. Half of them are those that `probq.decide`
             measured best, the others the widest uniform widths within the budget, if there are any. Together they take
             a quarter of the tuning's steps; none are made where each would have fewer than 200.
-        seed: sets torch's global random state.
+        seed: decides the random numbers of all steps; by default torch's global random state does, which moves on.
         progress: show a progress bar while networks are measured.
 
-    Yields:
-        A record of each step, after the parameters were moved.
+    Returns:
+        An iterator of a record of each step, after the parameters were moved; `close()` ends the fit where it stands.
 
     Raises:
         ProbqError: as in `fit`; what can be checked is checked before the first step.
@@ -182,11 +187,12 @@ def steps(
     check_posterior(q, "steps")
     _check(epochs, evaluations, trials, seed, search, temperature)
     _check_rule(rule, draws)
+    check_optimizer(optimizer)
     data = _read(batches, q, "data")
     reach(q, budget)
-    if seed is not None:
-        torch.manual_seed(seed)
-    _prepare(q, data, likelihood, temperature)
+    stream = Stream(seed)
+    with stream.drawing():
+        _prepare(q, data, likelihood, temperature)
     several = budgets(budget)
     q.budget = (several if len(several) > 1 else several[0]) if several else q.budget
     total = epochs * len(data)
@@ -202,7 +208,8 @@ def steps(
         choices = partial(contenders, q, budget or q.budget, held, data, evaluations, progress, number)
         loss = partial(_loss, data=held)
     draws = draws or (FEW if small else 1)
-    return run(q, data, several, rule, optimizer, rates, searching, total, choices, loss, rounding, draws)
+    all_steps = run(q, data, several, rule, optimizer, rates, searching, total, choices, loss, rounding, draws)
+    return Apart(all_steps, stream)
 
 
 def _read(batches: Iterable[Any], q: Quantized, name: str) -> Batches:

@@ -17,6 +17,7 @@ from probq.calibrate import estimate_norms, has_norms
 from probq.constraint import Constraint, hold
 from probq.decide import settled
 from probq.errors import ProbqError, sentence
+from probq.gradients import check_kept, told_of_gradients
 from probq.history import Held, Step
 from probq.leave_one_out import law_parameters, leave_one_out
 from probq.program import Observation
@@ -96,11 +97,14 @@ class Loop:
         self._check(loss, number)
         if number % SNAPSHOT_EVERY == 0:
             self.good, self.good_step = _copied(self.q), number
-        self._backward(single, loss, laws, settling)
+        with told_of_gradients():
+            self._backward(single, loss, laws, settling)
+        self.unchecked = False
         if mover is not None:
             exceeded = any(c.hard() > limit for c, limit in zip(self.constraints, limits, strict=True))
             mover.move(exceeded, number)
         moving.step()
+        self._check_moved(number)
         held = self._held(expected, limits, [state.multiplier for state in states])
         return Step(
             number,
@@ -143,7 +147,6 @@ class Loop:
                 raise told from cause
             with torch.no_grad():
                 nll = -Observation(self.q.law(outputs[-1], y)).log_prob(y).mean()
-        self.unchecked = False
         return loss, nll
 
     def _backward(self, single: Tensor, loss: Tensor, laws: list[nn.Parameter], settling: bool) -> None:
@@ -152,6 +155,8 @@ class Loop:
         Scales then stay: their gradient is straight-through, and can lead away from the best bound. While laws settle,
         nothing else moves.
         """
+        if self.unchecked:
+            check_kept(loss)
         if laws:
             still = {id(parameter) for parameter in laws}
             still |= {id(quantizer.log2_scale) for _, quantizer in self.q.named_quantizers()}
@@ -165,11 +170,22 @@ class Loop:
     def _check(self, loss: Tensor, number: int) -> None:
         """Stop at a loss that is not finite, with the last good state restored."""
         if not torch.isfinite(loss):
-            self.q.load_state_dict(self.good, strict=False)
-            raise ProbqError(
-                f"the loss became {float(loss.detach())} at step {number}; the network keeps its state of step "
-                f"{self.good_step}. Lower the learning rates (rates=probq.Rates(...)) or check the data"
-            )
+            raise self._stopped(f"the loss became {float(loss.detach())} at step {number}")
+
+    def _check_moved(self, number: int) -> None:
+        """Stop where a gradient moved a parameter to what is not finite, however good the loss was."""
+        moved = [parameter.detach() for parameter in self.q.parameters() if parameter.requires_grad]
+        if moved and not torch.isfinite(nn.utils.get_total_norm(moved, torch.inf)):
+            name = next(n for n, p in self.q.named_parameters() if not p.detach().isfinite().all())
+            raise self._stopped(f"a gradient at step {number} made {name} infinite or not a number")
+
+    def _stopped(self, what: str) -> ProbqError:
+        """The error that says what happened, with the last good state restored."""
+        self.q.load_state_dict(self.good, strict=False)
+        return ProbqError(
+            f"{what}; the network keeps its state of step {self.good_step}. Lower the learning rates "
+            "(rates=probq.Rates(...)) or check the data"
+        )
 
 
 def _told(error: Exception) -> tuple[ProbqError, BaseException | None]:

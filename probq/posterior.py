@@ -46,11 +46,14 @@ def save(q: Quantized, path: str | PathLike[str]) -> None:
     a budget on a cost of the user's own and a likelihood of the user's own, is left out; a note in `notes` says so.
 
     Raises:
-        ProbqError: if the file cannot be written.
+        ProbqError: if the file cannot be written, or a number is not finite; what stands at the path then stays.
     """
     notes = list(q.notes)
     budget, likelihood = _budget_entries(q.budget, notes), _likelihood_entry(q.likelihood, notes)
     tensors, tied = _tensors(q, keep_likelihood=likelihood["kind"] != "none")
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ProbqError(f"{name} holds a number that is not finite, so nothing is saved; fit again")
     content = {
         "layers": [asdict(layer) for layer in q.layers],
         "quantizers": {name: _quantizer_entry(quantizer) for name, quantizer in q.named_quantizers()},

@@ -15,6 +15,7 @@ from probq.decide import sample
 from probq.errors import ProbqError
 from probq.program import Observation
 from probq.quantized import Quantized
+from probq.random_stream import Stream
 
 MOST_CODES = 2**24  # codes of drawn networks held at once
 
@@ -62,9 +63,7 @@ def predictive(
         ProbqError: if the targets do not fit the likelihood.
     """
     log_likelihood, replicated = [], []
-    with torch.random.fork_rng(devices=[], enabled=seed is not None):
-        if seed is not None:
-            torch.manual_seed(seed)
+    with Stream(seed).drawing():
         for x, y in data:
             laws = [q.law(output, y) for output in q.outputs(list(assignments), x)]
             try:

@@ -29,14 +29,12 @@ from probq.quantizer import InputQuantizer
 from probq.rounding import code_levels
 from probq.stacked import like, stacked
 from probq.ties import tied_sites
-from probq.tracing.arguments import arguments
+from probq.tracing.arguments import arguments, first_rows, signature
 from probq.tracing.layer import Layer
 from probq.tracing.trace import trace
 from probq.unfitted import warn_unfitted
 from probq.untuned import untuned, warn_untuned
 from probq.weight_quantizer import WeightQuantizer
-
-ROWS = 16  # of the example that are kept for the check of the integers
 
 
 class Quantized(Program):
@@ -201,6 +199,7 @@ class Quantized(Program):
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)]) + ")"
 
 
+@torch.inference_mode(False)
 def quantize(
     net: nn.Module, example: Any, plan: Planner | None = None, likelihood: Likelihood | None = None
 ) -> Quantized:
@@ -259,7 +258,7 @@ def quantize(
     tables = activations(copied, found, plans)
     sites = tied_sites(ties, weights, inputs)
     quantized = Quantized(copied, tuple(layers), weights, inputs, tuple(notes), likelihood, tables, sites)
-    quantized.signature, quantized.example = signature(example), _rows(example)
+    quantized.signature, quantized.example = signature(example), first_rows(example)
     _foresee(quantized, warn=all(own is not None and own.activation for own in plans.values()))
     return quantized.train(net.training)
 
@@ -272,11 +271,6 @@ def _foresee(q: Quantized, warn: bool) -> None:
         q.notes = (*q.notes, note)
         if warn:
             warnings.warn(note, UserWarning, stacklevel=3)
-
-
-def _rows(example: Any) -> tuple[Any, ...]:
-    """The arguments of an example, a copy of a few rows of each, on the CPU."""
-    return tuple(a[:ROWS].detach().cpu().clone() if isinstance(a, Tensor) else a for a in arguments(example))
 
 
 def _weight_quantizer(net: nn.Module, layer: Layer, plan: Plan) -> WeightQuantizer:
@@ -292,8 +286,3 @@ def _as_shipped(net: nn.Module, layer: Layer, multipliers: int) -> Tensor:
     folded = fold(net, layer)
     weight = net.get_parameter(layer.weight).detach()
     return weight if folded is None else weight * per_channel(folded.rest(multipliers), layer)
-
-
-def signature(example: Any) -> tuple[tuple[tuple[int, ...], torch.dtype], ...]:
-    """Shape without the batch, and type, of every tensor among the network's arguments."""
-    return tuple((tuple(a.shape[1:]), a.dtype) for a in arguments(example) if isinstance(a, Tensor))

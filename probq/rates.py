@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
+from probq.errors import ProbqError, sentence
 from probq.quantized import Quantized
 
 GATES = 20  # times the rate of the weights
@@ -27,6 +30,22 @@ class Rates:
     scales: float = 5e-3
     gates: float | None = None
     spread: float = 5e-3
+
+
+def check_optimizer(optimizer: Any) -> None:
+    """Raise unless `optimizer` makes an optimizer of parameter groups with rates of their own."""
+    hint = "optimizer makes an optimizer of parameter groups, such as torch.optim.Adam or lambda groups: AdamW(groups)"
+    if isinstance(optimizer, Optimizer):
+        name = type(optimizer).__name__
+        raise ProbqError(f"{hint}; give the class instead of an optimizer that was made before ({name})")
+    if not callable(optimizer):
+        raise ProbqError(f"{hint}, not {optimizer!r}")
+    try:
+        made = optimizer([{"params": [torch.zeros(1, requires_grad=True)], "lr": rate} for rate in (1e-3, 1e-2)])
+    except (TypeError, ValueError) as error:
+        raise ProbqError(f"{hint}; what was given fails with it: {sentence(error)}") from error
+    if not isinstance(made, Optimizer):
+        raise ProbqError(f"{hint}; what was given makes a {type(made).__name__}")
 
 
 def groups(q: Quantized, rates: Rates, searching: int | None) -> list[dict[str, Any]]:

@@ -30,6 +30,8 @@ ORDER = (
     },
     {
         "codebooks",
+        "random_stream",
+        "gradients",
         "rounding",
         "stochastic_rounding",
         "gate_gradients",

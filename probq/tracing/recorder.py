@@ -106,7 +106,7 @@ class Recorder(TorchDispatchMode):
         record.first &= not x.requires_grad
         if x.is_floating_point():
             record.smallest = min(record.smallest, float(x.detach().min()))
-            self.samples.setdefault(name, x.detach())
+            self.samples.setdefault(name, x.detach().clone())
 
     def _leave(self, name: str) -> Any:
         def hook(module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:

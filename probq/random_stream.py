@@ -1,0 +1,70 @@
+"""Random numbers of a call's own, although torch and Pyro keep theirs for the whole process."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+T = TypeVar("T")
+
+# What torch and Pyro keep once for the whole process has one lock for the whole process; it holds no state of ours.
+_PROCESS = threading.RLock()
+
+
+class Stream:
+    """Random numbers that a seed decides; without a seed, those of torch's global random state.
+
+    Args:
+        seed: 0 or more, or None.
+    """
+
+    def __init__(self, seed: int | None) -> None:
+        self.seed = seed
+        self._state: Tensor | None = None
+
+    @contextmanager
+    def drawing(self) -> Iterator[None]:
+        """Within: torch's global random state on the CPU is this stream's, and no other thread is within.
+
+        Afterwards it is what it was. Pyro's stack of handlers is the caller's alone too.
+        """
+        with _PROCESS:
+            if self.seed is None:
+                yield
+                return
+            before = torch.get_rng_state()
+            if self._state is None:
+                torch.manual_seed(self.seed)
+            else:
+                torch.set_rng_state(self._state)
+            try:
+                yield
+            finally:
+                self._state = torch.get_rng_state()
+                torch.set_rng_state(before)
+
+
+class Apart(Iterator[T], Generic[T]):
+    """An iterator whose items are each made with random numbers of its own, and with gradients on.
+
+    Args:
+        items: a generator that may be suspended for as long as its user likes.
+        stream: its random numbers.
+    """
+
+    def __init__(self, items: Iterator[T], stream: Stream) -> None:
+        self._items, self.stream = items, stream
+
+    def __next__(self) -> T:
+        with self.stream.drawing(), torch.inference_mode(False), torch.enable_grad():
+            return next(self._items)
+
+    def close(self) -> None:
+        """End the generator where it stands."""
+        with self.stream.drawing():
+            self._items.close()  # type: ignore[attr-defined]

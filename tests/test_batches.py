@@ -1,0 +1,98 @@
+"""Batches in the forms in which people have them: what is read, and what is refused with what to give instead."""
+
+import collections
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
+
+import probq
+from probq import ProbqError
+from probq.batches import Batches
+
+X, Y = torch.randn(48, 4), torch.arange(48) % 3
+PAIRS = [(X[k : k + 16], Y[k : k + 16]) for k in range(0, 48, 16)]
+CPU = torch.device("cpu")
+
+
+class Lines(IterableDataset[Any]):
+    """Examples without a length, as a file has them."""
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return zip(X, Y, strict=True)
+
+
+class Counted(Lines):
+    def __len__(self) -> int:
+        return len(X)
+
+
+class Again:
+    """Can be read again and again, and has no length."""
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return iter(PAIRS)
+
+
+SOURCES: dict[str, Any] = {
+    "list": lambda: PAIRS,
+    "generator": lambda: (pair for pair in PAIRS),
+    "map": lambda: map(tuple, PAIRS),
+    "iterable without length": Again,
+    "iterable data set": lambda: DataLoader(Lines(), batch_size=16),
+    "iterable data set with length": lambda: DataLoader(Counted(), batch_size=16, generator=torch.Generator()),
+    "slice of a loader": lambda: itertools.islice(DataLoader(Lines(), batch_size=16), 3),
+}
+
+
+def network() -> probq.Quantized:
+    torch.manual_seed(0)
+    return probq.quantize(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)), X)
+
+
+@pytest.mark.parametrize("make", SOURCES.values(), ids=SOURCES)
+def test_every_source_is_read_to_its_end_as_often_as_needed(make: Any) -> None:
+    data = Batches(make(), CPU)
+    assert (len(data), data.size) == (3, 48)
+    for _ in range(2):
+        assert torch.equal(torch.cat([x for x, _ in data]), X)
+
+
+@pytest.mark.parametrize("make", SOURCES.values(), ids=SOURCES)
+def test_every_source_fits_and_validates_alike(make: Any) -> None:
+    losses = [step.loss for step in probq.fit(network(), PAIRS, epochs=2, seed=0, progress=False).steps]
+    history = probq.fit(network(), make(), epochs=2, seed=0, validation=make(), progress=False, evaluations=0)
+    assert [step.loss for step in history.steps] == losses
+    assert len(history.validation) == 2
+    assert probq.decide(network(), probq.Budget(percent=2), make(), evaluations=3, progress=False).percent() <= 2
+
+
+REFUSED: dict[str, tuple[Any, str]] = {
+    "mapping": ({"x": X, "y": Y}, r"a mapping with the keys 'x', 'y'; give pairs, such as \[\(b\['x'\], b\[...\]\)"),
+    "empty mapping": ({}, "a mapping with the keys"),
+    "named parts": (
+        collections.namedtuple("Named", "x, y, weight")(X, Y, Y),
+        "has 3 parts; give pairs, several inputs as a tuple",
+    ),
+    "targets in a list": ((X, Y.tolist()), "a list as target; give torch.as_tensor"),
+    "targets of numpy": ((X, np.arange(48)), "a ndarray as target; give torch.as_tensor"),
+    "inputs in a mapping": (({"x": X}, Y), "mapping with the keys 'x'; probq calls networks by position"),
+    "tensor": (X, "but a Tensor"),
+    "nothing": (None, "but a NoneType"),
+}
+
+
+@pytest.mark.parametrize(("batch", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_is_no_pair_is_told_with_what_to_give(batch: Any, message: str) -> None:
+    for call in (
+        lambda: probq.fit(network(), [batch], progress=False),
+        lambda: probq.decide(network(), probq.Budget(percent=2), [batch], progress=False),
+    ):
+        with pytest.raises(ProbqError, match=message) as caught:
+            call()
+        assert len(str(caught.value)) < 300
