@@ -283,7 +283,8 @@ class Network(nn.Module):
 def _rounder(quantizer: InputQuantizer, onehot: Tensor, exact: bool, first: bool) -> Callable[[Tensor], Tensor]:
     if not exact:
         return lambda x: quantizer(x, onehot)
-    return lambda x: quantizer(x, onehot, 0.0 if first else error_of_sums(x))  # nothing has computed the first
+    # a network may itself have made its input float32, which nothing has computed otherwise
+    return lambda x: quantizer(x.double(), onehot, 0.0 if first else error_of_sums(x))
 
 
 def _shifted(bias: Tensor | None) -> Callable[[Tensor], Tensor]:

@@ -35,8 +35,8 @@ def check_inputs(q: Network, source: Node) -> Iterator[tuple[Any, ...]]:
 def _random(source: Node, shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator) -> Tensor:
     given = source.attributes
     if not dtype.is_floating_point:
-        most = given["count"] if given.get("index") else 2 if dtype == torch.bool else 128
-        return torch.randint(most, shape, generator=generator).to(dtype)
+        low, high = (0, given["count"] - 1) if given.get("index") else (given["lo"], given["hi"])
+        return torch.randint(low, high + 1, shape, generator=generator).to(dtype)
     low, high = (given.get("start", 0) + given.get("step", 1) * int(given.get(end, 0)) for end in ("lo", "hi"))
     halves = torch.randint(2 * low - 3, 2 * high + 4, shape, generator=generator)
     return halves.to(dtype) * (given.get("scale", 1.0) / 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import MappingProxyType
 
 from probq.errors import ProbqError
@@ -18,6 +19,7 @@ def emitted(output: Value) -> tuple[list[Node], str]:
     nodes: list[Node] = []
     names: dict[int, str] = {}
     taken: dict[str, int] = {}
+    sources: dict[tuple[str, ...], int] = {}
     stack: list[tuple[Value, bool]] = [(output, False)]
     while stack:
         value, ready = stack.pop()
@@ -31,10 +33,21 @@ def emitted(output: Value) -> tuple[list[Node], str]:
         if value.op == "scaled" and (value.tensors["multiplier"] == 1).all():  # the same integers, worth more or less
             names[id(value)] = names[id(value.parents[0])]
             continue
+        key = (
+            value.where,
+            *(str(value.attributes.get(name)) for name in ("index", "scale", "lo", "hi", "start", "step")),
+        )
+        if value.op == "input" and key in sources:
+            place = sources[key]
+            nodes[place] = _for_all(nodes[place], value)
+            names[id(value)] = nodes[place].name
+            continue
         op = EMITTED.get(value.op, value.op)
         base = (value.quantizer if op in NAMED else "") or op  # a network that is one layer has no name
         taken[base] = taken.get(base, 0) + 1
         names[id(value)] = base if taken[base] == 1 else f"{base}@{taken[base]}"
+        if op == "input":
+            sources[key] = len(nodes)
         nodes.append(
             Node(
                 names[id(value)],
@@ -46,12 +59,29 @@ def emitted(output: Value) -> tuple[list[Node], str]:
                 value.bound,
             )
         )
-    if taken.get("input", 0) != 1:
+    _check_one([where for where, *_ in sources])
+    return nodes, names[id(output)]
+
+
+def _for_all(node: Node, value: Value) -> Node:
+    """An input's node for one more that reads it: indices that the smallest of several embeddings has, too."""
+    counts = [part["count"] for part in (node.attributes, value.attributes) if "count" in part]
+    return replace(node, attributes={**node.attributes, "count": min(counts)}) if counts else node
+
+
+def _check_one(sources: list[str]) -> None:
+    """Raise unless one input, in one scale, is all that the nodes read."""
+    names = sorted({where.rpartition(" ")[2] for where in sources})
+    if len(names) > 1:
+        raise ProbqError(
+            f"the network computes with {' and '.join(names)}, but an integer model has one input; join numbers "
+            "outside of the network and slice them inside, and embed indices outside of it"
+        )
+    if len(sources) != 1:
         raise ProbqError(
             "the network's input enters layers with different scales or widths, so it cannot be lowered; give those "
             "layers one network_input ladder and one scale, or let one layer read the input"
         )
-    return nodes, names[id(output)]
 
 
 def _refused(value: Value) -> None:

@@ -6,6 +6,7 @@ import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,22 @@ from probq.lowering.arithmetic import ARITHMETIC
 from probq.lowering.exported import BATCH, Mark, exported, module_name, named_arguments, operation, where_of
 from probq.lowering.layers import Layers, geometry
 from probq.lowering.moves import PARTS
-from probq.lowering.operations import OPERATIONS
+from probq.lowering.operations import OPERATIONS, whole_numbers
 from probq.lowering.tables import MODULES, argument, table
 from probq.lowering.values import Value, common, refusal
 from probq.network import Network
+
+_RECURRENT = (
+    "a recurrent module computes its products inside, where nothing can be rounded; take convolutions instead, or end "
+    "the network before it"
+)
+_NORMED = "max_norm changes rows as they are looked up; rescale them once, and give the embedding no max_norm"
+# Operations that people meet, and what to do about them.
+INSTEAD = MappingProxyType(
+    dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), _RECURRENT)
+    | dict.fromkeys(("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"), _RECURRENT)
+    | dict.fromkeys(("embedding_renorm", "embedding_renorm_"), _NORMED)
+)
 
 
 @dataclass(frozen=True)
@@ -79,8 +92,12 @@ class Walk:
 
     def _input(self, node: Any) -> Value:
         value = node.meta["val"]
-        shape = tuple(int(n) for n in value.shape[1:])
-        return Value("real" if value.is_floating_point() else "index", (), shape, "the network's input")
+        shape, name = tuple(int(n) for n in value.shape[1:]), f"the network's input {node.name}"
+        if value.is_floating_point():
+            return Value("real", (), shape, name)
+        ends = (0, 1) if value.dtype == torch.bool else (torch.iinfo(value.dtype).min, torch.iinfo(value.dtype).max)
+        low, high = map(np.array, ends)
+        return Value("index", (), shape, name, low=low, high=high)
 
     def _output(self) -> Value:
         returned = [self.values.get(node) for node in self.graph.nodes if node.name in self.graph.outputs]
@@ -117,10 +134,11 @@ class Walk:
         if any(each.dtype not in (torch.float32, torch.float64) for each in outs):
             raise refusal(where, f"it computes in {str(outs[0].dtype).removeprefix('torch.')}")
         shapes = [tuple(int(n) for n in each.shape[1:]) for each in outs]
-        if name in ARITHMETIC:
-            given = [self._constant(a) if self._is_constant(a) else self._operand(a) for a in node.args]
-            return ARITHMETIC[name](given[0], where, shapes[0], *given[1:], **node.kwargs)
-        args, kwargs = [self._operand(a) for a in node.args], dict(node.kwargs)
+        constants = name in ARITHMETIC
+        args = [self._constant(a) if constants and self._is_constant(a) else self._operand(a) for a in node.args]
+        args, kwargs = [whole_numbers(a, where) for a in args], dict(node.kwargs)
+        if constants:
+            return ARITHMETIC[name](args[0], where, shapes[0], *args[1:], **kwargs)
         if name in PARTS:
             return PARTS[name](args[0], where, shapes, *args[1:], **kwargs)
         return OPERATIONS[name](args[0], where, shapes[0], *args[1:], **kwargs)
@@ -209,7 +227,7 @@ def _check_not_random(node: Any) -> None:
     if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
         return
     given = named_arguments(node)
-    if given.get("training", given.get("dropout_p", 1.0) > 0):
+    if given.get("training", given.get("train", given.get("dropout_p", 1.0) > 0)):
         raise refusal(
             where_of(node),
             "it draws random numbers when the network is evaluated, as a dropout does that is never switched off; "
@@ -236,6 +254,8 @@ def _layer_of(value: Value) -> str:
 
 def _why(name: str, node: Any) -> str:
     """Why an operation has no integer form, and what to do."""
+    if name in INSTEAD:
+        return INSTEAD[name]
     module = MODULES.get(name.removesuffix("_"))
     if module is None:
         return f"probq has no exact integer form of {name}; replace it, or end the network before it"

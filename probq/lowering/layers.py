@@ -35,7 +35,6 @@ class Layers:
     def __init__(self, q: Network, onehots: Mapping[str, Tensor], codes: Mapping[str, np.ndarray]) -> None:
         self.q, self.onehots, self.codes = q, onehots, codes
         self.requantizer = Requantizer()
-        self._indices: dict[tuple[int, int], Value] = {}
 
     def rounded(self, layer: Layer, x: Value) -> Value:
         """The value of a layer's input, rounded."""
@@ -153,9 +152,8 @@ class Layers:
         factor, exponent = _multiplier(self.q.weight_step(layer, rung))
         exponent = exponent - finer
         source = Value(
-            "input", (), x.shape, where, attributes={"shape": list(x.shape), "index": True, "count": len(weight)}
+            "input", (), x.shape, x.where, attributes={"shape": list(x.shape), "index": True, "count": len(weight)}
         )
-        source = self._indices.setdefault((id(x), len(weight)), source)
         low, high = weight.min(0), weight.max(0)
         exponent, factor, low, high = (
             _spread(a.reshape(-1) if a.size > 1 else a.reshape(()), "linear", len(shape))

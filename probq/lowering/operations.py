@@ -12,12 +12,26 @@ import numpy as np
 from probq.lowering.moves import MOVES, piece
 from probq.lowering.values import Value, aligned, clipped, compressed, refusal
 
+WIDEST = 2**16  # of whole numbers that enter the network
+
 
 def numbers(where: str, value: Value) -> Value:
     """The value itself, unless it is the network's own input, which no quantizer has rounded yet."""
     if value.op in ("real", "index"):
         raise refusal(where, "it works on the network's own input before any layer; do it outside of the network")
     return value
+
+
+def whole_numbers(given: Any, where: str) -> Any:
+    """An operand, where it is the network's own input of whole numbers as integers that are worth themselves."""
+    if not isinstance(given, Value) or given.op != "index":
+        return given
+    if given.bound > WIDEST:
+        raise refusal(
+            where, "it computes with whole numbers of any size; give uint8, or 16 bits at most, or real numbers"
+        )
+    attributes = {"shape": list(given.shape), "scale": 1.0, "lo": int(given.low), "hi": int(given.high)}
+    return Value("input", (), given.shape, given.where, low=given.low, high=given.high, attributes=attributes)
 
 
 def same(value: Value, *_: Any) -> Value:
