@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from probq.codebooks.codebook import half_up
 from probq.estimators import drawn_law
 from probq.expectation import Tables, expectation
 from probq.fold import Fold, fold
-from probq.headroom import least_scale, with_room
+from probq.headroom import with_room
 from probq.likelihoods import Likelihood
 from probq.quantizer import InputQuantizer, Quantizer, Rung, error_of_sums
 from probq.rounding import Grids
@@ -187,7 +188,7 @@ class Network(nn.Module):
             if layer.weight == name and (layer.input is None or layer.input in self.input_names):
                 x: Any = None if layer.input is None else self.quantizer(layer.input)
                 bias = None if layer.input is None else self.rounded_bias(layer, None)
-                rung = with_room(rung, least_scale(layer, rung, self.location(name, rung), bias, x))
+                rung = with_room(rung, layer, partial(self.location, name, rung), bias, x)
         return rung
 
     def run(self, onehots: Mapping[str, Tensor], levels: Mapping[str, Tensor], x: Any, exact: bool = False) -> Any:

@@ -118,7 +118,7 @@ def _bias(plain: Mapping[str, np.ndarray], net: nn.Module, layer: Layer) -> np.n
 
 
 def _least_scale(q: Program, layer: Layer, weight: np.ndarray, bias: Any, scales: np.ndarray) -> float:
-    """What the scales of a weight with integer levels have to be, for sums up to 2^24 and biases up to 2^26."""
+    """What the scales of a weight with integer levels have to be, for sums of about 2^23 and biases of 2^25."""
     others = tuple(axis for axis in range(len(layer.shape)) if axis != layer.channel_axis)
     reach, unit = np.abs(weight).max(), 1.0
     if layer.input is not None:
@@ -127,9 +127,9 @@ def _least_scale(q: Program, layer: Layer, weight: np.ndarray, bias: Any, scales
         most = max(scale * np.abs(book_levels(quantizer, k)).max() for k, scale in enumerate(inputs))
         reach, unit = np.abs(weight).sum(others).max() * most, inputs.min()
     offset = 0.0 if bias is None or layer.input is None else np.abs(bias).max()
-    least = min(max(reach, offset) / unit / 2.0**24, scales.max() / 8)
-    least = max(least, offset / unit / 2.0**26) if offset > reach else least
-    return float(2.0 ** np.ceil(np.log2(least))) if least else 0.0
+    least = min(max(reach, offset) / unit / 2.0**23, scales.max() / 8)
+    least = max(least, offset / unit / 2.0**25) if offset > reach else least
+    return float(2.0 ** np.floor(np.log2(least))) if least else 0.0
 
 
 def _rounding(scale: float, levels: np.ndarray) -> Any:
