@@ -123,3 +123,13 @@ def test_averages_whose_sum_is_zero_lie_on_a_tie_at_zero():
     for power in (-24, 0, 10):
         q.inputs["c.input"].log2_scale.data.fill_(power)
         assert np.array_equal(real(probq.lower(q), x), q(x.double()).detach().numpy())
+
+
+def test_outputs_of_more_than_24_bits_that_indices_give_in_float32():
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(12, 64)).eval(), torch.randint(0, 9, (32, 3))
+    net[2].bias.data = torch.empty(64).uniform_(-3000, 3000)
+    q = probq.quantize(net, x, plan=FLOOR["dyadic"])
+    model = probq.lower(q)
+    assert np.abs(model(x)).max() > 2**24
+    assert np.array_equal(real(model, x).astype(np.float32), q(x).detach().numpy())
