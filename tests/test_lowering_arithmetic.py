@@ -58,6 +58,9 @@ EXACT = {
     "parameter": lambda net, a, b: a * net.powers - net.powers,
     "constant of the forward": lambda net, a, b: torch.tensor(OFFSETS.tolist()) - b,
     "computed constant": lambda net, a, b: a + (net.offsets[None] * 2).abs(),
+    "sum over an axis": lambda net, a, b: a - b.sum(1, keepdim=True),
+    "sum of a stack": lambda net, a, b: torch.stack([a, b, -a], 1).sum(1),
+    "mean of a stack": lambda net, a, b: torch.stack((a.relu(), b, a), -1).mean(-1),
     "twice": lambda net, a, b: a / 4 + a * 2 - (a - b),
 }
 

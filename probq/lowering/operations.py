@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from probq.lowering.moves import MOVES, piece
+from probq.lowering.moves import MOVES, piece, reshape
 from probq.lowering.values import Value, aligned, clipped, compressed, refusal
 
 WIDEST = 2**16  # of whole numbers that enter the network
@@ -135,13 +136,13 @@ def adaptive_avg_pool(value: Value, where: str, shape: tuple[int, ...], size: An
     return avg_pool(value, where, shape, [a // b for a, b in zip(inside, outside, strict=True)])
 
 
-def mean(value: Value, where: str, shape: tuple[int, ...], axes: Any, keepdims: bool = False, **_: Any) -> Value:
-    """Mean over axes other than the batch."""
+def total(value: Value, where: str, shape: tuple[int, ...], axes: Any, keepdims: bool = False, **_: Any) -> Value:
+    """Sum over axes other than the batch."""
     value = numbers(where, value)
     rank = len(value.shape) + 1
     inner = sorted(axis % rank - 1 for axis in (axes if isinstance(axes, list | tuple) else [axes]))
     if inner[0] < 0:
-        raise refusal(where, "it averages over the batch")
+        raise refusal(where, "it sums over the batch")
     if value.exponent.ndim and any(value.exponent.shape[axis] > 1 for axis in inner):
         value = aligned(value, int(value.exponent.min()), value.divisor)
     count = math.prod(value.shape[axis] for axis in inner)
@@ -152,7 +153,14 @@ def mean(value: Value, where: str, shape: tuple[int, ...], axes: Any, keepdims: 
             exponent if keepdims else exponent.reshape([n for k, n in enumerate(exponent.shape) if k not in inner])
         )
     low, high = np.array(min(0, int(value.low.min())) * count), np.array(max(0, int(value.high.max())) * count)
-    return Value("sum", (value,), shape, where, exponent, value.divisor * count, low, high, attributes)
+    return Value("sum", (value,), shape, where, exponent, value.divisor, low, high, attributes)
+
+
+def mean(value: Value, where: str, shape: tuple[int, ...], axes: Any, keepdims: bool = False, **_: Any) -> Value:
+    """Mean over axes other than the batch."""
+    result = total(value, where, shape, axes, keepdims)
+    count = math.prod(value.shape) // math.prod(shape)
+    return replace(result, divisor=result.divisor * count)
 
 
 def _summed(
@@ -161,6 +169,13 @@ def _summed(
     low, high = _everywhere(value)
     low, high = np.minimum(low, 0) * count, np.maximum(high, 0) * count
     return Value("sum_pool", (value,), shape, where, value.exponent, value.divisor * divisor, low, high, attributes)
+
+
+def stack(values: Sequence[Value], where: str, shape: tuple[int, ...], axis: int = 0) -> Value:
+    """Concatenation along an axis of its own."""
+    inner = axis % (len(shape) + 1) - 1
+    apart = (*shape[:inner], 1, *shape[inner + 1 :])
+    return concat([reshape(value, where, apart) for value in values], where, shape, inner + 1)
 
 
 def concat(values: Sequence[Value], where: str, shape: tuple[int, ...], axis: int = 0) -> Value:
@@ -223,8 +238,8 @@ OPERATIONS: Mapping[str, Callable[..., Value]] = MappingProxyType(
         "max_pool1d": max_pool, "max_pool2d": max_pool, "max_pool3d": max_pool,
         "avg_pool1d": avg_pool, "avg_pool2d": avg_pool, "avg_pool3d": avg_pool,
         "adaptive_avg_pool1d": adaptive_avg_pool, "adaptive_avg_pool2d": adaptive_avg_pool,
-        "adaptive_avg_pool3d": adaptive_avg_pool, "mean": mean,
-        "cat": concat, "slice_scatter": replaced, "copy": copied,
+        "adaptive_avg_pool3d": adaptive_avg_pool, "mean": mean, "sum": total,
+        "cat": concat, "stack": stack, "slice_scatter": replaced, "copy": copied,
         **MOVES,
     }
 )  # fmt: skip
