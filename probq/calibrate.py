@@ -100,7 +100,8 @@ def has_norms(q: Program) -> bool:
 
 
 def _norms(q: Program) -> list[Any]:
-    return [m for m in q.net.modules() if isinstance(m, NORMS) and m.track_running_stats]
+    named = q.net.named_modules()
+    return [m for name, m in named if isinstance(m, NORMS) and m.track_running_stats and name not in q.held]
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -89,3 +90,10 @@ def foldable(net: nn.Module, layer: Layer) -> bool:
         return False
     norm = net.get_submodule(layer.norm)
     return bool(norm.num_features == layer.shape[layer.channel_axis]) and norm.running_mean is not None
+
+
+def shifted(bias: Tensor | None) -> Callable[[Tensor], Tensor]:
+    """What stands in for a folded normalisation: nothing, or the bias that its layer has no place for."""
+    if bias is None:
+        return lambda x: x
+    return lambda x: x + bias.to(x.dtype).reshape([1, -1] + [1] * (x.dim() - 2))

@@ -16,7 +16,7 @@ from probq.activations import Activation, hooks
 from probq.codebooks.codebook import half_up
 from probq.estimators import drawn_law
 from probq.expectation import Tables, expectation
-from probq.fold import Fold, fold
+from probq.fold import Fold, fold, shifted
 from probq.headroom import with_room
 from probq.likelihoods import Likelihood
 from probq.quantizer import InputQuantizer, Quantizer, Rung, error_of_sums
@@ -48,6 +48,7 @@ class Network(nn.Module):
         calibrated: whether the inputs' scales were set from data.
         signature: shape without the batch, and type, of the tensors among the network's arguments.
         example: the arguments that `quantize` was given, a few rows of them; none in a loaded posterior.
+        held: names of the batch normalisations whose statistics stay what they are.
         sites: for each quantizer that a plan tied to an earlier one, the name of that one.
     """
 
@@ -75,6 +76,7 @@ class Network(nn.Module):
         self.budget: Any = None
         self.folded, self.rounding = False, False
         self.calibrated = False
+        self.held: tuple[str, ...] = ()
         self.signature: tuple[tuple[tuple[int, ...], torch.dtype], ...] = ()
         self.example: tuple[Any, ...] = ()
 
@@ -108,12 +110,11 @@ class Network(nn.Module):
         return next(self.parameters()).device
 
     def train(self, mode: bool = True) -> Any:
-        """Training mode, with folded batch normalisation frozen: what ships is what is trained."""
+        """Training mode, with folded and held batch normalisation frozen: what ships is what is trained."""
         super().train(mode)
-        if self.folded:
-            for module in self.net.modules():
-                if isinstance(module, NORMS):
-                    module.eval()
+        for name, module in self.net.named_modules():
+            if isinstance(module, NORMS) and (self.folded or name in self.held):
+                module.eval()
         return self
 
     def named_sites(self) -> Iterator[tuple[str, Quantizer]]:
@@ -244,7 +245,7 @@ class Network(nn.Module):
         if place is not None and bias is not None:
             tensors[f"{layer.name}.bias"] = bias if exact else bias.to(place.dtype)
         if layer.norm is not None and self.folded:
-            outputs[layer.norm] = _shifted(None if has_place else bias)
+            outputs[layer.norm] = shifted(None if has_place else bias)
 
     def rounded_bias(self, layer: Layer, step: Tensor | None) -> Tensor | None:
         """Bias of a layer, normalisation folded in, rounded to multiples of its accumulator's `step`; None without.
@@ -286,13 +287,6 @@ def _rounder(quantizer: InputQuantizer, onehot: Tensor, exact: bool, first: bool
         return lambda x: quantizer(x, onehot)
     # a network may itself have made its input float32, which nothing has computed otherwise
     return lambda x: quantizer(x.double(), onehot, 0.0 if first else error_of_sums(x))
-
-
-def _shifted(bias: Tensor | None) -> Callable[[Tensor], Tensor]:
-    """What stands in for a folded normalisation: nothing, or the bias that its layer has no place for."""
-    if bias is None:
-        return lambda x: x
-    return lambda x: x + bias.to(x.dtype).reshape([1, -1] + [1] * (x.dim() - 2))
 
 
 def _half_up_through(u: Tensor) -> Tensor:

@@ -60,6 +60,7 @@ def save(q: Quantized, path: str | PathLike[str]) -> None:
         "activations": {name: [a.bits, a.signed] for name, a in q.activations.items()},
         "tied": tied,
         "sites": q.sites,
+        "held": list(q.held),
         "frozen": [name for name, parameter in q.named_parameters() if not parameter.requires_grad],
         "signature": [[list(shape), str(dtype).removeprefix("torch.")] for shape, dtype in q.signature],
         "temperature": q.temperature,
@@ -145,7 +146,7 @@ def _assembled(manifest: Mapping[str, Any], tensors: Mapping[str, Tensor], net: 
     q.temperature, q.budget = float(manifest["temperature"]), _budgets(manifest["budget"])
     q.folded, q.calibrated = bool(manifest["folded"]), bool(manifest["calibrated"])
     q.signature = tuple((tuple(shape), DTYPES[dtype]) for shape, dtype in manifest["signature"])
-    frozen = set(manifest["frozen"])
+    q.held, frozen = tuple(manifest.get("held", ())), set(manifest["frozen"])
     for name, parameter in q.named_parameters():
         parameter.requires_grad_(parameter.is_floating_point() and name not in frozen)
     q.to(next((p.device for p in net.parameters()), torch.device("cpu")))

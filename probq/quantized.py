@@ -20,6 +20,7 @@ from probq.decide import mode as most_probable
 from probq.decide import sample as draws_within
 from probq.errors import ProbqError
 from probq.fold import fold, per_channel
+from probq.frozen import freezing_notes, held_norms, respected
 from probq.likelihoods import Likelihood
 from probq.lowering.foreseen import foreseen_refusal
 from probq.norms import checked_norms
@@ -232,7 +233,7 @@ def quantize(
     notes = list(found.notes)
     plans: dict[str, Plan | None] = {}
     for place, layer in enumerate(layers):
-        own = plans[layer.name] = plan_for(Plan() if plan is None else plan, layer)
+        own = plans[layer.name] = respected(plan_for(Plan() if plan is None else plan, layer), copied, layer)
         if own is None:
             layers[place] = replace(layer, norm=None)  # nothing is folded into what stays float
             notes.append(f"{layer.name} stays float, as planned; it counts as 32 x 32 bits")
@@ -253,12 +254,12 @@ def quantize(
         raise ProbqError("the plan leaves every layer in float; let it return a Plan for at least one layer")
     for note in found.notes:
         warnings.warn(note, UserWarning, stacklevel=2)
-    for parameter in copied.parameters():
-        parameter.requires_grad_(parameter.is_floating_point())
+    notes += freezing_notes(copied)
     tables = activations(copied, found, plans)
     sites = tied_sites(ties, weights, inputs)
     quantized = Quantized(copied, tuple(layers), weights, inputs, tuple(notes), likelihood, tables, sites)
     quantized.signature, quantized.example = signature(example), first_rows(example)
+    quantized.held = held_norms(copied)
     _foresee(quantized, warn=all(own is not None and own.activation for own in plans.values()))
     return quantized.train(net.training)
 

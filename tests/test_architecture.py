@@ -63,7 +63,7 @@ ORDER = (
         "neighbours",
         "search",
     },
-    {"substitute", "fold", "headroom", "norms", "network", "unfitted"},
+    {"substitute", "fold", "frozen", "headroom", "norms", "network", "unfitted"},
     {"program"},
     {"limited"},
     {"decide", "stacked", "leave_one_out"},
