@@ -173,14 +173,17 @@ def total(layers: Iterable[Layer], widths: Mapping[str, Any], cost: Cost = bops)
         widths: bits of each quantizer, an int or an array; what is not named counts 32 bits.
         cost: the cost.
     """
-    layers, parts = tuple(layers), []
-    for layer in layers:
-        input_bits = int(widths.get(layer.input or "", FLOAT_BITS))
-        bits, counts = np.unique(np.asarray(widths.get(layer.weight, FLOAT_BITS)), return_counts=True)
-        every = sum(float(cost(layer, int(b), input_bits)) * int(n) for b, n in zip(bits, counts, strict=True))
-        left = _left(layer, layers, widths) if isinstance(cost, Pruned) else 1.0
-        parts.append(left * every / int(counts.sum()))
-    return float(combined(parts, cost))
+    layers = tuple(layers)
+    return float(combined([part(layer, layers, widths, cost) for layer in layers], cost))
+
+
+def part(layer: Layer, layers: Sequence[Layer], widths: Mapping[str, Any], cost: Cost) -> float:
+    """What one layer of a network adds to `total`; it depends on its own widths, and on those of the layer it reads."""
+    input_bits = int(widths.get(layer.input or "", FLOAT_BITS))
+    bits, counts = np.unique(np.asarray(widths.get(layer.weight, FLOAT_BITS)), return_counts=True)
+    every = sum(float(cost(layer, int(b), input_bits)) * int(n) for b, n in zip(bits, counts, strict=True))
+    left = _left(layer, layers, widths) if isinstance(cost, Pruned) else 1.0
+    return left * every / int(counts.sum())
 
 
 def _left(layer: Layer, layers: Sequence[Layer], widths: Mapping[str, Any]) -> float:

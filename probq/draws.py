@@ -79,8 +79,9 @@ def _propose(
     rungs = np.empty((n, group.gates), dtype=np.int64)
     for value in np.unique(t):
         rows = np.flatnonzero(t == value)
-        u = generator.random((len(rows), group.gates, 1))
-        rungs[rows] = np.minimum((u > cumulative[value][None]).sum(2), last)
+        u = generator.random((len(rows), group.gates))
+        above = sum((u > ends).astype(np.int8) for ends in cumulative[value].T)  # a rung at a time needs less memory
+        rungs[rows] = np.minimum(above, last)
     owner = group.owner
     costs = [own[t] + cost[t[:, None], owner, rungs].sum(1) for own, cost in zip(group.own, group.shares, strict=True)]
     return t, rungs, np.stack(costs, 1)
@@ -94,19 +95,44 @@ def _draw(probs: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 def probability_within(problem: Problem, limit: Limits, draws: int = 20000, seed: int = 0) -> float:
     """`P(cost <= limit)` under the posterior: exact where the costs take few values, else from `draws` draws."""
     limits = np.broadcast_to(np.asarray(limit, float), problem.full.shape)
-    costs, probs = problem.constant[None], np.array([1.0])
-    for group in problem.groups:
-        states = _states(group)
-        if states is None or len(costs) * len(states[1]) * len(limits) ** 2 > 4_000_000:
+    every = [_states(group) for group in problem.groups]
+    if any(states is None for states in every):
+        return _drawn_probability(problem, limits, draws, seed)
+    states = [found for found in every if found is not None]
+    least, most = (_behind([end(costs, 0) for costs, _ in states], limits) for end in (np.min, np.max))
+    mass = np.cumprod([1.0, *(of_group.sum() for _, of_group in states[:0:-1])])[::-1]  # below 1 where rungs are barred
+    costs, probs, sure = problem.constant[None], np.array([1.0]), 0.0
+    slack = 1e-9 * np.abs(limits)
+    for place, (own_costs, own_probs) in enumerate(states):
+        if len(costs) * len(own_probs) * len(limits) ** 2 > 4_000_000:
             return _drawn_probability(problem, limits, draws, seed)
-        every = (costs[:, None] + states[0][None]).reshape(-1, len(limits))
-        if len(limits) == 1:
-            unique, inverse = np.unique(every[:, 0], return_inverse=True)
-            costs = unique[:, None]
-        else:
-            costs, inverse = np.unique(every, axis=0, return_inverse=True)
-        probs = np.bincount(inverse.reshape(-1), (probs[:, None] * states[1][None]).ravel())
-    return float(min(1.0, probs[(costs <= limits).all(1)].sum()))
+        costs, probs = _together(costs, probs, own_costs, own_probs)
+        inside = (costs + most[place] <= limits - slack).all(1)  # whatever the rest takes
+        sure += float(probs[inside].sum()) * mass[place]
+        open_ = ~inside & (costs + least[place] <= limits + slack).all(1)
+        costs, probs = costs[open_], probs[open_]
+    return float(min(1.0, sure + probs[(costs <= limits).all(1)].sum()))
+
+
+def _behind(ends: list[np.ndarray], limits: np.ndarray) -> list[np.ndarray]:
+    """For each group the sum of what all later ones take at least, or at most."""
+    sums = [np.zeros(len(limits))]
+    for end in reversed(ends[1:]):
+        sums.append(sums[-1] + end)
+    return sums[::-1]
+
+
+def _together(
+    costs: np.ndarray, probs: np.ndarray, own_costs: np.ndarray, own_probs: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Costs `[N, K]` of two independent parts together, each value once, and their probabilities `[N]`."""
+    every = (costs[:, None] + own_costs[None]).reshape(-1, costs.shape[1])
+    if every.shape[1] == 1:
+        unique, inverse = np.unique(every[:, 0], return_inverse=True)
+        result = unique[:, None]
+    else:
+        result, inverse = np.unique(every, axis=0, return_inverse=True)
+    return result, np.bincount(inverse.reshape(-1), (probs[:, None] * own_probs[None]).ravel(), len(result))
 
 
 def _states(group: Group) -> tuple[np.ndarray, np.ndarray] | None:

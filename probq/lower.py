@@ -45,8 +45,9 @@ def lower(q: Quantized, assignment: Assignment | None = None) -> IntegerModel:
     check_posterior(q, "lower")
     assignment = q.mode() if assignment is None else assignment
     fixed = q.at(assignment).cpu().eval()
+    own = codes(fixed, assignment.widths)
     for name in fixed.weight_names:
-        if not np.array_equal(codes(fixed, assignment.widths)[name], assignment.codes[name]):
+        if not np.array_equal(own[name], assignment.codes[name]):
             raise ProbqError(f"the codes of {name} do not fit the network; decide again after training")
     walk = Walk(fixed, onehots(fixed, assignment.widths), assignment.codes)
     output = walk.output()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
+
+from probq import cost as costs
+from probq.tracing.layer import Layer
 
 State: TypeAlias = tuple[int, ...]
 
@@ -20,14 +23,14 @@ class Space:
         names: of the quantizers.
         options: bits of every option of each quantizer, from narrow to wide.
         log_probs: log-probability of every option in nats.
-        limits: cost of widths and greatest allowed cost, a pair for each limit.
+        limits: costs `[N]` of states `[N, quantizers]` and greatest allowed cost, a pair for each limit.
         sites: for each tied quantizer, the one whose width it shares.
     """
 
     names: tuple[str, ...]
     options: tuple[tuple[Any, ...], ...]
     log_probs: tuple[np.ndarray, ...]
-    limits: tuple[tuple[Callable[[Mapping[str, Any]], float], float], ...]
+    limits: tuple[tuple[Callable[[np.ndarray], np.ndarray], float], ...]
     sites: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -44,18 +47,21 @@ class Space:
         """Log-probability in nats."""
         return float(sum(log_probs[k] for log_probs, k in zip(self.log_probs, state, strict=True)))
 
-    def costs(self, state: State) -> list[float]:
-        """Cost under each limit, in its own unit."""
-        widths = self.widths(state)
-        return [cost(widths) for cost, _ in self.limits]
-
     def keeps(self, state: State) -> bool:
         """Whether every limit is kept."""
-        return all(cost <= limit for cost, (_, limit) in zip(self.costs(state), self.limits, strict=True))
+        return bool(self._kept(np.array([state]))[0])
 
-    def fullness(self, state: State) -> float:
-        """Largest share of a limit that is used."""
-        return max((c / limit for c, (_, limit) in zip(self.costs(state), self.limits, strict=True)), default=0.0)
+    def _kept(self, states: np.ndarray) -> np.ndarray:
+        """Whether each row of `[N, quantizers]` keeps every limit."""
+        kept = np.ones(len(states), dtype=bool)
+        for cost, limit in self.limits:
+            kept &= cost(states) <= limit
+        return kept
+
+    def fullness(self, states: Sequence[State]) -> np.ndarray:
+        """For each state the largest share of a limit that is used."""
+        shares = [cost(np.array(states)) / limit for cost, limit in self.limits]
+        return np.max(shares, axis=0) if shares else np.zeros(len(states))
 
     def feasible(self) -> Iterator[State]:
         """Every state that keeps the limits."""
@@ -67,23 +73,61 @@ class Space:
         One quantizer goes an option up or down; where going up does not fit, another one goes down by as few options
         as make room.
         """
-        for place in range(len(state)):
-            for step in (1, -1):
-                moved = _moved(state, place, state[place] + step)
-                if not 0 <= moved[place] < len(self.options[place]):
-                    continue
-                if self.keeps(moved):
-                    yield moved
-                elif step == 1:
-                    yield from self._paid(moved, place)
+        moves = [(place, step) for place in range(len(state)) for step in (1, -1)]
+        moves = [(place, step) for place, step in moves if 0 <= state[place] + step < len(self.options[place])]
+        states = [_moved(state, place, state[place] + step) for place, step in moves]
+        if not states:
+            return
+        for (place, step), moved, kept in zip(moves, states, self._kept(np.array(states)), strict=True):
+            if kept:
+                yield moved
+            elif step == 1:
+                yield from self._paid(moved, place)
 
     def _paid(self, state: State, raised: int) -> Iterator[State]:
-        for place in range(len(state)):
-            lower = (_moved(state, place, option) for option in range(state[place] - 1, -1, -1))
-            found = next(filter(self.keeps, lower), None) if place != raised else None
-            if found is not None:
-                yield found
+        others = [place for place in range(len(state)) if place != raised]
+        lower = [(place, option) for place in others for option in range(state[place] - 1, -1, -1)]
+        if not lower:
+            return
+        states = np.repeat([state], len(lower), axis=0)
+        places, options = np.array(lower).T
+        states[np.arange(len(lower)), places] = options
+        kept = np.flatnonzero(self._kept(states))
+        for first in kept[np.unique(places[kept], return_index=True)[1]]:  # of each place, the least step down
+            yield _moved(state, *lower[first])
 
 
 def _moved(state: State, place: int, option: int) -> State:
     return (*state[:place], option, *state[place + 1 :])
+
+
+class StateCost:
+    """Costs of states, what each layer adds looked up instead of asked for again.
+
+    Args:
+        layers: of the network.
+        cost: the cost.
+        space: names and options of the quantizers; its limits do not matter.
+    """
+
+    def __init__(self, layers: Sequence[Layer], cost: costs.Cost, space: Space) -> None:
+        self.cost = cost
+        place = {name: k for k, name in enumerate(space.names)}
+        place |= {name: place[site] for name, site in space.sites.items()}
+        self.tables = []
+        for layer in layers:
+            own = {name: place[name] for name in (layer.weight, layer.input, layer.reads) if name in place}
+            places = sorted(set(own.values()))
+            sizes = [len(space.options[k]) for k in places]
+            table = np.empty(sizes)
+            for index in np.ndindex(*sizes):
+                widths = {name: space.options[k][index[places.index(k)]] for name, k in own.items()}
+                table[index] = costs.part(layer, layers, widths, cost)
+            self.tables.append((places, table))
+
+    def __call__(self, states: np.ndarray) -> np.ndarray:
+        """Costs `[N]` of states `[N, quantizers]`; each is `cost.total` of its widths to the last bit."""
+        each = np.empty((len(self.tables), len(states)))
+        for row, (places, table) in zip(each, self.tables, strict=True):
+            row[:] = table[tuple(states[:, k] for k in places)]
+        return each.max(0) if isinstance(self.cost, costs.Largest) else each.cumsum(0)[-1]  # in the order of the layers

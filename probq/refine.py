@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import islice
 from typing import Any
 
 import numpy as np
 
-from probq import cost as costs
 from probq.assignment import Assignment
 from probq.batches import Batches
 from probq.budget import Budgets, budgets
@@ -18,7 +17,7 @@ from probq.checks import check_number
 from probq.decide import decided, mode, shape_bits, under, with_widths
 from probq.limited import Limited
 from probq.measure import ValidationLoss
-from probq.neighbours import Space, State
+from probq.neighbours import Space, State, StateCost
 from probq.quantized import Quantized
 from probq.quantizer import Quantizer
 from probq.search import Measure, Search
@@ -83,8 +82,9 @@ def search_of(q: Quantized, budget: Budgets, measure: Measure, evaluations: int)
         names.append(name)
         options.append(tuple(shape_bits(quantizer, np.asarray(quantizer.ladder.bits)[r]) for r in rungs))
         log_probs.append(np.array([of_gates[np.arange(len(r)), r].sum() for r in rungs]))
-    limits = tuple((_price(q, b.cost), b.absolute(q.layers)) for b in budgets(budget))
-    space = Space(tuple(names), tuple(options), tuple(log_probs), limits, q.sites)
+    space = Space(tuple(names), tuple(options), tuple(log_probs), (), q.sites)
+    limits = tuple((StateCost(q.layers, b.cost, space), b.absolute(q.layers)) for b in budgets(budget))
+    space = replace(space, limits=limits)
     return Search(space, [_state(space, widths) for widths in starts], measure, evaluations)
 
 
@@ -96,10 +96,6 @@ def _starts(discrete: Limited) -> list[dict[str, Any]]:
         return [problem.widths(best)]
     inside = filter(discrete.keeps, islice(most_probable_first(problem, discrete.limits), 2 * STARTS))
     return [problem.widths(c) for c in islice(inside, STARTS)] or [problem.widths(best)]
-
-
-def _price(q: Quantized, cost: costs.Cost) -> Callable[[Mapping[str, Any]], float]:
-    return lambda widths: costs.total(q.layers, widths, cost)
 
 
 def _options(quantizer: Quantizer, best: Any) -> list[np.ndarray]:

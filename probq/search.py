@@ -85,7 +85,8 @@ class Search:
         least = losses.min() if np.isfinite(losses.min()) else 0.0
         losses = np.minimum(losses, least + 10 * (1 + abs(least)))  # a network that broke must not set the scale
         guesses, unit = predicted(self.space, seen, losses, states)
-        key = [(round(g / unit, 2), self.space.fullness(s), s) for g, s in zip(guesses, states, strict=True)]
+        fullness = self.space.fullness(states)
+        key = [(round(g / unit, 2), full, s) for g, full, s in zip(guesses, fullness, states, strict=True)]
         return [states[k] for k in sorted(range(len(states)), key=key.__getitem__)]
 
 

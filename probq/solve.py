@@ -182,7 +182,8 @@ def _filled(problem: Problem, choice: Choice, limits: np.ndarray) -> Choice:
         gate = np.arange(group.gates)
         gain = group.log_gates - group.log_gates[gate, rungs][:, None]
         price = np.tensordot(unit, step - step[:, gate, rungs][..., None], 1)
-        for index in np.argsort(-(gain / np.maximum(price, 1e-300)), axis=None):
+        order = np.argsort(-(gain / np.maximum(price, 1e-300)), axis=None)
+        for index in order[gain.reshape(-1)[order] > 0]:
             g, rung = np.unravel_index(index, gain.shape)
             better = group.log_gates[g, rung] > group.log_gates[g, rungs[g]]
             needed = step[:, g, rung] - step[:, g, rungs[g]]

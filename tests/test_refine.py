@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 import probq
 from probq import Budget, Plan, ProbqError, Quantized, Rates
+from probq import cost as costs
 from probq.codebooks import ladder
 from probq.limited import problem_of
-from probq.neighbours import Space, State
+from probq.neighbours import Space, State, StateCost
 from probq.refine import search_of
 from probq.search import predicted
 from probq.solve import most_probable_first
@@ -345,3 +346,36 @@ def test_an_interrupt_of_a_fit_is_not_swallowed() -> None:
     with pytest.raises(KeyboardInterrupt):
         probq.fit(q, PAIRS, Budget(percent=2), 4, search=0.5, progress=False, validation=PAIRS, seed=0)
     assert all(quantizer.fixed is None for _, quantizer in q.named_quantizers())
+
+
+@pytest.mark.parametrize(
+    "cost", [costs.bops, costs.pruned_bops, costs.storage, costs.largest_activation], ids=costs.name
+)
+@pytest.mark.parametrize("gates", ["tensor", "channel", "weight"])
+@pytest.mark.parametrize("tied", [False, True])
+def test_costs_looked_up_are_those_of_the_widths(cost: costs.Cost, gates: str, tied: bool) -> None:
+    wide = ladder(0, 2, 5)
+    plan = Plan(weight=wide, input=wide, network_input=wide, gates=gates, tie_input="all" if tied else None)
+    net = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3))
+    q = probq.quantize(net, torch.rand(8, 4), plan=plan)
+    space = search_of(q, Budget(percent=100), lambda widths: 0.0, 1).space
+    sizes = [len(options) for options in space.options]
+    states = np.random.default_rng(0).integers(0, sizes, (40, len(sizes)))
+    expected = [costs.total(q.layers, space.widths(tuple(state)), cost) for state in states.tolist()]
+    assert StateCost(q.layers, cost, space)(states).tolist() == expected
+    assert len(set(expected)) > 1
+
+
+def test_work_grows_with_the_network_and_not_with_its_square(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Codes of all weights are asked for a fixed number of times, however many weights there are."""
+    counted: dict[int, int] = {}
+    for layers in (3, 9):
+        parts = [part for _ in range(layers - 1) for part in (nn.Linear(4, 4), nn.ReLU())]
+        q = probq.quantize(nn.Sequential(*parts, nn.Linear(4, 2)), torch.rand(8, 4))
+        asked = []
+        with monkeypatch.context() as patch:
+            own = Quantized.rung
+            patch.setattr(Quantized, "rung", lambda *args, own=own, asked=asked: (asked.append(1), own(*args))[1])
+            probq.lower(q)
+        counted[layers] = len(asked)
+    assert counted[9] == 3 * counted[3]
