@@ -253,7 +253,7 @@ def quantize(
     if not weights:
         raise ProbqError("the plan leaves every layer in float; let it return a Plan for at least one layer")
     for note in found.notes:
-        warnings.warn(note, UserWarning, stacklevel=2)
+        warnings.warn(note, UserWarning, stacklevel=3)  # past the decorator, at the caller
     notes += freezing_notes(copied)
     tables = activations(copied, found, plans)
     sites = tied_sites(ties, weights, inputs)
@@ -271,7 +271,7 @@ def _foresee(q: Quantized, warn: bool) -> None:
         note = f"probq.lower will refuse this network: {refusal}"
         q.notes = (*q.notes, note)
         if warn:
-            warnings.warn(note, UserWarning, stacklevel=3)
+            warnings.warn(note, UserWarning, stacklevel=4)
 
 
 def _weight_quantizer(net: nn.Module, layer: Layer, plan: Plan) -> WeightQuantizer:
