@@ -175,7 +175,9 @@ class Network(nn.Module):
 
     def location(self, name: str, rung: Rung | None = None) -> Tensor:
         """Real-valued location of a weight's codes: the network's own weight, on a rung with what is folded into it."""
-        weight = self.net.get_parameter(name)
+        weight: Tensor = self.net.get_parameter(name)
+        zeros = self.weights[name].zeros
+        weight = weight if zeros is None else weight.masked_fill(zeros, 0.0)
         return weight if rung is None or rung.factor is None else weight * rung.factor
 
     def rung(self, name: str, onehot: Tensor) -> Rung:

@@ -44,6 +44,8 @@ class Plan:
         tie_input: the same for the input; the network's own input is never tied.
         free_codes: whether every weight has log-odds of its own for every level, in place of a law around a real-valued
             location; for codebooks of at most 16 levels, on layers without batch normalisation.
+        keep_zeros: whether the zeros of the given weight stay zeros, as in a pruned network. Every codebook of the
+            weight then needs the level 0, which the binary one of 1 bit lacks.
         estimator: how the gradients of the posteriors are estimated, one of `probq.estimators`; None: `SecondOrder`,
             but `StraightThrough` for codes while a fit at a temperature below 1 searches for widths.
         code_prior: prior of the codes, one of `probq.priors`; None: every level is equally probable.
@@ -76,6 +78,7 @@ class Plan:
     tie_weight: str | None = None
     tie_input: str | None = None
     free_codes: bool = False
+    keep_zeros: bool = False
     estimator: Estimator | None = None
     code_prior: CodePrior | None = None
     width_prior: WidthPrior | None = None
@@ -107,6 +110,19 @@ class Plan:
         if self.activation is not None and (type(self.activation) is not int or not 2 <= self.activation <= 16):
             raise ProbqError(f"Plan(activation=...) takes a width of 2 to 16 bits or None, not {self.activation!r}")
         self._check_laws()
+        if self.keep_zeros:
+            self._check_zeros()
+
+    def _check_zeros(self) -> None:
+        """Raise unless every codebook of the weight has a level of 0 that stays there."""
+        lacking = [rung.bits for rung in self.weight.rungs if rung.learned or not (rung.levels() == 0).any()]
+        if lacking:
+            raise ProbqError(
+                f"Plan(keep_zeros=True) needs codebooks with a level of 0 that is not learned, which the one of "
+                f"{lacking[0]} bits lacks; give e.g. weight=probq.codebooks.ladder(2, 4, 8)"
+            )
+        if self.free_codes:
+            raise ProbqError("Plan(keep_zeros=True) fixes codes that free_codes=True would learn; use one of them")
 
     def _check_laws(self) -> None:
         """Raise unless estimator and priors are such, and fit the codes."""

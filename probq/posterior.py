@@ -162,7 +162,7 @@ def _quantizer(entry: Mapping[str, Any]) -> WeightQuantizer | InputQuantizer:
         shared = "tensor" if not gates else "weight" if gates == shape else "channel"
         scales = "channel" if entry["scales"] else "tensor"
         profile = entry.get("profile", "shift")
-        laws = laws_from_entry(entry.get("laws", {}))
+        laws = laws_from_entry(entry.get("laws", {})) | {"keep_zeros": entry.get("keep_zeros", False)}
         plan = Plan(weight=ladder, gates=shared, scales=scales, profile=profile, codes=entry["nearest"], **laws)
         made: WeightQuantizer | InputQuantizer = WeightQuantizer(
             torch.empty(shape, device="meta"), plan, entry["channel_axis"]
@@ -239,6 +239,7 @@ def _quantizer_entry(quantizer: Quantizer) -> dict[str, Any]:
     if isinstance(quantizer, WeightQuantizer):
         entry |= {"shape": quantizer.shape, "channel_axis": quantizer.channel_axis, "nearest": quantizer.nearest}
         entry |= {"profile": "shift" if quantizer.multipliers == 1 else "dyadic"}
+        entry |= {} if quantizer.zeros is None else {"keep_zeros": True}
     laws = laws_to_entry(quantizer)
     return entry | {"laws": laws} if laws else entry
 

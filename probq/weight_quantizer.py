@@ -20,6 +20,8 @@ from probq.scales import LEAST_GAIN, best_log2_scale, snapped
 from probq.stochastic_rounding import two_nearest_entropies, two_nearest_means
 from probq.uniform_codes import UniformCodes
 
+CERTAIN = 1e-3  # steps, a spread at which the nearest level is certain
+
 
 class WeightQuantizer(Quantizer):
     """Quantizer of a weight: unknown width, unknown code for each weight.
@@ -40,10 +42,15 @@ class WeightQuantizer(Quantizer):
         self.shape, self.channel_axis, self.nearest = tuple(weight.shape), channel_axis, plan.codes
         self.log_spread = nn.Parameter(torch.tensor(math.log(plan.spread)), requires_grad=plan.codes > 1)
         self.code_prior_law, self.free_codes = plan.code_prior, plan.free_codes
+        given = weight if trained is None else trained
+        self.zeros: Tensor | None  # weights that stay zero
+        self.register_buffer("zeros", (given == 0) if plan.keep_zeros else None)
+        if self.zeros is not None and weight.is_meta:
+            self.zeros = torch.zeros(self.shape, dtype=torch.bool)
         if not weight.is_meta:
             self.calibrate(weight)
         self._free_laws(weight)
-        self._prior_of(weight if trained is None else trained)
+        self._prior_of(given)
 
     def _free_laws(self, weight: Tensor) -> None:
         """Parameters of a free law."""
@@ -78,12 +85,18 @@ class WeightQuantizer(Quantizer):
             best = best_log2_scale(rows.contiguous(), self.levels(k), shape.numel(), self.multipliers)
             self.log2_scale[k] = best.reshape(shape)
 
+    @property
+    def spread(self) -> Tensor:
+        """Spread of the codes' law in steps; next to none for a zero that is kept."""
+        spread = self.log_spread.exp()
+        return spread if self.zeros is None else torch.where(self.zeros, CERTAIN, spread)
+
     def law(self, location: Tensor, rung: Rung, nearest: int | None = None) -> Codes:
         """Posterior of the codes on a drawn rung."""
         if self.free_codes:
             logits = self.code_logits[str(rung.index)]
             return FreeCodes(logits, rung.scale, rung.levels, hard=nearest == 1)  # type: ignore[arg-type]
-        return Codes(location, rung.scale, rung.levels, self.log_spread.exp(), nearest or self.nearest)
+        return Codes(location, rung.scale, rung.levels, self.spread, nearest or self.nearest)
 
     def code_prior(self, rung: Rung, onehot: Tensor, location: Tensor) -> UniformCodes:
         """Prior of the codes on a drawn rung, by default every level equally probable.
@@ -128,7 +141,7 @@ class WeightQuantizer(Quantizer):
 
     def _entropies(self, location: Tensor, scales: Tensor, part: Any) -> Tensor:
         """Entropy of every code on every rung in nats, `[B, *location]`."""
-        spread, grids = self.log_spread.exp(), self.grids()
+        spread, grids = part(self.spread), self.grids()
         if grids is not None and self.nearest == 2 and not self.free_codes:
             return two_nearest_entropies(location, scales, spread, grids)
         return torch.stack([law.entropies() for law in self._laws(location, scales, part)])
@@ -147,7 +160,7 @@ class WeightQuantizer(Quantizer):
         """Posterior of a part of the codes on every rung, given that part of the location and the scales."""
         if self.free_codes:
             return [FreeCodes(part(self.code_logits[str(k)]), s, self.levels(k)) for k, s in enumerate(scales)]
-        spread = self.log_spread.exp()
+        spread = part(self.spread)
         return [Codes(location, s, self.levels(k), spread, self.nearest) for k, s in enumerate(scales)]
 
     def weight(self, codes: Tensor, location: Tensor, rung: Rung, onehot: Tensor) -> Tensor:
@@ -200,7 +213,7 @@ class WeightQuantizer(Quantizer):
         """Mean weight on every rung, `[B, *location]`."""
         grids = self.grids()
         if grids is not None and self.nearest == 2 and not self.free_codes:
-            return two_nearest_means(location, scales, self.log_spread.exp(), grids).unbind()
+            return two_nearest_means(location, scales, part(self.spread), grids).unbind()
         return [s * law.mean for s, law in zip(scales, self._laws(location, scales, part), strict=True)]
 
     @torch.no_grad()
