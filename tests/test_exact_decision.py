@@ -46,7 +46,7 @@ def test_biases_of_more_than_24_bits_are_rounded_as_fractions(plan, normalised):
 def test_scales_and_biases_far_apart(network, plan):
     make, data = NETWORKS[network]
     compared = 0
-    for seed in range(4):
+    for seed in range(3):
         torch.manual_seed(seed)
         x = data(16)
         q = probq.quantize(trained(make), x, plan=PLANS[plan])

@@ -65,8 +65,7 @@ EXACT = {
 }
 
 
-@pytest.mark.parametrize("profile", ["shift", "dyadic"])
-@pytest.mark.parametrize("head", [True, False], ids=["hidden", "output"])
+@pytest.mark.parametrize(("head", "profile"), [(True, "shift"), (False, "dyadic")], ids=["hidden", "output"])
 @pytest.mark.parametrize("function", EXACT.values(), ids=EXACT)
 def test_integers_are_what_the_forward_computes(function, head, profile, tmp_path):
     q = probq.quantize(Net(function, head).eval(), VECTORS, plan=probq.Plan(profile=profile))
