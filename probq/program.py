@@ -180,8 +180,10 @@ class Program(Network):
         """Announce the parameters to Pyro's handlers, so that `SVI` moves them, without the global parameter store."""
         for name, parameter in self.named_parameters():
             if parameter.requires_grad and poutine.runtime.am_i_wrapped():
-                parameter.unconstrained = weakref.ref(parameter)  # type: ignore[attr-defined]
-                statement = poutine.runtime.effectful(type="param")(lambda *_, value=parameter, **__: value)
+                # a stand-in carries what Pyro asks for, because a parameter that did could not be pickled
+                value = parameter.detach()
+                value.unconstrained = weakref.ref(parameter)  # type: ignore[attr-defined]
+                statement = poutine.runtime.effectful(type="param")(lambda *_, value=value, **__: value)
                 statement(name, constraint=constraints.real, event_dim=parameter.dim(), name=name)
 
     def law(self, output: Any, y: Tensor | None = None) -> Distribution:

@@ -82,6 +82,14 @@ class Quantizer(nn.Module):
         self.tuned: Tensor | None  # rungs that the last fit tuned the network at
         self.register_buffer("tuned", None)
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Take decided rungs as they stand in the state: of other shape than here, or none, as before any decision."""
+        if f"{prefix}log2_scale" in state_dict:
+            for name in ("fixed", "tuned"):
+                found = state_dict.get(f"{prefix}{name}")
+                setattr(self, name, None if found is None else torch.zeros_like(found, device=self.logits.device))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     @property
     def free(self) -> bool:
         """Whether the width is unknown: more than one rung, and not fixed by a decision."""
