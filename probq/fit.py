@@ -40,8 +40,6 @@ FEW = 64  # quantized weights of a network whose posterior can be checked, and d
 OWN = ("validation", "seed", "progress")  # arguments of fit, not among its options
 
 
-@torch.inference_mode(False)
-@torch.enable_grad()
 def fit(
     q: Quantized,
     batches: Iterable[Any],
@@ -94,7 +92,7 @@ def fit(
         if step.step % 10 == 0:
             bar.set_postfix_str(_describe(step))
         if (step.step + 1) % len(data) == 0:
-            with running.stream.drawing():
+            with running.stream.training():
                 _end_epoch(q, data, history, held, checkpoint)
     warn_unsettled(history)
     return history
@@ -114,8 +112,6 @@ def _end_epoch(q: Quantized, data: Batches, history: History, held: Batches | No
         q.save(checkpoint)
 
 
-@torch.inference_mode(False)
-@torch.enable_grad()
 def steps(
     q: Quantized,
     batches: Iterable[Any],
@@ -191,7 +187,7 @@ def steps(
     data = _read(batches, q, "data")
     reach(q, budget)
     stream = Stream(seed)
-    with stream.drawing():
+    with stream.training():
         _prepare(q, data, likelihood, temperature)
     several = budgets(budget)
     q.budget = (several if len(several) > 1 else several[0]) if several else q.budget

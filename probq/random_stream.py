@@ -48,6 +48,12 @@ class Stream:
                 self._state = torch.get_rng_state()
                 torch.set_rng_state(before)
 
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """Within: as in `drawing`, and with gradients on."""
+        with self.drawing(), torch.inference_mode(False), torch.enable_grad():
+            yield
+
 
 class Apart(Iterator[T], Generic[T]):
     """An iterator whose items are each made with random numbers of its own, and with gradients on.
@@ -61,10 +67,10 @@ class Apart(Iterator[T], Generic[T]):
         self._items, self.stream = items, stream
 
     def __next__(self) -> T:
-        with self.stream.drawing(), torch.inference_mode(False), torch.enable_grad():
+        with self.stream.training():
             return next(self._items)
 
     def close(self) -> None:
         """End the generator where it stands."""
-        with self.stream.drawing():
+        with self.stream.training():
             self._items.close()  # type: ignore[attr-defined]
