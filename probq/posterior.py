@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -26,6 +25,7 @@ from probq.posterior_laws import laws_from_entry, laws_to_entry
 from probq.quantized import Quantized
 from probq.quantizer import InputQuantizer, Quantizer
 from probq.tracing.layer import Layer
+from probq.tracing.plain import plain
 from probq.versions import probq_version
 from probq.weight_quantizer import WeightQuantizer
 
@@ -91,7 +91,7 @@ def load(path: str | PathLike[str], net: nn.Module) -> Quantized:
     """
     if not isinstance(net, nn.Module):
         raise ProbqError(f"load takes the network that was quantized, a torch.nn.Module, not {type(net).__name__}")
-    manifest, tensors = read(path)
+    (net, _), (manifest, tensors) = plain(net), read(path)
     try:
         _check_same(net, tensors, manifest["tied"])
     except ProbqError as error:
@@ -107,13 +107,13 @@ def load(path: str | PathLike[str], net: nn.Module) -> Quantized:
 def assemble(
     path: str | PathLike[str], manifest: dict[str, Any], tensors: Mapping[str, Tensor], net: nn.Module | None = None
 ) -> Quantized:
-    """A quantized network from what `read` gave. Without `net` it has widths and costs, but cannot be run.
+    """A quantized network, on `net` itself, from what `read` gave. Without one it has widths and costs, but cannot run.
 
     Raises:
         ProbqError: if the parts do not fit one another.
     """
     try:
-        q = _assembled(manifest, tensors, copy.deepcopy(net) if net is not None else nn.Module())
+        q = _assembled(manifest, tensors, nn.Module() if net is None else net)
         own = {name: tensor for name, tensor in tensors.items() if net is not None or not name.startswith(NET)}
         own |= {alias: own[owner] for alias, owner in manifest["tied"].items() if owner in own}
         missing, unexpected = q.load_state_dict(own, strict=False)

@@ -32,6 +32,7 @@ from probq.stacked import like, stacked
 from probq.ties import tied_sites
 from probq.tracing.arguments import arguments, first_rows, signature
 from probq.tracing.layer import Layer
+from probq.tracing.plain import plain
 from probq.tracing.trace import trace
 from probq.unfitted import warn_unfitted
 from probq.untuned import untuned, warn_untuned
@@ -224,13 +225,13 @@ def quantize(
     """
     if not isinstance(net, nn.Module):
         raise ProbqError(f"quantize takes a torch.nn.Module, not {type(net).__name__}")
-    copied = copy.deepcopy(net)
+    copied, notes = plain(net)
     found = trace(copied, example)
     layers = checked_norms(copied, found, example)
     weights: dict[str, WeightQuantizer] = {}
     inputs: dict[str, InputQuantizer] = {}
     ties: dict[str, list[str]] = {}
-    notes = list(found.notes)
+    notes += found.notes
     plans: dict[str, Plan | None] = {}
     for place, layer in enumerate(layers):
         own = plans[layer.name] = respected(plan_for(Plan() if plan is None else plan, layer), copied, layer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,7 @@ from probq.errors import ProbqError
 from probq.tracing.arguments import arguments
 from probq.tracing.layer import Layer
 from probq.tracing.module_kinds import QUANTIZABLE, TRANSPOSED
+from probq.tracing.plain import plain
 from probq.tracing.recorder import LayerRecord, Recorder
 
 
@@ -38,7 +40,7 @@ def layers(net: nn.Module, example: Any) -> tuple[Layer, ...]:
         ProbqError: if the network has no quantizable layer, cannot run on the example, or has a layer that the
             example never reaches.
     """
-    return tuple(trace(copy.deepcopy(net), example).layers)
+    return tuple(trace(plain(net)[0], example).layers)
 
 
 def trace(net: nn.Module, example: Any) -> Trace:
@@ -62,7 +64,7 @@ def trace(net: nn.Module, example: Any) -> Trace:
         reads = owners[record.reads] if record.reads else None
         found.layers.append(replace(_layer(record, owners[name], batch, seen, alone), reads=reads))
     found.layers.extend(_functional(watch, owners, batch))
-    _check_reached(modules, owners, found)
+    _check_reached(net, args, owners, found)
     return found
 
 
@@ -161,8 +163,22 @@ def _notes(watch: Recorder, modules: Mapping[str, Any], owners: Mapping[str, str
     return list(dict.fromkeys(notes))
 
 
-def _check_reached(modules: Mapping[str, Any], owners: Mapping[str, str], found: Trace) -> None:
+def _check_reached(net: nn.Module, args: tuple[Any, ...], owners: Mapping[str, str], found: Trace) -> None:
+    """Note which layers only training reaches, and raise where nothing reaches one."""
     reached = {layer.name for layer in found.layers} | {layer.weight for layer in found.layers}
-    for name in modules:
-        if name not in reached and owners[name] not in reached:
+    missing = [name for name, weight in owners.items() if name not in reached and weight not in reached]
+    in_training = _reached_in_training(net, args) if missing else set()
+    for name in missing:
+        if name not in in_training:
             raise ProbqError(f"the example never reaches layer {name}; give an example that does, or remove the layer")
+        found.notes.append(f"{name} is reached in training alone; it stays float and is not counted in the cost")
+
+
+def _reached_in_training(net: nn.Module, args: tuple[Any, ...]) -> set[str]:
+    """Names of the modules that a run in training mode enters, even if it cannot go on to its end."""
+    trial, reached = copy.deepcopy(net).train(), set()
+    for name, module in trial.named_modules():
+        module.register_forward_pre_hook(lambda *_, name=name: reached.add(name))
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), contextlib.suppress(Exception):
+        trial(*args)
+    return reached

@@ -1,0 +1,123 @@
+"""A network as probq takes it: a copy without wrappers, whose weights are plain parameters."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize, prune
+from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook, remove_spectral_norm
+from torch.nn.utils.weight_norm import WeightNorm, remove_weight_norm
+
+from probq.errors import ProbqError
+
+HALF = (torch.bfloat16, torch.float16)
+ORIGINALS = ("_g", "_v", "_orig")  # how the names end of what the older utilities compute a tensor from
+
+
+def plain(net: nn.Module) -> tuple[nn.Module, list[str]]:
+    """A copy of a network without wrappers, whose weights are plain parameters, and notes on what was fused.
+
+    `DataParallel`, `DistributedDataParallel` and `torch.compile` are taken off; weights that `weight_norm`,
+    `spectral_norm`, a pruning mask or another parametrization computes become what they are in evaluation mode.
+
+    Raises:
+        ProbqError: if the network cannot be taken as it is.
+    """
+    check_kind(net)
+    copied = _unwrapped(copy.deepcopy(net, _computed(net)))
+    for module in copied.modules():
+        module._compiled_call_impl = None
+    training = [module for module in copied.modules() if module.training]
+    copied.eval()  # spectral norms change whenever they are computed in training
+    with torch.no_grad():
+        fused = [f"{name}.{tensor}" for name, module in copied.named_modules() for tensor in _fuse(module)]
+    for module in training:
+        module.training = True
+    return copied, [
+        f"{name.removeprefix('.')} was computed from other tensors (a parametrization, a normalised weight or a "
+        "pruning mask); it is a plain parameter from here on, whose zeros Plan(keep_zeros=True) keeps"
+        for name in fused
+    ]
+
+
+def check_kind(net: nn.Module) -> None:
+    """Raise, with what to give instead, for networks whose layers or weights are out of reach."""
+    for name, module in net.named_modules():
+        where = f"{name} ({type(module).__name__})" if name else f"the network ({type(module).__name__})"
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ProbqError(f"{where} is scripted or traced and hides its layers; give the network it was made from")
+        if type(module).__module__.startswith("torch.ao.nn"):
+            raise ProbqError(f"{where} is quantized by torch already; give the network in float")
+        if hasattr(module, "quantizers") and hasattr(module, "weight_names"):
+            raise ProbqError(f"{where} is quantized by probq already; give the network in float, or go on with this")
+    for name, tensor in (*net.named_parameters(), *net.named_buffers()):
+        if nn.parameter.is_lazy(tensor):
+            raise ProbqError(f"{name} has no shape yet; call net(example) once, so that lazy modules know theirs")
+        if tensor.is_meta:
+            raise ProbqError(f"{name} is a meta tensor without values; load the network's weights first")
+        if tensor.dtype in HALF:
+            raise ProbqError(f"{name} is {tensor.dtype}, in which posteriors cannot be fitted; give net.float()")
+
+
+def _computed(net: nn.Module) -> dict[int, Any]:
+    """For `deepcopy`: copies of the tensors that modules hold and that have a history, which it refuses."""
+    memo: dict[int, Any] = {}
+    for module in net.modules():
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
+    return memo
+
+
+def _unwrapped(net: nn.Module) -> nn.Module:
+    """The network with wrappers taken off everywhere."""
+    while True:
+        inner = vars(net)["_modules"].get("_orig_mod")  # of what torch.compile returns
+        if isinstance(net, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            inner = net.module
+        if inner is None:
+            break
+        net = inner
+    for name, child in net._modules.items():
+        if child is not None:
+            net._modules[name] = _unwrapped(child)
+    return net
+
+
+def _fuse(module: nn.Module) -> list[str]:
+    """Make the computed tensors of a module plain parameters; their names."""
+    removers = ((WeightNorm, remove_weight_norm), (SpectralNorm, remove_spectral_norm))
+    fused = []
+    for hook in list(module._forward_pre_hooks.values()):
+        name = getattr(hook, "_tensor_name", None) or getattr(hook, "name", None)
+        remove: Any = next((remove for kind, remove in removers if isinstance(hook, kind)), None)
+        if isinstance(hook, prune.BasePruningMethod):
+            remove = prune.remove
+        if remove is not None and isinstance(name, str):
+            own = [p.requires_grad for end in ORIGINALS if (p := module._parameters.get(name + end)) is not None]
+            remove(module, name)
+            for key, left in list(module._load_state_dict_pre_hooks.items()):  # that torch leaves behind
+                if isinstance(getattr(left, "hook", left), SpectralNormLoadStateDictPreHook):
+                    del module._load_state_dict_pre_hooks[key]
+            module.get_parameter(name).requires_grad_(any(own))
+            fused.append(name)
+    if parametrize.is_parametrized(module):
+        fused += _fuse_parametrizations(module)
+    return fused
+
+
+def _fuse_parametrizations(module: Any) -> list[str]:
+    """The same for `torch.nn.utils.parametrize`, whose own removal would change the class that the original shares."""
+    found = {name: (getattr(module, name).detach().clone(), made) for name, made in module.parametrizations.items()}
+    del module._modules["parametrizations"]
+    module.__class__ = type(module).__bases__[0]
+    for name, (value, made) in found.items():
+        originals = list(made.parameters(recurse=False))
+        if originals:
+            module.register_parameter(name, nn.Parameter(value, any(p.requires_grad for p in originals)))
+        else:
+            module.register_buffer(name, value)
+    return list(found)
