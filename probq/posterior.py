@@ -22,8 +22,10 @@ from probq.likelihoods import Categorical, Likelihood, Normal, categorical
 from probq.plan import Plan
 from probq.posterior_format import read, write
 from probq.posterior_laws import laws_from_entry, laws_to_entry
+from probq.posterior_network import NET, check_computes_the_same, check_fits, place
 from probq.quantized import Quantized
 from probq.quantizer import InputQuantizer, Quantizer
+from probq.tracing.fingerprint import fingerprint
 from probq.tracing.layer import Layer
 from probq.tracing.plain import plain
 from probq.versions import probq_version
@@ -36,7 +38,7 @@ DTYPES = MappingProxyType(
 COSTS = (
     costs.bops, costs.pruned_bops, costs.ebops, costs.storage, costs.activations, costs.largest_activation,
 )  # fmt: skip
-NET, LIKELIHOOD = "net.", "likelihood."  # how the keys of their tensors begin
+LIKELIHOOD = "likelihood."  # how the keys of its tensors begin
 
 
 def save(q: Quantized, path: str | PathLike[str]) -> None:
@@ -63,6 +65,7 @@ def save(q: Quantized, path: str | PathLike[str]) -> None:
         "held": list(q.held),
         "frozen": [name for name, parameter in q.named_parameters() if not parameter.requires_grad],
         "signature": [[list(shape), str(dtype).removeprefix("torch.")] for shape, dtype in q.signature],
+        "fingerprint": fingerprint(q.net, q.signature),
         "temperature": q.temperature,
         "budget": budget,
         "likelihood": likelihood,
@@ -80,10 +83,12 @@ def load(path: str | PathLike[str], net: nn.Module) -> Quantized:
 
     Args:
         path: of a file that `Quantized.save` wrote.
-        net: a network of the same class and sizes; its weights are replaced in the copy by those of the file.
+        net: a network of the same sizes that computes the same; in the copy its weights are replaced by those of the
+            file.
 
     Warns:
-        UserWarning: where the file could not hold the budget's cost or the likelihood; give them again.
+        UserWarning: where the file could not hold the budget's cost or the likelihood; give them again. Also where
+            another version of probq or torch wrote it, so that it cannot be told whether the network is the same.
 
     Raises:
         ProbqError: if there is no such file, it is damaged, edited or of another kind, or it belongs to another
@@ -92,11 +97,9 @@ def load(path: str | PathLike[str], net: nn.Module) -> Quantized:
     if not isinstance(net, nn.Module):
         raise ProbqError(f"load takes the network that was quantized, a torch.nn.Module, not {type(net).__name__}")
     (net, _), (manifest, tensors) = plain(net), read(path)
-    try:
-        _check_same(net, tensors, manifest["tied"])
-    except ProbqError as error:
-        raise ProbqError(f"{path} holds a posterior of another network: {error}") from error
+    check_fits(path, net, manifest, tensors)
     q = assemble(path, manifest, tensors, net)
+    check_computes_the_same(path, q, manifest)
     several = manifest["budget"] if isinstance(manifest["budget"], list) else [manifest["budget"]]
     for entry in (*several, manifest["likelihood"]):
         if entry and entry.get("note"):
@@ -214,17 +217,12 @@ def _tensors(q: Quantized, keep_likelihood: bool) -> tuple[dict[str, Tensor], di
     for name, tensor in q.state_dict().items():
         if not isinstance(tensor, Tensor) or (name.startswith(LIKELIHOOD) and not keep_likelihood):
             continue
-        owner = owners.setdefault(_place(tensor) or name, name)
+        owner = owners.setdefault(place(tensor) or name, name)
         if owner == name:
             stored[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         else:
             tied[name] = owner
     return stored, tied
-
-
-def _place(tensor: Tensor) -> Any:
-    """What two names of one tensor have in common; None for an empty tensor."""
-    return (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) if tensor.numel() else None
 
 
 def _quantizer_entry(quantizer: Quantizer) -> dict[str, Any]:
@@ -274,26 +272,3 @@ def _likelihood_entry(likelihood: Likelihood | None, notes: list[str]) -> dict[s
     name = getattr(likelihood, "__name__", type(likelihood).__name__)
     notes.append(f"the likelihood {name} was not saved, because a file cannot hold a function; give it to fit again")
     return {"kind": "none", "note": notes[-1]}
-
-
-def _net_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(NET): tensor for name, tensor in tensors.items() if name.startswith(NET)}
-
-
-def _check_same(net: nn.Module, tensors: Mapping[str, Tensor], tied: Mapping[str, str]) -> None:
-    """Raise at the first tensor in which a network differs from that of the file."""
-    there = _net_tensors(tensors)
-    there |= {a.removeprefix(NET): there[o.removeprefix(NET)] for a, o in tied.items() if o.removeprefix(NET) in there}
-    here = {name: tensor for name, tensor in net.state_dict().items() if isinstance(tensor, Tensor)}
-    for name, tensor in here.items():
-        if name not in there:
-            raise ProbqError(f"{name} of the network given is not in it")
-        if tensor.shape != there[name].shape or tensor.dtype != there[name].dtype:
-            found, wanted = (f"{t.dtype} {list(t.shape)}".removeprefix("torch.") for t in (there[name], tensor))
-            raise ProbqError(f"{name} is {found} in it and {wanted} in the network given")
-    for name in there:
-        if name not in here:
-            raise ProbqError(f"its {name} is not in the network given")
-    for alias, owner in ((a.removeprefix(NET), o.removeprefix(NET)) for a, o in tied.items() if a.startswith(NET)):
-        if _place(here[alias]) != _place(here[owner]):
-            raise ProbqError(f"{alias} and {owner} are one tensor in it, but not in the network given")

@@ -88,6 +88,7 @@ ORDER = (
         "posterior",
         "posterior_format",
         "posterior_laws",
+        "posterior_network",
         "pareto",
         "fit",
         "effective",
