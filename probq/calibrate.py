@@ -117,10 +117,11 @@ def estimate_norms(q: Program, data: Iterable[Any]) -> None:
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None
         norm.train()
     try:
-        for x, _ in islice(data, NORM_BATCHES):
+        for number, (x, _) in enumerate(islice(data, NORM_BATCHES), 1):
+            for norm in norms:
+                norm.momentum = 1 / number
             with running(x):
                 decided_output(q, arguments(x))
     finally:

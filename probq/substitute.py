@@ -8,10 +8,13 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from probq.errors import ProbqError, sentence
 from probq.tracing.arguments import arguments, hook_input
+from probq.tracing.module_kinds import NORMS
 
 Functions = Mapping[str, Callable[[Tensor], Tensor]]
 
@@ -36,7 +39,8 @@ def substitute(
         tensors: replacements of parameters and buffers by name. What has several names is replaced under all of them,
             unless another one names its own replacement (a bias that two layers share is rounded for each).
         inputs: for each module name, a function of its input.
-        outputs: for each module name, a function of its input that replaces its output.
+        outputs: for the name of each batch normalisation, a function that replaces it; what else a subclass computes,
+            such as an activation, stays.
         args: the network's arguments.
         results: for each module name, a function of its output.
         noise: for each module name, a function of the module and its input that gives what is added to its output.
@@ -128,9 +132,25 @@ def _input_hook(function: Callable[[Tensor], Tensor]) -> Any:
 
 def _output_hook(function: Callable[[Tensor], Tensor]) -> Any:
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        return function(hook_input(args, kwargs))
+        if not isinstance(module, NORMS) or getattr(module.forward, "__func__", None) is NORMS[0].forward:
+            return function(hook_input(args, kwargs))
+        with _InsteadOfNorm(function):
+            return module.forward(*args, **kwargs)
 
     return hook
+
+
+class _InsteadOfNorm(TorchFunctionMode):
+    """Within: a function stands in for batch normalisation, in a module that computes more than that."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.batch_norm:
+            return self.function(hook_input(args, kwargs or {}))
+        return func(*args, **(kwargs or {}))
 
 
 def _result_hook(function: Callable[[Tensor], Tensor]) -> Any:

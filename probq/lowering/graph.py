@@ -20,6 +20,7 @@ from probq.lowering.layers import Layers, geometry
 from probq.lowering.moves import PARTS
 from probq.lowering.operations import OPERATIONS, whole_numbers
 from probq.lowering.tables import MODULES, argument, table
+from probq.lowering.unfolded import NORMALISES, why_not_folded
 from probq.lowering.values import Value, common, refusal
 from probq.network import Network
 
@@ -114,8 +115,9 @@ class Walk:
         name, where = operation(node), where_of(node)
         if (mark := self.graph.mark(node)) is not None:
             return self._marked(mark, node.args[0], where)
-        if name in ("batch_norm", "_native_batch_norm_legit_no_training"):
-            raise refusal(where, "it does not directly follow a layer of its own")
+        if name in NORMALISES:
+            source = _layer_of(self._operand(node.args[0]))
+            raise refusal(where, why_not_folded(node, source, self.graph.nodes, self.layers))
         if name == "embedding" or name.startswith(("linear", "conv")):
             return self._product(node, where)
         before = self.graph.mark(node.args[0]) if node.args and isinstance(node.args[0], torch.fx.Node) else None
