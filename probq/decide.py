@@ -39,7 +39,8 @@ def decide(
     The loss is the likelihood's mean negative log-probability of one example, with every code at its mode. Where no
     more choices keep the budget than may be measured, all are, and the result is the best of all. Otherwise the most
     probable ten come first, then steps from the best so far: one quantizer a rung up or down, or a rung up paid for by
-    the fewest rungs down of another one. The order follows a Gaussian process on what was measured, whose mean is the
+    the fewest rungs down of another one (among more than 64 quantizers, of the few that give up least
+    log-probability). The order follows a Gaussian process on what was measured, whose mean is the
     posterior; it ends when no step helps. Where channels or weights have widths of their own, a step moves all of
     them. So local steps can miss a better choice that lies two steps away.
 

@@ -14,6 +14,8 @@ from probq.tracing.layer import Layer
 
 State: TypeAlias = tuple[int, ...]
 
+MOST_STEPS = 4096  # that pay for a rung up, over all rungs up from one state
+
 
 @dataclass(frozen=True)
 class Space:
@@ -45,7 +47,14 @@ class Space:
 
     def log_prob(self, state: State) -> float:
         """Log-probability in nats."""
-        return float(sum(log_probs[k] for log_probs, k in zip(self.log_probs, state, strict=True)))
+        return float(self.each_log_prob(np.array([state]))[0])
+
+    def each_log_prob(self, states: np.ndarray) -> np.ndarray:
+        """Log-probabilities `[N]` in nats of states `[N, quantizers]`."""
+        total = np.zeros(len(states))
+        for place, log_probs in enumerate(self.log_probs):
+            total += log_probs[states[:, place]]
+        return total
 
     def keeps(self, state: State) -> bool:
         """Whether every limit is kept."""
@@ -71,7 +80,8 @@ class Space:
         """States one step away that keep the limits.
 
         One quantizer goes an option up or down; where going up does not fit, another one goes down by as few options
-        as make room.
+        as make room. Among more than 64 quantizers, that is one of the `4096 / quantizers` that give up the least
+        log-probability.
         """
         moves = [(place, step) for place in range(len(state)) for step in (1, -1)]
         moves = [(place, step) for place, step in moves if 0 <= state[place] + step < len(self.options[place])]
@@ -93,7 +103,13 @@ class Space:
         places, options = np.array(lower).T
         states[np.arange(len(lower)), places] = options
         kept = np.flatnonzero(self._kept(states))
-        for first in kept[np.unique(places[kept], return_index=True)[1]]:  # of each place, the least step down
+        least = kept[np.unique(places[kept], return_index=True)[1]]  # of each place, the least step down
+        most = MOST_STEPS // len(state)
+        if len(least) > most:
+            drops = ((self.log_probs[p], state[p], option) for p, option in (lower[k] for k in least))
+            given_up = [log_probs[own] - log_probs[option] for log_probs, own, option in drops]
+            least = np.sort(least[np.argsort(given_up, kind="stable")[:most]])
+        for first in least:
             yield _moved(state, *lower[first])
 
 

@@ -65,7 +65,8 @@ class Network(nn.Module):
     ) -> None:
         super().__init__()
         self.net, self.layers, self.notes = net, layers, notes
-        self.quantizers = nn.ModuleDict({name.replace(".", "/"): q for name, q in {**weights, **inputs}.items()})
+        self._by_name: dict[str, Quantizer] = {**weights, **inputs}
+        self.quantizers = nn.ModuleDict({name.replace(".", "/"): q for name, q in self._by_name.items()})
         self.weight_names, self.input_names = tuple(weights), tuple(inputs)
         self.tables = nn.ModuleDict({name.replace(".", "/"): a for name, a in (activations or {}).items()})
         self.sites = dict(sites or {})
@@ -83,12 +84,12 @@ class Network(nn.Module):
     @property
     def weights(self) -> dict[str, WeightQuantizer]:
         """Weight quantizers by name."""
-        return {name: self.quantizer(name) for name in self.weight_names}  # type: ignore[misc]
+        return {name: self._by_name[name] for name in self.weight_names}  # type: ignore[misc]
 
     @property
     def inputs(self) -> dict[str, InputQuantizer]:
         """Input quantizers by name."""
-        return {name: self.quantizer(name) for name in self.input_names}  # type: ignore[misc]
+        return {name: self._by_name[name] for name in self.input_names}  # type: ignore[misc]
 
     @property
     def activations(self) -> dict[str, Activation]:
@@ -97,7 +98,7 @@ class Network(nn.Module):
 
     def quantizer(self, name: str) -> Quantizer:
         """The quantizer of one name, for example `conv1.weight`."""
-        return self.quantizers[name.replace(".", "/")]  # type: ignore[return-value]
+        return self._by_name[name]
 
     def named_quantizers(self) -> Iterator[tuple[str, Quantizer]]:
         """All quantizers, weights first."""

@@ -98,16 +98,12 @@ def predicted(
     A Gaussian process: its mean falls with the posterior's log-probability, and two losses covary by the number of
     quantizers that agree, so that what a width did in one network is expected of it in others.
     """
-
-    def log_probs(states: Sequence[State]) -> np.ndarray:
-        return np.array([space.log_prob(state) for state in states])
-
-    of_seen = log_probs(seen)
+    a, b = np.array(seen), np.array(ahead)
+    of_seen = space.each_log_prob(a)
     spread, of_spread = float(np.std(losses)), float(np.std(of_seen))
     slope = spread / of_spread if spread and of_spread else 1.0
-    a, b = np.array(seen), np.array(ahead)
     agree = (a[:, None] == a[None]).mean(2) + NOISE * np.eye(len(a))
     offset = float((losses + slope * of_seen).mean())
     weights = np.linalg.solve(agree, losses + slope * of_seen - offset)
-    guess = offset - slope * log_probs(ahead) + (b[:, None] == a[None]).mean(2) @ weights
+    guess = offset - slope * space.each_log_prob(b) + (b[:, None] == a[None]).mean(2) @ weights
     return guess, spread or 1.0
