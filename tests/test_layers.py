@@ -239,3 +239,21 @@ def test_expected_cost_by_enumeration() -> None:
 
 def test_public_names_count_the_same() -> None:
     assert probq.layers(lenet5(), torch.zeros(1, 1, 28, 28))[0].macs == 460_800
+
+
+@pytest.mark.parametrize("kind", [nn.Linear, nn.Sigmoid], ids=["layer", "function"])
+@pytest.mark.parametrize("name", ["a/b", "/"])
+def test_a_slash_in_a_name_is_refused_before_the_fit(kind: type[nn.Module], name: str) -> None:
+    net = nn.Sequential(nn.Linear(4, 4))
+    net.add_module("a", nn.Sequential())
+    net.a.add_module("b", nn.Linear(4, 4))
+    net.add_module(name, kind(4, 4) if kind is nn.Linear else kind())
+    with pytest.raises(ProbqError, match=f"the module '{name}' has a slash in its name; add it under"):
+        probq.quantize(net, torch.randn(2, 4))
+
+
+def test_a_slash_in_the_name_of_a_module_that_is_no_layer_is_taken() -> None:
+    net = nn.Sequential(nn.Linear(4, 4))
+    net.add_module("0/0", nn.ReLU())
+    x = torch.randn(8, 4)
+    assert probq.lower(probq.quantize(net, x))(x.numpy()).shape == (8, 4)

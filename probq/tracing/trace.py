@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from probq.errors import ProbqError
 from probq.tracing.arguments import arguments
 from probq.tracing.layer import Layer
-from probq.tracing.module_kinds import QUANTIZABLE, TRANSPOSED
+from probq.tracing.module_kinds import QUANTIZABLE, TABLES, TRANSPOSED
 from probq.tracing.plain import plain
 from probq.tracing.recorder import LayerRecord, Recorder
 
@@ -51,6 +51,7 @@ def trace(net: nn.Module, example: Any) -> Trace:
             "the network has no layer that probq can quantize (linear, convolution or embedding); "
             "give the module that holds such layers"
         )
+    _check_names(net)
     _check_finite(net)
     owners = _owners(modules)
     watch = Recorder(net, modules, {m.weight.untyped_storage().data_ptr(): n for n, m in modules.items()})
@@ -66,6 +67,13 @@ def trace(net: nn.Module, example: Any) -> Trace:
     found.layers.extend(_functional(watch, owners, batch))
     _check_reached(net, args, owners, found)
     return found
+
+
+def _check_names(net: nn.Module) -> None:
+    """Raise at a layer or tabulated function with a slash in its name, which files of integers keep for tensors."""
+    for name, module in net.named_modules():
+        if "/" in name and isinstance(module, (*QUANTIZABLE, *TABLES)):
+            raise ProbqError(f"the module {name!r} has a slash in its name; add it under a name without one")
 
 
 def _check_finite(net: nn.Module) -> None:
