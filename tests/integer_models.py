@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 
 from probq import IntegerModel
 from probq.errors import ProbqError
-from probq.export.ranges import ranges
 from probq.integer import Node
 from probq.integer.packing import Packing
 
@@ -113,7 +112,7 @@ def models(draw, widest=8, only_shifts=False, limit=OUT_OF_REACH, moves=False):
         weight = draw(tensors((2, 3), widest))
         nodes.append(Node("out", "linear", ("q",), tensors={"weight": weight, "bias": draw(tensors((2,)))}))
     model = IntegerModel([packed(draw, node) for node in nodes], nodes[-1].name, 0.25)
-    assume(max(r.bound for r in ranges(model).values()) < limit)
+    assume(max(r.bound for r in model.ranges.values()) < limit)
     return model
 
 
@@ -121,7 +120,7 @@ def models(draw, widest=8, only_shifts=False, limit=OUT_OF_REACH, moves=False):
 def moved(draw, name, nodes):
     """A table over whatever the last node may give, or its values repeated, padded with zeros or cut."""
     source, op = nodes[-1].name, draw(st.sampled_from(["table", "table", "repeat", "pad", "slice"]))
-    found = ranges(IntegerModel(nodes, source, 1.0))[source]
+    found = IntegerModel(nodes, source, 1.0).ranges[source]
     spatial = len(found.shape) - 1
     if op == "table":
         first = found.low - draw(st.integers(0, 2))
@@ -153,7 +152,7 @@ def pools(draw, name, source, spatial):
 def shape_of(nodes):
     """Shape of the last node's output without the batch; a model that does not fit together is drawn again."""
     try:
-        return ranges(IntegerModel(nodes, nodes[-1].name, 1.0))[nodes[-1].name].shape
+        return IntegerModel(nodes, nodes[-1].name, 1.0).ranges[nodes[-1].name].shape
     except ProbqError:
         assume(False)
         raise

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator
 
 from probq import IntegerModel
-from probq.export.ranges import Range, ranges
 from probq.integer import Node
+from probq.integer.ranges import Range
 
 
 def smallest(model: IntegerModel, wanted: Callable[[IntegerModel], bool]) -> IntegerModel:
@@ -14,7 +14,7 @@ def smallest(model: IntegerModel, wanted: Callable[[IntegerModel], bool]) -> Int
 
 def parts(model: IntegerModel) -> Iterator[IntegerModel]:
     """What lies between any two nodes; the first becomes the input, with all that it may reach."""
-    found = ranges(model)
+    found = model.ranges
     for k, first in enumerate(model.nodes):
         source = first if first.op == "input" else _source(first.name, found[first.name])
         nodes, names = [source], {first.name}

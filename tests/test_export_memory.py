@@ -16,7 +16,6 @@ from probq import export
 from probq.export.memory import run, thresholds, vector_inputs, write
 from probq.export.memory_run import OPERATIONS
 from probq.export.memory_words import read_words, width_of, write_words
-from probq.export.ranges import ranges
 from probq.integer import Node
 
 
@@ -62,7 +61,7 @@ def test_a_changed_word_is_found(file, tmp_path):
 def test_thresholds_are_where_the_code_steps(add, shift, multiplier, lo, codes):
     numbers = {"multiplier": np.array(multiplier), "add": np.array(add), "shift": np.array(shift)}
     model = one_layer([[1]], [0], 0, 1)
-    x = ranges(model)["fc"]
+    x = model.ranges["fc"]
     node = Node("q", "requantize", ("fc",), {"lo": lo, "hi": lo + codes}, numbers)
     table = thresholds(node, x)
     for value in range(x.low, x.high + 1):

@@ -11,7 +11,6 @@ from torch import nn
 
 import probq
 from probq import export
-from probq.export.ranges import ranges
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -147,7 +146,7 @@ def test_a_certificate_needs_an_artefact(mlp):
 @pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
 def test_ranges_hold_and_are_no_wider_than_lowerings(network):
     (model,), x = lowered(network, PLANS["tensor"])
-    found, integers = ranges(model), model.quantize_input(x)
+    found, integers = model.ranges, model.quantize_input(x)
     for node, values in zip(model.nodes, model.values(integers).values(), strict=True):
         assert found[node.name].low <= values.min()
         assert values.max() <= found[node.name].high

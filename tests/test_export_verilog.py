@@ -12,7 +12,6 @@ from networks import NETWORKS, PLANS, lowered
 
 import probq
 from probq import export
-from probq.export.ranges import ranges
 from probq.export.verilog import run, write
 from probq.integer import IntegerModel, Node
 
@@ -37,7 +36,7 @@ def perceptrons(draw):
         nodes.append(draw(requantizations(f"q{k}", nodes[-1].name, outputs, 1, True, True, 6)))
         features = outputs
     model = IntegerModel(nodes, draw(st.sampled_from([nodes[-1].name, nodes[-2].name])), 1.0)
-    assume(max(found.bound for found in ranges(model).values()) < 2**31)
+    assume(max(found.bound for found in model.ranges.values()) < 2**31)
     return model
 
 

@@ -4,8 +4,8 @@ from probq.export.c_elements import cast, copied, elementwise, order, ordered
 from probq.export.c_program import Program
 from probq.export.c_text import literal, loops
 from probq.export.c_values import View, dense
-from probq.export.ranges import reachable
 from probq.integer import Node
+from probq.integer.ranges import reachable
 
 
 def permute(p: Program, node: Node) -> View:

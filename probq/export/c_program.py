@@ -117,20 +117,18 @@ def _placed(steps: Sequence[Step]) -> tuple[dict[int, int], dict[int, int]]:
             if not buffer.fixed:
                 life[buffer.key] = (buffer, life.get(buffer.key, (buffer, number, number))[1], number)
     places: dict[int, int] = {}
+    placed: dict[int, list[tuple[tuple[int, int], int, int]]] = {}  # by bits: place, first and last step
     sizes: dict[int, int] = {}
     for buffer, first, last in sorted(life.values(), key=lambda each: (-each[0].elements, each[0].key)):
         bits, unit = buffer.type.bits, LINE * 8 // buffer.type.bits
+        others = placed.setdefault(bits, [])
         size = -(-buffer.elements // unit) * unit
-        taken = sorted(
-            (places[other.key], places[other.key] + -(-other.elements // unit) * unit)
-            for other, start, end in life.values()
-            if other.key in places and other.type.bits == bits and start <= last and first <= end
-        )
         place = 0
-        for start, end in taken:
+        for start, end in sorted(span for span, since, until in others if since <= last and first <= until):
             if place + size <= start:
                 break
             place = max(place, end)
         places[buffer.key] = place
+        others.append(((place, place + size), first, last))
         sizes[bits] = max(sizes.get(bits, 0), place + size)
     return places, sizes

@@ -9,9 +9,9 @@ from types import MappingProxyType
 import numpy as np
 
 from probq.errors import ProbqError
-from probq.export.ranges import reachable
 from probq.integer import IntegerModel, Node
 from probq.integer.interpreter import evaluate
+from probq.integer.ranges import reachable
 
 MOST = 2**31 - 1
 LAYERS = frozenset({"linear", "conv"})

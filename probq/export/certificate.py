@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from probq.errors import ProbqError
-from probq.export.ranges import LAYERS, accumulators, ranges
 from probq.export.verification import Report
 from probq.files import replacing
 from probq.integer import IntegerModel
+from probq.integer.ranges import LAYERS, accumulators
 
 LIBRARIES = ("probq", "numpy", "onnx", "onnxruntime", "qonnx", "hls4ml", "da4ml")
 
@@ -81,7 +81,7 @@ def hashed(path: Path) -> tuple[str, int]:
 
 def bounds(model: IntegerModel) -> dict[str, dict[str, int]]:
     """Each layer's proven accumulator bound and the width of a signed integer that holds it."""
-    found = ranges(model)
+    found = model.ranges
     result = {}
     for node in model.nodes:
         if node.op in LAYERS:

@@ -26,7 +26,6 @@ from probq.export.folders import read_index, replacing_folder, write_index
 from probq.export.hls_check import check
 from probq.export.hls_rewrite import rewritten
 from probq.export.qonnx_graph import width
-from probq.export.ranges import ranges
 from probq.integer import IntegerModel
 
 NAME = "network"
@@ -74,7 +73,7 @@ def write(
     needed("hls4ml", "hls")
     wrapper, notes = _prepared(model)
     exponents = {end: json.loads(notes[f"probq.{end}_exponent"]) for end in ("input", "output")}
-    found = ranges(model)
+    found = model.ranges
     with replacing_folder(path) as folder:
         _convert(wrapper, folder, _precision(model, exponents["input"]), (part, clock_ns, strategy))
         content: dict[str, Any] = {"model_sha256": digest, "output_scale": model.output_scale, "function": NAME}
@@ -113,7 +112,7 @@ def _without_identity(graph: Any) -> None:
 
 def _precision(model: IntegerModel, exponent: int) -> str:
     """hls4ml's type of the input: `fixed<bits, bits before the point>`."""
-    reached = ranges(model)[model.input.name]
+    reached = model.ranges[model.input.name]
     held = width(reached.low, reached.high)
     return f"{'fixed' if held.signed else 'ufixed'}<{held.bits},{held.bits + exponent}>"
 

@@ -5,8 +5,8 @@ from types import MappingProxyType
 
 from probq.errors import ProbqError
 from probq.export.qonnx_graph import width
-from probq.export.ranges import Range, ranges
 from probq.integer import IntegerModel, Node
+from probq.integer.ranges import Range
 
 
 def check(model: IntegerModel) -> None:
@@ -15,7 +15,7 @@ def check(model: IntegerModel) -> None:
     Raises:
         ProbqError: naming the node and the reason.
     """
-    found = ranges(model)
+    found = model.ranges
     for node in model.nodes:
         if node.op not in _REASONS or node.attributes.get("index"):
             what = "indices" if node.op == "input" else node.op

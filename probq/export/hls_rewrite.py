@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from probq.export.ranges import LAYERS, ranges
 from probq.export.requantization import per_channel
 from probq.integer import IntegerModel, Node
+from probq.integer.ranges import LAYERS
 
 
 def rewritten(model: IntegerModel) -> IntegerModel:
@@ -13,7 +13,7 @@ def rewritten(model: IntegerModel) -> IntegerModel:
     `(w x + b) m = (w m) x + b m`, with `m` per output channel: exact, in integers of more bits and one scale.
     """
     readers = [name for node in model.nodes for name in node.inputs]
-    found, nodes = ranges(model), {node.name: node for node in model.nodes}
+    found, nodes = model.ranges, {node.name: node for node in model.nodes}
     for node in model.nodes:
         layer = nodes[node.inputs[0]] if node.op == "multiply" else None
         if layer is None or layer.op not in LAYERS or layer.attributes.get("transposed"):

@@ -14,7 +14,7 @@ hexadecimal words (`probq.export.memory_words`):
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -26,12 +26,13 @@ from probq.errors import ProbqError
 from probq.export import memory_run
 from probq.export.folders import read_index, replacing_folder, write_index
 from probq.export.memory_words import width_of, write_words
-from probq.export.ranges import LAYERS, Range, accumulators, ranges
 from probq.integer import IntegerModel, Node
+from probq.integer.ranges import LAYERS, Range, accumulators
 
 THRESHOLDS = 255  # most per requantization
 WORD = 2**61  # no threshold is beyond it
 VECTORS = 8
+MOST_WORDS = 2**26  # of all test vectors
 
 
 def write(model: IntegerModel, path: str | PathLike[str], vectors: int = VECTORS) -> None:
@@ -46,8 +47,11 @@ def write(model: IntegerModel, path: str | PathLike[str], vectors: int = VECTORS
     Raises:
         ProbqError: the model has another operation, integers beyond 61 bits, or the folder cannot be written.
     """
-    found = ranges(model)
+    found = model.ranges
     _check(model, found)
+    words = vectors * sum(math.prod(reached.shape) for reached in found.values())
+    if words > MOST_WORDS:
+        raise ProbqError(f"test vectors of {words:,} words are more than the {MOST_WORDS:,} that are written; use C")
     names = [_file_name(k, node) for k, node in enumerate(model.nodes)]
     values = model.values(vector_inputs(model, vectors))
     with replacing_folder(path) as folder:
@@ -103,7 +107,7 @@ def vector_inputs(model: IntegerModel, count: int) -> np.ndarray:
     return np.asarray(spec.get("start", 0) + spec.get("step", 1) * codes, np.int64)
 
 
-def _check(model: IntegerModel, found: dict[str, Range]) -> None:
+def _check(model: IntegerModel, found: Mapping[str, Range]) -> None:
     for node in model.nodes:
         transposed = bool(node.attributes.get("transposed"))
         if node.op not in memory_run.OPERATIONS or transposed or node.attributes.get("index"):
@@ -128,7 +132,7 @@ def _file_name(position: int, node: Node) -> str:
     )
 
 
-def _described(node: Node, found: dict[str, Range]) -> dict[str, Any]:
+def _described(node: Node, found: Mapping[str, Range]) -> dict[str, Any]:
     """Everything on a node but its files."""
     reached = found[node.name]
     bits, signed = width_of(reached.low, reached.high)
@@ -141,7 +145,7 @@ def _described(node: Node, found: dict[str, Range]) -> dict[str, Any]:
     return entry
 
 
-def _tensors(folder: Path, node: Node, name: str, found: dict[str, Range]) -> dict[str, Any]:
+def _tensors(folder: Path, node: Node, name: str, found: Mapping[str, Range]) -> dict[str, Any]:
     """Writes a node's tensors; their entries in the index."""
     result = {}
     for key, tensor in node.tensors.items():

@@ -24,10 +24,10 @@ from probq.export.onnx_graph import IR_VERSION, OPSET, OPSET_PACKED, Edge, Graph
 from probq.export.onnx_layers import FastForm, fast_form
 from probq.export.onnx_operations import OPERATIONS, input_type
 from probq.export.onnx_phases import phases, pooled
-from probq.export.ranges import LAYERS, Range, ranges
 from probq.export.requantization import only_readers
 from probq.files import replacing
 from probq.integer import IntegerModel, Node
+from probq.integer.ranges import LAYERS, Range
 
 FAST = "QLinearConv"
 CLIPPED_LATER = ("max_pool", "reshape", "permute")  # a clip may as well come behind these, where less is left
@@ -134,7 +134,7 @@ def _session(path: str | PathLike[str], optimize: bool) -> Any:
 
 def _edges(graph: Graph, model: IntegerModel, forms: dict[str, str]) -> dict[str, Edge]:
     """Adds every node of the model; notes which layer took which form."""
-    found, behind = ranges(model), only_readers(model)
+    found, behind = model.ranges, only_readers(model)
     edges, done = dict[str, Edge](), set[str]()
     for node in model.nodes:
         if node.name in done:  # it came with the layer before it

@@ -8,10 +8,10 @@ from probq.errors import ProbqError
 from probq.export.float_rounding import INT32, Rounded, Rule, rounded
 from probq.export.kernels import Kernel, kernel
 from probq.export.onnx_graph import Edge, Graph, integer_type, zero_point
-from probq.export.ranges import Range, accumulators
 from probq.export.requantization import numbers
 from probq.integer import Node
 from probq.integer.packing import smallest
+from probq.integer.ranges import Range, accumulators
 
 SATURATED = 32767  # where x86 without VNNI saturates the sum of two products
 

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 from probq.export.kernels import sliced
 from probq.export.onnx_graph import Edge, Graph, integer_type, zero_point
-from probq.export.ranges import Range, reachable
 from probq.integer import Node
 from probq.integer.packing import smallest
+from probq.integer.ranges import Range, reachable
 
 
 def table(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> Edge:

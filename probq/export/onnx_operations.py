@@ -11,8 +11,8 @@ from probq.export.kernels import sliced
 from probq.export.onnx_graph import Edge, Graph, integer_type, zero_point
 from probq.export.onnx_layers import layer, levels
 from probq.export.onnx_moves import pad, piece, repeat, table
-from probq.export.ranges import Range
 from probq.integer import Node
+from probq.integer.ranges import Range
 
 Operation = Callable[[Graph, Node, list[Edge], Range], Edge]
 

@@ -19,11 +19,11 @@ from probq.export.onnx_graph import IR_VERSION, OPSET, Graph
 from probq.export.qonnx_graph import DOMAIN, Wire
 from probq.export.qonnx_layers import FINN, HLS4ML, Flavour, fused, layer
 from probq.export.qonnx_operations import operation
-from probq.export.ranges import LAYERS, ranges
 from probq.export.requantization import pairs
 from probq.files import replacing
 from probq.integer import IntegerModel, Node
 from probq.integer.packing import bits_of
+from probq.integer.ranges import LAYERS
 
 BATCH = 64  # inputs that the executor gets at once
 
@@ -106,7 +106,7 @@ def _executed(wrapper: Any, x: np.ndarray) -> np.ndarray:
 
 
 def _wires(graph: Graph, model: IntegerModel, flavour: Flavour) -> dict[str, Wire]:
-    found, behind = ranges(model), pairs(model)
+    found, behind = model.ranges, pairs(model)
     wires: dict[str, Wire] = {}
     for node in model.nodes:
         if node.name in wires:  # it came with the layer before it

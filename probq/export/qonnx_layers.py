@@ -7,9 +7,9 @@ import numpy as np
 from probq.errors import ProbqError
 from probq.export.onnx_graph import Graph
 from probq.export.qonnx_graph import Wire, bipolar, check, limited, parameter, quant, real, width
-from probq.export.ranges import Range, accumulators
 from probq.export.requantization import Shift, as_shift, shifted
 from probq.integer import Node
+from probq.integer.ranges import Range, accumulators
 
 
 @dataclass(frozen=True)

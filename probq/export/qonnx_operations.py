@@ -12,8 +12,8 @@ from probq.export.onnx_graph import Graph
 from probq.export.onnx_operations import behind_batch, pool_pads
 from probq.export.qonnx_graph import Wire, at, bipolar, check, limited, parameter, quant, real, width
 from probq.export.qonnx_layers import requantized
-from probq.export.ranges import Range
 from probq.integer import Node
+from probq.integer.ranges import Range
 
 Operation = Callable[[Graph, Node, list[Wire], Range], Wire]
 

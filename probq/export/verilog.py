@@ -8,7 +8,7 @@ import math
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -19,9 +19,9 @@ import numpy as np
 from probq.errors import ProbqError
 from probq.export.extras import needed
 from probq.export.folders import read_index, replacing_folder, write_index
-from probq.export.ranges import LAYERS, Range, accumulators, ranges
 from probq.export.verilog_trace import OPERATIONS, traced
 from probq.integer import IntegerModel
+from probq.integer.ranges import LAYERS, Range, accumulators
 
 NAME = "network"
 MOST_WEIGHTS = 16_384  # multiplications that are unrolled
@@ -55,7 +55,7 @@ def write(model: IntegerModel, path: str | PathLike[str]) -> None:
         ProbqError: da4ml is missing, the model is too large or holds something else, an integer may leave 31 bits, or
             the folder cannot be written.
     """
-    found = ranges(model)
+    found = model.ranges
     _check(model, found)
     needed("da4ml", "verilog")
     logic = traced(model, found)
@@ -78,7 +78,7 @@ def _place(interval: Any) -> tuple[int, bool, int]:
     return max(int(signed) + int(whole) + int(fraction), 0), bool(signed), -int(fraction)
 
 
-def _check(model: IntegerModel, found: dict[str, Range]) -> None:
+def _check(model: IntegerModel, found: Mapping[str, Range]) -> None:
     weights = sum(node.tensors["weight"].size * _uses(found[node.inputs[0]], node.op) for node in model.nodes
                   if node.op in LAYERS)  # fmt: skip
     for node in model.nodes:

@@ -8,15 +8,15 @@ import numpy as np
 
 from probq.errors import ProbqError
 from probq.export.extras import needed
-from probq.export.ranges import Range
 from probq.export.requantization import shifted
 from probq.integer import IntegerModel, Node
+from probq.integer.ranges import Range
 
 COSTS = (1, -1, -1)  # da4ml's default: carries are free, adders unlimited in width
 Trace = Any  # an array of objects: da4ml's FixedVariable, [*shape]
 
 
-def traced(model: IntegerModel, found: dict[str, Range]) -> Any:
+def traced(model: IntegerModel, found: Mapping[str, Range]) -> Any:
     """The model as da4ml's `CombLogic`, its inputs and outputs flattened in C order.
 
     Raises:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
@@ -45,7 +44,7 @@ class Ensemble:
         shapes = [model.input.attributes["shape"] for model in self.models]
         if any(shape != shapes[0] for shape in shapes):
             raise ProbqError(f"the members take inputs of different shapes: {shapes}; they must be of one network")
-        if noise is not None and (type(noise) not in (int, float) or not math.isfinite(noise) or noise < 0):
+        if noise is not None and (type(noise) not in (int, float) or not 0 <= noise < 2**1024):
             raise ProbqError(f"noise is a variance, 0 or more, or None for classes; not {noise!r:.80}")
         self.noise = None if noise is None else float(noise)
         self.metadata: dict[str, Any] = json_copy(dict(metadata or {}), "metadata")

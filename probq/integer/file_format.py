@@ -20,11 +20,12 @@ from safetensors import SafetensorError, safe_open
 from probq.errors import ProbqError
 from probq.files import replacing
 from probq.integer.node import Node
-from probq.integer.packing import LARGEST_LEVEL, MOST_ELEMENTS, Levels, Packing, bits_of, pack, size_in_bits, unpack
+from probq.integer.packing import LARGEST_LEVEL, MOST_ELEMENTS, Levels, Packing, bits_of, pack, unpack
+from probq.integer.sizes import check_count
 
 FORMAT, VERSION = "probq.integer", 1
 MOST_HEADER = 100_000_000  # bytes; safetensors reads no more
-FREE_ELEMENTS = 2**24  # a file may always unpack to this many integers, beyond it to 64 per bit
+FREE_ELEMENTS, PER_BIT = 2**24, 8  # a file may always unpack to so many integers, and to so many more for each bit
 
 Fields = Mapping[str, type]
 _TOP: Fields = MappingProxyType(
@@ -59,7 +60,7 @@ def describe(
             except ProbqError as error:
                 raise ProbqError(f"node {node.name}, tensor {name}: {error}") from error
             blobs.update(new)
-            elements += tensor.size if new[f"{node.name}/{name}"].size else 0
+            elements += tensor.size
         entries.append(entry)
     if elements > _allowance(blobs):
         raise ProbqError(f"{elements} integers of so few bits could not be loaded again; remove pruned channels first")
@@ -165,7 +166,7 @@ def _refuse(constant: str) -> None:
 
 
 def _allowance(blobs: Mapping[str, np.ndarray]) -> int:
-    return FREE_ELEMENTS + 64 * 8 * sum(blob.size for blob in blobs.values())
+    return FREE_ELEMENTS + PER_BIT * 8 * sum(blob.size for blob in blobs.values())
 
 
 def _blob(file: Any, key: str) -> np.ndarray:
@@ -187,6 +188,7 @@ def _check(entry: Any, fields: Fields, where: str) -> None:
 
 def _nodes(entries: list[Any], blobs: dict[str, np.ndarray]) -> Iterable[tuple[dict[str, Any], Tensors]]:
     """Each node's fields and tensors; takes the blobs in use out of `blobs`."""
+    check_count(entries)
     allowance = _allowance(blobs)
     for k, entry in enumerate(entries):
         _check(entry, _NODE, f"node {k} of the manifest")
@@ -204,7 +206,7 @@ def _nodes(entries: list[Any], blobs: dict[str, np.ndarray]) -> Iterable[tuple[d
 
 
 def _tensor(entry: Any, key: str, blobs: dict[str, np.ndarray], allowance: int) -> tuple[np.ndarray, Packing, int]:
-    """One tensor, its packing, and the number of elements it takes memory for (none for 0 bits)."""
+    """One tensor, its packing, and its number of elements; those of 0 bits take memory where they are used."""
     _check(entry, _TENSOR, "its entry")
     shape = _shape(entry["shape"])
     codebooks = tuple(_levels(levels) for levels in entry["codebooks"])
@@ -218,7 +220,7 @@ def _tensor(entry: Any, key: str, blobs: dict[str, np.ndarray], allowance: int) 
         _check(entry, {**_TENSOR, "rung": int}, "its entry")
         rung = np.array(entry["rung"])
     packing, blob = Packing(codebooks, rung), _take(blobs, key, entry)
-    elements = math.prod(shape) if size_in_bits(shape, packing) else 0
+    elements = math.prod(shape)
     if elements > allowance:
         raise ProbqError(f"its shape {list(shape)} is out of proportion to the file; save the model again")
     return unpack(blob, shape, packing), packing, elements

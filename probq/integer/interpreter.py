@@ -15,7 +15,7 @@ import numpy as np
 from probq.errors import ProbqError
 from probq.integer.data_movement import MOVES, behind_batch, check_range
 from probq.integer.node import Node
-from probq.integer.windows import columns, pad, pool, span
+from probq.integer.windows import ceil_size, columns, pad, pool, span
 
 COLUMNS = 2**22  # elements of one block of a convolution's unfolded input
 LOWEST = np.iinfo(np.int64).min
@@ -185,7 +185,6 @@ def _spread(node: Node, name: str, x: np.ndarray) -> np.ndarray:
 
 def _requantize(node: Node, x: np.ndarray) -> np.ndarray:
     multiplier, add, shift = (_spread(node, name, x) for name in ("multiplier", "add", "shift"))
-    check_range(shift, 0, 62)
     _check_int64(_largest(x) * _largest(multiplier) + _largest(add))
     y = x * multiplier
     y += add
@@ -217,14 +216,11 @@ def _max_pool(node: Node, x: np.ndarray) -> np.ndarray:
         x.shape[x.ndim - spatial :], spec["kernel"], spec["stride"], spec["dilation"], spec["padding"], strict=True
     ):
         if spec["ceil_mode"]:
-            free = length + low + high - dilation * (kernel - 1) - 1
-            size = -(-free // stride) + 1
-            if (size - 1) * stride >= length + low:  # a window that starts beyond the input is dropped
-                size -= 1
+            size = ceil_size(length, (low, high), kernel, stride, dilation)
             high = max(high, (size - 1) * stride + dilation * (kernel - 1) + 1 - length - low)
-        taps = np.arange(span(length + low + high, kernel, stride, dilation)) * stride - low
-        taps = taps + dilation * np.arange(kernel)[:, None]
-        if not ((taps >= 0) & (taps < length)).any(axis=0).all():
+        start = np.arange(span(length + low + high, kernel, stride, dilation)) * stride - low
+        first = np.maximum(-(start // dilation), 0)  # the first tap that is not in front of the input
+        if ((first >= kernel) | (start + dilation * first >= length)).any():
             raise ProbqError("a window sees nothing but padding; use less padding")
         padding.append([low, high])
     return pool(pad(x, padding, LOWEST), spec["kernel"], spec["stride"], spec["dilation"], np.maximum)

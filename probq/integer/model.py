@@ -4,6 +4,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,16 @@ from probq.integer import file_format
 from probq.integer.interpreter import as_array, evaluate, quantize
 from probq.integer.node import Node, json_copy
 from probq.integer.operations import LAYERS
+from probq.integer.ranges import Range, ranges
+from probq.integer.shapes import Shape, shape_of
+from probq.integer.sizes import check_count, check_sizes
 
-CHUNK = 2**17  # input elements interpreted at once
+CHUNK = 2**20  # elements of any value interpreted at once
 
 
-def _chunks(x: np.ndarray) -> list[np.ndarray]:
-    """Parts of a batch, at least one, of about CHUNK elements."""
-    size = max(1, CHUNK // max(1, math.prod(x.shape[1:])))
+def _chunks(x: np.ndarray, largest: int) -> list[np.ndarray]:
+    """Parts of a batch, at least one, for which a value of `largest` elements for one example has about CHUNK."""
+    size = max(1, CHUNK // max(1, largest))
     return [x[start : start + size] for start in range(0, max(1, len(x)), size)] if x.ndim else [x]
 
 
@@ -33,7 +37,12 @@ class IntegerModel:
         metadata: free JSON-able information, as widths, cost and versions.
 
     Raises:
-        ProbqError: names repeat, an input is not an earlier node, or there is not exactly one input node.
+        ProbqError: names repeat, an input is not an earlier node, there is not exactly one input node, shapes do not
+            fit, one example takes memory or work out of proportion to the parameters, or an integer may leave exact
+            arithmetic.
+
+    Attributes:
+        ranges: what every node's value may reach, and its shape, by name.
 
     >>> image = Node("x", "input", attributes={"shape": [2], "scale": 0.5, "lo": 0, "hi": 15})
     >>> layer = Node("fc", "linear", ("x",), tensors={"weight": np.array([[1, -2]]), "bias": np.array([3])})
@@ -48,10 +57,17 @@ class IntegerModel:
         self.nodes = tuple(nodes)
         self.output = output
         self.metadata: dict[str, Any] = json_copy(dict(metadata or {}), "metadata")
-        if type(output_scale) not in (int, float) or not math.isfinite(output_scale) or output_scale <= 0:
+        if type(output_scale) not in (int, float) or not 0 < output_scale < 2**1024:
             raise ProbqError(f"output_scale must be a positive finite float, not {output_scale!r:.80}")
         self.output_scale = float(output_scale)
+        check_count(self.nodes)
         self._check_graph()
+        shapes: dict[str, Shape] = {}
+        for node in self.nodes:
+            shapes[node.name] = shape_of(node, [shapes[name] for name in node.inputs])
+        check_sizes(self.nodes, shapes)
+        self.ranges: Mapping[str, Range] = MappingProxyType(ranges(self.nodes, shapes))
+        self._largest = max(math.prod(shape) for shape in shapes.values())
 
     def _check_graph(self) -> None:
         earlier: set[str] = set()
@@ -91,7 +107,7 @@ class IntegerModel:
             ProbqError: as `quantize_input`; or an operation does not fit its values, or would not be exact.
         """
         x = as_array(x)
-        return np.concatenate([self._output(self.quantize_input(part)) for part in _chunks(x)])
+        return np.concatenate([self._output(self.quantize_input(part)) for part in _chunks(x, self._largest)])
 
     def run(self, integers: Any) -> np.ndarray:
         """The output for integers that `quantize_input` gave, int64 `[batch, ...]`.
@@ -100,16 +116,19 @@ class IntegerModel:
             ProbqError: as `__call__`; or the integers leave the input's range.
         """
         integers = evaluate(self.input, np.asarray(integers))
-        return np.concatenate([self._output(part) for part in _chunks(integers)])
+        return np.concatenate([self._output(part) for part in _chunks(integers, self._largest)])
 
     def _output(self, integers: np.ndarray) -> np.ndarray:
         last = {name: k for k, node in enumerate(self.nodes) for name in (*node.inputs, node.name)}
         last[self.output] = len(self.nodes)
+        done: dict[int, list[str]] = {}
+        for name, k in last.items():
+            done.setdefault(k, []).append(name)
         values: dict[str, np.ndarray] = {}
         for k, (name, value) in enumerate(self._walk(integers, values)):
             values[name] = value
-            for done in [name for name in values if last[name] <= k]:
-                del values[done]
+            for old in done.get(k, ()):
+                del values[old]
         return values[self.output]
 
     def _walk(self, integers: np.ndarray, values: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:

@@ -10,6 +10,8 @@ from probq.errors import ProbqError
 from probq.integer.operations import check
 from probq.integer.packing import Packing, size_in_bits, smallest
 
+MOST_DIGITS = 300  # of an integer; more are beyond float64
+
 
 @dataclass(frozen=True, eq=False)
 class Node:
@@ -72,12 +74,18 @@ def json_copy(value: Any, what: str) -> Any:
     """A copy as JSON reads it back, so that what is saved equals what is loaded.
 
     Raises:
-        ProbqError: the value, called `what`, is not JSON.
+        ProbqError: the value, called `what`, is not JSON, or a number in it is beyond float64.
     """
     try:
-        return json.loads(json.dumps(value, allow_nan=False))
+        return json.loads(json.dumps(value, allow_nan=False), parse_int=_integer)
     except (TypeError, ValueError, RecursionError) as error:
         raise ProbqError(f"{what} must be JSON: {error}; convert arrays with tolist(), numbers with int()") from error
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > MOST_DIGITS:
+        raise ValueError(f"{digits:.20}... is beyond float64")
+    return int(digits)
 
 
 def _int64(name: str, tensor: Any) -> np.ndarray:

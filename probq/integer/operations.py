@@ -53,7 +53,7 @@ def _is_pair(value: Any) -> bool:
 
 
 def _is_power_of_two(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value) and value > 0 and math.frexp(value)[0] == 0.5
+    return type(value) in (int, float) and 0 < value < 2**1024 and math.frexp(value)[0] == 0.5
 
 
 KINDS: Mapping[str, Callable[[Any], bool]] = MappingProxyType(
@@ -156,12 +156,26 @@ def _check_names(part: str, given: Mapping[str, Any], known: Mapping[str, Any], 
         raise ProbqError(f"{part} {missing[0]} is missing")
 
 
+def _check_levels(op: str, attributes: Mapping[str, Any]) -> None:
+    """The levels `start + step * code` of an input are exact in float64, those of a requantization in int64."""
+    if "lo" not in attributes or op == "clip":
+        return
+    start, step, ends = attributes.get("start", 0), attributes.get("step", 1), (attributes["lo"], attributes["hi"])
+    largest = max(abs(number) for end in ends for number in (start, end, start + step * end))
+    if largest >= (2**53 if op == "input" else 2**62):
+        raise ProbqError(
+            "lo, hi, start and start + step * code must stay within "
+            + ("float64's exact integers, 2^53" if op == "input" else "int64, below 2^62")
+        )
+
+
 def _check_agreement(op: str, tensors: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> None:
     """What the parts of one node must have in common."""
     if "lo" in attributes and None not in (attributes["lo"], attributes["hi"]) and attributes["lo"] > attributes["hi"]:
         raise ProbqError(f"lo = {attributes['lo']} is above hi = {attributes['hi']}")
-    if op == "input" and "scale" in attributes and max(abs(attributes["lo"]), abs(attributes["hi"])) >= 2**53:
-        raise ProbqError("an input's lo and hi must stay within float64's exact integers, 2^53")
+    _check_levels(op, attributes)
+    if "shift" in tensors and tensors["shift"].size and not 0 <= tensors["shift"].min() <= tensors["shift"].max() <= 62:
+        raise ProbqError("shifts must lie in 0 .. 62, so that int64 holds what is shifted")
     if "bias" in tensors:
         weight, grouped = tensors["weight"], attributes.get("transposed", False)
         outputs = weight.shape[1] * attributes["groups"] if grouped else weight.shape[0]

@@ -1,13 +1,14 @@
 """A kernel moved over the last axes of an array: sizes, padding, unfolding and pooling (numpy only)."""
 
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from probq.errors import ProbqError
+
+MOST_TAPS = 64  # passes over all windows; larger ones are joined one by one
 
 
 def span(length: int, kernel: int, stride: int, dilation: int) -> int:
@@ -23,6 +24,16 @@ def span(length: int, kernel: int, stride: int, dilation: int) -> int:
     if free < 0:
         raise ProbqError(f"a kernel of {kernel} (dilation {dilation}) is longer than the {length} padded elements")
     return free // stride + 1
+
+
+def ceil_size(length: int, padding: Sequence[int], kernel: int, stride: int, dilation: int) -> int:
+    """Positions where a last, incomplete window counts too, unless it starts beyond the input.
+
+    >>> ceil_size(6, [0, 0], 3, 2, 1), span(6, 3, 2, 1)
+    (3, 2)
+    """
+    size = -(-(length + sum(padding) - dilation * (kernel - 1) - 1) // stride) + 1
+    return size - ((size - 1) * stride >= length + padding[0])
 
 
 def pad(x: np.ndarray, padding: Sequence[Sequence[int]], fill: int) -> np.ndarray:
@@ -61,16 +72,22 @@ def pool(
     kernel: Sequence[int],
     stride: Sequence[int],
     dilation: Sequence[int],
-    join: Callable[..., Any],
+    join: np.ufunc,
 ) -> np.ndarray:
-    """`join` (as numpy.add) of a padded value over every window of its last axes, one pass per kernel element."""
-    lengths = x.shape[x.ndim - len(kernel) :]
-    size = [span(*each) for each in zip(lengths, kernel, stride, dilation, strict=True)]
-    out: np.ndarray | None = None
-    for tap in itertools.product(*map(range, kernel)):
-        steps = zip(tap, dilation, stride, size, strict=True)
-        part = _take(x, [slice(k * d, k * d + (n - 1) * s + 1, s) for k, d, s, n in steps])
-        out = part.copy() if out is None else join(out, part, out=out)
-    if out is None:
-        raise ProbqError("a kernel has at least one element")
+    """`join` (numpy.add, numpy.maximum) of a padded value over every window of its last axes, one axis at a time."""
+    for axis, (k, s, d) in enumerate(zip(kernel, stride, dilation, strict=True), x.ndim - len(kernel)):
+        x = _pool_axis(np.moveaxis(x, axis, -1), k, s, d, join)
+        x = np.moveaxis(x, -1, axis)
+    return x
+
+
+def _pool_axis(x: np.ndarray, kernel: int, stride: int, dilation: int, join: np.ufunc) -> np.ndarray:
+    size = span(x.shape[-1], kernel, stride, dilation)
+    if kernel > MOST_TAPS:
+        windows = sliding_window_view(x, dilation * (kernel - 1) + 1, axis=-1)[..., ::stride, ::dilation]
+        return np.asarray(join.reduce(windows, axis=-1))
+    taps = [x[..., k * dilation : k * dilation + (size - 1) * stride + 1 : stride] for k in range(kernel)]
+    out = taps[0].copy()
+    for tap in taps[1:]:
+        join(out, tap, out=out)
     return out

@@ -1,15 +1,18 @@
 """What every node of an integer model may reach: intervals that hold for all inputs, and shapes."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
 
-from probq.integer import IntegerModel, Node
+from probq.errors import ProbqError
+from probq.integer.node import Node
+from probq.integer.shapes import Shape, axis_of
 
 LAYERS = ("linear", "conv")
+EXACT, MOST = 2**53, 2**63  # of layers, which are held in float64, and of int64
 
 
 @dataclass(frozen=True)
@@ -30,18 +33,37 @@ class Range:
         return low <= self.low and self.high <= high
 
 
-def ranges(model: IntegerModel) -> dict[str, Range]:
-    """Every node's range by name, proven by interval arithmetic for all inputs that the model accepts.
+def ranges(nodes: Sequence[Node], shapes: Mapping[str, Shape]) -> dict[str, Range]:
+    """Every node's range by name, proven by interval arithmetic for all inputs that the nodes accept.
 
     Raises:
-        ProbqError: the model's operations do not fit together.
+        ProbqError: a sum of a layer could reach 2^53, or another value 2^63. A requantization's products may be proven
+            only by what is known of each channel; the interpreter checks them on the values at hand.
     """
-    shapes = _shapes(model)
     found: dict[str, Range] = {}
-    for node in model.nodes:
-        low, high = _INTERVALS[node.op](node, [found[name] for name in node.inputs])
+    for node in nodes:
+        values = [found[name] for name in node.inputs]
+        if node.op in LAYERS:
+            _check_exact(node, _sums(node, values[0]), EXACT)
+        low, high = _INTERVALS[node.op](node, values)
         found[node.name] = Range(low, high, shapes[node.name])
+        _check_exact(node, found[node.name].bound, MOST)
     return found
+
+
+def _sums(node: Node, x: Range) -> int:
+    """Largest magnitude of any partial sum of a layer, as the interpreter checks it."""
+    row = int(np.abs(rows(node).astype(np.float64)).sum(1).max(initial=0))
+    return x.bound * row * (2**20 + 1) // 2**20 + max(map(abs, _extent(node.tensors["bias"])))
+
+
+def _check_exact(node: Node, largest: int, limit: int) -> None:
+    if largest >= limit:
+        reached = f"{largest:,}" if largest < 10**30 else f"10^{len(str(largest)) - 1}"
+        raise ProbqError(
+            f"node {node.name} ({node.op}): its integers may reach {reached}, the limit is {limit - 1:,} "
+            f"({limit.bit_length() - 1} bits, for exact arithmetic); use narrower widths"
+        )
 
 
 def rows(node: Node) -> np.ndarray:
@@ -55,24 +77,15 @@ def rows(node: Node) -> np.ndarray:
 
 
 def accumulators(node: Node, x: Range) -> tuple[np.ndarray, np.ndarray]:
-    """Least and greatest accumulator of every output channel of a layer, Python integers `[outputs]`.
+    """Least and greatest accumulator of every output channel of a layer, int64 `[outputs]`.
 
     low_o = b_o + sum_i min(w_oi x_low, w_oi x_high), high_o likewise; zero padding is an input too.
     """
     low, high = min(x.low, 0), max(x.high, 0)
     products = rows(node)
-    up, down = np.maximum(products, 0).sum(1).astype(object), np.minimum(products, 0).sum(1).astype(object)
-    bias = node.tensors["bias"].astype(object)
+    up, down = np.maximum(products, 0).sum(1), np.minimum(products, 0).sum(1)
+    bias = node.tensors["bias"]
     return bias + up * low + down * high, bias + up * high + down * low
-
-
-def _shapes(model: IntegerModel) -> dict[str, tuple[int, ...]]:
-    """By running the smallest batch."""
-    attributes = model.input.attributes
-    lowest = 0 if attributes.get("index") else attributes["lo"]
-    lowest = attributes.get("start", 0) + attributes.get("step", 1) * lowest
-    values = model.values(np.full((1, *attributes["shape"]), lowest, np.int64))
-    return {name: value.shape[1:] for name, value in values.items()}
 
 
 def _levels(node: Node, _: list[Range]) -> tuple[int, int]:
@@ -117,7 +130,7 @@ def _sum_pool(node: Node, values: list[Range]) -> tuple[int, int]:
 
 def _sum(node: Node, values: list[Range]) -> tuple[int, int]:
     shape = values[0].shape
-    count = math.prod(shape[axis] for axis in node.attributes["axes"])
+    count = math.prod(shape[axis_of(axis, shape)] for axis in node.attributes["axes"])
     return count * values[0].low, count * values[0].high
 
 
