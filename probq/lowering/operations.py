@@ -234,7 +234,7 @@ OPERATIONS: Mapping[str, Callable[..., Value]] = MappingProxyType(
         "relu": clip(0.0, None), "relu_": clip(0.0, None), "relu6": clip(0.0, 6.0), "relu6_": clip(0.0, 6.0),
         "clamp": clamp, "clamp_": clamp, "clamp_min": clamp, "hardtanh": hardtanh, "hardtanh_": hardtanh,
         "contiguous": same, "clone": same,
-        "detach": same, "detach_": same, "alias": same, "to": same,
+        "detach": same, "detach_": same, "alias": same, "to": same, "type_as": same,
         "max_pool1d": max_pool, "max_pool2d": max_pool, "max_pool3d": max_pool,
         "avg_pool1d": avg_pool, "avg_pool2d": avg_pool, "avg_pool3d": avg_pool,
         "adaptive_avg_pool1d": adaptive_avg_pool, "adaptive_avg_pool2d": adaptive_avg_pool,
