@@ -11,7 +11,7 @@ from typing import Any
 
 from probq import cli_export, cli_report
 from probq.cli_arguments import seed
-from probq.errors import ProbqError
+from probq.errors import ProbqError, printable
 from probq.file_kind import kind
 from probq.integer import IntegerModel
 from probq.integer.layer_table import LayerNumbers, layers_of, number
@@ -74,7 +74,7 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _show(options: argparse.Namespace) -> int:
     path: Path = options.file
-    print(posterior_text(path) if kind(path) == "probq.posterior" else integer_text(path))
+    print(printable(posterior_text(path) if kind(path) == "probq.posterior" else integer_text(path)))
     return 0
 
 

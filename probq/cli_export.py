@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from probq.cli_arguments import count, seed
-from probq.errors import ProbqError
+from probq.errors import ProbqError, printable
 from probq.export.verification import Report, verify_parts
 from probq.integer import IntegerModel
 
@@ -128,7 +128,7 @@ def _export(options: argparse.Namespace) -> int:
     with _progress("export", None):
         written = target.write(model, path, options.packed)
     path.with_name(path.name + ".json").unlink(missing_ok=True)  # it was of what is no longer there
-    print(f"{path}: {size(path):,} bytes" if written is None else written)
+    print(printable(f"{path}: {size(path):,} bytes" if written is None else str(written)))
     if target.name == "c":
         print(_write_test(model, path, options.seed))
     if not options.verify:

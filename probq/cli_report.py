@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from probq.errors import ProbqError
+from probq.errors import ProbqError, printable
 
 
 def add_command(commands: Any) -> None:
@@ -44,7 +44,7 @@ def _report(options: argparse.Namespace) -> int:
             options.file, options.out, predictions=predictions, targets=targets, certified=options.certificate
         )
     for warning in caught:
-        print(f"probq: warning: {warning.message}", file=sys.stderr)
+        print(f"probq: warning: {printable(str(warning.message))}", file=sys.stderr)
     print(f"{path}: {path.stat().st_size:,} bytes")
     return 0
 

@@ -1,7 +1,11 @@
 """Files that appear whole or not at all."""
 
+import contextlib
 import os
+import platform
 import secrets
+import shutil
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
@@ -18,7 +22,7 @@ def replacing(path: str | PathLike[str]) -> Iterator[Path]:
         ProbqError: if the file cannot be written.
     """
     path = Path(path)
-    temporary = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
+    temporary = temporary_name(path)
     try:
         yield temporary
         os.replace(temporary, path)
@@ -26,3 +30,36 @@ def replacing(path: str | PathLike[str]) -> Iterator[Path]:
         raise ProbqError(f"cannot write {path}: {error}; name a file in a folder that exists") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_name(path: Path) -> Path:
+    """A new hidden name beside `path`; what killed processes of this machine left there for it is removed first."""
+    machine = f"{zlib.crc32(platform.node().encode()):08x}"
+    for old in _named(path.parent, machine, path.name):
+        with contextlib.suppress(OSError):
+            shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
+    return path.with_name(f".probq-{machine}-{os.getpid()}-{secrets.token_hex(4)}.{path.name}")
+
+
+def _named(folder: Path, machine: str, name: str) -> Iterator[Path]:
+    """Temporary files and folders for `name` whose process is gone."""
+    start = f".probq-{machine}-"
+    with contextlib.suppress(OSError):
+        for file in list(folder.iterdir()):
+            head, _, tail = file.name.removeprefix(start).partition(".")
+            process = head.partition("-")[0]
+            if file.name.startswith(start) and tail == name and process.isdecimal() and not _runs(int(process)):
+                yield file
+
+
+def _runs(process: int) -> bool:
+    """Whether there is such a process; where that cannot be asked, it is taken to run."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True

@@ -179,3 +179,26 @@ def test_shapes_are_those_of_the_interpreter() -> None:
             assert shapes[node.name] == values[node.name].shape[1:] == model.ranges[node.name].shape
             assert model.ranges[node.name].low <= values[node.name].min()
             assert values[node.name].max() <= model.ranges[node.name].high
+
+
+@pytest.mark.parametrize("step", [1, 3, 2**30, 2**31 - 1])
+def test_levels_beyond_exact_integers_are_refused(step: int) -> None:
+    """And the last ones that fit are computed as Python's integers say."""
+    numbers = {"multiplier": np.array(2**22), "add": np.array(0), "shift": np.array(0)}
+    for op, limit in (("input", 2**53), ("requantize", 2**62)):
+        most = (limit - 1) // step
+        limits = {"lo": 0, "start": 0, "step": step}
+        if op == "input":
+            image = source(1, hi=most, **{k: v for k, v in limits.items() if k != "lo"})
+            model = IntegerModel([image], "x", 1.0)
+            assert model.quantize_input([[2.0**66]]).tolist() == [[step * most]]
+            with pytest.raises(ProbqError, match=r"exact integers, 2\^53"):
+                source(1, hi=most + 1, **{k: v for k, v in limits.items() if k != "lo"})
+        else:
+            most = min(most, 2**61)
+            node = after(op, limits | {"hi": most}, numbers)
+            model = IntegerModel([source(1, hi=2**40), node], "y", 1.0)
+            assert model([[2.0**40]]).tolist() == [[min(2**62, most) * step]]
+            if step > 1:
+                with pytest.raises(ProbqError, match="within int64"):
+                    after(op, limits | {"hi": 2**61}, numbers)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from probq.errors import ProbqError
+from probq.files import temporary_name
 
 INDEX = "probq.json"
 VERSION = 1
@@ -28,7 +28,7 @@ def replacing_folder(path: str | PathLike[str]) -> Iterator[Path]:
     path = Path(path)
     if path.exists() and not (path / INDEX).is_file() and not (path.is_dir() and not any(path.iterdir())):
         raise ProbqError(f"{path} exists and is no artefact of probq; name another folder, or remove it first")
-    new, old = (path.with_name(f".{secrets.token_hex(4)}.{path.name}") for _ in range(2))
+    new, old = temporary_name(path), temporary_name(path)
     try:
         new.mkdir()
         yield new

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import secrets
 import shutil
 from collections.abc import Mapping, Sequence
 from os import PathLike
@@ -13,6 +12,7 @@ import numpy as np
 
 from probq import uncertainty
 from probq.errors import ProbqError
+from probq.files import temporary_name
 from probq.integer.model import IntegerModel
 from probq.integer.node import json_copy
 from probq.uncertainty import Uncertainty
@@ -111,7 +111,7 @@ class Ensemble:
         folder = Path(folder)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ProbqError(f"{folder} exists and is not empty; name a new folder")
-        temporary = folder.with_name(f".{secrets.token_hex(4)}.{folder.name}")
+        temporary = temporary_name(folder)
         try:
             temporary.mkdir()
             members = []

@@ -10,6 +10,8 @@ from probq.integer.model import IntegerModel
 from probq.integer.node import Node
 from probq.integer.operations import LAYERS
 from probq.integer.packing import bits_of
+from probq.integer.ranges import LAYERS as SUMMED
+from probq.integer.ranges import accumulators
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,11 @@ class LayerNumbers:
 def layers_of(model: IntegerModel) -> list[LayerNumbers]:
     """The layers in the order of the model."""
     known = {name: entry for entry in _entries(model.metadata) if isinstance(name := entry.get("name"), str)}
-    return [_numbers(node, known.get(node.name, {})) for node in model.nodes if node.op in LAYERS]
+    return [
+        _numbers(node, known.get(node.name, {}), _accumulator_bits(model, node))
+        for node in model.nodes
+        if node.op in LAYERS
+    ]
 
 
 def number(entry: Mapping[str, Any], name: str) -> float | None:
@@ -54,7 +60,15 @@ def _entries(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
 
 
-def _numbers(node: Node, known: Mapping[str, Any]) -> LayerNumbers:
+def _accumulator_bits(model: IntegerModel, node: Node) -> int | None:
+    """Proven here: the `bound` in a file is what its writer claims."""
+    if node.op not in SUMMED or not node.bound:
+        return None
+    low, high = accumulators(node, model.ranges[node.inputs[0]])
+    return max(-int(low.min(initial=0)), int(high.max(initial=0))).bit_length() + 1
+
+
+def _numbers(node: Node, known: Mapping[str, Any], width: int | None) -> LayerNumbers:
     packing = node.packing_of("weight")
     bits = np.array([bits_of(levels) for levels in packing.codebooks])[packing.rung]
     return LayerNumbers(
@@ -63,7 +77,7 @@ def _numbers(node: Node, known: Mapping[str, Any]) -> LayerNumbers:
         node.tensors["weight"].shape,
         float(np.mean(bits)),
         number(known, "input_bits"),
-        node.bound.bit_length() + 1 if node.bound else None,
+        width,
         number(known, "macs"),
         number(known, "bops"),
     )

@@ -24,7 +24,8 @@ class Node:
         attributes: JSON-able; `probq.integer.operations` says which an operation takes. Shapes leave out the batch.
         tensors: integer arrays, kept as int64.
         packing: how tensors are stored; those not named here on the smallest contiguous codebook.
-        bound: proven largest magnitude of the output, below 2^53; 0 where none is known.
+        bound: largest magnitude of the output as its maker proved it, below 2^53; 0 where none is known. A file only
+            claims it: what is proven again is `IntegerModel.ranges`.
 
     Raises:
         ProbqError: a part is missing, unknown or of the wrong kind.
