@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import struct
 import sys
 import warnings
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from probq.errors import ProbqError, printable
+
+LARGEST = 2**30  # bytes of an array
+DAMAGED = (  # what numpy and zipfile raise
+    OSError, AttributeError, LookupError, TypeError, ValueError, EOFError, MemoryError, OverflowError, RuntimeError,
+    SyntaxError, struct.error, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 def add_command(commands: Any) -> None:
@@ -56,10 +65,12 @@ def arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
         ProbqError: if there is no such file, or it does not hold both.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            if max(member.file_size for member in archive.zip.infolist()) > LARGEST:
+                raise ValueError(f"an array has more than {LARGEST:,} bytes")
             return archive["predictions"], archive["targets"]
     except FileNotFoundError as error:
         raise ProbqError(f"there is no file {path}; write it with numpy.savez") from error
-    except (OSError, AttributeError, KeyError, TypeError, ValueError, EOFError) as error:
+    except DAMAGED as error:
         message = "write it with numpy.savez(path, predictions=..., targets=...)"
         raise ProbqError(f"{path} does not hold predictions and targets ({error!s:.80}); {message}") from error

@@ -188,8 +188,8 @@ def probability_within(q: Program, budget: Budgets, draws: int | None = None, se
         seed: of those draws.
     """
     if decided(q):
-        fixed = _fixed(q, None)
-        return float(all(fixed.cost(b.cost) <= b.absolute(q.layers) for b in budgets(budget)))
+        widths = _fixed_widths(q)
+        return float(all(costs.total(q.layers, widths, b.cost) <= b.absolute(q.layers) for b in budgets(budget)))
     if draws is None:
         gates = sum(max(1, math.prod(quantizer.gates)) for _, quantizer in q.named_sites())
         draws = max(100, min(20000, 100_000_000 // gates))
@@ -197,8 +197,12 @@ def probability_within(q: Program, budget: Budgets, draws: int | None = None, se
     return 0.0 if discrete is None else discrete.probability(draws, seed)
 
 
+def _fixed_widths(q: Program) -> dict[str, Any]:
+    return _widths(q, {n: _rungs(quantizer, quantizer.fixed) for n, quantizer in q.named_quantizers()})
+
+
 def _fixed(q: Program, budget: Budgets) -> Assignment:
-    widths = _widths(q, {n: _rungs(quantizer, quantizer.fixed) for n, quantizer in q.named_quantizers()})
+    widths = _fixed_widths(q)
     for one in budgets(budget):
         cost, limit = costs.total(q.layers, widths, one.cost), one.absolute(q.layers)
         if cost > limit:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from probq.errors import ProbqError
 from probq.files import replacing
+from probq.posterior_checks import check
 
 FORMAT, VERSION = "probq.posterior", 1
 
@@ -42,7 +43,8 @@ def read(path: str | PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The manifest and the tensors of a posterior file, their hash checked; needs no network.
 
     Raises:
-        ProbqError: if there is no such file, or it is damaged, edited or of another kind.
+        ProbqError: if there is no such file, or it is damaged, edited or of another kind, or its parts are
+            not what a posterior holds.
     """
     if Path(path).is_dir():
         raise ProbqError(f"{path} is a folder; give the path of a file that Quantized.save wrote")
@@ -59,6 +61,10 @@ def read(path: str | PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise ProbqError(f"{path} cannot be loaded: {error}") from error
     if digest != manifest.get("sha256"):
         raise ProbqError(f"{path} does not have the recorded SHA-256: it was edited or damaged; save it again")
+    try:
+        check(manifest, tensors)
+    except ProbqError as error:
+        raise ProbqError(f"{path} is not a valid posterior: {error!s:.300}; save it again") from error
     return manifest, tensors
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from probq.errors import ProbqError
 from probq.quantized import Quantized
 from probq.tracing.fingerprint import fingerprint
+from probq.tracing.module_kinds import NORMS, QUANTIZABLE, TRANSPOSED
 
 NET = "net."  # how the keys of the network's tensors begin
 
@@ -26,15 +27,36 @@ def place(tensor: Tensor) -> Any:
 def check_fits(
     path: str | PathLike[str], net: nn.Module, manifest: Mapping[str, Any], tensors: Mapping[str, Tensor]
 ) -> None:
-    """Raise at the first tensor in which a network differs from that of the file.
+    """Raise at the first tensor or module in which a network differs from that of the file.
 
     Raises:
         ProbqError: if there is one.
     """
     try:
         _check_same(net, tensors, manifest["tied"])
+        _check_modules(net, manifest)
     except ProbqError as error:
-        raise ProbqError(f"{path} holds a posterior of another network: {error}") from error
+        raise ProbqError(f"{path} holds a posterior of another network: {error!s:.300}") from error
+
+
+def _check_modules(net: nn.Module, manifest: Mapping[str, Any]) -> None:
+    """Raise where what the file calls layers, normalisations and activations are not that in the network."""
+    modules, shapes = dict(net.named_modules()), {n: p.shape for n, p in net.named_parameters(remove_duplicate=False)}
+    for layer in manifest["layers"]:
+        name, module = layer["name"], modules.get(layer["name"])
+        if list(shapes.get(layer["weight"], ())) != layer["shape"]:
+            raise ProbqError(f"{layer['weight']!r} is not a weight of shape {layer['shape']} in the network given")
+        if layer["input"] is not None or isinstance(module, QUANTIZABLE):
+            transposed = isinstance(module, TRANSPOSED)
+            axis = int(transposed or isinstance(module, nn.Embedding))
+            said = layer.get("transposed", False), layer.get("channel_axis", 0)
+            if not isinstance(module, QUANTIZABLE) or said != (transposed, axis):
+                raise ProbqError(f"{name!r} is not such a layer in the network given")
+        if layer.get("norm") is not None and not isinstance(modules.get(layer["norm"]), NORMS):
+            raise ProbqError(f"{layer['norm']!r} is not a batch normalisation of the network given")
+    for name in (*manifest.get("activations", ()), *manifest.get("held", ())):
+        if name not in modules:
+            raise ProbqError(f"{name!r} is not a module of the network given")
 
 
 def check_computes_the_same(path: str | PathLike[str], q: Quantized, manifest: Mapping[str, Any]) -> None:

@@ -86,6 +86,7 @@ ORDER = (
     {"loop", "rates", "trials", "phases"},
     {
         "posterior",
+        "posterior_checks",
         "posterior_format",
         "posterior_laws",
         "posterior_network",

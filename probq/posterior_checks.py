@@ -1,0 +1,158 @@
+"""What a posterior's file must hold, checked before anything is made of it: kinds, numbers in range, sizes that fit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from probq.errors import ProbqError
+
+LARGEST = 2**53  # of the whole numbers in the manifest
+LARGEST_LEVEL = 2**16  # of levels, and of their number
+LARGEST_EXPONENT = 100  # of scales: their products with levels are normal numbers in float32
+LARGEST_INPUT = 2**28  # numbers of one example
+NUMBER, MAYBE = (int, float), type(None)
+LAYER = MappingProxyType(
+    {
+        "name": str, "weight": str, "input": (str, MAYBE), "macs": int, "weights": int, "inputs": int, "outputs": int,
+        "shape": [int], "channel_axis": int, "transposed": bool, "first": bool, "smallest": NUMBER,
+        "norm": (str, MAYBE), "reads": (str, MAYBE), "plain": bool,
+    }
+)  # fmt: skip
+QUANTIZER = MappingProxyType(
+    {
+        "kind": str, "ladder": [dict], "gates": [int], "scales": [int], "fixed": bool, "tuned": bool, "shape": [int],
+        "channel_axis": int, "nearest": int, "profile": str, "keep_zeros": bool, "laws": dict,
+    }
+)  # fmt: skip
+PARTS = MappingProxyType(
+    {
+        "layers": [dict], "quantizers": dict, "activations": dict, "tied": dict, "sites": dict, "held": [str],
+        "frozen": [str], "signature": [list], "temperature": NUMBER, "budget": (dict, list, MAYBE), "likelihood": dict,
+        "calibrated": bool, "folded": bool, "training": bool, "notes": [str], "versions": dict, "fingerprint": [str],
+    }
+)  # fmt: skip
+OPTIONAL = frozenset({"activations", "sites", "held", "fingerprint", "tuned", "profile", "keep_zeros", "laws"})
+
+
+def check(manifest: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Raise unless a file's parts are of the right kinds, its numbers finite and in range, and its sizes its tensors'.
+
+    Raises:
+        ProbqError: with what is wrong, as part of a sentence.
+    """
+    _of_kinds("the manifest", manifest, PARTS)
+    _numbers(manifest)
+    for name, tensor in tensors.items():
+        if (tensor.is_floating_point() or tensor.is_complex()) and not tensor.isfinite().all():
+            raise ProbqError(f"{name} holds a number that is not finite")
+    for place, layer in enumerate(manifest["layers"]):
+        _of_kinds(f"layer {place}", layer, LAYER, required=tuple(LAYER)[:8])
+        if min(layer["macs"], layer["weights"], layer["inputs"], layer["outputs"], *layer["shape"], 0) < 0:
+            raise ProbqError(f"layer {place} has a size below 0")
+    for name, entry in manifest["quantizers"].items():
+        _quantizer(name, entry, manifest["layers"], tensors)
+    for name, entry in manifest["activations"].items() if "activations" in manifest else ():
+        if not (isinstance(entry, list) and len(entry) == 2 and type(entry[0]) is int and type(entry[1]) is bool):
+            raise ProbqError(f"the activation {name!r} is not given by bits and sign")
+        for side in ("input", "output"):
+            _scales(f"tables.{name.replace('.', '/')}.{side}", [1], tensors)
+    for entry in manifest["signature"]:
+        if len(entry) != 2 or not isinstance(entry[0], list) or not isinstance(entry[1], str):
+            raise ProbqError("an input of its network has no shape and type")
+        if any(type(n) is not int or n < 0 for n in entry[0]) or math.prod(entry[0]) > LARGEST_INPUT:
+            raise ProbqError(f"an input of its network has the shape {entry[0]!r:.80}")
+    for key in ("tied", "sites", "versions"):
+        if not all(isinstance(value, str) for value in manifest.get(key, {}).values()):
+            raise ProbqError(f"{key} names something that is no name")
+    if "torch" not in manifest["versions"]:
+        raise ProbqError("it does not say which torch wrote it")
+
+
+def _quantizer(name: str, entry: Any, layers: list[dict[str, Any]], tensors: Mapping[str, Tensor]) -> None:
+    """A layer has a weight or an input of that name, and every size is that of a tensor in the file."""
+    required = ("kind", "ladder", "gates", "scales", "fixed", "shape", "channel_axis", "nearest")
+    weight = isinstance(entry, dict) and entry.get("kind") == "weight"
+    _of_kinds(f"quantizer {name!r}", entry, QUANTIZER, required if weight else required[:5])
+    owner = next((layer for layer in layers if layer["weight" if weight else "input"] == name), None)
+    if owner is None:
+        raise ProbqError(f"no layer has a quantizer {name!r}")
+    for rung in entry["ladder"]:
+        values = [v for v in rung.values() if not isinstance(v, bool | list)]
+        values += [v for v in rung.values() if isinstance(v, list) for v in v]
+        if any(type(v) not in NUMBER or abs(v) > LARGEST_LEVEL for v in values):
+            raise ProbqError(f"the ladder of {name!r} has a level or a number of levels beyond {LARGEST_LEVEL}")
+    key, rungs, gates = f"quantizers.{name.replace('.', '/')}", len(entry["ladder"]), entry["gates"]
+    _scales(key, [rungs, *entry["scales"]], tensors)
+    _tensor(f"{key}.logits", [*gates, rungs - 1], tensors)
+    for part in ("fixed", "tuned"):
+        if entry.get(part):
+            chosen = _tensor(f"{key}.{part}", gates, tensors)
+            if chosen.dtype != torch.int64 or (chosen.numel() and not 0 <= chosen.min() <= chosen.max() < rungs):
+                raise ProbqError(f"{key}.{part} names a rung that is not on the ladder")
+    if weight:
+        if entry["shape"] != owner["shape"] or not 0 <= entry["channel_axis"] < len(entry["shape"]):
+            raise ProbqError(f"the shape of {name!r} is not that of its layer")
+        if f"net.{name}" in tensors:
+            _tensor(f"net.{name}", entry["shape"], tensors)
+        elif math.prod(entry["shape"]) > max(tensor.numel() for tensor in tensors.values()):
+            raise ProbqError(f"{name!r} is larger than any tensor in the file")
+
+
+def _scales(key: str, shape: list[int], tensors: Mapping[str, Tensor]) -> None:
+    scale = _tensor(f"{key}.log2_scale", shape, tensors)
+    if not scale.is_floating_point():
+        raise ProbqError(f"{key}.log2_scale is {scale.dtype}".replace("torch.", ""))
+    if scale.numel() and float(scale.abs().max()) > LARGEST_EXPONENT:
+        raise ProbqError(f"{key}.log2_scale holds an exponent beyond {LARGEST_EXPONENT}")
+
+
+def _tensor(name: str, shape: list[int], tensors: Mapping[str, Tensor]) -> Tensor:
+    if name not in tensors:
+        raise ProbqError(f"its tensors do not match at {name!r}, which is missing")
+    if list(tensors[name].shape) != shape:
+        raise ProbqError(f"{name} is {list(tensors[name].shape)} in it, and {shape!r:.80} by its manifest")
+    return tensors[name]
+
+
+def _of_kinds(what: str, value: Any, kinds: Mapping[str, Any], required: tuple[str, ...] | None = None) -> None:
+    """Raise unless a JSON object has the keys required, by default all but optional ones, and values of these kinds."""
+    if not isinstance(value, Mapping):
+        raise ProbqError(f"{what} is not an object")
+    for key in kinds if required is None else required:
+        if key not in value and key not in OPTIONAL:
+            raise ProbqError(f"{what} has no {key!r}")
+    for key, kind in kinds.items():
+        found = value.get(key)
+        if isinstance(kind, list):
+            right = isinstance(found, list) and all(_is(one, kind[0]) for one in found)
+        else:
+            right = _is(found, kind)
+        if key in value and not right:
+            raise ProbqError(f"{key!r} of {what} is {found!r:.80}")
+
+
+def _is(value: Any, kind: Any) -> bool:
+    """Whether a JSON value is of a kind; true and false are no numbers."""
+    return isinstance(value, kind) and (not isinstance(value, bool) or kind is bool)
+
+
+def _numbers(manifest: Mapping[str, Any]) -> None:
+    for value in _leaves(manifest):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ProbqError("its manifest holds a number that is not finite")
+        if isinstance(value, int) and abs(value) > LARGEST:
+            raise ProbqError("its manifest holds a whole number beyond 2**53")
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict | list):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _leaves(one)
+    else:
+        yield value
