@@ -40,7 +40,11 @@ class Assignment:
         return costs.total(self.layers, self.widths, cost)
 
     def percent(self, cost: costs.Cost = costs.bops) -> float:
-        """Cost in percent of the network with 32-bit weights and inputs."""
+        """Cost in percent of the network with 32-bit weights and inputs.
+
+        Neither side counts what is outside of all layers, such as a GRU's products; `notes` of the network has its
+        share of all MACs.
+        """
         return float(costs.percent(self.cost(cost), self.layers, cost))
 
     def __eq__(self, other: Any) -> bool:

@@ -152,7 +152,10 @@ def full(layers: Iterable[Layer], cost: Cost = bops) -> float:
 
 
 def percent(amount: Any, layers: Iterable[Layer], cost: Cost = bops) -> Any:
-    """An amount, or an array of them, in percent of `full`; 0 where the 32-bit network costs nothing."""
+    """An amount, or an array of them, in percent of `full`; 0 where the 32-bit network costs nothing.
+
+    Products outside of all layers, such as a GRU's, are in neither; a network's `notes` has their share of all MACs.
+    """
     whole = full(layers, cost)
     return 100 * amount / whole if whole else 0.0 * amount
 

@@ -49,6 +49,7 @@ class Network(nn.Module):
         signature: shape without the batch, and type, of the tensors among the network's arguments.
         example: the arguments that `quantize` was given, a few rows of them; none in a loaded posterior.
         held: names of the batch normalisations whose statistics stay what they are.
+        uncounted: MACs of one example outside of all layers, which no cost counts.
         sites: for each quantizer that a plan tied to an earlier one, the name of that one.
     """
 
@@ -78,6 +79,7 @@ class Network(nn.Module):
         self.folded, self.rounding = False, False
         self.calibrated = False
         self.held: tuple[str, ...] = ()
+        self.uncounted = 0
         self.signature: tuple[tuple[tuple[int, ...], torch.dtype], ...] = ()
         self.example: tuple[Any, ...] = ()
 

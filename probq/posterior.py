@@ -63,6 +63,7 @@ def save(q: Quantized, path: str | PathLike[str]) -> None:
         "tied": tied,
         "sites": q.sites,
         "held": list(q.held),
+        "uncounted": q.uncounted,
         "frozen": [name for name, parameter in q.named_parameters() if not parameter.requires_grad],
         "signature": [[list(shape), str(dtype).removeprefix("torch.")] for shape, dtype in q.signature],
         "fingerprint": fingerprint(q.net, q.signature),
@@ -149,6 +150,7 @@ def _assembled(manifest: Mapping[str, Any], tensors: Mapping[str, Tensor], net: 
     q.temperature, q.budget = float(manifest["temperature"]), _budgets(manifest["budget"])
     q.folded, q.calibrated = bool(manifest["folded"]), bool(manifest["calibrated"])
     q.signature = tuple((tuple(shape), DTYPES[dtype]) for shape, dtype in manifest["signature"])
+    q.uncounted = int(manifest.get("uncounted", 0))
     q.held, frozen = tuple(manifest.get("held", ())), set(manifest["frozen"])
     for name, parameter in q.named_parameters():
         parameter.requires_grad_(parameter.is_floating_point() and name not in frozen)

@@ -260,7 +260,7 @@ def quantize(
     sites = tied_sites(ties, weights, inputs)
     quantized = Quantized(copied, tuple(layers), weights, inputs, tuple(notes), likelihood, tables, sites)
     quantized.signature, quantized.example = signature(example), first_rows(example)
-    quantized.held = held_norms(copied)
+    quantized.held, quantized.uncounted = held_norms(copied), found.uncounted
     _foresee(quantized, warn=all(own is not None and own.activation for own in plans.values()))
     return quantized.train(net.training)
 

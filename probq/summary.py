@@ -18,6 +18,7 @@ from probq.expectation import of_layer
 from probq.program import Program, check_posterior
 from probq.quantizer import Quantizer
 from probq.tracing.layer import Layer
+from probq.tracing.trace import uncounted_note
 from probq.weight_quantizer import WeightQuantizer
 
 CONVENTION = "BOP = MACs * weight bits * input bits; percentages refer to 32-bit weights and inputs"
@@ -37,8 +38,8 @@ def table(q: Program) -> pandas.DataFrame:
     * `mode`: bits decided within `q.budget`, as in `q.mode()`, the mean over gates;
     * `cost share`: percent of the expected cost (of the first budget) that falls on the layers that use the width.
 
-    `.attrs` holds `expected cost percent`, `cost` (its name), `temperature`, `budget` (its text, or None) and, with a
-    budget, `P(cost<=limit)` of a draw.
+    `.attrs` holds `expected cost percent`, `not counted` (what that leaves out, in words; None: nothing), `cost` (its
+    name), `temperature`, `budget` (its text, or None) and, with a budget, `P(cost<=limit)` of a draw.
 
     Args:
         q: a quantized network, fitted or not.
@@ -69,14 +70,15 @@ def table(q: Program) -> pandas.DataFrame:
 
 
 def text(frame: pandas.DataFrame) -> str:
-    """What `table` gave, in columns of fixed width, probabilities with three decimals."""
+    """What `table` gave, in columns of fixed width, probabilities with three decimals; below it what is not counted."""
     shown = frame.drop(columns="layer").rename(columns={"cost share": "cost %"})
     decimals = {"mean bits": 2, "sd bits": 2, "entropy": 2, "mode": 2, "cost %": 1}
     for column in shown.columns.difference(["kind", "MACs"]):
         digits = decimals.get(column, 3)
         shown[column] = [f"{v:.{digits}f}" if v == v else "-" for v in shown[column]]
     shown["MACs"] = [f"{macs:,}" for macs in shown["MACs"]]
-    return str(shown.rename_axis(None).to_string(max_colwidth=40))
+    left_out = frame.attrs.get("not counted")
+    return str(shown.rename_axis(None).to_string(max_colwidth=40)) + (f"\n{left_out}" if left_out else "")
 
 
 def _law(quantizer: Quantizer, probs: np.ndarray, widths: list[int]) -> dict[str, float]:
@@ -100,6 +102,7 @@ def _attributes(q: Program) -> dict[str, Any]:
         total = float(q.expected_cost(q.cost_tables(cost)))
     attributes = {
         "expected cost percent": costs.percent(total, q.layers, cost),
+        "not counted": uncounted_note(q.layers, q.uncounted) if q.uncounted else None,
         "cost": costs.name(cost),
         "temperature": q.temperature,
         "budget": None if q.budget is None else repr(q.budget),

@@ -33,6 +33,8 @@ def content(q: Program, title: str) -> Content:
         f"The decided widths of {len(q.layers)} layer{'s'[: len(q.layers) != 1]} ({macs:,} multiply-accumulates for "
         f"one example) cost {percent:.4g} % of the network with 32-bit weights and inputs, counted in {name}"
     )
+    if left_out := frame.attrs["not counted"]:
+        text += f" ({left_out})"
     facts = [
         ("Budget", " and ".join(map(_in_words, budgets(q.budget))) or "none"),
         ("Decided cost", f"{percent:.4g} % of 32 bits"),

@@ -10,11 +10,11 @@ from typing import Any
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from probq.tracing.arguments import hook_input
 from probq.tracing.channel_sources import source
 from probq.tracing.module_kinds import NORMS, TABLES, has_plain_forward
+from probq.tracing.products import is_product, macs_of
 
 
 @dataclass
@@ -57,9 +57,8 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        if _is_product(func):
-            count = flop_registry.get(func.overloadpacket)
-            macs = int(count(*args, **(kwargs or {}), out_val=out)) // 2 if count else 0
+        if is_product(func):
+            macs = macs_of(func, args, kwargs or {}, out)
             self._product(func.overloadpacket.__name__, macs, [a for a in args if isinstance(a, Tensor)])
         return out
 
@@ -128,10 +127,3 @@ class Recorder(TorchDispatchMode):
                     self.records[layer].norm = name
 
         return hook
-
-
-def _is_product(func: Any) -> bool:
-    name = func.overloadpacket.__name__.lstrip("_")
-    return name in {"mm", "bmm", "addmm", "addmv", "mv", "baddbmm", "dot", "convolution"} or any(
-        part in name for part in ("attention", "rnn", "lstm", "gru", "embedding_bag", "trilinear")
-    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,12 +21,21 @@ from probq.tracing.recorder import LayerRecord, Recorder
 
 @dataclass
 class Trace:
-    """What one run of the network on the example showed."""
+    """What one run of the network on the example showed.
+
+    Attributes:
+        layers: in the order in which the example reaches them.
+        notes: sentences on what stays float.
+        inputs: of each layer, by its name.
+        activations: for each function that may become a table, the layer called before, and its input.
+        uncounted: MACs of one example outside of all layers.
+    """
 
     layers: list[Layer] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     inputs: dict[str, Tensor] = field(default_factory=dict)
     activations: dict[str, tuple[str | None, Tensor]] = field(default_factory=dict)
+    uncounted: int = 0
 
 
 def layers(net: nn.Module, example: Any) -> tuple[Layer, ...]:
@@ -65,8 +74,20 @@ def trace(net: nn.Module, example: Any) -> Trace:
         reads = owners[record.reads] if record.reads else None
         found.layers.append(replace(_layer(record, owners[name], batch, seen, alone), reads=reads))
     found.layers.extend(_functional(watch, owners, batch))
+    found.uncounted = sum(macs for (_, _, module), macs in watch.stray.items() if module is None) // batch
+    if found.uncounted:
+        found.notes.append(uncounted_note(found.layers, found.uncounted))
     _check_reached(net, args, owners, found)
     return found
+
+
+def uncounted_note(layers: Iterable[Layer], uncounted: int) -> str:
+    """What to say beside a percentage of a network with products outside of its layers."""
+    every = sum(layer.macs for layer in layers) + uncounted
+    return (
+        f"{uncounted:,} of {every:,} MACs ({100 * uncounted / every:.3g} %) are outside of all layers; what "
+        "stays float there is in no cost and no percentage"
+    )
 
 
 def _check_names(net: nn.Module) -> None:
