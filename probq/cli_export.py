@@ -97,6 +97,8 @@ def add_commands(commands: Any) -> None:
         help="run the artefact, compare every integer, and write a certificate beside it; exit status 1 if any differs",
     )
     export.add_argument("--packed", action="store_true", help="onnx: store parameters at their own width")
+    text = "of the artefact instead of the model's file name; in C also the prefix of all names"
+    export.add_argument("--name", metavar="NAME", help=text)
     _add_numbers(export)
     export.set_defaults(command=_export)
     check = commands.add_parser(
@@ -121,7 +123,7 @@ def _export(options: argparse.Namespace) -> int:
 
     target = next(target for target in TARGETS if target.name == options.to)
     model = IntegerModel.load(options.file)
-    path = target.path(options.file, options.out, options.packed)
+    path = target.path(Path(_stem(options)), options.out, options.packed)
     _make(options.out)
     if path.exists() and path.samefile(options.file):
         raise ProbqError(f"{path} is the model itself; name another folder with --out")
@@ -137,6 +139,14 @@ def _export(options: argparse.Namespace) -> int:
     print(report)
     print(f"certificate: {certify(model, path, report)}")
     return 0 if report else 1
+
+
+def _stem(options: argparse.Namespace) -> str:
+    """The artefact's name without its ending."""
+    name = options.name
+    if name is not None and (not name.strip(".") or Path(name).name != name):
+        raise ProbqError(f"{name!r:.80} is no name of a file; --name takes one without folders")
+    return str(options.file.name if name is None else f"{name}{options.file.suffix or '.safetensors'}")
 
 
 def _verify(options: argparse.Namespace) -> int:

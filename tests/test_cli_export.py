@@ -397,3 +397,13 @@ def test_an_interrupted_export_leaves_nothing(file, monkeypatch, capsys):
     assert export(file, "c") == 1
     assert capsys.readouterr().err == "probq: interrupted\n"
     assert list((file.parent / "out").iterdir()) == []
+
+
+def test_a_name_of_the_users_choice(file, capsys):
+    assert export(file, "c", "--name", "fw", "--inputs", "5") == 0
+    found = sorted(path.name for path in (file.parent / "out").iterdir()) if (file.parent / "out").is_dir() else []
+    found = found or sorted(path.name for path in file.parent.rglob("fw*"))
+    assert {"fw.h", "fw_test.c"} <= set(found)
+    assert "fw_run(" in next(file.parent.rglob("fw.h")).read_text()
+    for name in ("a/b", "..", ""):
+        assert export(file, "c", "--name", name) == 2

@@ -35,15 +35,18 @@ _HEAD = """\
 /* {name}: an integer network, written by probq.
 
    {name}_run(input, output) computes one example; it needs no other memory than the static arrays below.
-   Include this file in one C file only. It is not reentrant.
+   Include this file in one C or C++ file only. It is not reentrant.
 
    model sha256   {sha256}
    output unit    {scale} (real output = integer * unit)
    input          {input}
    output         shape {shape}
    memory         {memory} bytes of scratch, {constants} bytes of constants */
-#ifndef {guard}
+#if defined({guard}) && !defined({guard}_{digest})
+#error "two models are named {name}; write one of them under another name: write(model, path, name=...)"
+#elif !defined({guard})
 #define {guard}
+#define {guard}_{digest}
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -53,6 +56,13 @@ _HEAD = """\
 #include <emmintrin.h>
 #elif defined(__ARM_NEON)
 #include <arm_neon.h>
+#endif
+
+#if defined(__cplusplus)
+#define {upper}_RESTRICT __restrict
+extern "C" {{
+#else
+#define {upper}_RESTRICT restrict
 #endif
 
 #define {name}_INPUT_SIZE {inputs}
@@ -117,18 +127,21 @@ int main(void)
 """
 
 
-def write(model: IntegerModel, path: str | PathLike[str]) -> None:
+def write(model: IntegerModel, path: str | PathLike[str], name: str | None = None) -> None:
     """Writes the header; it appears whole or not at all.
 
     Args:
         model: the integers.
-        path: of the header; its name without the ending, as a C identifier, is the prefix of all names.
+        path: of the header.
+        name: prefix of all names; by default the file's name without its ending, as a C identifier. Two models in one
+            program need two names.
 
     Raises:
-        ProbqError: a value could leave 31 bits or has no elements, or the file cannot be written.
+        ProbqError: a value could leave 31 bits or has no elements, the name is no C identifier, or the file cannot be
+            written.
     """
     path = Path(path)
-    text = header(model, identifier(path.stem))
+    text = header(model, _named(path, name))
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="ascii")
 
@@ -147,7 +160,14 @@ def header(model: IntegerModel, name: str) -> str:
     text += ["", *p.helpers.values(), *functions(p)]
     kind = input_type(p, model.input).name
     text += [f"static inline void {name}_run(const {kind} *input, int32_t *output)", "{", *indented(lines), "}", ""]
-    return "\n".join([*text, f"#endif /* {_guard(name)} */", ""])
+    text += ["#if defined(__cplusplus)", "}", "#endif", f"#endif /* {_guard(name)} */", ""]
+    return "\n".join(text).replace("*restrict ", f"*{name.upper()}_RESTRICT ")
+
+
+def _named(path: Path, name: str | None) -> str:
+    if name is not None and (name != identifier(name) or not re.fullmatch("[A-Za-z][A-Za-z0-9_]*", name)):
+        raise ProbqError(f"{name!r:.80} is no name in C; use letters, digits and underscores, a letter first")
+    return name or identifier(path.stem)
 
 
 def _guard(name: str) -> str:
@@ -168,6 +188,7 @@ def _head(model: IntegerModel, p: Program, pools: dict[int, int]) -> str:
         shape=list(p.ranges[model.output].low.shape),
         input=f"shape {list(p.ranges[node.name].low.shape)}, {unit}, {low} .. {high}",
         memory=sum(bits // 8 * size for bits, size in pools.items()), constants=constants, guard=_guard(p.name),
+        digest=model.sha256()[:16].upper(),
         inputs=p.ranges[node.name].low.size, outputs=p.ranges[model.output].low.size,
     )  # fmt: skip
 
@@ -237,7 +258,9 @@ def _signature(path: Path) -> tuple[str, Type, int, list[int]]:
     return sizes[1], types[0], int(sizes[2]), [int(n) for n in re.findall(r"\d+", shape[1])]
 
 
-def write_test(model: IntegerModel, path: str | PathLike[str], integers: Any, header: str = "") -> None:
+def write_test(
+    model: IntegerModel, path: str | PathLike[str], integers: Any, header: str = "", name: str | None = None
+) -> None:
     """Writes a C program with inputs and the outputs they must give; it returns 0 when none differs.
 
     Args:
@@ -245,6 +268,7 @@ def write_test(model: IntegerModel, path: str | PathLike[str], integers: Any, he
         path: of the program.
         integers: inputs as `IntegerModel.quantize_input` gives them, the batch first.
         header: name of the header it includes, by default `path` with the ending `.h` and without a final `_test`.
+        name: that the header was written with, by default of its file.
 
     Raises:
         ProbqError: the integers leave the input's range, or the file cannot be written.
@@ -253,7 +277,7 @@ def write_test(model: IntegerModel, path: str | PathLike[str], integers: Any, he
     header = header or f"{path.stem.removesuffix('_test')}.h"
     x = np.asarray(integers)
     expected = model.run(x)
-    p = generated(model, name := identifier(Path(header).stem))
+    p = generated(model, name := _named(Path(header), name))
     kind = input_type(p, model.input)
     text = _TEST.format(
         name=name, header=header, count=len(x), input=array("test_input", kind, x),
