@@ -4,7 +4,6 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -66,7 +65,7 @@ class IntegerModel:
         for node in self.nodes:
             shapes[node.name] = shape_of(node, [shapes[name] for name in node.inputs])
         check_sizes(self.nodes, shapes)
-        self.ranges: Mapping[str, Range] = MappingProxyType(ranges(self.nodes, shapes))
+        self.ranges: Mapping[str, Range] = ranges(self.nodes, shapes)
         self._largest = max(math.prod(shape) for shape in shapes.values())
 
     def _check_graph(self) -> None:
