@@ -20,6 +20,11 @@ from probq.errors import ProbqError
 from probq.rounding import Levels, decode, first_code, largest_count, nearest_level
 from probq.stochastic_rounding import LevelGradient, log_difference, times_log, two_nearest
 
+ONE_DRAW = (
+    "a network runs with one draw at a time, so use Predictive(parallel=False), vectorize_particles=False, and no "
+    "plate around model and guide"
+)
+
 
 class Widths(TorchDistribution):
     """Law of a width: the number of leading open gates of a chain (stick breaking).
@@ -118,9 +123,13 @@ class Whole(TorchDistribution):
     has_rsample = True
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Whole:
-        """The law itself: it has no batch."""
+        """The law itself: it has no batch.
+
+        Raises:
+            ProbqError: if it is to have one.
+        """
         if tuple(batch_shape):
-            raise NotImplementedError("a code law has no batch dimensions; draw it several times instead")
+            raise ProbqError(f"codes were to be drawn {list(batch_shape)} times at once: {ONE_DRAW}")
         return self
 
 

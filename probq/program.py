@@ -13,6 +13,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, constraints
 
+from probq.distributions import ONE_DRAW
 from probq.errors import ProbqError, sentence
 from probq.likelihoods import Classes, categorical, fits, for_target, hits, is_usual, only_tensor
 from probq.network import Network
@@ -150,7 +151,7 @@ class Program(Network):
                 if isinstance(quantizer, WeightQuantizer) and self._draws_codes(quantizer):
                     law = self._code_law(name, quantizer, self.rung(name, onehot))
                     law.estimate = quantizer.code_estimator(self.temperature).draw if self.training else None
-                    pyro.sample(f"{name}.code", law)
+                    _alone(f"{name}.code", law)
 
     def _width_site(self, name: str, quantizer: Quantizer, law: Callable[[], Any], drawn: Any) -> Tensor:
         if name in self.sites:
@@ -158,7 +159,7 @@ class Program(Network):
         if not quantizer.free:
             return quantizer.probs()
         distribution = law()
-        return pyro.sample(f"{name}.width", distribution.to_event(len(distribution.batch_shape)))
+        return _alone(f"{name}.width", distribution.to_event(len(distribution.batch_shape)))
 
     def _draws_codes(self, quantizer: WeightQuantizer) -> bool:
         return quantizer.nearest > 1 and not self.rounding
@@ -167,7 +168,7 @@ class Program(Network):
         rung = self.rung(name, onehot)
         if not self._draws_codes(quantizer):
             return self._code_law(name, quantizer, rung, nearest=1).rsample()
-        return pyro.sample(f"{name}.code", self.code_prior(name, rung, onehot))
+        return _alone(f"{name}.code", self.code_prior(name, rung, onehot))
 
     def code_prior(self, name: str, rung: Rung, onehot: Tensor) -> UniformCodes:
         """Prior of a weight's codes on a drawn rung, normalisation folded in as in the weight itself."""
@@ -212,6 +213,18 @@ class Program(Network):
         if not isinstance(law, Distribution):
             raise ProbqError(f"a likelihood must return a torch distribution, not {type(law).__name__}")
         return law
+
+
+def _alone(site: str, law: Any) -> Tensor:
+    """What Pyro draws at a site, in the law's own shape; earlier draws that are given back may have axes of size 1.
+
+    Raises:
+        ProbqError: if it draws a batch.
+    """
+    value: Tensor = pyro.sample(site, law)
+    if value.numel() != law.shape().numel():
+        raise ProbqError(f"{site} was drawn {list(value.shape)} for {list(law.shape())}: {ONE_DRAW}")
+    return value.reshape(law.shape())
 
 
 def _way_out(law: Distribution, value: Tensor) -> str:

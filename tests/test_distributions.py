@@ -252,7 +252,7 @@ def test_small_codebooks(book: Grid, count: int) -> None:
 def test_code_laws_refuse() -> None:
     with pytest.raises(ProbqError, match="at least 1"):
         codes(ternary(), 0)
-    with pytest.raises(NotImplementedError):
+    with pytest.raises(ProbqError, match="one draw at a time"):
         codes(ternary(), 2).expand((3,))
 
 
