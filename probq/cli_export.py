@@ -37,6 +37,7 @@ class Target:
         text: what is written, for the help.
         options: of the module's `write`.
         packs: whether its `write` takes `packed`.
+        named: whether its `write` takes a name for what the artefact defines; in C it is that of the file.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Target:
     text: str
     options: tuple[tuple[str, Any], ...] = ()
     packs: bool = False
+    named: bool = False
 
     @property
     def exists(self) -> bool:
@@ -55,7 +57,7 @@ class Target:
         """Where the artefact of a model's file goes."""
         return folder / f"{model.stem}{'_packed' if packed else ''}{self.ending}"
 
-    def write(self, model: IntegerModel, path: Path, packed: bool) -> Any:
+    def write(self, model: IntegerModel, path: Path, packed: bool, name: str | None = None) -> Any:
         """Writes the artefact and returns what the writer says about it, if anything.
 
         Raises:
@@ -64,7 +66,8 @@ class Target:
         if packed and not self.packs:
             raise ProbqError(f"--packed is a form of onnx; leave it out for {self.name}")
         writer = importlib.import_module(f"probq.export.{self.module}")
-        return writer.write(model, path, **dict(self.options), **({"packed": True} if packed else {}))
+        more = {"packed": True} if packed else {"name": name} if self.named and name is not None else {}
+        return writer.write(model, path, **dict(self.options), **more)
 
 
 TARGETS = (
@@ -73,8 +76,8 @@ TARGETS = (
     Target("qonnx", "qonnx", "_qonnx.onnx", "QONNX as hls4ml reads it"),
     Target("qonnx-finn", "qonnx", "_finn.onnx", "QONNX as FINN reads it", (("flavour", "finn"),)),
     Target("memory", "memory", "_memory", "$readmemh files and test vectors for hand-written hardware"),
-    Target("hls", "hls", "_hls", "an hls4ml project"),
-    Target("verilog", "verilog", "_verilog", "Verilog by da4ml, for small networks"),
+    Target("hls", "hls", "_hls", "an hls4ml project", named=True),
+    Target("verilog", "verilog", "_verilog", "Verilog by da4ml, for small networks", named=True),
 )
 
 
@@ -97,7 +100,7 @@ def add_commands(commands: Any) -> None:
         help="run the artefact, compare every integer, and write a certificate beside it; exit status 1 if any differs",
     )
     export.add_argument("--packed", action="store_true", help="onnx: store parameters at their own width")
-    text = "of the artefact instead of the model's file name; in C also the prefix of all names"
+    text = "of the artefact instead of the model's file name; in C, Verilog and HLS also of what it defines"
     export.add_argument("--name", metavar="NAME", help=text)
     _add_numbers(export)
     export.set_defaults(command=_export)
@@ -128,7 +131,7 @@ def _export(options: argparse.Namespace) -> int:
     if path.exists() and path.samefile(options.file):
         raise ProbqError(f"{path} is the model itself; name another folder with --out")
     with _progress("export", None):
-        written = target.write(model, path, options.packed)
+        written = target.write(model, path, options.packed, options.name)
     path.with_name(path.name + ".json").unlink(missing_ok=True)  # it was of what is no longer there
     print(printable(f"{path}: {size(path):,} bytes" if written is None else str(written)))
     if target.name == "c":

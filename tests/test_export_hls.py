@@ -136,7 +136,8 @@ def test_no_output_differs(make, tmp_path):
 @pytest.mark.parametrize("plan", ["one scale", "channel"])
 def test_a_lowered_network_does_not_differ(plan, tmp_path):
     (network,), x = lowered(NETWORKS["signed mlp"], PLANS[plan])
-    write(network, tmp_path / "m", strategy="Latency")
+    write(network, tmp_path / "m", strategy="Latency", name="other")
+    assert (tmp_path / "m" / "firmware" / "other.cpp").is_file()
     report = export.verify(network, tmp_path / "m", x)
     assert (report.target, report.compared, report.differing) == ("hls", len(x), 0)
     assert export.certify(network, tmp_path / "m", report).is_file()

@@ -1,5 +1,6 @@
 """da4ml's Verilog computes the model's integers in Icarus Verilog; needs the extra "verilog" and iverilog."""
 
+import re
 import shutil
 import sys
 
@@ -73,6 +74,26 @@ def test_every_accumulator_beside_a_tie(tmp_path):
     write(model, tmp_path / "m")
     x = np.arange(4)[:, None]
     np.testing.assert_array_equal(run(tmp_path / "m", x), model.run(x))
+
+
+@pytest.mark.usefixtures("tools")
+def test_two_modules_in_one_design(tmp_path):
+    """Both are read together, as by a tool that makes one chip of them; each is still called by its own name."""
+    models = {"first": one_layer([[3]], [0], 1, 7), "second": one_layer([[-5]], [2], 1, 7)}
+    for name, model in models.items():
+        write(model, tmp_path / name, name=name)
+    for name, model in models.items():
+        x = np.arange(-3, 4)[:, None].clip(*(model.input.attributes[end] for end in ("lo", "hi")))
+        np.testing.assert_array_equal(run(tmp_path / name, x), model.run(x))
+    texts = [(tmp_path / name / "src" / f"{name}.v").read_text() for name in models]
+    found = [set(re.findall(r"^module (\w+)", text, flags=re.MULTILINE)) for text in texts]
+    assert found == [{"first"}, {"second"}]
+    with pytest.raises(probq.ProbqError, match="letters, digits and underscores"):
+        write(models["first"], tmp_path / "third", name="a b")
+    index = tmp_path / "first" / "probq.json"
+    index.write_text(index.read_text().replace('"first"', '"../first"'))
+    with pytest.raises(probq.ProbqError, match="letters, digits and underscores"):
+        run(tmp_path / "first", np.zeros((1, 1), int))
 
 
 @pytest.mark.usefixtures("tools")

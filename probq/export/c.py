@@ -23,7 +23,7 @@ from probq.errors import ProbqError
 from probq.export.c_compile import build, execute
 from probq.export.c_generate import generated, input_type
 from probq.export.c_program import Program, calls, functions
-from probq.export.c_text import array, identifier, indented
+from probq.export.c_text import array, checked_name, identifier, indented
 from probq.export.c_values import I8, I16, I32, U8, Type
 from probq.files import replacing
 from probq.integer import IntegerModel
@@ -165,9 +165,7 @@ def header(model: IntegerModel, name: str) -> str:
 
 
 def _named(path: Path, name: str | None) -> str:
-    if name is not None and (name != identifier(name) or not re.fullmatch("[A-Za-z][A-Za-z0-9_]*", name)):
-        raise ProbqError(f"{name!r:.80} is no name in C; use letters, digits and underscores, a letter first")
-    return name or identifier(path.stem)
+    return identifier(path.stem) if name is None else checked_name(name)
 
 
 def _guard(name: str) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from probq.errors import ProbqError
 from probq.export.c_values import Type
 
 INDENT = "    "
@@ -87,6 +88,17 @@ def nest(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> list[tuple[i
 def comment(text: str) -> str:
     """Text that cannot end a comment or leave its line."""
     return re.sub(r"[^\w .,:;()@^+=-]", "_", text, flags=re.ASCII)
+
+
+def checked_name(name: str) -> str:
+    """A name that a user chose, if C, C++ and Verilog take it.
+
+    Raises:
+        ProbqError: if they do not.
+    """
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name, flags=re.ASCII):
+        raise ProbqError(f"{name!r:.80} is no name in C; use letters, digits and underscores, a letter first")
+    return name
 
 
 def identifier(text: str) -> str:

@@ -21,6 +21,7 @@ import numpy as np
 
 from probq.errors import ProbqError
 from probq.export import qonnx
+from probq.export.c_text import checked_name
 from probq.export.extras import needed
 from probq.export.folders import read_index, replacing_folder, write_index
 from probq.export.hls_check import check
@@ -51,7 +52,12 @@ int main() {{
 
 
 def write(
-    model: IntegerModel, path: str | PathLike[str], part: str = PART, clock_ns: float = 5.0, strategy: str = "Resource"
+    model: IntegerModel,
+    path: str | PathLike[str],
+    part: str = PART,
+    clock_ns: float = 5.0,
+    strategy: str = "Resource",
+    name: str = NAME,
 ) -> None:
     """Writes the project; it appears whole or not at all.
 
@@ -61,11 +67,13 @@ def write(
         part: of the FPGA that synthesis is for.
         clock_ns: period of the clock in nanoseconds.
         strategy: hls4ml's, "Resource" (multipliers are shared) or "Latency" (all is unrolled).
+        name: of the top function; a design that holds several networks gives each one its own.
 
     Raises:
         ProbqError: hls4ml is missing or refuses the model, the model has an operation or a width beyond it, or the
             folder cannot be written.
     """
+    checked_name(name)
     if strategy not in STRATEGIES:
         raise ProbqError(f"there is no strategy {strategy!r:.80}; use 'Resource' or 'Latency'")
     digest, model = model.sha256(), rewritten(model)
@@ -75,8 +83,8 @@ def write(
     exponents = {end: json.loads(notes[f"probq.{end}_exponent"]) for end in ("input", "output")}
     found = model.ranges
     with replacing_folder(path) as folder:
-        _convert(wrapper, folder, _precision(model, exponents["input"]), (part, clock_ns, strategy))
-        content: dict[str, Any] = {"model_sha256": digest, "output_scale": model.output_scale, "function": NAME}
+        _convert(wrapper, folder, _precision(model, exponents["input"]), (part, clock_ns, strategy), name)
+        content: dict[str, Any] = {"model_sha256": digest, "output_scale": model.output_scale, "function": name}
         reached = found[model.input.name]
         content["input"] = {"shape": list(reached.shape), "exponent": exponents["input"]}
         content["input"] |= {"low": reached.low, "high": reached.high}
@@ -117,7 +125,7 @@ def _precision(model: IntegerModel, exponent: int) -> str:
     return f"{'fixed' if held.signed else 'ufixed'}<{held.bits},{held.bits + exponent}>"
 
 
-def _convert(wrapper: Any, folder: Path, precision: str, target: tuple[str, float, str]) -> None:
+def _convert(wrapper: Any, folder: Path, precision: str, target: tuple[str, float, str], name: str) -> None:
     """Writes the project; what hls4ml prints is dropped.
 
     Raises:
@@ -134,7 +142,7 @@ def _convert(wrapper: Any, folder: Path, precision: str, target: tuple[str, floa
             config["LayerName"][wrapper.graph.input[0].name]["Precision"] = {"result": precision}
             options = {"io_type": "io_stream", "backend": "Vitis", "part": part, "clock_period": clock}
             project = hls4ml.converters.convert_from_onnx_model(
-                wrapper, output_dir=str(folder), project_name=NAME, hls_config=config, **options
+                wrapper, output_dir=str(folder), project_name=name, hls_config=config, **options
             )
             project.write()
     except Exception as error:  # hls4ml raises bare exceptions
@@ -174,9 +182,10 @@ def opened(path: str | PathLike[str]) -> Iterator[Callable[[Any], np.ndarray]]:
         folder = Path(temporary) / "project"
         shutil.copytree(path, folder)
         sizes = [math.prod(index[end]["shape"]) for end in ("input", "output")]
-        main = _MAIN.format(name=NAME, inputs=sizes[0], outputs=sizes[1])
+        name = checked_name(index["function"])
+        main = _MAIN.format(name=name, inputs=sizes[0], outputs=sizes[1])
         (folder / "main.cpp").write_text(main, encoding="ascii")
-        _called(_build(folder), folder)
+        _called(_build(folder, name), folder)
         yield lambda integers: _emulated(folder, index, np.asarray(integers))
 
 
@@ -195,7 +204,7 @@ def _emulated(folder: Path, index: dict[str, Any], x: np.ndarray) -> np.ndarray:
     return (found * 2.0 ** -index["output"]["exponent"]).astype(np.int64).reshape(len(x), *shape)
 
 
-def _build(folder: Path) -> list[str]:
+def _build(folder: Path, name: str) -> list[str]:
     """The compiler's command.
 
     Raises:
@@ -205,7 +214,7 @@ def _build(folder: Path) -> list[str]:
     if compiler is None:
         raise ProbqError("g++ is not on the PATH; install it to run the emulation of an HLS project")
     weights = f'-DWEIGHTS_DIR="{folder / "firmware" / "weights"}"'
-    sources = ["main.cpp", f"firmware/{NAME}.cpp"]
+    sources = ["main.cpp", f"firmware/{name}.cpp"]
     return [compiler, "-std=c++11", "-O1", "-w", "-Ifirmware/ap_types", weights, *sources, "-o", "main"]
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from probq.errors import ProbqError
+from probq.export.c_text import checked_name
 from probq.export.extras import needed
 from probq.export.folders import read_index, replacing_folder, write_index
 from probq.export.verilog_trace import OPERATIONS, traced
@@ -44,17 +45,19 @@ endmodule
 """
 
 
-def write(model: IntegerModel, path: str | PathLike[str]) -> None:
+def write(model: IntegerModel, path: str | PathLike[str], name: str = NAME) -> None:
     """Writes the project; it appears whole or not at all.
 
     Args:
         model: the integers: linear layers, requantizations by shifts, clips and reshapes; at most 16,384 weights.
         path: of the folder.
+        name: of the module; a design that holds several networks gives each one its own.
 
     Raises:
-        ProbqError: da4ml is missing, the model is too large or holds something else, an integer may leave 31 bits, or
-            the folder cannot be written.
+        ProbqError: da4ml is missing, the model is too large or holds something else, an integer may leave 31 bits, the
+            name is no identifier, or the folder cannot be written.
     """
+    checked_name(name)
     found = model.ranges
     _check(model, found)
     needed("da4ml", "verilog")
@@ -63,9 +66,9 @@ def write(model: IntegerModel, path: str | PathLike[str]) -> None:
     if not any(bits for bits, _, _ in outputs):
         raise ProbqError(f"the output {model.output} is 0 for all inputs; there is nothing to build")
     with replacing_folder(path) as folder:
-        needed("da4ml.codegen", "verilog").VerilogModel(logic, NAME, folder, print_latency=False).write()
+        needed("da4ml.codegen", "verilog").VerilogModel(logic, name, folder, print_latency=False).write()
         ends = {"low": found[model.input.name].low, "high": found[model.input.name].high}
-        content: dict[str, Any] = {"model_sha256": model.sha256(), "output_scale": model.output_scale, "module": NAME}
+        content: dict[str, Any] = {"model_sha256": model.sha256(), "output_scale": model.output_scale, "module": name}
         elements = [_place(interval) for interval in logic.inp_qint]
         content["input"] = {"shape": model.input.attributes["shape"], **ends, "elements": elements}
         content["output"] = {"shape": list(found[model.output].shape), "elements": outputs}
@@ -130,8 +133,9 @@ def opened(path: str | PathLike[str]) -> Iterator[Callable[[Any], np.ndarray]]:
     """
     path, index = Path(path).resolve(), read_index(path, "verilog")
     widths = [sum(bits for bits, _, _ in index[port]["elements"]) for port in ("input", "output")]
-    bench = _BENCH.format(inputs=max(widths[0], 1) - 1, outputs=widths[1] - 1, name=NAME)
-    sources = [*sorted((path / "src" / "static").glob("*.v")), path / "src" / f"{NAME}.v"]
+    name = checked_name(index["module"])
+    bench = _BENCH.format(inputs=max(widths[0], 1) - 1, outputs=widths[1] - 1, name=name)
+    sources = [*sorted((path / "src" / "static").glob("*.v")), path / "src" / f"{name}.v"]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         (folder / "bench.v").write_text(bench, encoding="ascii")
