@@ -50,7 +50,7 @@ def test_a_changed_word_is_found(file, tmp_path):
     write(model, tmp_path / "m")
     (path,) = (tmp_path / "m").glob(f"*_{'q' if file in ('add', 'threshold') else 'fc'}.{file}.mem")
     lines = path.read_text().split()
-    lines[-1] = f"{int(lines[-1], 16) ^ 1:x}"
+    lines[-1] = f"{int(lines[-1], 16) ^ 1:0{len(lines[-1])}x}"
     path.write_text("\n".join(lines))
     with pytest.raises(probq.ProbqError, match=r"the test vectors of node|the thresholds of node"):
         run(tmp_path / "m", np.zeros((1, 4), int))

@@ -11,6 +11,8 @@ import numpy as np
 
 from probq.errors import ProbqError
 from probq.export.memory_words import read_words
+from probq.integer import IntegerModel, Node
+from probq.integer.ranges import Range
 
 Entry = Mapping[str, Any]
 Tensors = Mapping[str, np.ndarray]
@@ -25,22 +27,11 @@ def opened(folder: Path, index: Entry) -> Callable[[np.ndarray], np.ndarray]:
             do not fit.
     """
     try:
-        nodes = index["nodes"]
+        nodes, output = index["nodes"], index["output"]
         tensors = [{key: read_words(folder, words) for key, words in entry["tensors"].items()} for entry in nodes]
-        vectors = {entry["name"]: read_words(folder, entry["vector"]) for entry in nodes}
-        first, reached = nodes[0], {entry["name"]: (entry["low"], entry["high"]) for entry in nodes}
-        for entry, arrays in zip(nodes, tensors, strict=True):
-            if "threshold" in arrays:
-                _check_thresholds(entry, arrays, *reached[entry["inputs"][0]])
-        found = _values(nodes, tensors, vectors[first["name"]])
-        for name, vector in vectors.items():
-            if found[name].shape != vector.shape or (found[name] != vector).any():
-                raise ProbqError(f"the test vectors of node {name} are not what the parameters of {folder} compute")
-        output = index["output"]
-        _check_input(first, vectors[first["name"]])
-        if output not in found:
-            raise ProbqError(f"{folder} is damaged: it has no node {output!r:.80}; write it again")
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+        _check(folder, nodes, tensors, _model(index, tensors).ranges)
+        first = nodes[0]
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
         if isinstance(error, ProbqError):
             raise
         raise ProbqError(f"{folder} is damaged: {error!r:.200}; write it again") from error
@@ -51,6 +42,40 @@ def opened(folder: Path, index: Entry) -> Callable[[np.ndarray], np.ndarray]:
         return np.concatenate([_values(nodes, tensors, part)[output] for part in parts])
 
     return compute
+
+
+def _model(index: Entry, tensors: Sequence[Tensors]) -> IntegerModel:
+    """The folder's nodes as a model: what they ask for is known, and in proportion, before it is computed.
+
+    Raises:
+        ProbqError: they are none.
+    """
+    nodes = []
+    for entry, arrays in zip(index["nodes"], tensors, strict=True):
+        own = {key: array for key, array in arrays.items() if key != "threshold"}
+        nodes.append(Node(entry["name"], entry["op"], tuple(entry["inputs"]), entry["attributes"], own))
+    model = IntegerModel(nodes, index["output"], index["output_scale"])
+    for entry in index["nodes"]:
+        if entry["shape"] != list(model.ranges[entry["name"]].shape):
+            raise ProbqError(f"node {entry['name']} has not the shape that its inputs and parameters give it")
+    return model
+
+
+def _check(folder: Path, nodes: Sequence[Entry], tensors: Sequence[Tensors], reached: Mapping[str, Range]) -> None:
+    """Repeats the test vectors; compares thresholds with multipliers, and ranges with those that are proven."""
+    for entry, arrays in zip(nodes, tensors, strict=True):
+        if "threshold" in arrays:
+            source = reached[entry["inputs"][0]]
+            _check_thresholds(entry, arrays, source.low, source.high)
+    vectors = {entry["name"]: read_words(folder, entry["vector"]) for entry in nodes}
+    found = _values(nodes, tensors, vectors[nodes[0]["name"]])
+    for name, vector in vectors.items():
+        if not len(vector) or found[name].shape != vector.shape or (found[name] != vector).any():
+            raise ProbqError(f"the test vectors of node {name} are not what the parameters of {folder} compute")
+    for entry in nodes:
+        if (entry["low"], entry["high"]) != (reached[entry["name"]].low, reached[entry["name"]].high):
+            raise ProbqError(f"the range of node {entry['name']} is not that of its parameters; write it again")
+    _check_input(nodes[0], vectors[nodes[0]["name"]])
 
 
 def _check_input(entry: Entry, x: np.ndarray) -> None:

@@ -4,6 +4,7 @@ A line is one word; it holds its elements in two's complement (or unsigned) at o
 least significant bits.
 """
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -77,14 +78,18 @@ def read_words(folder: Path, entry: dict[str, Any]) -> np.ndarray:
     """
     try:
         words = Words(**entry)
+        if not _sane(words):
+            raise ValueError("its sizes are no sizes of a tensor of 64-bit integers")
         lines = (folder / Path(words.file).name).read_text(encoding="ascii").split()
         numbers = [int(line, 16) for line in lines]
-        elements = int(np.prod(words.shape)) // max(1, words.lines)
     except (OSError, ValueError, TypeError) as error:
-        raise ProbqError(f"cannot read the words of {entry!s:.80}: {error}") from error
+        raise ProbqError(f"cannot read the words of {entry!s:.80}: {error!s:.200}") from error
+    elements = math.prod(words.shape) // max(1, words.lines)
     size = words.bits * elements
-    if len(numbers) != words.lines or any(number < 0 or number >> size for number in numbers):
-        raise ProbqError(f"{words.file} does not hold {words.lines} words of {elements} x {words.bits} bits")
+    # the digits are counted first: what is made of a file stays in proportion to it
+    right = len(lines) == words.lines and all(len(line) == max(1, -(-size // 4)) for line in lines)
+    if not right or any(number < 0 or number >> size for number in numbers):
+        raise ProbqError(f"{words.file:.80} does not hold {words.lines} words of {elements} x {words.bits} bits")
     octets = b"".join(number.to_bytes(-(-size // 8), "little") for number in numbers)
     rows = np.frombuffer(octets, np.uint8).reshape(words.lines, -1)
     bits = np.unpackbits(rows, axis=1, bitorder="little", count=size).reshape(words.lines, elements, words.bits)
@@ -92,3 +97,12 @@ def read_words(folder: Path, entry: dict[str, Any]) -> np.ndarray:
     if words.signed:
         weights[-1] *= -1
     return (bits @ weights).reshape(words.shape)
+
+
+def _sane(words: Words) -> bool:
+    """Whether an entry's parts are of the right kind and agree."""
+    sizes = (*words.shape, words.lines, words.bits)
+    if type(words.signed) is not bool or not all(type(size) is int and 0 <= size < 2**31 for size in sizes):
+        return False
+    elements = math.prod(words.shape)
+    return 1 <= words.bits <= 63 + words.signed and elements == words.lines * (elements // max(1, words.lines))

@@ -14,7 +14,7 @@ from probq import uncertainty
 from probq.errors import ProbqError
 from probq.files import temporary_name
 from probq.integer.model import IntegerModel
-from probq.integer.node import json_copy
+from probq.integer.node import metadata_copy
 from probq.uncertainty import Uncertainty
 
 FORMAT, VERSION = "probq.ensemble", 1
@@ -47,7 +47,7 @@ class Ensemble:
         if noise is not None and (type(noise) not in (int, float) or not 0 <= noise < 2**1024):
             raise ProbqError(f"noise is a variance, 0 or more, or None for classes; not {noise!r:.80}")
         self.noise = None if noise is None else float(noise)
-        self.metadata: dict[str, Any] = json_copy(dict(metadata or {}), "metadata")
+        self.metadata = metadata_copy(metadata)
 
     def __len__(self) -> int:
         return len(self.models)

@@ -11,7 +11,7 @@ import numpy as np
 from probq.errors import ProbqError
 from probq.integer import file_format
 from probq.integer.interpreter import as_array, evaluate, quantize
-from probq.integer.node import Node, json_copy
+from probq.integer.node import Node, metadata_copy
 from probq.integer.operations import LAYERS
 from probq.integer.ranges import Range, ranges
 from probq.integer.shapes import Shape, shape_of
@@ -55,7 +55,7 @@ class IntegerModel:
     ) -> None:
         self.nodes = tuple(nodes)
         self.output = output
-        self.metadata: dict[str, Any] = json_copy(dict(metadata or {}), "metadata")
+        self.metadata = metadata_copy(metadata)
         if type(output_scale) not in (int, float) or not 0 < output_scale < 2**1024:
             raise ProbqError(f"output_scale must be a positive finite float, not {output_scale!r:.80}")
         self.output_scale = float(output_scale)

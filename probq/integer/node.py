@@ -1,6 +1,7 @@
 """Node: one operation of an integer model with its attributes and integer tensors."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,6 +82,18 @@ def json_copy(value: Any, what: str) -> Any:
         return json.loads(json.dumps(value, allow_nan=False), parse_int=_integer)
     except (TypeError, ValueError, RecursionError) as error:
         raise ProbqError(f"{what} must be JSON: {error}; convert arrays with tolist(), numbers with int()") from error
+
+
+def metadata_copy(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Free information as JSON reads it back.
+
+    Raises:
+        ProbqError: it is no dict, or not JSON.
+    """
+    if metadata is not None and not isinstance(metadata, Mapping):
+        raise ProbqError(f"metadata is a dict of free information, or None, not {metadata!r:.80}")
+    copy: dict[str, Any] = json_copy(dict(metadata or {}), "metadata")
+    return copy
 
 
 def _integer(digits: str) -> int:

@@ -39,10 +39,12 @@ class Certificate:
     @property
     def state(self) -> str:
         """Whether the artefact beside the certificate is still the one that was run."""
-        beside = self.path.with_name(self.artefact) if self.artefact == Path(self.artefact).name else None
-        if beside is None or not beside.exists() or beside == self.path.parent:
+        if self.artefact in ("", "..") or self.artefact != Path(self.artefact).name:
             return "not here"
+        beside = self.path.with_name(self.artefact)
         try:
+            if not beside.exists():
+                return "not here"
             return "unchanged" if hashed(beside)[0] == self.digest else "changed since"
         except OSError:
             return "cannot be read"
