@@ -115,11 +115,13 @@ export PYTHONPATH="$here/..:$here:$here/../tests" OMP_NUM_THREADS=1
 if "$python" -c "import onnx, onnxruntime" 2>/dev/null; then
     "$python" - "$folder" "${1:-60}" <<'PYTHON'
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 from integer_lenet import integer_lenet
 from random_models import inputs, random_model
+from wide_models import wide
 
 from probq.errors import ProbqError
 from probq.export import onnx
@@ -130,14 +132,16 @@ models = {f"lenet{w}{x}": integer_lenet((8, w, w, 8), (8, x, x, 8), np.random.de
 for seed in range(count):
     rng = np.random.default_rng(seed)
     models[f"random{seed}"] = random_model(lambda low, high: int(rng.integers(low, high + 1)))
-for name, model in models.items():
+    models[f"wide{seed}"] = wide(seed)
+for (name, model), packed in product(models.items(), (False, True)):
+    path = folder / f"{name}{'-packed' * packed}.onnx"
     try:
-        onnx.write(model, folder / f"{name}.onnx")
+        onnx.write(model, path, packed)
     except ProbqError as error:
         print(f"ONNX: {name} is refused: {error}")
         continue
     x = inputs(model, 8)
-    np.savez(folder / f"{name}.npz", x=x, y=model.run(x))
+    np.savez(path.with_suffix(".npz"), x=x, y=model.run(x))
 PYTHON
     onnx "ONNX Runtime, this processor"
     onnx "ONNX Runtime, x86-64 without AVX-512 and VNNI" qemu-x86_64-static -cpu max,avx512f=off

@@ -18,9 +18,11 @@ Draw = Callable[[int, int], int]
 class Maker:
     """Grows a network node by node; `draw(low, high)` decides everything.
 
-    The largest value of every node is tracked by interval arithmetic, so that nothing leaves 31 bits. A dense network
+    The largest value of every node is tracked by interval arithmetic, so that none passes `most`. A dense network
     has no more than vectors, linear layers, shifts, clips and multiplications.
     """
+
+    most = MOST
 
     def __init__(self, draw: Draw, dense: bool = False) -> None:
         self.dense = dense
@@ -47,7 +49,7 @@ class Maker:
         arrays = {name: np.asarray(tensor, np.int64) for name, tensor in tensors.items()}
         node = Node(f"{op}{len(self.nodes)}", op, tuple(inputs), attributes or {}, arrays, packing)
         low, high, most = self.interval(node)
-        if most > MOST:
+        if most > self.most:
             raise ProbqError("too large")
         self.nodes.append(node)
         self.low[node.name], self.high[node.name] = low, high
@@ -258,9 +260,9 @@ def uniform(seed: int) -> Draw:
     return lambda low, high: int(rng.integers(low, high + 1))
 
 
-def random_model(draw: Draw, length: int = 8, dense: bool = False) -> IntegerModel:
+def random_model(draw: Draw, length: int = 8, dense: bool = False, maker: type[Maker] = Maker) -> IntegerModel:
     """A model of `length` operations or a few more."""
-    make = Maker(draw, dense)
+    make = maker(draw, dense)
     x = make.start()
     for _ in range(length):
         x = make.grow(x)

@@ -61,7 +61,8 @@ def _requantize(graph: Graph, node: Node, inputs: list[Edge], reached: Range) ->
     products = np.stack([m * x.low, m * x.high])
     back = np.maximum(-((products + a).min(0) >> n), 0)
     added = a + (back << n)
-    steps = (m, products, added, products + added)
+    shifted = (products + a) >> n
+    steps = (m, products, added, products + added, back, shifted)
     type = integer_type(x.low, x.high, *(number for step in steps for number in step.reshape(-1)))
     name = graph.integers(x, type).name
     for op, numbers, neutral in (("Mul", m, 1), ("Add", added, 0)):
@@ -71,9 +72,9 @@ def _requantize(graph: Graph, node: Node, inputs: list[Edge], reached: Range) ->
         name = graph.node("BitShift", [name, _compact(graph, n, "u" + type)], direction="RIGHT")
         name = graph.cast(name, type)
     name = graph.node("Sub", [name, _compact(graph, back, type)]) if back.any() else name
-    reach = ((products + a) >> n).reshape(-1)
-    shifted = Edge(name, type, 0, min(reach, default=0), max(reach, default=0), x.shape)
-    codes = graph.limited(shifted, node.attributes["lo"], node.attributes["hi"])
+    reach = shifted.reshape(-1)
+    unclipped = Edge(name, type, 0, min(reach, default=0), max(reach, default=0), x.shape)
+    codes = graph.limited(unclipped, node.attributes["lo"], node.attributes["hi"])
     return _narrowed(graph, levels(graph, codes, node))
 
 
