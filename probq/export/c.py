@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from probq.errors import ProbqError
+from probq.export import results
 from probq.export.c_compile import build, execute
 from probq.export.c_generate import generated, input_type
 from probq.export.c_program import Program, calls, functions
@@ -236,7 +237,7 @@ def opened(path: str | PathLike[str], flags: Sequence[str] = ("-O2",)) -> Iterat
             if x.size and not kind.low <= x.min() <= x.max() <= kind.high:
                 raise ProbqError(f"integers {x.min()} .. {x.max()} do not fit {kind.name}, the input of {path.name}")
             result = execute(program, np.ascontiguousarray(x, kind.name.removesuffix("_t")).tobytes())
-            return np.frombuffer(result, np.int32).astype(np.int64).reshape(len(x), *shape)
+            return results.shaped(np.frombuffer(result, np.int32).astype(np.int64), (len(x), *shape), path)
 
         yield compute
 
@@ -247,13 +248,14 @@ def _signature(path: Path) -> tuple[str, Type, int, list[int]]:
         text = path.read_text(encoding="ascii")
     except (OSError, UnicodeDecodeError) as error:
         raise ProbqError(f"cannot read {path}: {error}") from error
-    sizes = re.search(r"#define (\w+)_INPUT_SIZE (\d+)\n", text)
+    sizes = re.search(r"#define (\w+)_INPUT_SIZE (\d{1,9})\n", text)
     kind = re.search(r"_run\(const (\w+) \*input, int32_t \*output\)", text)
     types = [each for each in TYPES if kind and each.name == kind[1]]
     shape = re.search(r"\n   output         shape \[([\d, ]*)\]\n", text)
-    if not sizes or not types or not shape:
+    lengths = re.findall(r"\d+", shape[1]) if shape else []
+    if not sizes or not types or not shape or any(len(n) > 9 for n in lengths):
         raise ProbqError(f"{path} is not a header that probq wrote")
-    return sizes[1], types[0], int(sizes[2]), [int(n) for n in re.findall(r"\d+", shape[1])]
+    return sizes[1], types[0], int(sizes[2]), [int(n) for n in lengths]
 
 
 def write_test(

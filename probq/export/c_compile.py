@@ -33,7 +33,7 @@ def build(source: Path, program: Path, flags: Sequence[str]) -> None:
     command = [compiler(), "-std=c99", *flags, str(source), "-o", str(program)]
     done = _finished(command, b"")
     if done.returncode:
-        message = done.stderr.decode(errors="replace").strip()[:2000]
+        message = done.stderr.decode(errors="replace").strip()[:1000]
         raise ProbqError(f"{command[0]} cannot compile {source.name}: {message}")
 
 
@@ -45,7 +45,7 @@ def execute(program: Path, data: bytes) -> bytes:
     """
     done = _finished([str(program)], data)
     if done.returncode:
-        message = done.stderr.decode(errors="replace").strip()[:2000]
+        message = done.stderr.decode(errors="replace").strip()[:1000]
         raise ProbqError(f"the compiled program failed with code {done.returncode}: {message}")
     return done.stdout
 

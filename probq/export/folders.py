@@ -1,12 +1,14 @@
 """Artefacts that are a folder: they appear whole or not at all, and say in `probq.json` which target wrote them."""
 
 import json
+import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from probq.errors import ProbqError
@@ -14,6 +16,8 @@ from probq.files import temporary_name
 
 INDEX = "probq.json"
 VERSION = 1
+MOST_ELEMENTS = 2**28  # of a program's input or output
+LARGEST: Mapping[str, int] = MappingProxyType({"low": 2**53, "high": 2**53, "exponent": 1000})
 
 
 @contextmanager
@@ -71,6 +75,23 @@ def read_index(path: str | PathLike[str], target: str) -> dict[str, Any]:
     if index.get("version") != VERSION:
         raise ProbqError(f"{path} has version {index.get('version')!r:.20}, this probq reads {VERSION}; write it again")
     return index
+
+
+def port(index: dict[str, Any], end: str, numbers: tuple[str, ...]) -> dict[str, Any]:
+    """What an index says about the "input" or "output" of a program.
+
+    Raises:
+        ProbqError: its shape is none, or one of the named numbers is no integer.
+    """
+    spec = index.get(end)
+    shape = spec.get("shape") if isinstance(spec, dict) else None
+    sane = isinstance(shape, list) and all(type(size) is int and size >= 0 for size in shape)
+    if not isinstance(spec, dict) or not sane or math.prod(max(1, size) for size in spec["shape"]) > MOST_ELEMENTS:
+        raise ProbqError(f"the {INDEX} has no shape of the {end}, or is damaged; write the folder again")
+    for name in numbers:
+        if type(spec.get(name)) is not int or abs(spec[name]) > LARGEST[name]:
+            raise ProbqError(f"{name} of the {end} is {spec.get(name)!r:.40} in the {INDEX}; write the folder again")
+    return spec
 
 
 def _read(path: Path) -> dict[str, Any]:

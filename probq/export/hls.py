@@ -12,18 +12,19 @@ import math
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from probq.errors import ProbqError
-from probq.export import qonnx
+from probq.export import qonnx, results
 from probq.export.c_text import checked_name
 from probq.export.extras import needed
-from probq.export.folders import read_index, replacing_folder, write_index
+from probq.export.folders import port, read_index, replacing_folder, write_index
 from probq.export.hls_check import check
 from probq.export.hls_rewrite import rewritten
 from probq.export.qonnx_graph import width
@@ -33,6 +34,7 @@ NAME = "network"
 PART = "xcvu13p-flga2577-2-e"
 STRATEGIES = ("Resource", "Latency")
 SECONDS = 1800
+PORTS: Mapping[str, tuple[str, ...]] = MappingProxyType({"input": ("low", "high", "exponent"), "output": ("exponent",)})
 
 _MAIN = """\
 #include "{name}_bridge.cpp"
@@ -178,11 +180,14 @@ def opened(path: str | PathLike[str]) -> Iterator[Callable[[Any], np.ndarray]]:
         ProbqError: as `run`.
     """
     index = read_index(path, "hls")
+    sizes = [math.prod(port(index, end, numbers)["shape"]) for end, numbers in PORTS.items()]
+    name = checked_name(index.get("function", ""))
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "project"
-        shutil.copytree(path, folder)
-        sizes = [math.prod(index[end]["shape"]) for end in ("input", "output")]
-        name = checked_name(index["function"])
+        try:
+            shutil.copytree(path, folder)
+        except OSError as error:
+            raise ProbqError(f"cannot read the project {path}: {error!s:.200}; write it again") from error
         main = _MAIN.format(name=name, inputs=sizes[0], outputs=sizes[1])
         (folder / "main.cpp").write_text(main, encoding="ascii")
         _called(_build(folder, name), folder)
@@ -200,8 +205,9 @@ def _emulated(folder: Path, index: dict[str, Any], x: np.ndarray) -> np.ndarray:
     np.ascontiguousarray(fed * 2.0 ** spec["exponent"], np.float32).tofile(folder / "inputs.bin")
     _called([str(folder / "main")], folder)
     found = np.fromfile(folder / "outputs.bin", np.float32).astype(np.float64)
-    found = np.moveaxis(found.reshape(len(x), *shape[1:], shape[0]), -1, 1) if len(shape) > 1 else found
-    return (found * 2.0 ** -index["output"]["exponent"]).astype(np.int64).reshape(len(x), *shape)
+    found = results.integers(found * 2.0 ** -index["output"]["exponent"], "the HLS project")
+    last = results.shaped(found, (len(x), *shape[1:], *shape[:1]), "the HLS project")
+    return np.moveaxis(last, -1, 1) if shape else last
 
 
 def _build(folder: Path, name: str) -> list[str]:
@@ -219,6 +225,9 @@ def _build(folder: Path, name: str) -> list[str]:
 
 
 def _called(command: list[str], folder: Path) -> None:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=SECONDS, check=False)
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=SECONDS, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise ProbqError(f"{Path(command[0]).name} took more than {SECONDS} seconds; give it fewer inputs") from error
     if done.returncode:
         raise ProbqError(f"{Path(command[0]).name} failed on the HLS project: {done.stderr.strip()[:1000]}")

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from probq.errors import ProbqError
+from probq.errors import ProbqError, sentence
+from probq.export import results
 from probq.export.extras import needed
 from probq.export.onnx_fast import fused, fused_linear
 from probq.export.onnx_graph import IR_VERSION, OPSET, OPSET_PACKED, Edge, Graph, tensor_type
@@ -32,6 +33,7 @@ from probq.integer.ranges import LAYERS, Range
 FAST = "QLinearConv"
 CLIPPED_LATER = ("max_pool", "reshape", "permute")  # a clip may as well come behind these, where less is left
 BATCH = 64  # inputs that ONNX Runtime gets at once
+INPUTS = ("tensor(uint8)", "tensor(int8)", "tensor(int16)", "tensor(int32)", "tensor(int64)")
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,8 @@ def opened(path: str | PathLike[str], optimize: bool = True) -> Iterator[Callabl
 def _computed(session: Any, path: str | PathLike[str], integers: np.ndarray) -> np.ndarray:
     """What a loaded file computes."""
     source = session.get_inputs()[0]
+    if source.type not in INPUTS:
+        raise ProbqError(f"the input of {path} holds {source.type:.40}, no integers; probq did not write it")
     fed = integers.astype(source.type.removeprefix("tensor(").removesuffix(")"))
     if not np.array_equal(fed, integers):
         raise ProbqError(f"the integers leave {fed.dtype}, the type of the file's input; use model.quantize_input")
@@ -112,9 +116,10 @@ def _computed(session: Any, path: str | PathLike[str], integers: np.ndarray) -> 
     fed = fed if count else np.zeros((1, *source.shape[1:]), fed.dtype)  # its kernels take no empty batch
     parts = [fed[k : k + BATCH] for k in range(0, len(fed), BATCH)]
     try:
-        return np.concatenate([session.run(None, {source.name: part})[0] for part in parts])[:count].astype(np.int64)
+        found = np.concatenate([session.run(None, {source.name: part})[0] for part in parts])[:count]
     except Exception as error:  # its exceptions have no common base
-        raise ProbqError(f"ONNX Runtime cannot run {path}: {str(error).splitlines()[0]}") from error
+        raise ProbqError(f"ONNX Runtime cannot run {path}: {sentence(error)}") from error
+    return results.integers(found, path)
 
 
 def _session(path: str | PathLike[str], optimize: bool) -> Any:
@@ -127,9 +132,13 @@ def _session(path: str | PathLike[str], optimize: bool) -> Any:
     if not Path(path).is_file():
         raise ProbqError(f"there is no file {path}; give the path that write was given")
     try:
-        return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        ends = len(session.get_inputs()), len(session.get_outputs())
     except Exception as error:  # its exceptions have no common base
-        raise ProbqError(f"ONNX Runtime cannot load {path}: {str(error).splitlines()[0]}") from error
+        raise ProbqError(f"ONNX Runtime cannot load {path}: {sentence(error)}") from error
+    if ends != (1, 1):
+        raise ProbqError(f"{path} has {ends[0]} inputs and {ends[1]} outputs, not one of each; probq did not write it")
+    return session
 
 
 def _edges(graph: Graph, model: IntegerModel, forms: dict[str, str]) -> dict[str, Edge]:

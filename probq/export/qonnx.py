@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from probq.errors import ProbqError
+from probq.errors import ProbqError, sentence
+from probq.export import results
 from probq.export.extras import needed
 from probq.export.onnx_graph import IR_VERSION, OPSET, Graph
 from probq.export.qonnx_graph import DOMAIN, Wire
@@ -26,6 +27,8 @@ from probq.integer.packing import bits_of
 from probq.integer.ranges import LAYERS
 
 BATCH = 64  # inputs that the executor gets at once
+EXPONENTS = ("probq.input_exponent", "probq.output_exponent")  # notes in a file
+FARTHEST = 1000  # exponent
 
 
 def write(model: IntegerModel, path: str | PathLike[str], flavour: str = "hls4ml") -> None:
@@ -79,21 +82,37 @@ def opened(path: str | PathLike[str]) -> Iterator[Callable[[Any], np.ndarray]]:
     wrapper = needed("qonnx.core.modelwrapper", "qonnx").ModelWrapper
     if not Path(path).is_file():
         raise ProbqError(f"there is no file {path}; give the path that write was given")
-    proto = needed("onnx", "qonnx").load(str(path))
-    notes = {entry.key: entry.value for entry in proto.metadata_props}
-    if "probq.output_exponent" not in notes:
+    try:
+        proto = needed("onnx", "qonnx").load(str(path))
+        notes = {entry.key: json.loads(entry.value) for entry in proto.metadata_props if entry.key in EXPONENTS}
+    except Exception as error:  # protobuf's exceptions have no common base with onnx's
+        raise ProbqError(f"{path} is not an ONNX file, or is damaged ({sentence(error)}); write it again") from error
+    sane = all(type(exponent) is int and abs(exponent) < FARTHEST for exponent in notes.values())
+    if EXPONENTS[1] not in notes or not sane:
         raise ProbqError(f"{path} is not a file that probq.export.qonnx.write wrote")
+    _check_operations(proto.graph.node, path)
 
     def compute(integers: Any) -> np.ndarray:
         fed = np.asarray(integers)
-        if "probq.input_exponent" in notes:
-            fed = (fed * 2.0 ** json.loads(notes["probq.input_exponent"])).astype(np.float32)
+        if EXPONENTS[0] in notes:
+            fed = (fed * 2.0 ** notes[EXPONENTS[0]]).astype(np.float32)
         parts = [fed[k : k + BATCH] for k in range(0, max(1, len(fed)), BATCH)]
-        found = np.concatenate([_executed(wrapper(proto), part) for part in parts])
-        exponent = -json.loads(notes["probq.output_exponent"])
-        return np.asarray(found.astype(np.float64) * 2.0**exponent).astype(np.int64)
+        try:
+            found = np.concatenate([_executed(wrapper(proto), part) for part in parts])
+        except Exception as error:  # its exceptions, and those of its libraries, have no common base
+            raise ProbqError(f"qonnx cannot run {path}: {sentence(error)}") from error
+        return results.integers(found.astype(np.float64) * 2.0 ** -notes[EXPONENTS[1]], path)
 
     yield compute
+
+
+def _check_operations(nodes: Any, path: str | PathLike[str]) -> None:
+    """Refuses operations that probq does not write: qonnx imports whatever Python module a domain names."""
+    strange = {node.domain for node in nodes} - {"", DOMAIN}
+    if strange:
+        raise ProbqError(f"{path} has operations of {min(strange)!r:.80}, which probq does not write")
+    if any(attribute.HasField("g") or len(attribute.graphs) for node in nodes for attribute in node.attribute):
+        raise ProbqError(f"{path} has operations with graphs of their own, which probq does not write")
 
 
 def _executed(wrapper: Any, x: np.ndarray) -> np.ndarray:

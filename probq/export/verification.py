@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from probq.errors import ProbqError
+from probq.errors import ProbqError, sentence
 from probq.export.extras import needed
 from probq.export.folders import target_of
 from probq.integer import IntegerModel
@@ -125,7 +125,7 @@ def _target(path: Path) -> tuple[str, Opened]:
     except ProbqError:
         raise
     except Exception as error:  # protobuf's exceptions have no common base with onnx's
-        raise ProbqError(f"{path} is not an ONNX file, or is damaged ({error}); write it again") from error
+        raise ProbqError(f"{path} is not an ONNX file, or is damaged ({sentence(error)}); write it again") from error
     domains = {node.domain for node in proto.graph.node}
     if any(domain.startswith(QONNX_DOMAINS) for domain in domains):
         return "qonnx", qonnx.opened

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ import numpy as np
 from probq.errors import ProbqError
 from probq.export.c_text import checked_name
 from probq.export.extras import needed
-from probq.export.folders import read_index, replacing_folder, write_index
+from probq.export.folders import port, read_index, replacing_folder, write_index
 from probq.export.verilog_trace import OPERATIONS, traced
 from probq.integer import IntegerModel
 from probq.integer.ranges import LAYERS, Range, accumulators
@@ -28,6 +29,7 @@ NAME = "network"
 MOST_WEIGHTS = 16_384  # multiplications that are unrolled
 LIMIT = 2**31
 SECONDS = 600
+PORTS: Mapping[str, tuple[str, ...]] = MappingProxyType({"input": ("low", "high"), "output": ()})
 
 _BENCH = """\
 `timescale 1ns/1ps
@@ -132,17 +134,39 @@ def opened(path: str | PathLike[str]) -> Iterator[Callable[[Any], np.ndarray]]:
         ProbqError: as `run`.
     """
     path, index = Path(path).resolve(), read_index(path, "verilog")
-    widths = [sum(bits for bits, _, _ in index[port]["elements"]) for port in ("input", "output")]
-    name = checked_name(index["module"])
-    bench = _BENCH.format(inputs=max(widths[0], 1) - 1, outputs=widths[1] - 1, name=name)
+    widths = [_width(port(index, end, numbers), end) for end, numbers in PORTS.items()]
+    name = checked_name(index.get("module", ""))
+    bench = _BENCH.format(inputs=widths[0] - 1, outputs=widths[1] - 1, name=name)
     sources = [*sorted((path / "src" / "static").glob("*.v")), path / "src" / f"{name}.v"]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         (folder / "bench.v").write_text(bench, encoding="ascii")
-        for memory in (path / "src" / "memfiles").glob("*"):
-            shutil.copyfile(memory, folder / memory.name)
+        try:
+            for memory in (path / "src" / "memfiles").glob("*"):
+                shutil.copyfile(memory, folder / memory.name)
+        except OSError as error:
+            raise ProbqError(f"cannot read {path}: {error}; write the folder again") from error
         _called(["iverilog", "-g2012", "-s", "bench", "-o", "bench", "bench.v", *map(str, sources)], folder)
         yield lambda integers: _simulated(folder, index, np.asarray(integers))
+
+
+def _width(spec: Mapping[str, Any], end: str) -> int:
+    """Bits of a port, 1 at least.
+
+    Raises:
+        ProbqError: its elements are not bits, signedness and exponent of each number of its shape.
+    """
+    elements = spec.get("elements")
+    whole = isinstance(elements, list) and len(elements) == math.prod(spec["shape"])
+    if not isinstance(elements, list) or not whole or not all(map(_is_element, elements)):
+        raise ProbqError(f"the elements of the {end} do not fit its shape; write the folder again")
+    return max(1, sum(bits for bits, _, _ in elements))
+
+
+def _is_element(entry: Any) -> bool:
+    if not isinstance(entry, list) or [type(part) for part in entry] != [int, bool, int]:
+        return False
+    return bool(0 <= entry[0] <= 64 and abs(entry[2]) <= 4096)
 
 
 def _simulated(folder: Path, index: dict[str, Any], x: np.ndarray) -> np.ndarray:
@@ -196,7 +220,10 @@ def _called(command: list[str], folder: Path) -> str:
     """What a program of Icarus Verilog prints."""
     if shutil.which(command[0]) is None:
         raise ProbqError(f"{command[0]} is not on the PATH; install Icarus Verilog (on Debian: apt install iverilog)")
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=SECONDS, check=False)
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=SECONDS, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise ProbqError(f"{command[0]} took more than {SECONDS} seconds; give it fewer inputs") from error
     if done.returncode:
         raise ProbqError(f"{command[0]} failed: {(done.stderr or done.stdout).strip()[:1000]}")
     return done.stdout
