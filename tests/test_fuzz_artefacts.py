@@ -15,6 +15,7 @@ from probq import export
 from probq.errors import ProbqError
 from probq.export import c, folders, hls, memory, onnx, qonnx, verilog
 from probq.export.certificate import certify
+from probq.integer import IntegerModel, Node
 from probq.integer.ensemble import Ensemble, _digest
 from probq.report import certificates
 
@@ -232,3 +233,13 @@ def test_programs_by_hand(tmp_path: Path) -> None:
             assign model_out = {{1'b0, a} + {1'b0, b}, a > b ? a - b : 8'd0};
         endmodule""")
     assert verilog.run(tmp_path / "v", x).tolist() == expected
+
+
+def test_half_characters_are_refused() -> None:
+    """No UTF-8 holds them, so that a file of such a name could not be loaded again."""
+    with pytest.raises(ProbqError, match="half of a character"):
+        Node("a\ud800", "input", (), {"shape": [2], "scale": 1.0, "lo": 0, "hi": 15})
+    with pytest.raises(ProbqError, match="must be JSON"):
+        IntegerModel(MODEL.nodes, "out", 1.0, {"a": ["\ud800"]})
+    with pytest.raises(ProbqError, match="must be JSON"):
+        Ensemble([MODEL], metadata={"\ud800": 1})

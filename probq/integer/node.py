@@ -52,6 +52,10 @@ class Node:
     def _canonicalise(self) -> None:
         if not isinstance(self.name, str) or not self.name or "/" in self.name:
             raise ProbqError("a node's name is a string without a slash")
+        try:
+            self.name.encode()
+        except UnicodeEncodeError as error:
+            raise ProbqError("a node's name has half of a character, which no file holds; rename the layer") from error
         if type(self.bound) is not int or not 0 <= self.bound < 2**53:
             raise ProbqError(f"bound must be an integer from 0 to 2^53 (exact arithmetic), not {self.bound!r:.80}")
         unknown = sorted(set(self.packing) - set(self.tensors))
@@ -79,7 +83,7 @@ def json_copy(value: Any, what: str) -> Any:
         ProbqError: the value, called `what`, is not JSON, or a number in it is beyond float64.
     """
     try:
-        return json.loads(json.dumps(value, allow_nan=False), parse_int=_integer)
+        return json.loads(json.dumps(value, allow_nan=False, ensure_ascii=False).encode(), parse_int=_integer)
     except (TypeError, ValueError, RecursionError) as error:
         raise ProbqError(f"{what} must be JSON: {error}; convert arrays with tolist(), numbers with int()") from error
 
