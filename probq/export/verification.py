@@ -45,6 +45,8 @@ class Report:
 def verify(model: IntegerModel, path: str | PathLike[str], x: Any) -> Report:
     """Runs an exported file or folder on real inputs and counts the outputs that differ from the model's.
 
+    C headers, Verilog and HLS projects are programs, compiled and run with the user's rights: verify your own alone.
+
     Args:
         model: the integer model that was written.
         path: of the file: `.h` is a C header, `.onnx` is ONNX or, with nodes of its domain, QONNX; or of the folder,
