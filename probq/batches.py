@@ -15,8 +15,8 @@ class Batches:
     """Batches that can be read again and again, their number and the number of examples.
 
     Args:
-        batches: any iterable of `(input, target)`, usually a `DataLoader`; one that can be read only once, or has no
-            length, is kept in memory.
+        batches: any iterable of `(input, target)`, usually a `DataLoader`; one that can be read only once is kept in
+            memory, and one without a length is read once more at the start, to count it.
         device: where the tensors are moved.
         name: of the data, for messages.
 
@@ -29,31 +29,43 @@ class Batches:
             raise ProbqError(
                 f"the {name} is an iterable of (input, target), such as a DataLoader, not {type(batches).__name__}"
             )
-        once = isinstance(batches, Iterator) or not _has_length(batches)
-        self.source = cast(Any, list(batches) if once else batches)
         self.device, self.name = device, name
-        if len(self.source) == 0:
+        self.counts: tuple[int, int] | None = None
+        self.source = cast(Any, list(batches) if isinstance(batches, Iterator) else batches)
+        if not _has_length(self.source):
+            self.counts = self._counted()
+        if len(self) == 0:
             raise ProbqError(
                 f"the {name} holds no batch; give it one, unless the data set is empty or smaller than one batch with "
                 "drop_last"
             )
 
     def __len__(self) -> int:
-        return len(self.source)
+        return len(self.source) if self.counts is None else self.counts[0]
 
     def __iter__(self) -> Iterator[tuple[Any, Tensor]]:
+        number = -1
         for number, batch in enumerate(self.source):
             yield self._checked(batch, number)
+        if number < 0 and self.counts is not None and self.counts[0]:
+            raise ProbqError(f"the {self.name} gave no batch when it was read again; give a list or a DataLoader")
 
     @property
     def size(self) -> int:
         """Number of examples; that of batches times the first one's where only a full pass could tell."""
+        if self.counts is not None:
+            return self.counts[1]
         data = getattr(self.source, "dataset", None)
         if isinstance(data, Sized):
             return len(data)
         if isinstance(self.source, list | tuple):
             return sum(int(batch[1].shape[0]) for batch in self)
         return len(self) * int(next(iter(self))[1].shape[0])
+
+    def _counted(self) -> tuple[int, int]:
+        """Batches and examples of one pass, where no length tells."""
+        sizes = [len(y) for _, y in self]
+        return len(sizes), sum(sizes)
 
     def _checked(self, batch: Any, number: int) -> tuple[Any, Tensor]:
         place = f"batch {number} of the {self.name}"

@@ -94,6 +94,14 @@ def usual_likelihood(q: Program, x: Any, y: Tensor) -> Likelihood:
     return for_target(y, only_tensor(output))
 
 
+@torch.no_grad()
+def check_targets(q: Program, x: Any, y: Tensor) -> None:
+    """Raise unless the targets of a batch can come from the likelihood's law for what the float network computes."""
+    with q.evaluating(), running(x):
+        output = substitute(q.net, {}, {}, {}, *arguments(x))
+    Observation(q.law(output, y)).log_prob(y)
+
+
 def has_norms(q: Program) -> bool:
     """Whether the network has batch normalisation whose statistics training estimates."""
     return bool(_norms(q))

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from probq.batches import Batches
 from probq.budget import Budgets, budgets
-from probq.calibrate import calibrate, usual_likelihood
+from probq.calibrate import calibrate, check_targets, usual_likelihood
 from probq.checks import check_number, check_seed
 from probq.contenders import contenders
 from probq.decide import reach, settled
@@ -184,6 +184,8 @@ def steps(
     _check(epochs, evaluations, trials, seed, search, temperature)
     _check_rule(rule, draws)
     check_optimizer(optimizer)
+    if rates is not None and not isinstance(rates, Rates):
+        raise ProbqError(f"rates is probq.Rates(...), such as probq.Rates(weights=1e-3), not {rates!r:.80}")
     data = _read(batches, q, "data")
     reach(q, budget)
     stream = Stream(seed)
@@ -262,13 +264,29 @@ def _check_rule(rule: Any, draws: int | None) -> None:
 
 
 def _prepare(q: Quantized, data: Batches, likelihood: Likelihood | None, temperature: float) -> None:
-    q.temperature = temperature
-    if likelihood is not None:
-        del q.likelihood  # torch lets no function take a module's place
-        q.likelihood = likelihood
-    if q.likelihood is None:
-        q.likelihood = usual_likelihood(q, *next(iter(data)))
-    if isinstance(q.likelihood, torch.nn.Module):
-        q.likelihood.to(q.device)
-    if not q.calibrated and not settled(q):
-        calibrate(q, data)
+    """Likelihood and scales, as the data has them; what does not fit it leaves the network's likelihood as it was."""
+    if likelihood is not None and not callable(likelihood):
+        raise ProbqError(
+            "likelihood is a function from outputs to a law, such as probq.likelihoods.categorical, not "
+            f"{likelihood!r:.80}"
+        )
+    before, q.temperature = q.likelihood, temperature
+    try:
+        if likelihood is not None:
+            _take(q, likelihood)
+        if q.likelihood is None:
+            x, y = next(iter(data))
+            q.likelihood = usual_likelihood(q, x, y)
+            check_targets(q, x, y)
+        if isinstance(q.likelihood, torch.nn.Module):
+            q.likelihood.to(q.device)
+        if not q.calibrated and not settled(q):
+            calibrate(q, data)
+    except ProbqError:
+        _take(q, before)
+        raise
+
+
+def _take(q: Quantized, likelihood: Likelihood | None) -> None:
+    del q.likelihood  # torch lets no function take a module's place
+    q.likelihood = likelihood

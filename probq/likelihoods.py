@@ -62,7 +62,8 @@ class Categorical(nn.Module):
     the targets leave the balance of data and prior as it is.
 
     Args:
-        axis: of the output that runs over classes; 1 for `[N, C, H, W]` or `[N, C, T]`, -1 for `[N, T, C]`.
+        axis: of the output that runs over classes; 1 for `[N, C, H, W]` or `[N, C, T]`, -1 for `[N, T, C]`. None: the
+            last one of outputs `[N, C]`; others need it said.
         weight: factor of each class `[classes]`, positive or 0.
         ignore_index: target that is not observed; neither loss nor accuracy count it.
 
@@ -78,10 +79,10 @@ class Categorical(nn.Module):
     weight: Tensor | None
 
     def __init__(
-        self, axis: int = -1, weight: Tensor | Sequence[float] | None = None, ignore_index: int = IGNORED
+        self, axis: int | None = None, weight: Tensor | Sequence[float] | None = None, ignore_index: int = IGNORED
     ) -> None:
         super().__init__()
-        if type(axis) is not int or axis == 0:
+        if axis is not None and (type(axis) is not int or axis == 0):
             raise ProbqError(f"axis is that of the classes, such as 1 or -1 (axis 0 runs over examples), not {axis!r}")
         if type(ignore_index) is not int:
             raise ProbqError(f"ignore_index is the integer that marks a target to leave out, not {ignore_index!r}")
@@ -90,12 +91,18 @@ class Categorical(nn.Module):
 
     def forward(self, output: Tensor) -> Distribution:
         """Law of the target given the output."""
-        if not -output.dim() < self.axis < output.dim():
+        if self.axis is None and output.dim() > 2:
+            raise ProbqError(
+                f"the outputs have shape {tuple(output.shape)}: say which axis runs over classes, by "
+                "probq.likelihoods.Categorical(axis=1, ...) or (axis=-1, ...)"
+            )
+        axis = -1 if self.axis is None else self.axis
+        if not -output.dim() < axis < output.dim():
             raise ProbqError(
                 f"the classes are on axis {self.axis} of the output, which has shape {tuple(output.shape)}; give "
                 "Categorical(axis=...) another one"
             )
-        logits = _precise(output).movedim(self.axis, -1)
+        logits = _precise(output).movedim(axis, -1)
         if self.weight is not None and len(self.weight) != logits.shape[-1]:
             raise ProbqError(
                 f"Categorical(weight=...) has {len(self.weight)} numbers for outputs of {logits.shape[-1]} classes; "

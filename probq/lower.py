@@ -14,12 +14,14 @@ from probq.assignment import Assignment
 from probq.decide import codes, onehots
 from probq.errors import ProbqError
 from probq.integer import IntegerModel
+from probq.likelihoods import only_tensor
 from probq.lowering.check_inputs import check_inputs
 from probq.lowering.emit import emitted
 from probq.lowering.graph import Walk
 from probq.lowering.values import reduced
 from probq.program import check_posterior
 from probq.quantized import Quantized
+from probq.substitute import running
 from probq.versions import probq_version
 
 ROUNDING = 2.0**-10  # of a unit of the output: what float64 leaves of an average, and far less than a wrong integer
@@ -78,9 +80,10 @@ def _expected(q: Quantized, assignment: Assignment, args: tuple[Any, ...]) -> tu
     """The network's output, and whether it is exact: a network with float32 constants of its own cannot be."""
     doubles = tuple(a.double() if isinstance(a, Tensor) and a.is_floating_point() else a for a in args)
     try:
-        return q.outputs([assignment], doubles)[0], True
+        return only_tensor(q.outputs([assignment], doubles)[0]), True
     except RuntimeError:
-        return q.outputs([assignment], args)[0], False
+        with running(args):
+            return only_tensor(q.outputs([assignment], args)[0]), False
 
 
 def _metadata(q: Quantized, assignment: Assignment) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from probq.fold import Fold, fold, shifted
 from probq.headroom import with_room
 from probq.likelihoods import Likelihood
 from probq.quantizer import InputQuantizer, Quantizer, Rung, error_of_sums
+from probq.random_stream import alone
 from probq.rounding import Grids
 from probq.substitute import substitute
 from probq.tracing.arguments import arguments
@@ -160,15 +161,16 @@ class Network(nn.Module):
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Within: evaluation mode and batch normalisation folded, as in everything that is decided."""
-        training, folded = [m for m in self.modules() if m.training], self.folded
-        self.eval()
-        self.folded = True
-        try:
-            yield
-        finally:
-            self.folded = folded
-            for module in training:
-                module.training = True
+        with alone():
+            training, folded = [m for m in self.modules() if m.training], self.folded
+            self.eval()
+            self.folded = True
+            try:
+                yield
+            finally:
+                self.folded = folded
+                for module in training:
+                    module.training = True
 
     def fold(self, name: str) -> tuple[Fold, Layer] | None:
         """The folded normalisation of the layer that owns a weight, if there is one and this network is folded."""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from probq.errors import ProbqError
 from probq.fold import fold, foldable, per_channel
 from probq.substitute import substitute
 from probq.tracing.arguments import arguments
@@ -43,6 +44,8 @@ def _folds(net: nn.Module, layers: list[Layer], example: Any) -> bool:
             norms[name].running_var.copy_(variance)
         for module in training:
             module.training = True
+    if not all(a.numel() and a.isfinite().all() for a in tensors_of(reference)):
+        raise ProbqError("the network's outputs for the example are empty or not finite; mend the network first")
     pairs = zip(tensors_of(reference), tensors_of(result), strict=True)
     return all(torch.allclose(a, b, rtol=1e-3, atol=1e-3 * float(a.abs().max().clamp_min(1e-6))) for a, b in pairs)
 

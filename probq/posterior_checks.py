@@ -55,6 +55,8 @@ def check(manifest: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         _of_kinds(f"layer {place}", layer, LAYER, required=tuple(LAYER)[:8])
         if min(layer["macs"], layer["weights"], layer["inputs"], layer["outputs"], *layer["shape"], 0) < 0:
             raise ProbqError(f"layer {place} has a size below 0")
+    tied = {str(alias): str(owner) for alias, owner in manifest["tied"].items()}
+    tensors = {**tensors, **{alias: tensors[owner] for alias, owner in tied.items() if owner in tensors}}
     for name, entry in manifest["quantizers"].items():
         _quantizer(name, entry, manifest["layers"], tensors)
     for name, entry in manifest["activations"].items() if "activations" in manifest else ():
@@ -98,8 +100,9 @@ def _quantizer(name: str, entry: Any, layers: list[dict[str, Any]], tensors: Map
     if weight:
         if entry["shape"] != owner["shape"] or not 0 <= entry["channel_axis"] < len(entry["shape"]):
             raise ProbqError(f"the shape of {name!r} is not that of its layer")
-        if f"net.{name}" in tensors:
-            _tensor(f"net.{name}", entry["shape"], tensors)
+        own = f"net.{name.removeprefix('.')}"  # a network that is one layer has no name
+        if own in tensors:
+            _tensor(own, entry["shape"], tensors)
         elif math.prod(entry["shape"]) > max(tensor.numel() for tensor in tensors.values()):
             raise ProbqError(f"{name!r} is larger than any tensor in the file")
 

@@ -44,7 +44,8 @@ def _check_modules(net: nn.Module, manifest: Mapping[str, Any]) -> None:
     modules, shapes = dict(net.named_modules()), {n: p.shape for n, p in net.named_parameters(remove_duplicate=False)}
     for layer in manifest["layers"]:
         name, module = layer["name"], modules.get(layer["name"])
-        if list(shapes.get(layer["weight"], ())) != layer["shape"]:
+        own = layer["weight"].removeprefix(".")  # a network that is one layer has no name
+        if list(shapes.get(own, ())) != layer["shape"]:
             raise ProbqError(f"{layer['weight']!r} is not a weight of shape {layer['shape']} in the network given")
         if layer["input"] is not None or isinstance(module, QUANTIZABLE):
             transposed = isinstance(module, TRANSPOSED)

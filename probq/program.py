@@ -208,7 +208,7 @@ class Program(Network):
             law = likelihood(only_tensor(output) if is_usual(likelihood) else output)
         except ProbqError:
             raise
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise ProbqError(f"the likelihood does not take the network's output: {sentence(error)}") from error
         if not isinstance(law, Distribution):
             raise ProbqError(f"a likelihood must return a torch distribution, not {type(law).__name__}")
@@ -250,6 +250,6 @@ def _reason(law: Distribution, value: Tensor, error: Exception) -> str:
         if len(strange):
             return (
                 f"a target is {strange[0].item()}, but the outputs have classes 0 to {last}; change it, or leave it "
-                "out by likelihood=probq.likelihoods.Categorical(ignore_index=...)"
+                "out by likelihood=probq.likelihoods.Categorical(axis=..., ignore_index=...)"
             )
     return sentence(error)

@@ -27,6 +27,7 @@ from probq.norms import checked_norms
 from probq.plan import Plan, Planner, plan_for
 from probq.program import Program
 from probq.quantizer import InputQuantizer
+from probq.random_stream import alone
 from probq.rounding import code_levels
 from probq.stacked import like, stacked
 from probq.ties import tied_sites
@@ -95,7 +96,8 @@ class Quantized(Program):
         Raises:
             ProbqError: if the assignment belongs to another network or plan.
         """
-        fixed = copy.deepcopy(self)
+        with alone():
+            fixed = copy.deepcopy(self)
         fixed.folded = True
         fix(fixed, assignment.widths)
         fixed._place(assignment)
@@ -123,10 +125,10 @@ class Quantized(Program):
 
     def forward(self, *args: Any) -> Any:
         """The network's output at its mode: exactly what the integer model computes, in the inputs' precision."""
-        if self.training and decided(self):
-            return self._at_fixed(arguments(args), exact=False)
-        assignment = self.mode()
-        return self._decided(assignment, args)
+        with alone():
+            if self.training and decided(self):
+                return self._at_fixed(arguments(args), exact=False)
+            return self._decided(self.mode(), args)
 
     def _at_fixed(self, args: tuple[Any, ...], exact: bool) -> Any:
         chosen = {name: quantizer.probs() for name, quantizer in self.named_quantizers()}
@@ -193,7 +195,8 @@ class Quantized(Program):
         """Write the posterior as safetensors with a JSON header; see `probq.load`."""
         from probq.posterior import save
 
-        save(self, path)
+        with alone():
+            save(self, path)
 
     def __repr__(self) -> str:
         lines = [f"Quantized({type(self.net).__name__}: {len(self.layers)} layers, {len(self.quantizers)} quantizers"]

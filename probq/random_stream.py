@@ -16,6 +16,17 @@ T = TypeVar("T")
 _PROCESS = threading.RLock()
 
 
+@contextmanager
+def alone() -> Iterator[None]:
+    """Within: no other thread is within, nor in a `Stream` or in a step of a fit.
+
+    Calling a network with other weights changes the network for the time of the call, and `torch.export` keeps a stack
+    of its own for the whole process.
+    """
+    with _PROCESS:
+        yield
+
+
 class Stream:
     """Random numbers that a seed decides; without a seed, those of torch's global random state.
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from probq.errors import ProbqError, sentence
+from probq.random_stream import alone
 from probq.tracing.arguments import arguments, hook_input
 from probq.tracing.module_kinds import NORMS
 
@@ -46,7 +47,7 @@ def substitute(
         noise: for each module name, a function of the module and its input that gives what is added to its output.
         dtype: of all floating-point numbers, arguments included; None leaves them as they are.
     """
-    with hooked(net, inputs, outputs, results, noise or {}):
+    with alone(), hooked(net, inputs, outputs, results, noise or {}):
         args = tuple(_converted(a, dtype) if isinstance(a, Tensor) else a for a in args)
         return torch.func.functional_call(net, _by_place(net, tensors, dtype), args, tie_weights=False)
 

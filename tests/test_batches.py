@@ -44,7 +44,7 @@ SOURCES: dict[str, Any] = {
     "generator": lambda: (pair for pair in PAIRS),
     "map": lambda: map(tuple, PAIRS),
     "iterable without length": Again,
-    "iterable data set": lambda: DataLoader(Lines(), batch_size=16),
+    "iterable data set": lambda: DataLoader(Lines(), batch_size=16, generator=torch.Generator()),
     "iterable data set with length": lambda: DataLoader(Counted(), batch_size=16, generator=torch.Generator()),
     "slice of a loader": lambda: itertools.islice(DataLoader(Lines(), batch_size=16), 3),
 }
@@ -70,6 +70,60 @@ def test_every_source_fits_and_validates_alike(make: Any) -> None:
     assert [step.loss for step in history.steps] == losses
     assert len(history.validation) == 2
     assert probq.decide(network(), probq.Budget(percent=2), make(), evaluations=3, progress=False).percent() <= 2
+
+
+class Shuffled(IterableDataset[Any]):
+    """Gives its examples in another order each time."""
+
+    def __init__(self) -> None:
+        self.passes = 0
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        self.passes += 1
+        order = torch.randperm(len(X), generator=torch.Generator().manual_seed(self.passes))
+        return zip(X[order], Y[order], strict=True)
+
+
+def test_data_without_a_length_is_read_anew_in_every_epoch() -> None:
+    lines = Shuffled()
+    probq.fit(network(), DataLoader(lines, batch_size=16), epochs=3, progress=False)
+    assert lines.passes >= 1 + 3  # one pass counts
+
+
+def test_data_that_ends_for_good_is_told() -> None:
+    class Once:
+        def __init__(self) -> None:
+            self.left = iter(PAIRS)
+
+        def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+            return self.left
+
+    with pytest.raises(ProbqError, match="gave no batch when it was read again"):
+        probq.fit(network(), Once(), epochs=3, progress=False)
+
+
+def test_data_that_does_not_fit_leaves_no_likelihood_behind() -> None:
+    q = network()
+    with pytest.raises(ProbqError, match="targets of shape"):
+        probq.fit(q, [(X, torch.rand(48))], progress=False)
+    assert q.likelihood is None
+    assert probq.fit(q, PAIRS, epochs=1, progress=False).steps
+
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "rates": ({"rates": 0.1}, "rates is probq.Rates"),
+    "a name as likelihood": ({"likelihood": "categorical"}, "likelihood is a function from outputs to a law"),
+    "a loss as likelihood": (
+        {"likelihood": nn.CrossEntropyLoss()},
+        "the likelihood does not take the network's output",
+    ),
+}
+
+
+@pytest.mark.parametrize(("options", "message"), WRONG.values(), ids=WRONG)
+def test_options_of_another_kind_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ProbqError, match=message):
+        probq.fit(network(), PAIRS, epochs=1, progress=False, **options)
 
 
 REFUSED: dict[str, tuple[Any, str]] = {

@@ -113,6 +113,37 @@ def test_a_single_wrong_integer_is_found(monkeypatch, edit):
         probq.lower(q)
 
 
+SIZES = {
+    "one example": lambda net, x: net.b(net.a(x).relu() * (2 if len(x) == 1 else 1)),
+    "more than the example": lambda net, x: net.b(net.a(x).relu() * (2 if len(x) > 16 else 1)),
+    "any": lambda net, x: net.b(net.a(x).relu() * len(x)),
+    "an axis of one example": lambda net, x: net.b(net.a(x).relu()).squeeze(),
+}
+
+
+@pytest.mark.parametrize("forward", SIZES.values(), ids=SIZES)
+def test_what_depends_on_the_size_of_the_batch_is_found(forward):
+    q = probq.quantize(Own(forward).eval(), X)
+    with pytest.raises(ProbqError, match="a choice that depends on the batch"):
+        probq.lower(q)
+
+
+@pytest.mark.parametrize("wrap", [lambda y: (y,), lambda y: {"y": y}], ids=["tuple", "dict"])
+def test_one_tensor_in_something_is_lowered(wrap):
+    q = probq.quantize(Own(lambda net, x: wrap(net.b(net.a(x).relu()))).eval(), X)
+    (expected,) = q(X).values() if isinstance(q(X), dict) else q(X)
+    model = probq.lower(q)
+    assert np.array_equal(model(X) * model.output_scale, expected.double().numpy())
+
+
+def test_an_example_that_is_not_finite_is_refused():
+    for wrong in (np.nan, np.inf):
+        with pytest.raises(ProbqError, match="example holds a value that is not finite"):
+            probq.quantize(sequence(nn.ReLU()), X * wrong)
+    with pytest.raises(ProbqError, match="empty or not finite"):
+        probq.quantize(Own(lambda net, x: net.b(net.a(x)) / 0), X)
+
+
 def test_the_check_needs_no_example(tmp_path):
     net = Own(choice_by_batch).eval()
     q = probq.quantize(net, X)

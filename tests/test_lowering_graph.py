@@ -120,6 +120,11 @@ EXACT = {
     "sum in place behind a view": (Network(sum_behind_a_view, b=nn.Linear(8, 8)), VECTORS),
     "in place on what dropout hands on": (Network(relu_of_what_dropout_returns), VECTORS),
     "in place on the input, and on a buffer": (Network(counting, calls=torch.zeros(())), VECTORS.clone()),
+    "view that is not contiguous": (Network(lambda net, x: net.c(net.a(x).view(-1, 2, 4).mT.flatten(1))), VECTORS),
+    "memory format": (
+        Network(lambda net, x: net.c(net.a(x).clone(memory_format=torch.contiguous_format).relu())),
+        VECTORS,
+    ),
     "without gradients inside": (Network(lambda net, x: net.c(torch.no_grad()(net.a)(x).relu())), VECTORS),
     "hooks of the user": (hooked(clamped), VECTORS),
     "function replaced": (hooked(tanh_gelu), VECTORS),
@@ -162,6 +167,13 @@ REFUSED = {
     "channels dropped": (Network(lambda net, x: net.c(F.dropout1d(net.a(x), 0.5))), "random numbers"),
     "half precision": (Network(lambda net, x: net.c(net.a(x).half().float())), "to in the network .*float16"),
     "whole numbers": (Network(lambda net, x: net.c(net.a(x).long().float())), "to in the network .*int64"),
+    "a part of the batch": (Network(lambda net, x: net.c(net.a(x))[:100]), "slice in the network .*part of the batch"),
+    "the last examples": (Network(lambda net, x: net.c(net.a(x))[-100:]), "slice in the network .*part of the batch"),
+    "nothing joined": (Network(lambda net, x: net.c(torch.cat([net.a(x)[:, 8:], net.a(x)], 1))), "holds no number"),
+    "upsampled by a fraction": (
+        nn.Sequential(nn.Linear(8, 8), nn.Unflatten(1, (2, 4)), nn.Upsample(scale_factor=3.25), nn.Flatten()),
+        "whole scale_factor",
+    ),
     "noise": (Network(lambda net, x: net.c(net.a(x) + torch.randn_like(x))), "random numbers"),
     "function changed by a hook": (
         hooked(lambda net: net[1].register_forward_hook(lambda m, args, out: out + out.relu())),
@@ -204,7 +216,10 @@ def test_macs_are_those_that_are_called():
 @pytest.mark.filterwarnings("ignore:probq.lower will refuse")
 def test_a_product_with_a_computed_weight_is_said_and_not_counted():
     net = perceptron(lambda m, x: F.linear(x, m.weight - m.weight.mean()))
-    with pytest.warns(UserWarning, match="2 .*something else than its own weight"):
+    with (
+        pytest.warns(UserWarning, match=r"64 of 152 MACs"),
+        pytest.warns(UserWarning, match="else than its own weight"),
+    ):
         q = probq.quantize(net, VECTORS)
     assert [found.macs for found in q.layers] == [64, 0, 24]
 

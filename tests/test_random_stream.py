@@ -82,6 +82,22 @@ def test_predictions_beside_a_fit_change_neither() -> None:
     assert all(torch.equal(p, expected) for p in predicted)
 
 
+def test_one_network_is_called_in_several_threads() -> None:
+    q = network()
+    q = q.at(q.mode())
+    expected = q(X)
+    calls = [lambda: [q(X) for _ in range(15)] for _ in range(3)]
+    for outputs in beside(*calls):
+        assert all(torch.equal(output, expected) for output in outputs)
+    assert torch.equal(q(X), expected)
+    assert isinstance(q.net[0].weight, nn.Parameter)
+
+
+def test_networks_are_quantized_and_lowered_in_threads() -> None:
+    found = beside(*[lambda: probq.lower(network()).sha256() for _ in range(3)])
+    assert len(set(found)) == 1
+
+
 def test_steps_leave_the_global_random_state_to_their_user() -> None:
     expected, found = [], []
     for other in (False, True):

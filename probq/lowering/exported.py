@@ -15,6 +15,7 @@ from probq.errors import ProbqError
 from probq.lowering.moves import PARTS
 from probq.lowering.operations import OPERATIONS
 from probq.network import Network
+from probq.random_stream import alone
 from probq.substitute import hooked
 
 BATCH = 3
@@ -84,6 +85,7 @@ def exported(q: Network) -> Exported:
     net, args = copy.deepcopy(q.net).eval(), _zeros(q)
     try:
         with (
+            alone(),
             hooked(net, hooks["input"] | hooks["argument"], hooks["norm"], hooks["value"]),
             torch.no_grad(),
             warnings.catch_warnings(),

@@ -135,6 +135,8 @@ class Walk:
             raise refusal(where, "it changes the batch axis")
         if any(each.dtype not in (torch.float32, torch.float64) for each in outs):
             raise refusal(where, f"it computes in {str(outs[0].dtype).removeprefix('torch.')}")
+        if any(each.numel() == 0 for each in outs):
+            raise refusal(where, "it holds no number")
         shapes = [tuple(int(n) for n in each.shape[1:]) for each in outs]
         constants = name in ARITHMETIC
         args = [self._constant(a) if constants and self._is_constant(a) else self._operand(a) for a in node.args]

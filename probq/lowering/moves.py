@@ -38,10 +38,11 @@ def transpose(value: Value, where: str, shape: Shape, first: int, second: int) -
     return permute(value, where, shape, axes)
 
 
-def upsample(value: Value, where: str, shape: Shape, *_: Any, **__: Any) -> Value:
+def upsample(value: Value, where: str, shape: Shape, *given: Any, **named: Any) -> Value:
     """Nearest upsampling by whole factors: every number repeated."""
     inside, outside = value.shape[1:], shape[1:]
-    if any(b % a for a, b in zip(inside, outside, strict=True)):
+    numbers = [n for each in (*given, *named.values()) for n in (each if isinstance(each, list | tuple) else [each])]
+    if any(n is not None and n != int(n) for n in numbers) or any(b % a for a, b in zip(inside, outside, strict=True)):
         raise refusal(where, f"sizes {inside} to {outside} are no whole factors; choose a whole scale_factor")
     factors = [b // a for a, b in zip(inside, outside, strict=True)]
 
@@ -83,8 +84,10 @@ def cut(
     value: Value, where: str, shape: Shape, axis: int = 0, start: Any = None, stop: Any = None, step: int = 1
 ) -> Value:
     """`slice`: the exported call names one axis; one that takes everything changes nothing."""
-    if axis % (len(value.shape) + 1) == 0 and start in (None, 0) and (stop is None or stop >= 2**31):
-        return value
+    if axis % (len(value.shape) + 1) == 0:
+        if start in (None, 0) and (stop is None or stop >= 2**31) and step == 1:
+            return value
+        raise refusal(where, "it takes a part of the batch")
     size = value.shape[axis % (len(value.shape) + 1) - 1]
     first, last, step = slice(start, stop, step).indices(size)
     if (first, last, step) == (0, size, 1):

@@ -35,7 +35,7 @@ def whole_numbers(given: Any, where: str) -> Any:
     return Value("input", (), given.shape, given.where, low=given.low, high=given.high, attributes=attributes)
 
 
-def same(value: Value, *_: Any) -> Value:
+def same(value: Value, *_: Any, **__: Any) -> Value:
     """Operations that change nothing when the network is evaluated."""
     return value
 
@@ -124,6 +124,8 @@ def avg_pool(
     padded = any(low for low, _ in attributes["padding"])
     if ceil_mode or (padded and not count_include_pad):
         raise refusal(where, "the number of values it averages differs between positions")
+    if divisor is not None and divisor < 1:
+        raise refusal(where, "its divisor is no positive number")
     count = math.prod(attributes["kernel"])
     return _summed(_same_within(value), shape, where, attributes, count, int(divisor or count))
 

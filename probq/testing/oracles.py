@@ -66,7 +66,9 @@ def decided_copy(q: Program, assignment: Assignment) -> nn.Module:
         size = np.where(np.abs(gain) < 2.0**-20, 1.0, np.abs(gain)).reshape(shape)
         factor = _factor(scale, size, q.quantizer(name).multipliers)
         folded = np.where(np.abs(gain) < 2.0**-20, 0.0, gain).reshape(shape)
-        weight = plain[name] * (folded if q.quantizer(name).multipliers == 1 else factor * np.sign(folded))
+        weight = plain[name.removeprefix(".")] * (
+            folded if q.quantizer(name).multipliers == 1 else factor * np.sign(folded)
+        )
         for reader in [m for m in q.layers if m.weight == name and (m.input is None or m.input in q.input_names)]:
             bias = _bias(plain, net, reader)
             factor = np.maximum(factor, _least_scale(q, reader, weight, bias, scale * factor) / scale)

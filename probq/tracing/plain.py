@@ -38,7 +38,8 @@ def plain(net: nn.Module) -> tuple[nn.Module, list[str]]:
         module.training = True
     return copied, [
         f"{name.removeprefix('.')} was computed from other tensors (a parametrization, a normalised weight or a "
-        "pruning mask); it is a plain parameter from here on, whose zeros Plan(keep_zeros=True) keeps"
+        "pruning mask); it is a plain parameter from here on, whose zeros "
+        "Plan(keep_zeros=True, weight=probq.codebooks.ladder(2, 4, 8)) keeps"
         for name in fused
     ]
 

@@ -64,7 +64,9 @@ def trace(net: nn.Module, example: Any) -> Trace:
     _check_finite(net)
     owners = _owners(modules)
     watch = Recorder(net, modules, {m.weight.untyped_storage().data_ptr(): n for n, m in modules.items()})
-    args = tuple(a.detach() if isinstance(a, Tensor) else a for a in arguments(example))
+    args = tuple(a.detach().clone() if isinstance(a, Tensor) else a for a in arguments(example))
+    if any(not a.isfinite().all() for a in args if isinstance(a, Tensor) and a.is_floating_point()):
+        raise ProbqError("the example holds a value that is not finite; clean the data first")
     batch = _batch(args)
     _run(net, args, watch)
     found = Trace(notes=_notes(watch, modules, owners), inputs=watch.samples, activations=watch.activations)
