@@ -105,8 +105,7 @@ class Network(nn.Module):
 
     def named_quantizers(self) -> Iterator[tuple[str, Quantizer]]:
         """All quantizers, weights first."""
-        for name in (*self.weight_names, *self.input_names):
-            yield name, self.quantizer(name)
+        yield from self._by_name.items()
 
     @property
     def device(self) -> torch.device:

@@ -15,7 +15,7 @@ from probq.errors import ProbqError
 LARGEST = 2**53  # of the whole numbers in the manifest
 LARGEST_LEVEL = 2**16  # of levels, and of their number
 LARGEST_EXPONENT = 100  # of scales: their products with levels are normal numbers in float32
-LARGEST_INPUT = 2**28  # numbers of one example
+LARGEST_INPUT = 2**24  # numbers of one example; the network runs on two of them to be compared
 NUMBER, MAYBE = (int, float), type(None)
 LAYER = MappingProxyType(
     {
