@@ -45,10 +45,11 @@ def posterior(fitted: bool = True) -> probq.Quantized:
 
 
 def hostile() -> IntegerModel:
-    name = HOSTILE.replace("/", "")
+    whole = HOSTILE.replace("\ud800", "")  # no model has half of a character, but a title may
+    name = whole.replace("/", "")
     image = Node("x", "input", attributes={"shape": [2], "scale": 0.5, "lo": 0, "hi": 15})
     layer = Node(name, "linear", ("x",), tensors={"weight": np.array([[1, -2]]), "bias": np.array([3])})
-    return IntegerModel([image, layer], name, 0.25, {"versions": {HOSTILE: HOSTILE}, "limit": [HOSTILE], "bops": 5})
+    return IntegerModel([image, layer], name, 0.25, {"versions": {whole: whole}, "limit": [whole], "bops": 5})
 
 
 class Page(HTMLParser):
