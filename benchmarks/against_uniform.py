@@ -85,18 +85,19 @@ def kind(record: dict[str, Any]) -> tuple[Any, ...]:
     return record["network"], (record["weight"], record["input"]), record["seed"], record["epochs"]
 
 
-def show(records: list[dict[str, Any]]) -> None:
-    """Print a row for each network, cost and length; differences are of pairs, with standard errors."""
-    print(
+def table(records: list[dict[str, Any]]) -> str:
+    """A row for each network, cost and length; differences are of pairs, with standard errors."""
+    rows = [
         "| network | epochs | uniform widths | BOPs, % | learned, BOPs, % | seeds | float, % | uniform, % | "
-        "learned, % | difference | difference in loss, nats | differing |\n"
-        "|---|---|---|---|---|---|---|---|---|---|---|---|"
-    )
+        "learned, % | difference | difference in loss, nats | differing |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
     lengths = sorted({r["epochs"] for r in records})
     for network, epochs, widths in product(NETWORKS, lengths, WIDTHS):
         own = [r for r in records if kind(r) == (network, widths, r["seed"], epochs)]
         if own:
-            print(row([network, str(epochs), f"{widths[0]}/{widths[1]}"], own))
+            rows.append(row([network, str(epochs), f"{widths[0]}/{widths[1]}"], own))
+    return "\n".join(rows)
 
 
 def row(first: list[str], own: list[dict[str, Any]]) -> str:
@@ -121,7 +122,7 @@ def main() -> None:
     """Make what is missing, print a table."""
     options = arguments()
     runs = [(n, widths, s, options.epochs) for s in range(options.seeds) for n in options.network for widths in WIDTHS]
-    show(completed(options.out, runs, kind, one))
+    print(table(completed(options.out, runs, kind, one)))
 
 
 if __name__ == "__main__":

@@ -51,19 +51,23 @@ def one(seed: int, percent: float, epochs: int, draws: int) -> dict[str, Any]:
     }
 
 
+def table(records: list[dict[str, Any]]) -> str:
+    """A row for each limit."""
+    rows = ["| limit, % | fits | modes over | draws | draws over | mean BOPs of the modes, % |", "|" + "---|" * 6]
+    for percent in BUDGETS:
+        own = [record for record in records if record["budget"] == percent]
+        mean = sum(record["mode_percent"] for record in own) / len(own)
+        totals = [sum(record[key] for record in own) for key in ("mode_over", "draws", "draws_over")]
+        rows.append(f"| {percent} | {len(own)} | {totals[0]} | {totals[1]:,} | {totals[2]} | {mean:.3f} |")
+    return "\n".join(rows)
+
+
 def main() -> None:
     """Run all, print a table, write the records."""
     options = arguments()
     runs = [(seed, percent) for seed in range(options.seeds) for percent in BUDGETS]
     records = [one(seed, percent, options.epochs, options.draws) for seed, percent in tqdm(runs)]
-    print(
-        "| limit, % | fits | modes over | draws | draws over | mean BOPs of the modes, % |\n|---|---|---|---|---|---|"
-    )
-    for percent in BUDGETS:
-        own = [record for record in records if record["budget"] == percent]
-        mean = sum(record["mode_percent"] for record in own) / len(own)
-        totals = [sum(record[key] for record in own) for key in ("mode_over", "draws", "draws_over")]
-        print(f"| {percent} | {len(own)} | {totals[0]} | {totals[1]:,} | {totals[2]} | {mean:.3f} |")
+    print(table(records))
     if options.out:
         options.out.write_text(json.dumps(records, indent=1) + "\n")
 

@@ -1,4 +1,4 @@
-"""The tables of estimators in README.md, made from the records of estimators.py. `--check` fails where they differ.
+"""The tables of docs/results/estimators.md, made from the records of estimators.py. `--check` fails where they differ.
 
 python benchmarks/estimator_table.py
 """
@@ -73,4 +73,4 @@ def generated(folder: Path = FOLDER) -> str:
 
 
 if __name__ == "__main__":
-    page.main(__doc__, "estimator_table.py", generated)
+    page.main(__doc__, "estimator_table.py", {"estimators": generated})

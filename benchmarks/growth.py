@@ -89,6 +89,19 @@ def rows(turns: list[dict[str, dict[str, float]]]) -> list[dict[str, Any]]:
     return result
 
 
+def table(record: dict[str, Any]) -> str:
+    """A row for each call."""
+    heads = [
+        f"| call | {' | '.join(f'{size} layers' for size in SIZES)} | exponent |",
+        "|---|" + "---|" * (len(SIZES) + 1),
+    ]
+    calls = rows(record["turns"])
+    times = [" | ".join(f"{row['seconds'][size]:.3g} s" for size in SIZES) for row in calls]
+    return "\n".join(
+        heads + [f"| {r['call']} | {t} | {r['exponent']:.2f} |" for r, t in zip(calls, times, strict=True)]
+    )
+
+
 def main() -> None:
     """Measure, record and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -103,10 +116,7 @@ def main() -> None:
     while len(record["turns"]) < args.turns:
         record["turns"].append(turn())
         args.out.write_text(json.dumps(record, indent=1) + "\n")
-    print(f"| call | {' | '.join(f'{size} layers' for size in SIZES)} | exponent |\n|---|{'---|' * (len(SIZES) + 1)}")
-    for row in rows(record["turns"]):
-        times = " | ".join(f"{row['seconds'][size]:.3g} s" for size in SIZES)
-        print(f"| {row['call']} | {times} | {row['exponent']:.2f} |")
+    print(table(record))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Parts of README.md that a script makes from records, between two comments that name it."""
+"""Parts of pages in docs/results that a script makes from records, between two comments that name the script."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-README = Path(__file__).parent / "README.md"
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
 
 
 def updated(text: str, script: str, part: str) -> str:
@@ -17,13 +17,15 @@ def updated(text: str, script: str, part: str) -> str:
     return f"{before}{start}\n\n{part}\n\n{end}{after}"
 
 
-def main(description: str | None, script: str, generated: Callable[[], str]) -> None:
-    """Write a script's part, or check it."""
+def main(description: str | None, script: str, parts: Mapping[str, Callable[[], str]]) -> None:
+    """Write a script's part of each page, by the page's name, or check them."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="fail if README.md is not what would be written")
+    parser.add_argument("--check", action="store_true", help="fail if a page is not what would be written")
     check = parser.parse_args().check
-    text = README.read_text()
-    new = updated(text, script, generated())
-    if check and new != text:
-        raise SystemExit(f"benchmarks/README.md is not what the records say: run python benchmarks/{script}")
-    README.write_text(new)
+    for name, generated in parts.items():
+        path = RESULTS / f"{name}.md"
+        text = path.read_text(encoding="utf-8")
+        new = updated(text, script, generated())
+        if check and new != text:
+            raise SystemExit(f"docs/results/{name}.md is not what the records say: run python benchmarks/{script}")
+        path.write_text(new, encoding="utf-8")

@@ -72,29 +72,31 @@ def one(name: str, seed: int, percent: float, epochs: int) -> dict[str, Any]:
     }
 
 
-def show(records: list[dict[str, Any]]) -> None:
-    """Print a row for each rule."""
-    print(
+def table(records: list[dict[str, Any]]) -> str:
+    """A row for each rule."""
+    rows = [
         "| rule | fits | decided over | undecided over | E[cost] over | mean decided | mean undecided | mean E[cost] | "
-        "largest E[cost] | least P(cost <= limit) | validation, % |\n|---|---|---|---|---|---|---|---|---|---|---|"
-    )
+        "largest E[cost] | least P(cost <= limit) | validation, % |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
     for name in OPTIONS:
         own = [record for record in records if record["rule"] == name]
         if not own:
             continue
         keys = ("decided", "undecided", "expected")
         over = " | ".join(str(sum(record[key] > 1 for record in own)) for key in keys)
-        means = " | ".join(f"{sum(record[key] for record in own) / len(own):.3f}" for key in keys)
+        means = " | ".join(f"{sum(record[key] for record in own) / len(own):.2f}" for key in keys)
         most, least = max(r["expected"] for r in own), min(r["within"] for r in own)
         right = sum(record["validation"] for record in own) / len(own)
-        print(f"| {name} | {len(own)} | {over} | {means} | {most:.3f} | {least:.3f} | {right:.2f} |")
+        rows.append(f"| {name} | {len(own)} | {over} | {means} | {most:.2f} | {least:.3f} | {right:.1f} |")
+    return "\n".join(rows)
 
 
 def main() -> None:
     """Make what is missing, print a table."""
     options = arguments()
     runs = [(n, s, b, options.epochs) for s in range(options.seeds) for b in BUDGETS for n in OPTIONS]
-    show(completed(options.out, runs, lambda r: (r["rule"], r["seed"], r["budget"], r["epochs"]), one))
+    print(table(completed(options.out, runs, lambda r: (r["rule"], r["seed"], r["budget"], r["epochs"]), one)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The tables of accuracies in README.md, made from the records beside it. `--check` fails where they are not the same.
+"""The tables of docs/results/accuracy.md, made from the records of accuracies. `--check` fails where they differ.
 
 python benchmarks/table.py
 """
@@ -177,7 +177,7 @@ def section(about: Section, folder: Path) -> str:
         cells = (f"{p.method} (published: {p.source})", p.widths, "-", p.test, p.float_test, p.percent, *4 * ("-",))
         rows.append(f"| {' | '.join(cells)} |")
     table = "\n".join([HEAD, *rows]) if rows else "No runs yet."
-    lines = [f"### {about.title}", wrapped(about.protocol), table, *([wrapped(made_with(records))] if records else [])]
+    lines = [f"## {about.title}", wrapped(about.protocol), table, *([wrapped(made_with(records))] if records else [])]
     return "\n\n".join([*lines, f"Records: `{about.file}`."])
 
 
@@ -187,4 +187,4 @@ def generated(folder: Path = FOLDER) -> str:
 
 
 if __name__ == "__main__":
-    page.main(__doc__, "table.py", generated)
+    page.main(__doc__, "table.py", {"accuracy": generated})

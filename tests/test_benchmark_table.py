@@ -1,4 +1,4 @@
-"""The tables of accuracies in the benchmarks' README are those that the committed records give."""
+"""The tables of accuracies in docs/results are those that the committed records give."""
 
 import importlib
 import json
@@ -27,8 +27,8 @@ def written(folder, *changes):
     (folder / "results_mnist_lenet5.jsonl").write_text("\n".join(lines) + "\n")
 
 
-def test_the_readme_is_what_the_records_give(table):
-    text = (FOLDER / "README.md").read_text()
+def test_the_page_is_what_the_records_give(table):
+    text = (table.page.RESULTS / "accuracy.md").read_text(encoding="utf-8")
     assert table.page.updated(text, "table.py", table.generated()) == text, "run python benchmarks/table.py"
 
 

@@ -1,0 +1,168 @@
+"""Tables of docs/results that are short and made from one record each. `--check` fails where they differ.
+
+python benchmarks/record_tables.py
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import textwrap
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import against_uniform
+import budget_kept
+import growth
+import page
+import rules_kept
+import simulation
+
+FOLDER = Path(__file__).parent
+TARGETS = MappingProxyType({"C 8x8": 1.3, "C 1x2": 0.35, "C 1x1": 0.35} | dict.fromkeys(
+    ("ONNX 8x8", "ONNX 4x4", "ONNX 4x8, 2x4, 8x4, 8x8"), 0.65))  # fmt: skip
+METHODS = MappingProxyType(
+    {
+        "mode": "mode",
+        "longer": "mode, tuned for all of the members' epochs",
+        "draws": "{members} draws",
+        "widths": "{members} draws, tuned",
+        "codes": "{members} draws of codes",
+        "pair": "{members} draws, tuned for {epochs} epochs each",
+        "twice": "one network under twice the budget",
+    }
+)
+AVERAGED = (0, 1, 2)  # seeds that have every method
+
+
+def records(name: str) -> Any:
+    """The records of a file: a document, or one record a line."""
+    text = (FOLDER / name).read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()] if name.endswith("l") else json.loads(text)
+
+
+def joined(head: str, rows: list[list[str]]) -> str:
+    """A table of a head and rows."""
+    return "\n".join([head, "|" + "---|" * (head.count("|") - 1), *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def inference(record: Mapping[str, Any]) -> str:
+    """A row for each network: its ratios at batch 1 and 64 with their quartiles, and the target."""
+    rows = []
+    batches = list(dict.fromkeys(row["batch"] for row in record["rows"]))
+    for subject in dict.fromkeys(row["subject"] for row in record["rows"]):
+        own = [next(r for r in record["rows"] if (r["subject"], r["batch"]) == (subject, batch)) for batch in batches]
+        ratios = [f"{r['ratio']:.2f} ({r['quartiles'][0]:.2f} - {r['quartiles'][1]:.2f})" for r in own]
+        rows.append([subject, *ratios, *(f"{r['microseconds']:.1f}" for r in own), against(subject, own)])
+    times = " | ".join(f"batch {batch}" for batch in batches)
+    micro = " | ".join(f"us an example, batch {batch}" for batch in batches)
+    return joined(f"| | {times} | {micro} | target |", rows)
+
+
+def against(subject: str, own: list[Mapping[str, Any]]) -> str:
+    """A target, and by how much it is missed."""
+    if subject not in TARGETS:
+        return "-"
+    missed = [round(row["ratio"], 2) - TARGETS[subject] for row in own if round(row["ratio"], 2) > TARGETS[subject]]
+    return f"{TARGETS[subject]:g}" + (f" (missed by {' and '.join(f'{by:.2f}' for by in missed)})" if missed else "")
+
+
+def calibrated(runs: list[dict[str, Any]]) -> str:
+    """A row for each posterior over widths of each network."""
+    rows = []
+    for model in dict.fromkeys(run["model"] for run in runs):
+        own = [run for run in runs if run["model"] == model]
+        for name in ("exact", "mean field", "fitted"):
+            if name in own[0]:
+                v = simulation.verdict(own, name)
+                excess = f"{v['excess'] / v['deviation']:.1f}"
+                cells = [str(v["repetitions"]), f"{v['ks p']:.2g}", excess, "yes" if v["calibrated"] else "no"]
+                rows.append([model, name, *cells])
+    return joined("| network | posterior over widths | data sets | p | excess | calibrated |", rows)
+
+
+def simulated() -> str:
+    """Both tables of calibration."""
+    parts = [
+        (f"Records: `{n}`.", calibrated(records(n)))
+        for n in ("results_simulation_fits.jsonl", "results_simulation.jsonl")
+    ]
+    return "\n\n".join(line for part in parts for line in part[::-1])
+
+
+def ensembles(runs: list[dict[str, Any]]) -> str:
+    """A table of every run for each budget, and means over the seeds that have all methods."""
+    parts = []
+    for budget in sorted({run["budget"] for run in runs}, reverse=True):
+        order = list(METHODS)
+        own = sorted((r for r in runs if r["budget"] == budget), key=lambda r: (r["seed"], order.index(r["method"])))
+        head = (
+            "| seed | | BOPs, % | held out, % | test, % | NLL | NLL scaled | Brier | ECE, % | AUROC, probability | "
+            "AUROC, mutual information | differing |"
+        )
+        parts += [f"Limit {budget:g} %:", joined(head, [[str(run["seed"]), *member_cells(run)] for run in own])]
+    means = joined("| | test, % | NLL | NLL scaled | ECE, % |", averages(runs))
+    return "\n\n".join([*parts, f"Means over seeds {AVERAGED[0]} to {AVERAGED[-1]} under 0.36 %:", means])
+
+
+def label(run: Mapping[str, Any]) -> str:
+    """What a run is called."""
+    return METHODS[run["method"]].format(**run)
+
+
+def member_cells(run: Mapping[str, Any]) -> list[str]:
+    """Cells of one run."""
+    s, several = run["test"], len(run["percent"]) > 1
+    ece = [100 * value for value in s["ece"]]
+    return [
+        label(run),
+        f"{run['total']:.3f} in all" if several else f"{run['total']:.4f}",
+        f"{run['validation']['accuracy']:.2f}",
+        f"{s['accuracy']:.2f}",
+        f"{s['nll'][0]:.4f}",
+        f"{s['nll_scaled']:.4f}",
+        f"{s['brier'][0]:.4f}",
+        f"{ece[0]:.2f} ({ece[1]:.2f} - {ece[2]:.2f})",
+        f"{s['probability']:.3f}",
+        f"{s['mutual_information']:.3f}" if "mutual_information" in s else "-",
+        str(run["differing"]),
+    ]
+
+
+def averages(runs: list[dict[str, Any]]) -> list[list[str]]:
+    """Means of the methods that every one of some seeds has; NLL also as a change from the mode's."""
+    rows, first = [], None
+    for method in METHODS:
+        own = [r["test"] for r in runs if r["method"] == method and r["budget"] == 0.36 and r["seed"] in AVERAGED]
+        if len(own) == len(AVERAGED):
+            accuracy, scaled = (statistics.fmean(s[key] for s in own) for key in ("accuracy", "nll_scaled"))
+            nll, ece = (statistics.fmean(s[key][0] for s in own) for key in ("nll", "ece"))
+            change = "" if first is None else f" ({100 * (nll / first - 1):+.0f} %)"
+            first = first or nll
+            name = METHODS[method].format(members=8, epochs=1)
+            rows.append([name, f"{accuracy:.3f}", f"{nll:.4f}{change}", f"{scaled:.4f}", f"{100 * ece:.2f}"])
+    return rows
+
+
+def of(table: Callable[[Any], str], name: str) -> str:
+    """A table and where its records are."""
+    return f"{table(records(name))}\n\n{textwrap.fill(f'Records: `{name}`.', 120)}"
+
+
+PARTS: Mapping[str, Callable[[], str]] = MappingProxyType(
+    {
+        "against_uniform": partial(of, against_uniform.table, "results_against_uniform.jsonl"),
+        "budgets_kept": partial(of, budget_kept.table, "results_budget_kept.json"),
+        "rules": partial(of, rules_kept.table, "results_rules_kept.jsonl"),
+        "growth": partial(of, growth.table, "results_growth.json"),
+        "inference": partial(of, inference, "results_inference.json"),
+        "simulation": simulated,
+        "ensembles": partial(of, ensembles, "results_ensemble_lenet5.jsonl"),
+    }
+)
+
+if __name__ == "__main__":
+    page.main(__doc__, "record_tables.py", PARTS)
