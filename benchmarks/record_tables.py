@@ -100,10 +100,10 @@ def ensembles(runs: list[dict[str, Any]]) -> str:
         order = list(METHODS)
         own = sorted((r for r in runs if r["budget"] == budget), key=lambda r: (r["seed"], order.index(r["method"])))
         head = (
-            "| seed | | BOPs, % | held out, % | test, % | NLL | NLL scaled | Brier | ECE, % | AUROC, probability | "
+            "| | seed | BOPs, % | held out, % | test, % | NLL | NLL scaled | Brier | ECE, % | AUROC, probability | "
             "AUROC, mutual information | differing |"
         )
-        parts += [f"Limit {budget:g} %:", joined(head, [[str(run["seed"]), *member_cells(run)] for run in own])]
+        parts += [f"Limit {budget:g} %:", joined(head, [member_cells(run) for run in own])]
     means = joined("| | test, % | NLL | NLL scaled | ECE, % |", averages(runs))
     return "\n\n".join([*parts, f"Means over seeds {AVERAGED[0]} to {AVERAGED[-1]} under 0.36 %:", means])
 
@@ -119,6 +119,7 @@ def member_cells(run: Mapping[str, Any]) -> list[str]:
     ece = [100 * value for value in s["ece"]]
     return [
         label(run),
+        str(run["seed"]),
         f"{run['total']:.3f} in all" if several else f"{run['total']:.4f}",
         f"{run['validation']['accuracy']:.2f}",
         f"{s['accuracy']:.2f}",
