@@ -26,6 +26,14 @@ def test_the_example_runs_as_it_stands(tmp_path, monkeypatch):
     assert (tmp_path / "model.safetensors").exists()
 
 
+def test_its_figures_stand_in_the_results():
+    results = [path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "results").glob("*.md")]
+    if results:  # a source distribution has none
+        figure = re.compile(r"\d+\.\d+")
+        reached = README.split("## What it reaches")[1].split("\n## ")[0]
+        assert set(figure.findall(reached)) <= {number for text in results for number in figure.findall(text)}
+
+
 def test_it_is_short_and_its_links_lead_somewhere():
     assert len(README.splitlines()) <= 100
     if (ROOT / "docs").exists():  # a source distribution has none
