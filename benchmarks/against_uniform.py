@@ -25,7 +25,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import probq
-from probq import demo
+from probq.cli import demo
 
 WIDTHS = ((1, 2), (2, 2), (4, 4))  # of weights and inputs, in bits
 EPOCHS_FLOAT = 16

@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import probq
-from probq import demo
-from probq.decide import probability_within
+from probq.cli import demo
+from probq.decisions.within_budget import probability_within
 
 BUDGETS = (0.2, 0.5, 2.0)
 

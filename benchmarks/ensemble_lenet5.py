@@ -38,8 +38,8 @@ from torch import Tensor, nn
 import probq
 from probq import calibration
 from probq.codebooks import ladder
-from probq.ensembles import joint
-from probq.uncertainty import classification, softmax
+from probq.evaluation.metrics.uncertainty import classification, softmax
+from probq.evaluation.studies.ensemble import joint
 
 METHODS = ("mode", "draws", "codes", "ensemble", "widths", "drawn", "longer", "control", "twice", "pair")
 CHECKED = 100  # images on which C is compared with the interpreter, for each network

@@ -34,7 +34,7 @@ from torch import Tensor
 
 import probq
 from probq import estimators
-from probq.leave_one_out import leave_one_out
+from probq.network.program.leave_one_out import leave_one_out
 from probq.testing import (
     Small,
     best_mean_fields,

@@ -31,8 +31,8 @@ from integer_lenet import LAYERS, integer_lenet
 from onnx import TensorProto, helper, numpy_helper
 
 from probq.export import c
-from probq.export import onnx as exported
-from probq.export.c_compile import build
+from probq.export.c.compiler import build
+from probq.export.onnx import writer as exported
 from probq.integer import IntegerModel
 
 WARM_UP = 20

@@ -42,7 +42,7 @@ from torch import Tensor, nn
 
 import probq
 from probq import rules
-from probq.decide import probability_within
+from probq.decisions.within_budget import probability_within
 from probq.testing import lenet5
 
 RULES = {

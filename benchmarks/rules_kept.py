@@ -21,9 +21,10 @@ from protocol import completed
 from torch.utils.data import DataLoader
 
 import probq
-from probq import demo, rules
-from probq.constraint import Constraint
-from probq.decide import probability_within
+from probq import rules
+from probq.cli import demo
+from probq.decisions.within_budget import probability_within
+from probq.training.svi.budget_constraint import Constraint
 
 BUDGETS = (0.2, 0.5, 2.0)
 OPTIONS: Mapping[str, dict[str, Any]] = MappingProxyType(

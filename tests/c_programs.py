@@ -8,8 +8,8 @@ from random_models import inputs, seeded
 from shrinking import smallest
 
 from probq import IntegerModel
-from probq.export import c
-from probq.export.c_compile import build, execute
+from probq.export.c import writer
+from probq.export.c.compiler import build, execute
 
 Models = Mapping[str, tuple[IntegerModel, np.ndarray]]
 
@@ -18,8 +18,8 @@ def differing(models: Models, folder: Path, *all_flags: tuple[str, ...]) -> dict
     """Outputs that differ in one program made of several models, by model; compiled with each set of flags."""
     includes, body, data = [], [], []
     for name, (model, x) in models.items():
-        c.write(model, folder / f"{name}.h")
-        _, kind, size, shape = c._signature(folder / f"{name}.h")
+        writer.write(model, folder / f"{name}.h")
+        _, kind, size, shape = writer._signature(folder / f"{name}.h")
         includes.append(f'#include "{name}.h"')
         body += [
             f"    {{ static {kind.name} x[{size}]; static int32_t y[{int(np.prod(shape))}];",
@@ -32,7 +32,7 @@ def differing(models: Models, folder: Path, *all_flags: tuple[str, ...]) -> dict
     (folder / "main.c").write_text("\n".join(text))
     found = dict.fromkeys(models, 0)
     for flags in all_flags:
-        build(folder / "main.c", folder / "main", [*flags, *c.WARNINGS])
+        build(folder / "main.c", folder / "main", [*flags, *writer.WARNINGS])
         out, start = np.frombuffer(execute(folder / "main", b"".join(data)), np.int32), 0
         for name, (model, x) in models.items():
             expected = model.run(x).reshape(-1)

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 import probq
 from probq import ProbqError
-from probq.batches import Batches
+from probq.utils.batches import Batches
 
 X, Y = torch.randn(48, 4), torch.arange(48) % 3
 PAIRS = [(X[k : k + 16], Y[k : k + 16]) for k in range(0, 48, 16)]

@@ -9,7 +9,7 @@ from scipy import stats
 from sklearn import metrics
 
 from probq import ProbqError, calibration, uncertainty
-from probq.reliability import reliability_of
+from probq.evaluation.metrics.reliability import reliability_of
 
 RANDOM = np.random.default_rng(7)
 PROBS = RANDOM.dirichlet(np.ones(4), size=200)

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 import probq
 from probq import Budget, ProbqError, Quantized
 from probq import cost as costs
-from probq.chance import Binned, Cantelli, Exact, ExactLargest, chance, moments
 from probq.codebooks import ladder
-from probq.constraint import Constraint, hold
-from probq.decide import probability_within
-from probq.limited import problem_of
+from probq.decisions.allocation.chance_constraints import Binned, Cantelli, Exact, ExactLargest, chance, moments
+from probq.decisions.constrained_posterior import problem_of
+from probq.decisions.within_budget import probability_within
+from probq.training.svi.budget_constraint import Constraint, hold
 
 LARGEST = costs.largest_activation
 

@@ -14,7 +14,8 @@ from safetensors.numpy import save_file
 from torch import nn
 
 import probq
-from probq import cli, demo
+from probq.cli import command_line as cli
+from probq.cli import demo
 from probq.codebooks import ladder
 
 

@@ -14,9 +14,11 @@ import pytest
 from safetensors.numpy import save_file
 from test_cli import command, one_line
 
-from probq import IntegerModel, ProbqError, cli, cli_export
-from probq.cli_export import TARGETS, inputs
-from probq.export.c_compile import COMPILERS, build, execute
+from probq import IntegerModel, ProbqError
+from probq.cli import command_line as cli
+from probq.cli import export as cli_export
+from probq.cli.export import TARGETS, inputs
+from probq.export.c.compiler import COMPILERS, build, execute
 from probq.export.verification import verify_parts
 from probq.integer import Node
 

@@ -17,10 +17,10 @@ from torch.utils.data import DataLoader, TensorDataset
 import probq
 from probq import Budget, Plan, ProbqError, Quantized, Rates, estimators, priors
 from probq.codebooks import ladder
-from probq.history import History, Step
+from probq.evaluation.diagnostics.predictive import drawn
 from probq.likelihoods import Normal
-from probq.predictive import drawn
-from probq.settling import Drift, drift, warn_unsettled
+from probq.training.svi.bound_trend import Drift, drift, warn_unsettled
+from probq.training.svi.history import History, Step
 
 XS = torch.rand(48, 3, generator=torch.Generator().manual_seed(1))
 YS = (XS.sum(1) > 1.5).long()
@@ -102,7 +102,7 @@ def test_restarts_that_disagree_say_so() -> None:
 
 def test_layers_that_cost_little_may_differ() -> None:
     """Pruned but for the last layer's weight: what differs there costs nothing to speak of."""
-    from probq.convergence import _disagreeing
+    from probq.evaluation.studies.restarts import _disagreeing
 
     frame = probq.convergence([chain(0, 40.0), chain(0, -40.0)], draws=100)
     assert set(_disagreeing(frame)) == {"0.weight", "0.input", "2.weight", "2.input"} - {"0.input"}
@@ -211,7 +211,7 @@ def test_the_warning_says_what_to_do() -> None:
 
 def test_fit_looks_whether_it_settled(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[History] = []
-    monkeypatch.setattr(sys.modules["probq.fit"], "warn_unsettled", seen.append)
+    monkeypatch.setattr(sys.modules["probq.training.fit"], "warn_unsettled", seen.append)
     found = probq.fit(network(), PAIRS, epochs=1, progress=False)
     assert seen == [found]
 
@@ -244,7 +244,7 @@ def test_temperature_is_scored_at_the_widths_that_its_fit_tuned() -> None:
 
 
 def test_averaged_predictive_of_numbers_by_hand() -> None:
-    from probq.temperature import _scores
+    from probq.evaluation.studies.temperature import _scores
 
     q = network(Normal(0.5))
     y = torch.rand(48, 2, generator=torch.Generator().manual_seed(4))

@@ -18,10 +18,12 @@ import probq
 from probq import Budget, Plan, ProbqError, Quantized
 from probq import cost as costs
 from probq.codebooks import ladder
-from probq.decide import fix, probability_within
+from probq.decisions.widths import fix
+from probq.decisions.within_budget import probability_within
+from probq.evaluation.diagnostics import width_draws
+from probq.network.tracing.layer import Layer
+from probq.network.tracing.trace import layers
 from probq.testing import width_states
-from probq.tracing.layer import Layer
-from probq.tracing.trace import layers
 
 WEIGHTS, INPUTS = ladder(0, 1, 2, 4), ladder(1, 2, 4, signed=False)
 
@@ -523,7 +525,7 @@ def test_tied_widths_are_one_site_one_row_and_one_draw(tmp_path: Path) -> None:
     assert frame["layer"]["0.weight"] == "0, 2"
     assert frame["MACs"]["0.weight"] == 5 * 3 + 3 * 3
     assert all(a.widths["0.weight"] == a.widths["2.weight"] for a in (q.mode(), *q.sample(20, seed=0)))
-    drawn = probq.summary.draw_widths(q, 50, 0)[1]
+    drawn = width_draws.draw_widths(q, 50, 0)[1]
     np.testing.assert_array_equal(drawn["0.weight"], drawn["2.weight"])
     assert sum(p.shape == q.quantizer("0.weight").logits.shape for n, p in q.named_parameters() if "logits" in n) == 2
     q.save(tmp_path / "q")

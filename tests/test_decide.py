@@ -12,9 +12,9 @@ import probq
 from probq import Budget, Plan, ProbqError, Quantized
 from probq import cost as costs
 from probq.codebooks import ladder
-from probq.decide import probability_within
+from probq.decisions.within_budget import probability_within
+from probq.network.tracing.layer import Layer
 from probq.testing import rung_probabilities, width_states
-from probq.tracing.layer import Layer
 
 
 def curved(layer: Layer, w: float, a: float) -> float:

@@ -12,9 +12,10 @@ from torch.distributions import Bernoulli, kl_divergence
 
 from probq import ProbqError
 from probq.codebooks import Grid, binary, powers_of_two, pruned, ternary, uniform
-from probq.distributions import Codes, Widths
-from probq.rounding import Grids, Levels, first_code, nearest_level
-from probq.uniform_codes import UniformCodes
+from probq.codebooks.rounding.nearest import Grids, Levels, first_code, nearest_level
+from probq.network.distributions.codes import Codes
+from probq.network.distributions.uniform_codes import UniformCodes
+from probq.network.distributions.widths import Widths
 
 LOGITS = torch.tensor([[0.3, -1.2, 2.0], [40.0, -40.0, 0.0], [-3.0, 0.1, 0.7]], dtype=torch.float64)
 

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 import probq
 from probq import Budget, Plan, ProbqError, Quantized
 from probq.codebooks import ladder, powers_of_two
-from probq.draws import conditional_draws
-from probq.ensembles import joint, together
+from probq.decisions.allocation.conditional_sampling import conditional_draws
+from probq.decisions.constrained_posterior import problem_of
+from probq.decisions.outputs import stacked
+from probq.evaluation.studies.ensemble import joint, together
 from probq.integer import Node
 from probq.likelihoods import Normal
-from probq.limited import problem_of
-from probq.stacked import stacked
 from probq.testing import zoo
 
 X = torch.rand(9, 5, generator=torch.Generator().manual_seed(5))
@@ -358,7 +358,7 @@ def test_draws_run_together_are_those_run_one_by_one(plan: dict[str, Any], monke
     assert together is not None
     assert together.dtype == torch.float64
     assert all(torch.equal(a, b) for a, b in zip(fixed.outputs(drawn, X), expected, strict=True))
-    monkeypatch.setattr("probq.stacked.MOST_ROWS", 18)  # two networks at once
+    monkeypatch.setattr("probq.decisions.outputs.MOST_ROWS", 18)  # two networks at once
     assert torch.equal(fixed.predict(X, 5, seed=0), torch.stack(expected))
 
 

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 import probq
 from probq import estimators
 from probq.codebooks import binary, ladder, ternary, uniform
-from probq.decide import fix
-from probq.distributions import Codes, Widths
+from probq.codebooks.rounding.nearest import Grids
+from probq.decisions.widths import fix
 from probq.estimators.estimator import on_weight
-from probq.free_codes import FreeCodes
-from probq.rounding import Grids
+from probq.network.distributions.categorical_codes import FreeCodes
+from probq.network.distributions.codes import Codes
+from probq.network.distributions.widths import Widths
 from probq.testing import Small, enumerable, enumerate_joint, law_parameters, posterior_of
 
 ALL = (

@@ -9,7 +9,7 @@ from torch import nn
 
 import probq
 from probq.codebooks import ladder
-from probq.decide import onehots
+from probq.network.program.decided_codes import onehots
 from tests.networks import NETWORKS, PLANS, trained
 
 FLOOR = {"shift": probq.Plan(weight=ladder(8)), "dyadic": probq.Plan(weight=ladder(8), profile="dyadic")}

@@ -13,8 +13,8 @@ from torch import nn
 
 import probq
 from probq.codebooks import binary, ladder
-from probq.leave_one_out import leave_one_out
 from probq.likelihoods import Normal
+from probq.network.program.leave_one_out import leave_one_out
 from probq.testing import (
     Small,
     best_mean_field,

@@ -13,10 +13,11 @@ from networks import NETWORKS, PLANS, lowered
 from random_models import inputs, seeded
 
 from probq import IntegerModel, ProbqError
-from probq.export import c, c_compile
-from probq.export.c_compile import build, execute
-from probq.export.c_text import identifier
-from probq.export.c_values import MOST, ranges
+from probq.export.c import compiler as c_compile
+from probq.export.c import writer as c
+from probq.export.c.code.text import identifier
+from probq.export.c.code.values import MOST, ranges
+from probq.export.c.compiler import build, execute
 from probq.integer import Node
 from probq.integer.interpreter import OPERATIONS
 from probq.integer.packing import Packing

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from probq.export.float_rounding import Rounded, Rule, misplaced, rounded
+from probq.export.onnx.float_rounding import Rounded, Rule, misplaced, rounded
 
 REACH = 700
 

@@ -11,7 +11,7 @@ from networks import NETWORKS, PLANS, lowered
 import probq
 from probq import export
 from probq.export.hls import run, write
-from probq.export.hls_rewrite import rewritten
+from probq.export.hls.rewrite import rewritten
 from probq.integer import IntegerModel, Node
 
 

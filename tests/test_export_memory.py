@@ -14,8 +14,8 @@ from networks import NETWORKS, PLANS, lowered
 import probq
 from probq import export
 from probq.export.memory import run, thresholds, vector_inputs, write
-from probq.export.memory_run import OPERATIONS
-from probq.export.memory_words import read_words, width_of, write_words
+from probq.export.memory.reader import OPERATIONS
+from probq.export.memory.words import read_words, width_of, write_words
 from probq.integer import Node
 
 

@@ -14,8 +14,8 @@ from torch import nn
 import probq
 from probq import IntegerModel
 from probq.codebooks import ladder
-from probq.export.onnx import FAST, run, write
-from probq.export.onnx_layers import stored
+from probq.export.onnx.layers import stored
+from probq.export.onnx.writer import FAST, run, write
 from probq.integer import Node
 
 pytestmark = pytest.mark.filterwarnings("ignore:the posterior was never fitted")  # any draw will do here

@@ -13,7 +13,7 @@ from torch import nn
 import probq
 from probq.codebooks import ladder
 from probq.export.qonnx import run, write
-from probq.export.qonnx_graph import Width, width
+from probq.export.qonnx.graph import Width, width
 from probq.integer import Node
 from probq.testing import lenet5
 

@@ -6,9 +6,9 @@ import random
 import pytest
 
 from probq import Budget, ProbqError, quantize
-from probq.budget import _share
-from probq.figures import figure
+from probq.cost.budget import _share
 from probq.testing import zoo
+from probq.utils.numbers import figure
 
 
 @pytest.mark.parametrize("digits", [3, 4, 6])

@@ -17,11 +17,12 @@ from torch.utils.data import DataLoader, TensorDataset
 import probq
 from probq import Budget, Plan, ProbqError, Quantized, Rates
 from probq import cost as costs
-from probq.batches import Batches
-from probq.calibrate import calibrate, estimate_norms
 from probq.codebooks import ladder
+from probq.evaluation.diagnostics.held_out import validate
 from probq.likelihoods import for_target
-from probq.validate import validate
+from probq.training.ptq.batch_norm import estimate_norms
+from probq.training.ptq.input_scales import calibrate
+from probq.utils.batches import Batches
 
 CPU = torch.device("cpu")
 

@@ -11,7 +11,7 @@ from torch import nn
 import probq
 from probq import ProbqError
 from probq.codebooks import ladder
-from probq.lowering import graph
+from probq.integer.lowering import graph
 
 X = torch.randn(24, 8)
 WILL = "probq.lower will refuse this network: "

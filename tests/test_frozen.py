@@ -104,7 +104,7 @@ def _pruned() -> nn.Sequential:
     return net
 
 
-def _levels(q: probq.Quantized, a: probq.assignment.Assignment, name: str) -> Tensor:
+def _levels(q: probq.Quantized, a: probq.Assignment, name: str) -> Tensor:
     """Level of every weight in units of its scale, by indexing."""
     ladder = q.weights[name].ladder
     bits = np.reshape(a.widths[name], q.weights[name].gates)

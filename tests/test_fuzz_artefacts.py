@@ -13,11 +13,12 @@ from integer_models import one_layer
 
 from probq import export
 from probq.errors import ProbqError
-from probq.export import c, folders, hls, memory, onnx, qonnx, verilog
+from probq.evaluation.reporting import certificates
+from probq.export import c, hls, memory, onnx, qonnx, verilog
 from probq.export.certificate import certify
+from probq.export.common import artifact_folder as folders
 from probq.integer import IntegerModel, Node
 from probq.integer.ensemble import Ensemble, _digest
-from probq.report import certificates
 
 MODEL = one_layer([[3, -5], [1, 2]], [4, -4], 2, 7)
 X = np.array([[0.0, 0.0], [3.0, 1.0], [2.0, 9.0]])
@@ -146,8 +147,8 @@ def test_headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, rng, refused = tmp_path / "m.h", np.random.default_rng(0), 0
     c.write(MODEL, path)
     whole, output = path.read_bytes(), MODEL(X).astype(np.int32).tobytes()
-    monkeypatch.setattr(c, "build", lambda *_: None)
-    monkeypatch.setattr(c, "execute", lambda *_: output)
+    monkeypatch.setattr(c.writer, "build", lambda *_: None)
+    monkeypatch.setattr(c.writer, "execute", lambda *_: output)
     for place in (b"_INPUT_SIZE 2", b"shape [2]", b"(const uint8_t *input"):
         start = whole.index(place)
         for _ in range(40):
@@ -182,8 +183,8 @@ def test_projects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rng, folder, refused = np.random.default_rng(0), tmp_path / "m", 0
     project(folder)
     whole, output = (folder / "probq.json").read_bytes(), MODEL(X).astype(np.float32) / 2
-    monkeypatch.setattr(hls, "_called", lambda _, at: output.tofile(at / "outputs.bin"))
-    monkeypatch.setattr(hls, "_build", lambda *_: [""])
+    monkeypatch.setattr(hls.writer, "_called", lambda _, at: output.tofile(at / "outputs.bin"))
+    monkeypatch.setattr(hls.writer, "_build", lambda *_: [""])
     assert export.verify(MODEL, folder, X)
     for number in range(120):
         edit_index(folder, rng) if number % 3 else (folder / "probq.json").write_bytes(damaged(whole, rng))
@@ -201,7 +202,7 @@ def test_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folders.write_index(folder, "verilog", {"model_sha256": "", "output_scale": 1.0, "module": "network", **ends})
     whole = (folder / "probq.json").read_bytes()
     lines = "".join(f"{low + (high << 3):x}\n" for low, high in MODEL(X))
-    monkeypatch.setattr(verilog, "_called", lambda *_: lines)
+    monkeypatch.setattr(verilog.writer, "_called", lambda *_: lines)
     assert export.verify(MODEL, folder, X)
     for number in range(120):
         edit_index(folder, rng) if number % 3 else (folder / "probq.json").write_bytes(damaged(whole, rng))

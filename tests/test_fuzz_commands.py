@@ -12,7 +12,7 @@ from torch import nn
 
 import probq
 from probq import export
-from probq.cli import main
+from probq.cli.command_line import main
 
 MODEL = one_layer([[3, -5], [1, 2]], [4, -4], 2, 7)
 COMMANDS = {

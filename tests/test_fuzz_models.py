@@ -7,7 +7,7 @@ import pytest
 from fuzzing import damaged, edited, forge, outcome, read
 from random_models import inputs, seeded
 
-from probq.cli import integer_text
+from probq.cli.command_line import integer_text
 from probq.errors import ProbqError
 from probq.export import c, onnx
 from probq.integer import IntegerModel

@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import probq
-from probq.cli_report import arrays
-from probq.posterior import assemble
-from probq.posterior_format import read, write
+from probq.cli.report import arrays
+from probq.network.quantized.file_format import read, write
+from probq.network.quantized.load import assemble
 
 X = torch.rand(4, 1, 5, 5, generator=torch.Generator().manual_seed(0))
 EXTREMES = (

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 import probq
 from probq import ProbqError
 from probq import cost as costs
+from probq.network.tracing.layer import Layer
+from probq.network.tracing.trace import layers
 from probq.testing import lenet5, vgg7, zoo
-from probq.tracing.layer import Layer
-from probq.tracing.trace import layers
 
 LENET = {"0": 460_800, "3": 3_276_800, "7": 524_288, "9": 5_120}
 VGG = [3_538_944, 150_994_944, 75_497_472, 150_994_944, 75_497_472, 150_994_944, 8_388_608, 10_240]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import probq
 from probq.codebooks import ladder
-from probq.leave_one_out import leave_one_out
+from probq.network.program.leave_one_out import leave_one_out
 from probq.priors import Normal
 from probq.testing import enumerable, enumerate_joint, law_parameters, posterior_of
 
@@ -115,7 +115,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         calls.append(draws)
         return leave_one_out(q, x, y, size, draws)
 
-    monkeypatch.setattr("probq.loop.leave_one_out", count)
+    monkeypatch.setattr("probq.training.svi.loop.leave_one_out", count)
     return calls
 
 

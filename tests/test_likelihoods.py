@@ -13,10 +13,10 @@ from torch.distributions import Bernoulli, Distribution, Independent, Laplace, O
 
 import probq
 from probq import ProbqError, Quantized
-from probq.batches import Batches
+from probq.evaluation.diagnostics.held_out import validate
+from probq.evaluation.reporting.calibration import predicted
 from probq.likelihoods import Categorical, Normal, categorical, for_target
-from probq.report.calibration import predicted
-from probq.validate import validate
+from probq.utils.batches import Batches
 
 CPU = torch.device("cpu")
 N, C = 12, 3

@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from probq.errors import ProbqError
-from probq.lowering.requantize import Target, requantization
+from probq.integer.lowering.operations.requantize import Target, requantization
 
 TARGETS = st.builds(
     lambda exponent, book: Target(exponent, *book),

@@ -15,9 +15,9 @@ import probq
 from probq import Budget, Plan, ProbqError
 from probq import cost as costs
 from probq.codebooks import ladder
-from probq.pareto import dominated
+from probq.evaluation.studies.pareto import dominated
+from probq.network.tracing.layer import Layer
 from probq.testing import width_states
-from probq.tracing.layer import Layer
 
 XS = torch.rand(48, 4, generator=torch.Generator().manual_seed(1))
 YS = (XS.sum(1) > 2).long()

@@ -17,8 +17,8 @@ from torch import nn
 import probq
 from probq import plot
 from probq.codebooks import ladder
-from probq.decide import probability_within
-from probq.history import Held, History, Step
+from probq.decisions.within_budget import probability_within
+from probq.training.svi.history import Held, History, Step
 
 
 @pytest.fixture(autouse=True)

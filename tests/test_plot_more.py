@@ -18,11 +18,11 @@ from test_plot import legend, quantized
 
 import probq
 from probq import ProbqError, plot, regression
+from probq.evaluation.metrics.reliability import reliability_of
 from probq.integer import IntegerModel, Node
 from probq.plot.channels import channel_means
 from probq.plot.forest import interval
 from probq.plot.weights import level_shares
-from probq.reliability import reliability_of
 
 
 @pytest.fixture(autouse=True)

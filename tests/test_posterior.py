@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Laplace
 
 import probq
-from probq import posterior
 from probq.codebooks import ladder, learned, powers_of_two
 from probq.likelihoods import Normal
-from probq.posterior_format import read
+from probq.network.quantized import load as posterior
+from probq.network.quantized.file_format import read
 
 BATCHES = 4
 

@@ -15,9 +15,10 @@ from torch.distributions import kl_divergence
 import probq
 from probq import priors
 from probq.codebooks import binary, ladder, levels, pruned, ternary, uniform
-from probq.distributions import Codes, Widths
+from probq.network.distributions.codes import Codes
+from probq.network.distributions.widths import Widths
+from probq.network.quantizers.base import Rung
 from probq.priors import PriorCodes
-from probq.quantizer import Rung
 from probq.testing import enumerate_joint, posterior_of
 
 X = torch.tensor([[0.3, 0.9, -0.2], [0.7, 0.2, 0.4], [0.1, 0.5, -1.0], [1.0, -0.3, 0.2]])

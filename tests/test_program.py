@@ -16,9 +16,9 @@ from torch.distributions import Normal
 import probq
 from probq import Plan, Quantized
 from probq.codebooks import ladder
-from probq.distributions import Codes
-from probq.program import Observation
-from probq.substitute import substitute
+from probq.network.distributions.codes import Codes
+from probq.network.program.program import Observation
+from probq.network.program.substitution import substitute
 from probq.testing import code_probabilities, enumerate_elbo, rung_probabilities, width_states, zoo
 
 ZOO = {name: (net, example) for name, net, example in zoo()}
@@ -202,7 +202,7 @@ def test_predictive_draws_targets_from_the_posterior() -> None:
 
 def sum_over_codes(q: Quantized, rungs: dict[str, int], laws: Any) -> np.ndarray:
     """`P(y = 1 | widths)` summed over all codes."""
-    from probq.assignment import Assignment
+    from probq.decisions.assignment import Assignment
     from probq.testing import decided_copy
     from probq.testing.oracles import _code_states
 

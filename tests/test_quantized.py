@@ -11,8 +11,8 @@ from torch import Tensor, nn
 import probq
 from probq import Budget, Plan, ProbqError, Quantized, plot
 from probq.codebooks import ladder, learned, powers_of_two
+from probq.network.tracing.layer import Layer
 from probq.testing import decided_copy, zoo
-from probq.tracing.layer import Layer
 
 pytestmark = pytest.mark.filterwarnings("ignore:the posterior was never fitted")  # any draw will do here
 

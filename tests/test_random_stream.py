@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import probq
-from probq.random_stream import Apart, Stream
+from probq.utils.random_stream import Apart, Stream
 
 X, Y = torch.randn(48, 4), torch.arange(48) % 3
 

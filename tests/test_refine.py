@@ -16,12 +16,12 @@ import probq
 from probq import Budget, Plan, ProbqError, Quantized, Rates
 from probq import cost as costs
 from probq.codebooks import ladder
-from probq.limited import problem_of
-from probq.neighbours import Space, State, StateCost
-from probq.refine import search_of
-from probq.search import predicted
-from probq.solve import most_probable_first
+from probq.decisions.allocation.most_probable import most_probable_first
+from probq.decisions.constrained_posterior import problem_of
 from probq.testing import width_states
+from probq.training.refinement.best_first import predicted
+from probq.training.refinement.decide import search_of
+from probq.training.refinement.space import Space, State, StateCost
 
 XS = torch.rand(40, 4, generator=torch.Generator().manual_seed(1))
 YS = (XS.sum(1) > 2).long() + (XS[:, 0] > 0.5)
@@ -207,7 +207,7 @@ def test_without_a_budget_every_choice_may_be_taken() -> None:
 
 
 def _at(q: Quantized, widths: Mapping[str, Any]) -> Quantized:
-    from probq.decide import with_widths
+    from probq.decisions.within_budget import with_widths
 
     return q.at(with_widths(q, dict(widths), None))
 

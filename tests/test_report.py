@@ -16,12 +16,12 @@ from safetensors.numpy import save_file
 from torch import nn
 
 import probq
-from probq import cli
+from probq.cli import command_line as cli
 from probq.codebooks import ladder
+from probq.evaluation.reporting import certificates
 from probq.export.certificate import certify
 from probq.export.verification import Report
 from probq.integer import IntegerModel, Node
-from probq.report import certificates
 
 HOSTILE = '</td><script>document.title="owned"</script><img src=x onerror=alert(1)>\ud800\u202e"'
 

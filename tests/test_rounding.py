@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from probq.codebooks import Grid, uniform
-from probq.gate_gradients import GATE_SAMPLE, on_grid, random_part, round_input
-from probq.rounding import nearest_level
+from probq.codebooks.rounding.nearest import nearest_level
+from probq.estimators.gate_gradients import GATE_SAMPLE, on_grid, random_part, round_input
 
 GRIDS = (uniform(1), uniform(2), uniform(4), uniform(8))
 SCALES = (1.0, 0.5, 0.25, 0.03125)

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 import probq
-from probq import Budget, Plan, ProbqError, Quantized, demo, rules
+from probq import Budget, Plan, ProbqError, Quantized, rules
+from probq.cli import demo
 from probq.codebooks import ladder
-from probq.constraint import Constraint
+from probq.training.svi.budget_constraint import Constraint
 
 
 def test_the_limit_is_ramped_down_geometrically() -> None:

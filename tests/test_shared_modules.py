@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import probq
 from probq import ProbqError
-from probq.substitute import substitute
+from probq.network.program.substitution import substitute
 
 
 class TiedBias(nn.Module):

@@ -15,11 +15,11 @@ from scipy.special import log_softmax
 
 from probq import ProbqError
 from probq import cost as costs
-from probq.choices import Choice, Problem, problem
 from probq.codebooks import Ladder, ladder
-from probq.draws import conditional_draws, probability_within
-from probq.solve import most_probable
-from probq.tracing.layer import Layer
+from probq.decisions.allocation.conditional_sampling import conditional_draws, probability_within
+from probq.decisions.allocation.most_probable import most_probable
+from probq.decisions.allocation.problem import Choice, Problem, problem
+from probq.network.tracing.layer import Layer
 
 
 def curved(layer: Layer, weight_bits: float, input_bits: float) -> float:

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 import probq
 from probq import cost as costs
-from probq import summary
 from probq.codebooks import ladder
-from probq.decide import probability_within
+from probq.decisions.within_budget import probability_within
+from probq.evaluation.diagnostics import width_draws
+from probq.evaluation.diagnostics.table import text
 
 SIGMOID_1 = 1 / (1 + math.exp(-1))
 
@@ -174,7 +175,7 @@ def test_tied_weight_counts_all_its_layers() -> None:
 
 def test_text_shows_every_row() -> None:
     frame = probq.table(quantized())
-    lines = summary.text(frame).splitlines()
+    lines = text(frame).splitlines()
     assert len(lines) == 5
     share = f"{frame['cost share']['0.input']:.1f}"
     assert " ".join(lines[2].split()) == f"0.input input 108 - - - - 1.000 8.00 0.00 0.00 8.00 {share}"
@@ -183,7 +184,7 @@ def test_text_shows_every_row() -> None:
 @pytest.mark.parametrize("gates", ["tensor", "channel", "weight"])
 def test_draws_have_the_right_frequencies(gates: str) -> None:
     q, draws = quantized(gates), 20000
-    shares, widths = summary.draw_widths(q, draws, seed=3)
+    shares, widths = width_draws.draw_widths(q, draws, seed=3)
     for name, quantizer in q.named_quantizers():
         probs = by_hand(quantizer.logits) if len(quantizer.ladder) > 1 else np.ones((1, 1))
         deviation = np.sqrt((probs * (1 - probs)).sum(0) / len(probs) ** 2 / draws)
@@ -194,7 +195,7 @@ def test_draws_have_the_right_frequencies(gates: str) -> None:
 
 def test_draws_of_channels_follow_their_own_laws() -> None:
     q = quantized("channel")
-    drawn = summary.draw_widths(q, 20000, seed=4)[1]["0.weight"]
+    drawn = width_draws.draw_widths(q, 20000, seed=4)[1]["0.weight"]
     for channel, probs in enumerate(by_hand(q.quantizer("0.weight").logits)):
         found = [(drawn[:, channel] == b).mean() for b in (0, 2, 8)]
         assert found == pytest.approx(probs, abs=0.02)
@@ -202,16 +203,16 @@ def test_draws_of_channels_follow_their_own_laws() -> None:
 
 def test_drawn_in_parts_as_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     q = quantized("weight")
-    whole = summary.draw_widths(q, 50, seed=5)[0]
-    monkeypatch.setattr(summary, "MOST_NUMBERS", 150)
-    parts = summary.draw_widths(q, 50, seed=5)[0]
+    whole = width_draws.draw_widths(q, 50, seed=5)[0]
+    monkeypatch.setattr(width_draws, "MOST_NUMBERS", 150)
+    parts = width_draws.draw_widths(q, 50, seed=5)[0]
     assert all(np.array_equal(whole[name], parts[name]) for name in whole)
 
 
 def test_cost_of_draws_is_that_of_an_assignment() -> None:
     q = quantized("channel")
-    shares, widths = summary.draw_widths(q, 20, seed=6)
-    drawn = summary.draw_costs(q, shares, costs.bops)
+    shares, widths = width_draws.draw_widths(q, 20, seed=6)
+    drawn = width_draws.draw_costs(q, shares, costs.bops)
     for k in range(20):
         one = {name: bits[k] for name, bits in widths.items()}
         assert drawn[k] == pytest.approx(100 * costs.total(q.layers, one) / costs.full(q.layers), rel=1e-12)

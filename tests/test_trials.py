@@ -11,13 +11,13 @@ from torch import nn
 
 import probq
 from probq import Budget, Plan, ProbqError, Quantized, Rates
-from probq.batches import Batches
 from probq.codebooks import ladder
-from probq.contenders import contenders, uniform_states
-from probq.decide import with_widths
-from probq.measure import ValidationLoss
-from probq.refine import search_of
-from probq.trials import length, tried
+from probq.decisions.within_budget import with_widths
+from probq.training.refinement.candidates import contenders, uniform_states
+from probq.training.refinement.decide import search_of
+from probq.training.refinement.trials import length, tried
+from probq.training.refinement.validation_loss import ValidationLoss
+from probq.utils.batches import Batches
 
 XS = torch.rand(80, 4, generator=torch.Generator().manual_seed(1))
 YS = (XS.sum(1) > 2).long() + (XS[:, 0] > 0.5)
@@ -36,7 +36,7 @@ def network(norm: bool = False, dropout: float = 0.0) -> Quantized:
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trials of a few steps, so that small fits make them."""
-    monkeypatch.setattr("probq.trials.FEWEST", 1)
+    monkeypatch.setattr("probq.training.refinement.trials.FEWEST", 1)
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import probq
-from probq import summary
-from probq.cli import posterior_text
-from probq.tracing.trace import trace
+from probq.cli.command_line import posterior_text
+from probq.evaluation.diagnostics.table import text
+from probq.network.tracing.trace import trace
 
 T, N, H = 16, 32, 24  # steps, inputs, hidden numbers
 X = torch.randn(4, T, N, generator=torch.Generator().manual_seed(0))
@@ -98,7 +98,7 @@ def test_they_are_said_beside_every_percentage(tmp_path: Path) -> None:
         frame = probq.table(each)
         assert any(note.startswith(sentence) for note in each.notes)
         assert frame.attrs["not counted"].startswith(sentence)
-        assert sentence in summary.text(frame)
+        assert sentence in text(frame)
     assert posterior_text(tmp_path / "q.safetensors").splitlines()[-1].startswith(sentence)
     probq.fit(q, [(X, torch.tensor([0, 1, 2, 0]))], epochs=1, seed=0, progress=False)
     probq.report(q, tmp_path / "report.html")

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from probq.cli import main
+from probq.cli.command_line import main
 from probq.errors import ProbqError, printable
 from probq.export import c
-from probq.export.folders import replacing_folder
-from probq.files import replacing, temporary_name
+from probq.export.common.artifact_folder import replacing_folder
 from probq.integer import IntegerModel, Node
 from probq.integer.ensemble import Ensemble
 from probq.integer.layer_table import layers_of
+from probq.utils.atomic_write import replacing, temporary_name
 
 EVIL = "fc\x1b[2J\x07\u202e"
 
@@ -74,8 +74,8 @@ WRITERS: dict[str, tuple[str, Callable[[Path], object]]] = {
 @pytest.mark.parametrize("kind", WRITERS)
 def test_what_a_killed_writer_left_is_removed_by_the_next(kind: str, tmp_path: Path) -> None:
     killed, write = WRITERS[kind]
-    head = "import os, sys; from pathlib import Path; from probq.files import replacing, temporary_name; "
-    head += "from probq.export.folders import replacing_folder; path = Path(sys.argv[1])\n"
+    head = "import os, sys; from pathlib import Path; from probq.utils.atomic_write import replacing, temporary_name; "
+    head += "from probq.export.common.artifact_folder import replacing_folder; path = Path(sys.argv[1])\n"
     path, other = tmp_path / "a.h", tmp_path / "b.h"
     for target in (path, other):
         assert subprocess.run([sys.executable, "-c", head + killed, str(target)], check=False).returncode == 9

@@ -3,7 +3,7 @@
 from probq.estimators.estimator import Estimator, Noise, Through, drawn_law
 from probq.estimators.flipout import Flipout
 from probq.estimators.gumbel import Gumbel
-from probq.estimators.local import LocalReparametrization
+from probq.estimators.local_reparametrization import LocalReparametrization
 from probq.estimators.mean_gradient import MeanGradient
 from probq.estimators.mode_forward import ModeForward
 from probq.estimators.second_order import SecondOrder

@@ -10,7 +10,8 @@ from typing import Any, ClassVar, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from probq.distributions import Codes, Widths
+from probq.network.distributions.codes import Codes
+from probq.network.distributions.widths import Widths
 
 # From a layer's module and its input to what is added to the module's output.
 Noise: TypeAlias = Callable[[Any, Tensor], Tensor]

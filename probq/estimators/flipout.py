@@ -9,9 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from probq.distributions import Codes
 from probq.estimators.estimator import Noise, Through, hard_draw, on_weight, remember
 from probq.estimators.second_order import SecondOrderGates
+from probq.network.distributions.codes import Codes
 
 SMALLEST = 1e-6
 

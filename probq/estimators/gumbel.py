@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from probq.distributions import Codes
 from probq.errors import ProbqError
 from probq.estimators.estimator import Estimator
+from probq.network.distributions.codes import Codes
 
 
 @dataclass(frozen=True)

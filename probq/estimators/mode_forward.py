@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from probq.distributions import Codes
 from probq.estimators.estimator import Estimator
+from probq.network.distributions.codes import Codes
 
 
 @dataclass(frozen=True)

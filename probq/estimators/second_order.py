@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from probq.distributions import Codes, Widths
+from probq.codebooks.rounding.stochastic import LevelGradient
 from probq.estimators.estimator import Estimator
-from probq.stochastic_rounding import LevelGradient
+from probq.network.distributions.codes import Codes
+from probq.network.distributions.widths import Widths
 
 
 @dataclass(frozen=True)

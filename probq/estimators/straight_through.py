@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from probq.distributions import Codes
+from probq.codebooks.rounding.nearest import nearest_level
+from probq.codebooks.rounding.stochastic import LevelGradient
 from probq.estimators.second_order import SecondOrder
-from probq.free_codes import FreeCodes
-from probq.rounding import nearest_level
-from probq.stochastic_rounding import LevelGradient
+from probq.network.distributions.categorical_codes import FreeCodes
+from probq.network.distributions.codes import Codes
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ import numpy as np
 
 from probq.errors import ProbqError
 from probq.export.verification import Report
-from probq.files import replacing
 from probq.integer import IntegerModel
 from probq.integer.ranges import LAYERS, accumulators
+from probq.utils.atomic_write import replacing
 
 LIBRARIES = ("probq", "numpy", "onnx", "onnxruntime", "qonnx", "hls4ml", "da4ml")
 

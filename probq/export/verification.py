@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from probq.errors import ProbqError, sentence
-from probq.export.extras import needed
-from probq.export.folders import target_of
+from probq.export.common.artifact_folder import target_of
 from probq.integer import IntegerModel
+from probq.utils.optional_import import needed
 
 Opened = Callable[[Path], AbstractContextManager[Callable[[Any], np.ndarray]]]
 QONNX_DOMAINS = ("qonnx.", "finn.")

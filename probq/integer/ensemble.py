@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from probq import uncertainty
 from probq.errors import ProbqError
-from probq.files import temporary_name
+from probq.evaluation.metrics import uncertainty
+from probq.evaluation.metrics.uncertainty import Uncertainty
 from probq.integer.model import IntegerModel
 from probq.integer.node import metadata_copy
-from probq.uncertainty import Uncertainty
+from probq.utils.atomic_write import temporary_name
 
 FORMAT, VERSION = "probq.ensemble", 1
 MANIFEST = "ensemble.json"

@@ -18,10 +18,10 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from probq.errors import ProbqError
-from probq.files import replacing
 from probq.integer.node import Node
 from probq.integer.packing import LARGEST_LEVEL, MOST_ELEMENTS, Levels, Packing, bits_of, pack, unpack
 from probq.integer.sizes import check_count
+from probq.utils.atomic_write import replacing
 
 FORMAT, VERSION = "probq.integer", 1
 MOST_HEADER = 100_000_000  # bytes; safetensors reads no more

@@ -6,11 +6,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 
-from probq import summary
 from probq.errors import ProbqError
+from probq.evaluation.diagnostics import width_draws
+from probq.network.program.program import Program, check_posterior
+from probq.network.quantizers.weight import WeightQuantizer
 from probq.plot.style import height_of, name_rows, new_axes, shortened, title
-from probq.program import Program, check_posterior
-from probq.weight_quantizer import WeightQuantizer
 
 
 def channels(q: Program, ax: Axes | None = None) -> Axes:
@@ -27,7 +27,7 @@ def channels(q: Program, ax: Axes | None = None) -> Axes:
         ProbqError: if every weight tensor has one width only, or gates hold NaN.
     """
     check_posterior(q, "plot.channels")
-    rows = {name: channel_means(q, name) for name in summary.network_order(q) if name in q.weight_names}
+    rows = {name: channel_means(q, name) for name in width_draws.network_order(q) if name in q.weight_names}
     rows = {name: means for name, means in rows.items() if q.quantizer(name).gates}
     if not rows:
         raise ProbqError('all channels of a tensor share one width; quantize with Plan(gates="channel") to draw this')
@@ -49,7 +49,7 @@ def channels(q: Program, ax: Axes | None = None) -> Axes:
 def channel_means(q: Program, name: str) -> np.ndarray:
     """Expected width of each output channel of a weight in bits, `[channels]`; one number where they share one."""
     quantizer = q.quantizer(name)
-    means = summary.probabilities(q, name) @ np.array(quantizer.ladder.bits)
+    means = width_draws.probabilities(q, name) @ np.array(quantizer.ladder.bits)
     if isinstance(quantizer, WeightQuantizer) and quantizer.gates and quantizer.gates == quantizer.shape:
         means = np.moveaxis(means.reshape(quantizer.shape), quantizer.channel_axis, 0)
         return means.reshape(len(means), -1).mean(1)

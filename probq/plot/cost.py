@@ -6,11 +6,11 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from probq import cost as costs
-from probq import summary
-from probq.budget import Budgets, budgets
-from probq.decide import probability_within
+from probq.cost.budget import Budgets, budgets
+from probq.decisions.within_budget import probability_within
+from probq.evaluation.diagnostics import width_draws
+from probq.network.program.program import Program, check_posterior
 from probq.plot.style import DARK, LIMIT, PALE, legend, new_axes, title, unit
-from probq.program import Program, check_posterior
 
 
 def cost(q: Program, budget: Budgets = None, ax: Axes | None = None) -> Axes:
@@ -30,9 +30,9 @@ def cost(q: Program, budget: Budgets = None, ax: Axes | None = None) -> Axes:
     """
     check_posterior(q, "plot.cost")
     every = budgets(budget or q.budget)
-    function = every[0].cost if every else summary.cost_of(q)
-    drawn = summary.draw_costs(q, summary.draw_widths(q, summary.cost_draws(q), 0)[0], function)
-    decided = costs.percent(costs.total(q.layers, summary.decided_widths(q, every), function), q.layers, function)
+    function = every[0].cost if every else width_draws.cost_of(q)
+    drawn = width_draws.draw_costs(q, width_draws.draw_widths(q, width_draws.cost_draws(q), 0)[0], function)
+    decided = costs.percent(costs.total(q.layers, width_draws.decided_widths(q, every), function), q.layers, function)
     limit = costs.percent(every[0].absolute(q.layers), q.layers, function) if every else None
     ax = new_axes(ax, 3.2)
     edges = _edges([drawn.min(), np.quantile(drawn, 0.999), decided, *([] if limit is None else [limit])])

@@ -9,10 +9,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from probq import summary
 from probq.errors import ProbqError
+from probq.evaluation.diagnostics import width_draws
+from probq.network.program.program import Program, check_posterior
 from probq.plot.style import CROWDED, bits_text, dot, dot_size, legend, name_columns, new_axes, title, widths_colours
-from probq.program import Program, check_posterior
 
 FLOAT = "#bbbbbb"
 
@@ -36,7 +36,7 @@ def depth(q: Program, kind: Literal["weight", "input"] = "weight", ax: Axes | No
     if kind not in ("weight", "input"):
         raise ProbqError(f'kind is "weight" or "input", not {kind!r}')
     names = [getattr(layer, kind) for layer in q.layers]
-    laws = {name: summary.probabilities(q, name).mean(0) for name in names if name in q}
+    laws = {name: width_draws.probabilities(q, name).mean(0) for name in names if name in q}
     ax = new_axes(ax, 3.2)
     shown = {**_bars(ax, q, names, laws), **_dots(ax, q, names, laws)}
     legend(ax, list(shown.values()), list(shown))
@@ -68,7 +68,7 @@ def _bars(ax: Axes, q: Program, names: Sequence[str | None], laws: dict[str, np.
 
 def _dots(ax: Axes, q: Program, names: Sequence[str | None], laws: dict[str, np.ndarray]) -> dict[str, Any]:
     """What was decided, where a tensor has one width; returns the legend's entry."""
-    decided = summary.decided_widths(q, q.budget)
+    decided = width_draws.decided_widths(q, q.budget)
     free = [(k, name) for k, name in enumerate(names) if name is not None and name in laws and q.quantizer(name).free]
     whole = [(k, name) for k, name in free if np.ndim(decided[name]) == 0]
     if not whole:

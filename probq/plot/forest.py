@@ -8,8 +8,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from probq import summary
 from probq.errors import ProbqError
+from probq.evaluation.diagnostics import width_draws
+from probq.network.program.program import Program, check_posterior
 from probq.plot.style import (
     CROWDED,
     DARK,
@@ -24,7 +25,6 @@ from probq.plot.style import (
     new_axes,
     title,
 )
-from probq.program import Program, check_posterior
 
 INNER = 0.5
 
@@ -67,7 +67,7 @@ def forest(q: Program, mass: float = 0.94, ax: Axes | None = None) -> Axes:
     check_posterior(q, "plot.forest")
     if isinstance(mass, bool) or not isinstance(mass, int | float) or not 0 < mass < 1:
         raise ProbqError(f"mass is a probability above 0 and below 1, not {mass!r}")
-    names, decided = in_order(summary.network_order(q), q.weight_names), summary.decided_widths(q, q.budget)
+    names, decided = in_order(width_draws.network_order(q), q.weight_names), width_draws.decided_widths(q, q.budget)
     ax = new_axes(ax, height_of(len(names)))
     size = dot_size(len(names))
     wide = 1.0 if size > 12 else 0.5
@@ -75,7 +75,7 @@ def forest(q: Program, mass: float = 0.94, ax: Axes | None = None) -> Axes:
     ticks = sorted({b for name in names for b in q.quantizer(name).ladder.bits})
     margin = 0.018 * (ticks[-1] - ticks[0] + 0.8)
     for row, name in enumerate(names):
-        bits, law = q.quantizer(name).ladder.bits, summary.probabilities(q, name).mean(0)
+        bits, law = q.quantizer(name).ladder.bits, width_draws.probabilities(q, name).mean(0)
         colour = WEIGHT if name in q.weight_names else INPUT
         ax.plot(interval(bits, law, mass), [row, row], color=colour, linewidth=1.3 * wide, solid_capstyle="butt")
         low, high = interval(bits, law, INNER)

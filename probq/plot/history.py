@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import cycle
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas
@@ -11,8 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from probq.errors import ProbqError
-from probq.history import History
 from probq.plot.style import COST, DARK, LOSS, new_axes, title
+
+if TYPE_CHECKING:
+    from probq.training.svi.history import History
 
 SMOOTH = 25  # steps
 COSTS = (COST, "#007a5e", "#8c3f8c")  # of the first, second and third budget

@@ -10,7 +10,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 
 from probq.errors import ProbqError
-from probq.files import replacing
+from probq.utils.atomic_write import replacing
 
 
 def save(ax: Axes, path: str | PathLike[str]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 
-from probq.program import Program
+from probq.network.program.program import Program
 
 WIDTH = 7.2  # inches: a notebook's column
 CROWDED, PACKED = 24, 60  # rows from which names are small, and from which only some are written

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 
-from probq import summary
-from probq.decide import onehots
 from probq.errors import ProbqError
+from probq.evaluation.diagnostics import width_draws
+from probq.network.program.decided_codes import onehots
+from probq.network.program.program import Program, check_posterior
 from probq.plot.style import DARK, PALE, WEIGHT, bits_text, legend, new_axes, shortened, title
-from probq.program import Program, check_posterior
 
 FEW, MANY = 16, 64  # levels up to which each is named, and from which they are drawn as one outline
 FINE = 4  # bins for each level
@@ -42,7 +42,7 @@ class LevelShares:
 
 def level_shares(q: Program, name: str) -> LevelShares:
     """What `weights` draws, at the width decided within `q.budget` (that of most weights, where they differ)."""
-    widths = summary.decided_widths(q, q.budget)
+    widths = width_draws.decided_widths(q, q.budget)
     quantizer = q.weights[name]
     with torch.no_grad(), q.evaluating():
         rung = q.rung(name, onehots(q, widths)[name])

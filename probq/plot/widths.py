@@ -9,7 +9,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from probq import summary
+from probq.evaluation.diagnostics import width_draws
+from probq.evaluation.diagnostics.table import table
+from probq.network.program.program import Program, check_posterior
 from probq.plot.style import (
     DARK,
     PACKED,
@@ -24,7 +26,6 @@ from probq.plot.style import (
     title,
     widths_colours,
 )
-from probq.program import Program, check_posterior
 
 
 def widths(q: Program, ax: Axes | None = None) -> Axes:
@@ -41,7 +42,7 @@ def widths(q: Program, ax: Axes | None = None) -> Axes:
         ax: where to draw; by default a new figure.
     """
     check_posterior(q, "plot.widths")
-    frame, decided = summary.table(q), summary.decided_widths(q, q.budget)
+    frame, decided = table(q), width_draws.decided_widths(q, q.budget)
     frame = frame.loc[in_order(frame.index, q.weight_names)]
     colours = widths_colours(q)
     probs = {b: frame[f"P({b})"].fillna(0).to_numpy() for b in colours}

@@ -2,7 +2,7 @@
 
 from probq.priors.codes import CodePrior, Laplace, Normal, SpikeSlab
 from probq.priors.entries import from_entry, to_entry
-from probq.priors.law import PriorCodes
+from probq.priors.prior_codes import PriorCodes
 from probq.priors.widths import Energy, Geometric, WidthPrior
 
 __all__ = [

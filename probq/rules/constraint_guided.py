@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from probq.program import Program
-from probq.quantizer import Quantizer
+from probq.network.program.program import Program
+from probq.network.quantizers.base import Quantizer
 from probq.rules.directions import Direction, gradient
 from probq.rules.rule import Mover, Rule, State, check_positive, check_share, ramp_steps
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from probq.errors import ProbqError
-from probq.program import Program
+from probq.network.program.program import Program
 
 
 class State(ABC):

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from probq.tracing.module_kinds import NORMS
+from probq.network.tracing.module_kinds import NORMS
 
 
 def _conv(before: int, after: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> list[nn.Module]:

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Distribution
 
 from probq.codebooks import Ladder, binary, ladder, ternary
-from probq.leave_one_out import law_parameters as drawn_parameters
 from probq.likelihoods import Normal
-from probq.plan import Plan
-from probq.quantized import Quantized, quantize
+from probq.network.program.leave_one_out import law_parameters as drawn_parameters
+from probq.network.quantize import quantize
+from probq.network.quantized.quantized import Quantized
+from probq.network.quantizers.plan import Plan
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probq.assignment import Assignment
-from probq.program import Program
-from probq.quantizer import Rung
-from probq.rounding import code_indices
+from probq.codebooks.rounding.nearest import code_indices
+from probq.decisions.assignment import Assignment
+from probq.network.program.program import Program
+from probq.network.quantizers.base import Rung
 from probq.testing.oracles import MOST_STATES, book_levels, book_scales, decided_copy
 
 Widths = list[Tensor]

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from probq.assignment import Assignment
 from probq.codebooks import Codebook, Grid
-from probq.program import Program
-from probq.quantizer import FINEST_LEVEL, Quantizer
-from probq.tracing.layer import Layer
-from probq.weight_quantizer import WeightQuantizer
+from probq.decisions.assignment import Assignment
+from probq.network.program.program import Program
+from probq.network.quantizers.base import FINEST_LEVEL, Quantizer
+from probq.network.quantizers.weight import WeightQuantizer
+from probq.network.tracing.layer import Layer
 
 MOST_STATES = 100_000
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probq.program import Program
+from probq.network.program.program import Program
 from probq.testing.mean_field import Joint
 
 

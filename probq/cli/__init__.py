@@ -1,0 +1,5 @@
+"""The command line: `probq demo`, `show`, `report`, `export` and `verify`."""
+
+from probq.cli.command_line import main
+
+__all__ = ["main"]

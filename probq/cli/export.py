@@ -1,0 +1,237 @@
+"""The commands `probq export` and `probq verify`: a model for a target, and proof that the integers are the same."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from probq.cli.arguments import count, seed
+from probq.errors import ProbqError, printable
+from probq.export.verification import Report, verify_parts
+from probq.integer import IntegerModel
+
+INPUTS = 500
+STEP = 64  # inputs compared between two looks at the progress bar
+VECTORS, VECTOR_ELEMENTS = 16, 2**16  # in a C test program at most
+PATIENCE = 1.0  # seconds before a progress bar appears
+
+
+@dataclass(frozen=True)
+class Target:
+    """What `--to` takes.
+
+    Args:
+        name: as the user types it.
+        module: of `probq.export`.
+        ending: what replaces the ending of the model's file name.
+        text: what is written, for the help.
+        options: of the module's `write`.
+        packs: whether its `write` takes `packed`.
+        named: whether its `write` takes a name for what the artefact defines; in C it is that of the file.
+    """
+
+    name: str
+    module: str
+    ending: str
+    text: str
+    options: tuple[tuple[str, Any], ...] = ()
+    packs: bool = False
+    named: bool = False
+
+    @property
+    def exists(self) -> bool:
+        """Whether this probq has it."""
+        return importlib.util.find_spec(f"probq.export.{self.module}") is not None
+
+    def path(self, model: Path, folder: Path, packed: bool) -> Path:
+        """Where the artefact of a model's file goes."""
+        return folder / f"{model.stem}{'_packed' if packed else ''}{self.ending}"
+
+    def write(self, model: IntegerModel, path: Path, packed: bool, name: str | None = None) -> Any:
+        """Writes the artefact and returns what the writer says about it, if anything.
+
+        Raises:
+            ProbqError: as the module's `write`; or `packed` where there is no such form.
+        """
+        if packed and not self.packs:
+            raise ProbqError(f"--packed is a form of onnx; leave it out for {self.name}")
+        writer = importlib.import_module(f"probq.export.{self.module}")
+        more = {"packed": True} if packed else {"name": name} if self.named and name is not None else {}
+        return writer.write(model, path, **dict(self.options), **more)
+
+
+TARGETS = (
+    Target("onnx", "onnx", ".onnx", "standard operators, for ONNX Runtime and others", packs=True),
+    Target("c", "c", ".h", "one C99 header, and a test program with vectors"),
+    Target("qonnx", "qonnx", "_qonnx.onnx", "QONNX as hls4ml reads it"),
+    Target("qonnx-finn", "qonnx", "_finn.onnx", "QONNX as FINN reads it", (("flavour", "finn"),)),
+    Target("memory", "memory", "_memory", "$readmemh files and test vectors for hand-written hardware"),
+    Target("hls", "hls", "_hls", "an hls4ml project", named=True),
+    Target("verilog", "verilog", "_verilog", "Verilog by da4ml, for small networks", named=True),
+)
+
+
+def add_commands(commands: Any) -> None:
+    """Add `export` and `verify` to the subcommands of a parser."""
+    known = {target.name: target for target in TARGETS if target.exists}
+    export = commands.add_parser(
+        "export",
+        help="write an integer model for a target, and verify it",
+        description="Write an integer model for a target. Nothing half-written is left behind.",
+        epilog="targets:\n" + "\n".join(f"  {target.name:12}{target.text}" for target in known.values()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    export.add_argument("file", type=Path, metavar="FILE", help="what model.save wrote")
+    export.add_argument("--to", required=True, choices=list(known), metavar="TARGET", help=", ".join(known))
+    export.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the artefact")
+    export.add_argument(
+        "--verify",
+        action="store_true",
+        help="run the artefact, compare every integer, and write a certificate beside it; exit status 1 if any differs",
+    )
+    export.add_argument("--packed", action="store_true", help="onnx: store parameters at their own width")
+    text = "of the artefact instead of the model's file name; in C, Verilog and HLS also of what it defines"
+    export.add_argument("--name", metavar="NAME", help=text)
+    _add_numbers(export)
+    export.set_defaults(command=_export)
+    check = commands.add_parser(
+        "verify",
+        help="run an exported artefact and compare it with its integer model",
+        description="Run an artefact and count the inputs for which any integer differs; exit status 1 if any does.",
+    )
+    check.add_argument("model", type=Path, metavar="MODEL", help="what model.save wrote")
+    check.add_argument("artefact", type=Path, metavar="ARTEFACT", help="what export wrote")
+    _add_numbers(check)
+    check.set_defaults(command=_verify)
+
+
+def _add_numbers(parser: argparse.ArgumentParser) -> None:
+    text = f"inputs to compare: the lowest, the highest, and random ones (default {INPUTS})"
+    parser.add_argument("--inputs", type=count, default=INPUTS, metavar="N", help=text)
+    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="of the random inputs (default 0)")
+
+
+def _export(options: argparse.Namespace) -> int:
+    from probq.export.certificate import certify
+
+    target = next(target for target in TARGETS if target.name == options.to)
+    model = IntegerModel.load(options.file)
+    path = target.path(Path(_stem(options)), options.out, options.packed)
+    _make(options.out)
+    if path.exists() and path.samefile(options.file):
+        raise ProbqError(f"{path} is the model itself; name another folder with --out")
+    with _progress("export", None):
+        written = target.write(model, path, options.packed, options.name)
+    path.with_name(path.name + ".json").unlink(missing_ok=True)  # it was of what is no longer there
+    print(printable(f"{path}: {size(path):,} bytes" if written is None else str(written)))
+    if target.name == "c":
+        print(_write_test(model, path, options.seed))
+    if not options.verify:
+        return 0
+    report = compared(model, path, options.inputs, options.seed)
+    print(report)
+    print(f"certificate: {certify(model, path, report)}")
+    return 0 if report else 1
+
+
+def _stem(options: argparse.Namespace) -> str:
+    """The artefact's name without its ending."""
+    name = options.name
+    if name is not None and (not name.strip(".") or Path(name).name != name):
+        raise ProbqError(f"{name!r:.80} is no name of a file; --name takes one without folders")
+    return str(options.file.name if name is None else f"{name}{options.file.suffix or '.safetensors'}")
+
+
+def _verify(options: argparse.Namespace) -> int:
+    report = compared(IntegerModel.load(options.model), options.artefact, options.inputs, options.seed)
+    print(report)
+    return 0 if report else 1
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ProbqError(f"cannot make the folder {folder}: {error}; name another with --out") from error
+
+
+def _write_test(model: IntegerModel, header: Path, number: int) -> str:
+    """Writes the test program of a C header; returns a line about it."""
+    from probq.export import c
+
+    vectors = min(VECTORS, max(2, VECTOR_ELEMENTS // max(1, math.prod(model.input.attributes["shape"]))))
+    (x,) = inputs(model, vectors, number, vectors)
+    path = header.with_name(f"{header.stem}_test.c")
+    c.write_test(model, path, model.quantize_input(x), header.name)
+    return f"{path}: {vectors} test vectors"
+
+
+def size(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files)
+
+
+def inputs(model: IntegerModel, number: int, seed: int, step: int) -> Iterator[np.ndarray]:
+    """Real inputs (or indices) in parts `[step, ...]`: the lowest, the highest, then uniform over the input's levels.
+
+    They are exact multiples of the input's scale, so that every integer that may enter the model is as likely.
+    """
+    spec, generator = model.input.attributes, np.random.default_rng(seed)
+    index = spec.get("index")
+    low, high = (0, spec["count"] - 1) if index else (spec["lo"], spec["hi"])
+    for start in range(0, number, step):
+        codes = generator.integers(low, high, (min(step, number - start), *spec["shape"]), endpoint=True)
+        if start == 0:
+            codes[0] = low
+            codes[1:2] = high
+        yield codes if index else (spec.get("start", 0) + spec.get("step", 1) * codes) * spec["scale"]
+
+
+def compared(model: IntegerModel, path: Path, number: int, seed: int) -> Report:
+    """What `verify` finds on random inputs, with a progress bar on stderr when it takes long.
+
+    Args:
+        model: the integer model.
+        path: of the artefact.
+        number: inputs to compare.
+        seed: of the inputs.
+
+    Raises:
+        ProbqError: as `verify`.
+    """
+    with _progress("verify", number) as bar:
+        return verify_parts(model, path, inputs(model, number, seed, STEP), bar.update)
+
+
+@contextmanager
+def _progress(what: str, number: int | None) -> Iterator[Any]:
+    """A bar that appears after a while, moves while a compiler keeps us waiting, and goes when all is done."""
+    from tqdm import tqdm
+
+    form = "{desc}: {elapsed}" if number is None else None
+    bar = tqdm(total=number, desc=what, unit="input", delay=PATIENCE, miniters=0, leave=False, bar_format=form)
+    done = threading.Event()
+
+    def tick() -> None:
+        while not done.wait(PATIENCE / 2):
+            bar.update(0)
+
+    ticking = threading.Thread(target=tick, daemon=True)
+    ticking.start()
+    try:
+        yield bar
+    finally:
+        done.set()
+        ticking.join()
+        bar.close()

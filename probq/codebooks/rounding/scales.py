@@ -1,0 +1,60 @@
+"""Scales that hardware applies exactly: powers of two, or small integers times one."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probq.codebooks import Grid
+from probq.codebooks.rounding.nearest import nearest_level
+
+LEAST_SIZE = 1e-12  # of numbers that are quantized
+LEAST_GAIN = 2.0**-20  # of a normalisation: a dead channel needs a scale and a prior's width all the same
+MULTIPLIERS = 16  # integers 16 .. 31: scales 3 % apart from any real one at most, products still within 31 bits
+
+
+@torch.no_grad()
+def snapped(log2_scale: Tensor, multipliers: int) -> Tensor:
+    """The scale nearest to `2^t` that hardware applies exactly.
+
+    A power of two (a shift) where `multipliers` is 1; otherwise `m 2^e` with an integer `m = multipliers ..
+    2 multipliers - 1` (a multiplication, then a shift).
+    """
+    if multipliers == 1:
+        return torch.exp2(torch.round(log2_scale))
+    octave = torch.floor(log2_scale)
+    return torch.round(torch.exp2(log2_scale - octave) * multipliers) / multipliers * torch.exp2(octave)
+
+
+def through(value: Tensor, log2_scale: Tensor) -> Tensor:
+    """A snapped scale with the gradient of `2^t`."""
+    return value * (1 + math.log(2) * (log2_scale - log2_scale.detach()))
+
+
+def best_log2_scale(values: Tensor, levels: Grid | Tensor, rows: int, multipliers: int = 1) -> Tensor:
+    """Logarithm (base 2) of the scale with the least squared rounding error, one for each of `rows` rows.
+
+    A row of zeros, which every scale fits, has one as if its largest value were that of all rows, or else 1.
+
+    Args:
+        values: numbers to be quantized, reshaped to `[rows, -1]`.
+        levels: of the codebook.
+        rows: number of scales.
+        multipliers: see `snapped`; 1 tries powers of two only.
+    """
+    values = values.detach().reshape(rows, -1)
+    table = levels.levels().to(values) if isinstance(levels, Grid) else levels
+    reach = max(float(table.abs().max()), 1.0)
+    sizes = values.abs().amax(1)
+    sizes = torch.where(sizes > 0, sizes, sizes.max() if bool(sizes.any()) else 1.0)
+    top = torch.ceil(torch.log2(sizes.clamp_min(LEAST_SIZE) / reach))
+    best, best_error = top.clone(), torch.full_like(top, math.inf)
+    for lower in np.arange(0, 8, 1 if multipliers == 1 else 1 / 8):
+        scale = snapped(top - lower, multipliers).unsqueeze(1)
+        error = (values - scale * nearest_level(values / scale, levels)).square().sum(1)
+        better = error < best_error
+        best, best_error = torch.where(better, top - lower, best), torch.where(better, error, best_error)
+    return best

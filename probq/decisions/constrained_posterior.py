@@ -1,0 +1,221 @@
+"""A network's posterior over widths under all limits at once: the most probable choice, draws, and probabilities.
+
+A limit on a sum over layers is a row of the discrete problem. One on the largest layer bars rungs one by one. One on a
+cost that knows pruned channels couples layers: it is checked on whole choices.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probq import cost as costs
+from probq.cost.budget import Budget
+from probq.decisions.allocation import most_probable as solve
+from probq.decisions.allocation.conditional_sampling import conditional_draws, probability_within
+from probq.decisions.allocation.problem import Choice, Problem, problem
+from probq.errors import ProbqError
+from probq.network.program.program import Program
+from probq.network.tracing.layer import Layer
+from probq.utils.numbers import figure
+
+SEARCH = 16  # halvings of the limit that stands in for a coupled one
+PROPOSALS = 64  # draws for each one wanted, at most, where a coupled limit rejects some
+
+
+def problem_of(
+    q: Program, cost: costs.Cost | Sequence[costs.Cost] = costs.bops, barred: Mapping[str, np.ndarray] | None = None
+) -> Problem:
+    """The discrete problem of a network's posterior over widths.
+
+    Args:
+        q: the network.
+        cost: a cost that is a sum over layers, or several.
+        barred: for some quantizers, the rungs that they must not take, bool `[B]`.
+    """
+    ladders = {name: quantizer.ladder for name, quantizer in q.named_quantizers()}
+    log_probs = {}
+    with torch.no_grad():
+        for name, quantizer in q.named_sites():
+            law = quantizer.widths().log_probs.double().cpu().numpy()
+            law = law.reshape(-1, len(quantizer.ladder)) if quantizer.gates else law
+            log_probs[name] = np.where((barred or {}).get(name, False), -np.inf, law)
+    return problem(q.layers, ladders, log_probs, cost, q.sites)
+
+
+@dataclass(frozen=True)
+class Limited:
+    """The discrete problem under limits.
+
+    Attributes:
+        problem: with a row for each cost.
+        limits: of each row, `[K]`.
+        coupled: rows that stand in for a cost that knows pruned channels, with that cost and its limit.
+        layers: of the network.
+    """
+
+    problem: Problem
+    limits: np.ndarray
+    coupled: Mapping[int, tuple[costs.Cost, float]]
+    layers: tuple[Layer, ...]
+
+    def keeps(self, choice: Choice) -> bool:
+        """Whether a choice keeps the coupled limits."""
+        widths = self.problem.widths(choice) if self.coupled else {}
+        return all(costs.total(self.layers, widths, cost) <= limit for cost, limit in self.coupled.values())
+
+    def most_probable(self) -> tuple[Choice, float]:
+        """The most probable choice within all limits, and its gap in nats.
+
+        Under a coupled limit it is the best one found for a stand-in, the cost without pruning, whose limit is searched
+        for; the gap is then the distance to the best choice without that limit.
+
+        Raises:
+            ProbqError: if no choice keeps the limits.
+        """
+        free, gap = solve.most_probable(self.problem, self.limits)
+        if self.keeps(free):
+            return free, gap
+        bound, best = self.problem.value(free)[0] + gap, None
+        low, high = 0.0, 1.0
+        for share in (0.0, *[math.nan] * SEARCH):
+            share = (low + high) / 2 if math.isnan(share) else share
+            try:
+                choice, _ = solve.most_probable(self.problem, self._stand_in(share))
+            except ProbqError:  # other limits need more than this
+                low = share
+                continue
+            low, high = (share, high) if self.keeps(choice) else (low, share)
+            if self.keeps(choice) and (best is None or self.problem.value(choice)[0] > self.problem.value(best)[0]):
+                best = choice
+        if best is None:
+            raise self._out_of_reach()
+        return best, max(0.0, bound - self.problem.value(best)[0])
+
+    def check(self) -> None:
+        """Raise unless some choice keeps all limits."""
+        solve.reachable(self.problem, self.limits)
+        if not self.keeps([group.cheapest(0) for group in self.problem.groups]) or len(self.limits) > len(self.coupled):
+            self.most_probable()
+
+    def _stand_in(self, share: float) -> np.ndarray:
+        limits = self.limits.copy()
+        for k in self.coupled:
+            least = self.problem.cheapest[k]
+            limits[k] = least + share * (self.problem.full[k] - least)
+        return limits
+
+    def _out_of_reach(self) -> ProbqError:
+        narrowest = self.problem.widths([group.cheapest(min(self.coupled)) for group in self.problem.groups])
+        least = {
+            costs.name(cost): (limit, costs.total(self.layers, narrowest, cost))
+            for cost, limit in self.coupled.values()
+        }
+        figures = " and ".join(
+            f"{figure(limit)} {n} (the narrowest rungs cost {figure(x, up=True)})" for n, (limit, x) in least.items()
+        )
+        also = " together with the other budgets" if len(self.limits) > len(self.coupled) else ""
+        return ProbqError(f"no widths were found that keep the budget of {figures}{also}; raise the budget")
+
+    def draws(self, n: int, generator: np.random.Generator) -> list[Choice]:
+        """Independent draws from the posterior given that all limits are kept, exact.
+
+        Raises:
+            ProbqError: if no choice keeps the limits, or too few draws did.
+        """
+        if not self.coupled:
+            return conditional_draws(self.problem, self.limits, n, generator)
+        kept: list[Choice] = []
+        for _ in range(PROPOSALS):
+            kept += [c for c in conditional_draws(self.problem, self.limits, n, generator) if self.keeps(c)]
+            if len(kept) >= n:
+                return kept[:n]
+        self.check()
+        raise ProbqError(
+            f"only {len(kept)} of {n} draws kept the limit; fit under it first, raise it a little, or ask for fewer"
+        )
+
+    def probability(self, draws: int, seed: int) -> float:
+        """`P(all limits are kept)` of a draw; from `draws` draws where it cannot be summed exactly."""
+        inside = probability_within(self.problem, self.limits, draws, seed)
+        if not self.coupled or not inside:
+            return inside
+        number = max(100, min(draws, 2000))
+        found = conditional_draws(self.problem, self.limits, number, np.random.default_rng(seed))
+        return inside * float(np.mean([self.keeps(choice) for choice in found]))
+
+
+def limited(q: Program, budgets: Sequence[Budget], strict: bool = True) -> Limited | None:
+    """The discrete problem of a network under budgets.
+
+    Args:
+        q: the network.
+        budgets: the limits; none for no limit.
+        strict: whether to raise where a limit on the largest layer cannot be kept; else the result is None.
+
+    Raises:
+        ProbqError: as told; it names the layer.
+    """
+    wanted = [(bare(b.cost), b.cost, b.absolute(q.layers)) for b in budgets]
+    barred: dict[str, np.ndarray] = {}
+    for cost, _, limit in wanted:
+        if isinstance(cost, costs.Largest) and not _bar(q, cost, limit, barred, strict):
+            return None
+    rows = [row for row in wanted if not isinstance(row[0], costs.Largest)] or [(costs.bops, costs.bops, math.inf)]
+    discrete = replace(
+        problem_of(q, [cost for cost, _, _ in rows], barred),
+        names=tuple(costs.name(cost) for _, cost, _ in rows),
+        within=_within(wanted),
+    )
+    coupled = {k: (cost, limit) for k, (_, cost, limit) in enumerate(rows) if q.cost_tables(cost).reads}
+    free = 2 * discrete.full + 1
+    limits = np.array([free[k] if k in coupled or math.isinf(row[2]) else row[2] for k, row in enumerate(rows)])
+    return Limited(discrete, limits, coupled, q.layers)
+
+
+def _within(rows: Sequence[tuple[costs.Cost, costs.Cost, float]]) -> str:
+    """The limits on a largest layer, for messages."""
+    largest = [f"{figure(limit)} {costs.name(cost)}" for cost, _, limit in rows if isinstance(cost, costs.Largest)]
+    return " within " + " and ".join(largest) if largest else ""
+
+
+def bare(cost: costs.Cost) -> costs.Cost:
+    """A cost that knows pruned channels, without that knowledge."""
+    return cost.of if isinstance(cost, costs.Pruned) else cost
+
+
+def by_input(q: Program, cost: costs.Cost) -> list[tuple[Layer, str, Tensor]]:
+    """Each layer, the name of what has its input's width ("" if nothing has), and its cost on each rung of that.
+
+    Args:
+        q: the network.
+        cost: of the input alone.
+    """
+    tables = q.cost_tables(cost)
+    found = [layer.input if layer.input is not None and layer.input in q else None for layer, _ in tables]
+    return [
+        (layer, tables.site(name) if name else "", table.max(0).values.double().cpu())
+        for name, (layer, table) in zip(found, tables, strict=True)
+    ]
+
+
+def _bar(q: Program, cost: costs.Cost, limit: float, barred: dict[str, np.ndarray], strict: bool) -> bool:
+    """Bar every rung at which some layer alone exceeds the limit; False where that leaves a layer none."""
+    for layer, site, of_rungs in by_input(q, cost):
+        above = (of_rungs > limit).numpy()
+        if site:
+            barred[site] = above = above | barred.get(site, False)
+        if above.all():
+            if not strict:
+                return False
+            least = float(of_rungs.min())
+            raise ProbqError(
+                f"the budget of {figure(limit)} {costs.name(cost)} cannot be reached: layer {layer.name} alone costs "
+                f"{figure(least, up=True)} at its narrowest input; raise the budget or add narrower rungs to its ladder"
+            )
+    return True

@@ -1,0 +1,65 @@
+"""Warnings about networks that are drawn: a posterior never fitted, widths never tuned."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+
+from probq.decisions.assignment import Assignment
+from probq.decisions.widths import tuned_widths
+from probq.network.program.network import Network
+from probq.network.program.program import Program
+from probq.network.quantizers.base import OPEN
+
+
+def unfitted(q: Network) -> bool:
+    """Whether nothing was learned or set: no fit has seen the network, and every gate is where `quantize` left it.
+
+    A network at the widths of an assignment is not unfitted: there is nothing left to learn of its widths.
+    """
+    quantizers = [quantizer for _, quantizer in q.named_quantizers()]
+    if q.calibrated or all(quantizer.fixed is not None for quantizer in quantizers):
+        return False
+    return all(bool((quantizer.logits.detach() == OPEN).all()) for quantizer in quantizers)
+
+
+def warn_unfitted(*networks: Network) -> None:
+    """Warn, at the caller's caller's line, if one of the networks is unfitted."""
+    if any(unfitted(q) for q in networks):
+        warnings.warn(
+            "the posterior was never fitted, so its draws are those of the starting point; run probq.fit first",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def untuned(q: Program, assignments: Sequence[Assignment]) -> int:
+    """How many draws have other widths than those the network was tuned at; none if a fit tuned none."""
+    tuned = tuned_widths(q) or {}
+    return sum(any(not np.array_equal(a.widths[name], tuned[name]) for name in tuned) for a in assignments)
+
+
+def caution(count: int, draws: int, what: str, instead: str) -> str:
+    """A sentence about draws at widths that were not tuned, empty if there are none.
+
+    Args:
+        count: of such draws, from `untuned`.
+        draws: all of them.
+        what: what the draws are called.
+        instead: the call that draws codes alone.
+    """
+    if not count:
+        return ""
+    return (
+        f"{count} of {draws} {what} have other widths than the network was tuned at, and may predict much worse; draw "
+        f"codes at the tuned widths, {instead}, or fit each draw at its own, probq.fit(q.at(a), ...), and check it on "
+        "held-out data"
+    )
+
+
+def warn_untuned(count: int, draws: int, what: str, instead: str) -> None:
+    """Warn, at the caller's caller's line, with `caution` where it says something."""
+    if sentence := caution(count, draws, what, instead):
+        warnings.warn(sentence, UserWarning, stacklevel=3)

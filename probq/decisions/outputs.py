@@ -1,0 +1,63 @@
+"""Outputs of several decided networks at once: one pass over all of them where they have the same widths."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probq.codebooks.rounding.nearest import code_levels
+from probq.decisions.assignment import Assignment
+from probq.network.program.decided_codes import onehots
+from probq.network.program.program import Program
+from probq.network.program.vectorized import at_levels
+
+MOST_ROWS = 4096  # examples times networks held at once
+
+
+@torch.no_grad()
+def stacked(q: Program, assignments: Sequence[Assignment], args: tuple[Any, ...]) -> Tensor | None:
+    """Outputs `[assignments, batch, ...]` in float64 from one vectorised pass, or None where it would not work or pay.
+
+    It pays for linear and embedding layers; many convolutions with weights of their own are slower than one by one.
+
+    Args:
+        q: the network.
+        assignments: two or more with the same widths.
+        args: the network's arguments.
+    """
+    chunk = MOST_ROWS // max([1, *(len(a) for a in args if isinstance(a, Tensor) and a.dim())])
+    convolutions = any(len(layer.shape) > 2 for layer in q.layers)
+    if convolutions or min(chunk, len(assignments)) < 2 or not _same_widths(assignments):
+        return None
+    chosen = onehots(q, assignments[0].widths)
+    with q.evaluating():
+        levels = {}
+        for name in q.weight_names:
+            codes = np.stack([a.codes[name] for a in assignments])
+            own = q.rung(name, chosen[name]).levels
+            levels[name] = torch.func.vmap(lambda c, own=own: code_levels(own, c))(
+                torch.as_tensor(codes, device=q.device).long()
+            )
+    return at_levels(q, chosen, levels, args, chunk)
+
+
+def _same_widths(assignments: Sequence[Assignment]) -> bool:
+    first = assignments[0].widths
+    return all(np.array_equal(a.widths[name], first[name]) for a in assignments[1:] for name in first)
+
+
+def like(output: Any, args: tuple[Any, ...]) -> Any:
+    """The output in the precision of the inputs."""
+    floats = [a.dtype for a in args if isinstance(a, Tensor) and a.is_floating_point()]
+    dtype = floats[0] if floats else torch.get_default_dtype()
+    if isinstance(output, Tensor):
+        return output.to(dtype) if output.is_floating_point() else output
+    if isinstance(output, dict):
+        return type(output)({k: like(v, args) for k, v in output.items()})
+    if isinstance(output, tuple) and hasattr(output, "_fields"):
+        return type(output)(*(like(v, args) for v in output))
+    return type(output)(like(v, args) for v in output) if isinstance(output, tuple | list) else output

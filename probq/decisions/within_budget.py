@@ -1,0 +1,122 @@
+"""Decisions: from the posterior to one choice of widths and codes that keeps a limit."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+
+from probq import cost as costs
+from probq.cost.budget import Budgets, budgets
+from probq.decisions.assignment import Assignment
+from probq.decisions.constrained_posterior import Limited, limited
+from probq.decisions.widths import _fixed_widths, _widths, decided, decided_rungs, settled, shaped
+from probq.errors import ProbqError
+from probq.network.program.decided_codes import codes, onehots
+from probq.network.program.program import Program
+from probq.utils.numbers import figure
+from probq.utils.random_stream import Stream
+
+
+def decision(q: Program, budget: Budgets) -> Assignment:
+    """What ships: the widths that a fit tuned the network for under this budget, otherwise the mode."""
+    rungs = decided_rungs(q, budget)
+    if rungs is None or decided(q):
+        return mode(q, budget)
+    return with_widths(q, _widths(q, rungs), budget)
+
+
+def with_widths(q: Program, widths: dict[str, Any], budget: Budgets) -> Assignment:
+    """An assignment of given widths and their most probable codes."""
+    discrete = under(q, budget)
+    choice, gap = discrete.most_probable()
+    best, greatest = shaped(q, discrete.problem.widths(choice)), discrete.problem.value(choice)[0]
+    log_prob, chosen = 0.0, onehots(q, widths)
+    for name, quantizer in q.named_sites():
+        with torch.no_grad():
+            log_prob += float((quantizer.widths().log_probs.double() * chosen[name]).sum())
+    if all(np.array_equal(best[name], widths[name]) for name in best):
+        log_prob = greatest  # the same sum, added up in one order
+    gap = max(0.0, greatest + gap - log_prob)
+    return Assignment(widths, codes(q, widths), q.layers, log_prob, gap, _limit(q, budget))
+
+
+def mode(q: Program, budget: Budgets) -> Assignment:
+    """The most probable widths within the budget, or all of several, and the most probable code of every weight."""
+    if decided(q):
+        return _fixed(q, budget)
+    discrete = under(q, budget)
+    choice, gap = discrete.most_probable()
+    widths = shaped(q, discrete.problem.widths(choice))
+    log_prob = discrete.problem.value(choice)[0]
+    return Assignment(widths, codes(q, widths), q.layers, log_prob, gap, _limit(q, budget))
+
+
+def reach(q: Program, budget: Budgets) -> None:
+    """Raise unless some widths keep the budget, or all of several."""
+    if settled(q):
+        _fixed(q, budget)
+    else:
+        under(q, budget).check()
+
+
+def under(q: Program, budget: Budgets) -> Limited:
+    """The discrete problem of a network under its limits."""
+    found = limited(q, budgets(budget))
+    assert found is not None  # it raises otherwise
+    return found
+
+
+def _limit(q: Program, budget: Budgets) -> float | tuple[float, ...] | None:
+    limits = tuple(b.absolute(q.layers) for b in budgets(budget))
+    return limits if len(limits) > 1 else limits[0] if limits else None
+
+
+def sample(q: Program, n: int, budget: Budgets, seed: int | None) -> list[Assignment]:
+    """Draws of widths from the posterior given that they keep the budget, and of codes given the widths."""
+    generator = np.random.default_rng(int(torch.randint(2**62, ())) if seed is None else seed)
+    with Stream(int(generator.integers(2**62))).drawing():
+        if decided(q):
+            widths = _fixed(q, budget).widths
+            return [Assignment(widths, codes(q, widths, draw=True), q.layers) for _ in range(n)]
+        discrete, limit = under(q, budget), _limit(q, budget)
+        result = []
+        for choice in discrete.draws(n, generator):
+            drawn = shaped(q, discrete.problem.widths(choice))
+            log_prob = discrete.problem.value(choice)[0]
+            result.append(Assignment(drawn, codes(q, drawn, draw=True), q.layers, log_prob, limit=limit))
+        return result
+
+
+def probability_within(q: Program, budget: Budgets, draws: int | None = None, seed: int = 0) -> float:
+    """`P(cost <= limit)` of a draw of widths; 0 or 1 where they are fixed.
+
+    Args:
+        q: the network.
+        budget: the limit, or several that a draw must keep all.
+        draws: where the cost takes too many values for an exact sum, the number of draws to estimate it from; by
+            default 20,000, and at least 100 where very many gates would make that slow.
+        seed: of those draws.
+    """
+    if decided(q):
+        widths = _fixed_widths(q)
+        return float(all(costs.total(q.layers, widths, b.cost) <= b.absolute(q.layers) for b in budgets(budget)))
+    if draws is None:
+        gates = sum(max(1, math.prod(quantizer.gates)) for _, quantizer in q.named_sites())
+        draws = max(100, min(20000, 100_000_000 // gates))
+    discrete = limited(q, budgets(budget), strict=False)
+    return 0.0 if discrete is None else discrete.probability(draws, seed)
+
+
+def _fixed(q: Program, budget: Budgets) -> Assignment:
+    widths = _fixed_widths(q)
+    for one in budgets(budget):
+        cost, limit = costs.total(q.layers, widths, one.cost), one.absolute(q.layers)
+        if cost > limit:
+            raise ProbqError(
+                f"the widths are fixed and cost {figure(cost, up=True)} {costs.name(one.cost)}, above the budget of "
+                f"{figure(limit)}; decide again"
+            )
+    return Assignment(widths, codes(q, widths), q.layers, limit=_limit(q, budget))

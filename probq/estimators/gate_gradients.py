@@ -1,0 +1,139 @@
+"""Rounding whose backward pass also tells the gates what other rungs would have given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from probq.codebooks import Grid
+from probq.codebooks.rounding.nearest import inside_range, per_rung
+
+GATE_SAMPLE = 32768
+ENTROPY_SAMPLE = 8192
+
+
+def round_input(x: Tensor, onehot: Tensor, scales: Tensor, grids: Sequence[Grid]) -> Tensor:
+    """Round a layer's input to the grid that the one-hot `onehot` `[B]` names: `scale * nearest(x / scale)`.
+
+    Gradients: to `x` clipped straight-through; to the chosen scale as in learned step sizes; to `onehot` the inner
+    product of the incoming gradient with what each rung would have given, from a random part of the batch, scaled up.
+
+    Args:
+        x: input, any shape.
+        onehot: drawn rung, shape `[B]`.
+        scales: one positive scale per rung, shape `[B]`.
+        grids: one grid per rung.
+
+    Source: S. K. Esser, J. L. McKinstry, D. Bablani, R. Appuswamy, D. S. Modha, 2020, "Learned Step Size
+    Quantization" (gradient of the scale).
+    """
+    return _RoundInput.apply(x, onehot, scales, tuple(grids))
+
+
+class _RoundInput(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, onehot: Tensor, scales: Tensor, grids: tuple[Grid, ...]) -> Tensor:
+        rung = int(onehot.argmax())
+        y = on_grid(x, scales[rung], grids[rung])
+        ctx.save_for_backward(x, y, scales)
+        ctx.rung, ctx.grids = rung, grids
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        (grad,), (x, y, scales) = grads, ctx.saved_tensors
+        scale, grid = float(scales[ctx.rung]), ctx.grids[ctx.rung]
+        low, high = (grid.start - grid.step / 2) * scale, (grid.stop + grid.step / 2) * scale
+        of_x = inside_range(grad, x, low, high)
+        of_scales = of_onehot = None
+        if ctx.needs_input_grad[2]:
+            of_scales = torch.zeros_like(scales)
+            of_scales[ctx.rung] = (_dot(grad, y) - _dot(of_x, x)) / scale
+        if ctx.needs_input_grad[1]:
+            part = random_part(x)
+            of_onehot = products(part(grad), part(x), scales, ctx.grids) * (x.numel() / part(x).numel())
+        return of_x, of_onehot, of_scales, None
+
+
+def products(grad: Tensor, x: Tensor, scales: Tensor, grids: Sequence[Grid]) -> Tensor:
+    """`<grad, on_grid(x)>` on every rung at once, shape `[B]`.
+
+    Args:
+        grad: shaped like `x`.
+        x: values.
+        scales: of every rung, `[B]` or `[B, *broadcastable to x]`.
+        grids: of every rung.
+    """
+    start, step, count = per_rung(grids, x)
+    scales = scales.reshape(start.shape) if scales.dim() == 1 else scales
+    codes = (x * (1 / (scales * step))).add_(0.5 - start / step).floor_().clamp_min_(0)
+    values = torch.minimum(codes, count - 1, out=codes).mul_(step).add_(start).mul_(scales)
+    return _wide(values.reshape(len(grids), -1)) @ _wide(grad.reshape(-1))
+
+
+def on_grid(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
+    """`scale * nearest(x / scale)` without a gradient, in as few passes as torch allows."""
+    codes = (x * (1 / (scale * grid.step))).add_(0.5 - grid.start / grid.step).floor_().clamp_(0, grid.count - 1)
+    if grid.start == 0:
+        return codes.mul_(scale * grid.step)
+    return codes.mul_(grid.step).add_(grid.start).mul_(scale)
+
+
+def random_part(x: Tensor, size: int = GATE_SAMPLE) -> Any:
+    """A function that takes the same random slice of the first axis, some `size` numbers, from tensors like `x`.
+
+    The slices are disjoint, each drawn with its share of the rows: what is scaled up by `rows / slice` is unbiased.
+    """
+    rows = x.shape[0] if x.dim() else 1
+    slices = -(-rows // max(1, min(rows, size * rows // max(x.numel(), 1)))) if rows else 1
+    k = int(torch.randint(max(rows, 1), ())) * slices // max(rows, 1)
+    first, last = -(-k * rows // slices), -(-(k + 1) * rows // slices)
+    return lambda tensor: tensor[first:last] if tensor.dim() else tensor
+
+
+def gate_gradient(value: Tensor, onehot: Tensor, inner: Any) -> Tensor:
+    """`value` unchanged, whose backward pass gives `onehot` the inner products `<gradient, value of rung k>`.
+
+    Args:
+        value: the tensor of the drawn rung.
+        onehot: drawn rungs `[*gates, B]`; the gradient is summed over what shares a gate.
+        inner: function of a part of the gradient, and of a function that takes this part from tensors shaped like it,
+            to the inner products `[*gates, B]`. With one shared gate the part is random, and the result scaled up.
+    """
+    return _GateGradient.apply(value, onehot, inner)
+
+
+class _GateGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, onehot: Tensor, inner: Any) -> Tensor:
+        ctx.shared, ctx.inner = onehot.dim() == 1, inner
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        (grad,) = grads
+        if not ctx.needs_input_grad[1]:
+            return grad, None, None
+        if not ctx.shared:
+            return grad, ctx.inner(grad, lambda tensor: tensor), None
+        part = random_part(grad)
+        return grad, ctx.inner(part(grad), part) * (grad.numel() / part(grad).numel()), None
+
+
+def inner_products(grad: Tensor, values: Sequence[Tensor], gates: tuple[int, ...] = ()) -> Tensor:
+    """`<grad, value>` for each of the values of `B` rungs, summed over what shares a gate: `[*gates, B]`."""
+    return torch.stack([(grad * value).sum_to_size(gates) for value in values], -1)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    if a.dim() == 4 and a.is_contiguous(memory_format=torch.channels_last):
+        a, b = a.permute(0, 2, 3, 1), b.permute(0, 2, 3, 1)  # as they lie in memory: flattening copies nothing
+    return torch.dot(_wide(a.reshape(-1)), _wide(b.reshape(-1)))
+
+
+def _wide(a: Tensor) -> Tensor:
+    """In float32 at least: products of bfloat16 vectors are slow loops on a CPU, and their results have 8 bits."""
+    return a.to(torch.promote_types(a.dtype, torch.float32))

@@ -1,0 +1,53 @@
+"""Loss and accuracy of a network on held-out data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from probq.errors import ProbqError
+from probq.network.program.program import Observation
+from probq.network.program.substitution import running
+from probq.network.quantized.quantized import Quantized
+from probq.utils.batches import Batches
+
+
+@torch.no_grad()
+def validate(q: Quantized, data: Batches) -> dict[str, float]:
+    """Negative log-likelihood for one example in nats at the mode, and accuracy in [0, 1] where targets are classes.
+
+    Accuracy is the share of observed targets that are the most probable class of the likelihood's law; a law without
+    classes has none.
+    """
+    training = q.training
+    q.eval()
+    try:
+        return scores(q, data, lambda x: q(*x) if isinstance(x, tuple) else q(x))
+    finally:
+        q.train(training)
+
+
+def scores(q: Quantized, data: Iterable[tuple[Any, Tensor]], run: Callable[[Any], Any]) -> dict[str, float]:
+    """Loss and accuracy as `validate`, of the outputs that `run` gives for a batch of inputs.
+
+    Raises:
+        ProbqError: if the targets do not fit the likelihood.
+    """
+    nll, rows, right, observed, classes = 0.0, 0, 0, 0, False
+    for x, y in data:
+        try:
+            with running(x):
+                output = run(x)
+            law = Observation(q.law(output, y))
+            nll -= float(law.log_prob(y).sum())
+            found = law.hits(y)
+        except ProbqError as error:
+            raise ProbqError(f"validation: {error}") from error
+        rows += y.shape[0]
+        if found is not None:
+            classes, right, observed = True, right + found[0], observed + found[1]
+    result = {"loss": nll / rows}
+    return {**result, "accuracy": right / observed} if classes and observed else result

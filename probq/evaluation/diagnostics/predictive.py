@@ -1,0 +1,78 @@
+"""What draws from the posterior say about data: log-likelihood of every observation, and replicated targets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probq.decisions.assignment import Assignment
+from probq.decisions.within_budget import sample
+from probq.errors import ProbqError
+from probq.network.program.program import Observation
+from probq.network.quantized.quantized import Quantized
+from probq.utils.batches import Batches
+from probq.utils.random_stream import Stream
+
+MOST_CODES = 2**24  # codes of drawn networks held at once
+
+
+class Predictive(NamedTuple):
+    """Draws of networks met with data.
+
+    Attributes:
+        log_likelihood: `log p(y_i | network)` in nats, `[draws, observations]`.
+        replicated: targets drawn from the likelihood, `[draws, observations, ...]`, or None.
+    """
+
+    log_likelihood: np.ndarray
+    replicated: np.ndarray | None
+
+
+def in_memory(q: Quantized, batches: Any) -> list[tuple[Any, Tensor]]:
+    """All batches on the network's device, in one order however often they are read."""
+    return list(Batches(batches, q.device))
+
+
+def drawn(q: Quantized, draws: int, seed: int, budget: Any = None) -> Iterator[list[Assignment]]:
+    """Draws of widths and codes in parts small enough to hold; without a budget from the whole posterior."""
+    if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
+        raise ProbqError(f"draws is a number of draws, 1 or more, not {draws!r}")
+    generator = np.random.default_rng(seed)
+    rows = max(1, MOST_CODES // sum(int(np.prod(z.shape)) for z in q.weights.values()))
+    for first in range(0, draws, rows):
+        yield sample(q, min(rows, draws - first), budget, int(generator.integers(2**31)))
+
+
+@torch.no_grad()
+def predictive(
+    q: Quantized, assignments: Sequence[Assignment], data: Sequence[tuple[Any, Tensor]], seed: int | None = None
+) -> Predictive:
+    """Log-likelihood of data under drawn networks.
+
+    Args:
+        q: the network.
+        assignments: the draws.
+        data: from `in_memory`.
+        seed: of replicated targets; None for none.
+
+    Raises:
+        ProbqError: if the targets do not fit the likelihood.
+    """
+    log_likelihood, replicated = [], []
+    with Stream(seed).drawing():
+        for x, y in data:
+            laws = [q.law(output, y) for output in q.outputs(list(assignments), x)]
+            try:
+                log_likelihood.append(torch.stack([Observation(law).log_prob(y).double() for law in laws]))
+            except ValueError as error:  # torch checks the targets
+                raise ProbqError(f"the data does not fit the likelihood: {error!s:.300}") from error
+            if seed is not None:
+                replicated.append(torch.stack([law.sample().reshape(y.shape) for law in laws]))
+    return Predictive(
+        torch.cat(log_likelihood, 1).cpu().numpy(),
+        torch.cat(replicated, 1).cpu().numpy() if replicated else None,
+    )

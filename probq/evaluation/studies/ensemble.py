@@ -1,0 +1,134 @@
+"""`ensemble`: integer models drawn from a posterior, whose total cost keeps a budget."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from probq import cost as costs
+from probq.cost.budget import Budget, Budgets, budgets
+from probq.decisions.allocation.conditional_sampling import conditional_draws
+from probq.decisions.allocation.problem import Problem
+from probq.decisions.assignment import Assignment
+from probq.decisions.constrained_posterior import limited
+from probq.decisions.draw_warnings import untuned, warn_unfitted, warn_untuned
+from probq.decisions.widths import decided, shaped
+from probq.decisions.within_budget import mode, sample
+from probq.errors import ProbqError
+from probq.integer.ensemble import Ensemble
+from probq.integer.lowering.lower import lower
+from probq.likelihoods import Categorical, Normal
+from probq.network.program.decided_codes import codes
+from probq.network.program.program import check_posterior
+from probq.network.quantized.quantized import Quantized
+from probq.utils.arguments import check_number
+from probq.utils.numbers import figure
+from probq.utils.random_stream import Stream
+from probq.utils.version import probq_version
+
+
+def ensemble(q: Quantized, n: int, budget: Budgets = None, *, seed: int = 0) -> Ensemble:
+    """Integer models of `n` draws from the posterior whose costs together keep a budget.
+
+    The members are `n` independent draws given that `sum of costs <= limit`, exact: one joint draw, not draws of a
+    share each, so that a wide member may stand beside narrow ones. With fixed widths (`q.at(...)`) the members differ
+    in their codes only.
+
+    `fit` ends by tuning the network at one choice of widths. A draw of other widths has weights that were tuned for
+    another network than itself, and may be of no use. Draw codes alone, from `q.at(q.mode())`, best fitted on with
+    `rounding=False`; or tune each member at its own widths, `probq.fit(q.at(a), ...)` for each `a` of `q.sample(n)`,
+    and put `probq.Ensemble` together from what `probq.lower` makes of them.
+
+    Args:
+        q: a fitted network. A network fitted for `budget / n`, or fixed at `q.mode` of it, gives the best members.
+        n: number of members.
+        budget: limit on the cost of all members together, or several; by default what was last fitted for, if anything.
+        seed: makes the draws reproducible.
+
+    Warns:
+        UserWarning: if the posterior was never fitted, or a member has other widths than the last fit tuned it at.
+
+    Raises:
+        ProbqError: if the cheapest `n` members cost more than the budget, or the network cannot be lowered.
+    """
+    check_posterior(q, "ensemble")
+    check_number("seed", seed, 0)
+    warn_unfitted(q)
+    several = budgets(budget or q.budget)
+    assignments = joint(q, n, several, seed)
+    warn_untuned(untuned(q, assignments), n, "members", "probq.ensemble(q.at(q.mode()), ...)")
+    cost = several[0].cost if several else costs.bops
+    spent = [a.cost(cost) for a in assignments]
+    noise = float(q.likelihood.log_sd.detach().exp()) ** 2 if isinstance(q.likelihood, Normal) else None
+    metadata: dict[str, Any] = {
+        "cost": costs.name(cost),
+        "costs": spent,
+        "total": sum(spent),
+        "limit": several[0].absolute(q.layers) if several else None,
+        "temperature": q.temperature,
+        "seed": seed,
+        "versions": {"probq": probq_version()},
+    }
+    if isinstance(q.likelihood, Categorical):
+        metadata["class axis"] = q.likelihood.axis
+    return Ensemble([lower(q, a) for a in assignments], noise, metadata)
+
+
+def joint(q: Quantized, n: int, budget: Budgets, seed: int) -> list[Assignment]:
+    """`n` independent draws from the posterior given that their costs add up to at most the budget.
+
+    Args:
+        q: a quantized network.
+        n: number of draws.
+        budget: limit on the sum of their costs, or None.
+        seed: makes them reproducible.
+
+    Raises:
+        ProbqError: if the cheapest `n` networks cost more.
+    """
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise ProbqError(f"an ensemble takes a number of members, 1 or more, not {n!r}")
+    several = budgets(budget)
+    if not several or decided(q):
+        for b in several:
+            _check_total(n, mode(q, None).cost(b.cost), b.absolute(q.layers))
+        return sample(q, n, None, seed)
+    one, limits = _sums(q, several)
+    for limit, least in zip(limits, one.cheapest, strict=True):
+        _check_total(n, least, limit)
+    generator = np.random.default_rng(seed)
+    (choice,) = conditional_draws(together(one, n), limits, 1, generator)
+    result = []
+    with Stream(int(generator.integers(2**62))).drawing():
+        for k in range(n):
+            own = choice[k * len(one.groups) : (k + 1) * len(one.groups)]
+            widths = shaped(q, one.widths(own))
+            result.append(Assignment(widths, codes(q, widths, draw=True), q.layers, one.value(own)[0]))
+    return result
+
+
+def _check_total(n: int, least: float, limit: float) -> None:
+    """Raise unless `n` members, each of at least the given cost, keep a total."""
+    if n * least > limit:
+        most = int(limit / least)
+        fewer = f"ask for {most} at most, " if most else ""
+        raise ProbqError(
+            f"{n} members cannot keep a total of {figure(limit)}: one costs {figure(least, up=True)} at least; {fewer}"
+            "raise the budget or add narrower rungs to the plan's ladders"
+        )
+
+
+def _sums(q: Quantized, several: tuple[Budget, ...]) -> tuple[Problem, np.ndarray]:
+    """The discrete problem of one member, and the limits on sums over all members."""
+    if any(isinstance(b.cost, costs.Largest | costs.Pruned) for b in several):
+        raise ProbqError("the members' costs are added up, so an ensemble takes costs that are sums over layers")
+    found = limited(q, several)
+    assert found is not None  # nothing is barred
+    return found.problem, found.limits
+
+
+def together(one: Problem, n: int) -> Problem:
+    """The problem of `n` networks at once: a copy of every group for each, so that a limit holds for their sum."""
+    return replace(one, groups=one.groups * n, constant=one.constant * n, full=one.full * n)

@@ -1,0 +1,151 @@
+"""Operations of the C exporter that are written element by element: arithmetic and windows.
+
+Sums are held in 32 bits whatever they are made of: GCC 12 at -O3 compiles some sums in 8- or 16-bit memory wrongly.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from probq.export.c.code.elementwise import cast, elementwise, operand, order, ordered, rounding
+from probq.export.c.code.program import Program
+from probq.export.c.code.text import index, literal, loops, nest
+from probq.export.c.code.values import I32, MOST, Type, View, dense
+from probq.export.c.kernels.weight_rows import rows
+from probq.integer import Node
+
+
+def requantize(p: Program, node: Node) -> View:
+    """`clip((x * multiplier + add) >> shift, lo, hi)`."""
+    x, how = p.views[node.inputs[0]], rounding(p, node, p.ranges[node.inputs[0]])
+    y = p.view(how.type, x.shape, order(x))
+    elementwise(p, node.name, y, [x], how.operands, lambda t, s, c: how.lines(s[0], t, c))
+    return y
+
+
+def multiply(p: Program, node: Node) -> View:
+    """`x * multiplier`."""
+    x, factor = p.views[node.inputs[0]], node.tensors["multiplier"]
+    y = p.view(p.ranges[node.name].type, x.shape, order(x))
+    wide = "int64_t" if int(np.abs(factor).max()) > MOST else "int32_t"
+    by = operand(p, factor, len(x.shape))
+    elementwise(
+        p, node.name, y, [x], [by], lambda t, s, c: [f"{t} = {cast(y.buffer.type, f'({wide}){s[0]} * {c[0]}')};"]
+    )
+    return y
+
+
+def clip(p: Program, node: Node) -> View:
+    """`min(max(x, lo), hi)`."""
+    x = p.views[node.inputs[0]]
+    y = p.view(p.ranges[node.name].type, x.shape, order(x))
+    (low, high), (lo, hi) = p.ranges[node.inputs[0]].limits, (node.attributes["lo"], node.attributes["hi"])
+    if (lo is not None and lo >= high) or (hi is not None and hi <= low):
+        value = literal(int(p.ranges[node.name].low.min()))
+        elementwise(p, node.name, y, [x], [], lambda t, s, _: [f"{t} = {value};"])
+        return y
+
+    def lines(target: str, sources: list[str], _: list[str]) -> list[str]:
+        body = [f"int32_t t = {sources[0]};"]
+        if lo is not None and low < lo:
+            body.append(f"t = t < {literal(lo)} ? {literal(lo)} : t;")
+        if hi is not None and high > hi:
+            body.append(f"t = t > {literal(hi)} ? {literal(hi)} : t;")
+        return [*body, f"{target} = {cast(y.buffer.type, 't')};"]
+
+    elementwise(p, node.name, y, [x], [], lines)
+    return y
+
+
+def add(p: Program, node: Node) -> View:
+    """The sum of two values; the one of fewer axes is repeated along the first axes of the other."""
+    xs = sorted((p.views[name] for name in node.inputs), key=lambda view: len(view.shape))
+    shape = np.broadcast_shapes(*(x.shape for x in xs))
+    xs = [broadcast(x, shape) for x in xs]
+    full = max(xs, key=lambda x: (0 not in x.strides, x.size))
+    y = p.view(p.ranges[node.name].type, shape, order(full))
+    elementwise(p, node.name, y, xs, [], lambda t, s, _: [f"{t} = {cast(y.buffer.type, f'(int32_t){s[0]} + {s[1]}')};"])
+    return y
+
+
+def broadcast(x: View, shape: Sequence[int]) -> View:
+    """The view repeated to a shape, by strides of zero."""
+    strides = [0 if n == 1 else s for n, s in zip(x.shape, x.strides, strict=True)]
+    return View(x.buffer, tuple(shape), (0,) * (len(shape) - len(strides)) + tuple(strides), x.offset)
+
+
+def total(p: Program, node: Node) -> View:
+    """The sum over axes."""
+    x, found = p.views[node.inputs[0]], p.ranges[node.name]
+    axes = {axis % len(x.shape) for axis in node.attributes["axes"]}
+    kept = [1 if k in axes else n for k, n in enumerate(x.shape)]
+    y = p.view(I32, kept)
+    into = View(y.buffer, x.shape, tuple(0 if k in axes else s for k, s in enumerate(y.strides)))
+    _accumulate(p, node.name, x, into, y.size)
+    return View(y.buffer, found.low.shape, dense(found.low.shape))
+
+
+def _accumulate(p: Program, title: str, x: View, y: View, size: int) -> None:
+    axes = nest(x.shape, [x.strides, y.strides])
+    names = [f"i{k}" for k in range(len(axes))]
+    source, target = (index(names, [steps[k] for _, steps in axes], offset) for k, offset in enumerate((x.offset, 0)))
+    zero = loops([("i", size)], ["y[i] = 0;"])
+    body = [f"y[{target}] += x[{source}];"]
+    p.step(title, {"x": x.buffer}, {"y": y.buffer}, zero + loops(zip(names, [n for n, _ in axes], strict=True), body))
+
+
+def max_pool(p: Program, node: Node) -> View:
+    """The maximum over windows; padding is skipped."""
+    kind = p.views[node.inputs[0]].buffer.type
+    return _pool(p, node, kind, literal(kind.low), lambda x, y: f"{y} = {x} > {y} ? {x} : {y};")
+
+
+def sum_pool(p: Program, node: Node) -> View:
+    """The sum over windows."""
+    return _pool(p, node, I32, "0", lambda x, y: f"{y} += {x};")
+
+
+def _pool(p: Program, node: Node, kind: Type, first: str, join: Callable[[str, str], str]) -> View:
+    x, spec, shape = p.views[node.inputs[0]], node.attributes, p.ranges[node.name].low.shape
+    spatial = len(spec["kernel"])
+    lead = len(shape) - spatial
+    y = p.view(kind, shape, order(x))
+    inner = nest(shape[:lead], [y.strides[:lead], x.strides[:lead]])
+    names = [f"c{k}" for k in range(len(inner))]
+    outs, taps, ins = ([f"{letter}{k}" for k in range(spatial)] for letter in "oki")
+    place = index([*outs, *names], [*y.strides[lead:], *(steps[0] for _, steps in inner)])
+    source = index([*ins, *names], [*x.strides[lead:], *(steps[1] for _, steps in inner)], x.offset)
+    channels = list(zip(names, [n for n, _ in inner], strict=True))
+    body = loops(channels, [join(f"x[{source}]", f"y[{place}]")])
+    lines = loops(channels, [f"y[{place}] = {first};"]) + _windows(spec, x.shape[lead:], shape[lead:], taps, body)
+    p.step(node.name, {"x": x.buffer}, {"y": y.buffer}, loops(zip(outs, shape[lead:], strict=True), lines))
+    return y
+
+
+def _windows(
+    spec: Mapping[str, Any], sizes: Sequence[int], outs: Sequence[int], taps: Sequence[str], body: list[str]
+) -> list[str]:
+    """Loops over the elements of a window that lie inside the input, as `i0, i1, ...`."""
+    dilations, pads = spec.get("dilation") or [1] * len(sizes), spec["padding"]
+    for k in reversed(range(len(sizes))):
+        kernel, stride, low, dilation = spec["kernel"][k], spec["stride"][k], pads[k][0], dilations[k]
+        last = (outs[k] - 1) * stride - low + (kernel - 1) * dilation
+        guard = [f"if (i{k} < 0) continue;"] * (low > 0) + [f"if (i{k} >= {sizes[k]}) continue;"] * (last >= sizes[k])
+        place = f"const int32_t i{k} = {index([f'o{k}', taps[k]], [stride, dilation], -low)};".replace("+ -", "- ")
+        body = loops([(taps[k], kernel)], [place, *guard, *body])
+    return body
+
+
+def embedding(p: Program, node: Node) -> View:
+    """Rows of a table."""
+    x = ordered(p, node.name, p.views[node.inputs[0]])
+    matrix = rows(p, node, lambda w: w)
+    y = p.view(matrix.type, p.ranges[node.name].low.shape)
+    body = matrix.unpacked("x[i]", "row", "w")
+    copy = loops([("k", matrix.length)], [f"y[i * {matrix.length} + k] = w[k];"])
+    inputs = {"x": x.buffer}
+    scratch = {} if matrix.direct else {"row": p.buffer(matrix.type, matrix.padded)}
+    p.step(node.name, inputs, {"y": y.buffer} | scratch, loops([("i", max(1, math.prod(x.shape)))], body + copy))
+    return y

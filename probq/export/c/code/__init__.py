@@ -1,0 +1,1 @@
+"""C text of values, expressions and loops."""

@@ -1,0 +1,134 @@
+"""A C program while it is put together: steps that read and write buffers, constants, and a place for every buffer."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from probq.export.c.code.text import array, comment, indented
+from probq.export.c.code.values import I8, I16, I32, I64, U8, U16, Buffer, Range, Type, View, dense, narrowest
+
+LINE = 64  # bytes; every buffer begins on a multiple
+CONSTANTS = (U8, I8, U16, I16, I32, I64)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One function of the program: its parameters are named buffers, its body C lines."""
+
+    title: str
+    inputs: Mapping[str, Buffer]
+    outputs: Mapping[str, Buffer]
+    body: tuple[str, ...]
+
+    @property
+    def buffers(self) -> Iterable[Buffer]:
+        """All buffers that the step touches."""
+        return (*self.inputs.values(), *self.outputs.values())
+
+
+@dataclass
+class Program:
+    """What has been put together so far.
+
+    Attributes:
+        name: C identifier, the prefix of everything.
+        ranges: of every node's value.
+        views: where the value of each node lies.
+        steps: in order.
+        constants: definitions of constant arrays.
+        helpers: names of the functions of `c_helpers` in use.
+    """
+
+    name: str
+    ranges: Mapping[str, Range]
+    views: dict[str, View] = field(default_factory=dict)
+    steps: list[Step] = field(default_factory=list)
+    constants: list[str] = field(default_factory=list)
+    helpers: dict[str, str] = field(default_factory=dict)
+    buffers: int = 0
+
+    def buffer(self, kind: Type, elements: int, fixed: str = "") -> Buffer:
+        """A new buffer."""
+        self.buffers += 1
+        return Buffer(self.buffers, kind, elements, fixed)
+
+    def view(self, kind: Type, shape: Sequence[int], order: Sequence[int] | None = None) -> View:
+        """A new buffer for a value whose axes lie in the given order."""
+        size = int(np.prod(shape, dtype=np.int64))
+        return View(self.buffer(kind, size), tuple(shape), dense(shape, order))
+
+    def constant(self, values: np.ndarray, kind: Type | None = None) -> str:
+        """Name of a constant array, of the narrowest type by default."""
+        kind = narrowest(int(values.min()), int(values.max()), CONSTANTS) if kind is None else kind
+        name = f"{self.name}_data{len(self.constants)}"
+        self.constants.append(array(name, kind, values))
+        return name
+
+    def helper(self, name: str, text: str) -> str:
+        """Full name of a helper function whose text, with `NAME` for its name, is included once."""
+        full = f"{self.name}_{name}"
+        self.helpers.setdefault(full, text.replace("NAME", full))
+        return full
+
+    def step(
+        self, title: str, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer], body: Iterable[str]
+    ) -> None:
+        """Adds a step; `outputs` holds its scratch as well."""
+        self.steps.append(Step(title, dict(inputs), dict(outputs), tuple(body)))
+
+
+def functions(program: Program) -> list[str]:
+    """C lines of every step's function."""
+    lines: list[str] = []
+    for number, step in enumerate(program.steps):
+        parameters = [f"const {b.type.name} *restrict {name}" for name, b in step.inputs.items()]
+        parameters += [f"{b.type.name} *restrict {name}" for name, b in step.outputs.items()]
+        lines += [
+            f"/* {comment(step.title)} */",
+            f"{program.name.upper()}_STEP {program.name}_step{number}({', '.join(parameters)})",
+        ]
+        body = "\n".join(step.body)
+        unused = [f"(void){each};" for each in step.inputs if not re.search(rf"\b{each}\b", body)]
+        lines += ["{", *indented([*unused, *step.body]), "}", ""]
+    return lines
+
+
+def calls(program: Program) -> tuple[list[str], dict[int, int]]:
+    """C lines that call the steps, and the elements that the pool of each number of bits needs."""
+    places, sizes = _placed(program.steps)
+
+    def pointer(buffer: Buffer) -> str:
+        place = f"{program.name}_pool{buffer.type.bits} + {places.get(buffer.key)}"
+        return buffer.fixed or (f"({buffer.type.name} *)({place})" if buffer.type == I8 else place)
+
+    lines = []
+    for number, step in enumerate(program.steps):
+        lines.append(f"{program.name}_step{number}({', '.join(map(pointer, step.buffers))});")
+    return lines, sizes
+
+
+def _placed(steps: Sequence[Step]) -> tuple[dict[int, int], dict[int, int]]:
+    """Offset of every buffer in the pool of its width, largest first into the first gap free while it lives."""
+    life: dict[int, tuple[Buffer, int, int]] = {}
+    for number, step in enumerate(steps):
+        for buffer in step.buffers:
+            if not buffer.fixed:
+                life[buffer.key] = (buffer, life.get(buffer.key, (buffer, number, number))[1], number)
+    places: dict[int, int] = {}
+    placed: dict[int, list[tuple[tuple[int, int], int, int]]] = {}  # by bits: place, first and last step
+    sizes: dict[int, int] = {}
+    for buffer, first, last in sorted(life.values(), key=lambda each: (-each[0].elements, each[0].key)):
+        bits, unit = buffer.type.bits, LINE * 8 // buffer.type.bits
+        others = placed.setdefault(bits, [])
+        size = -(-buffer.elements // unit) * unit
+        place = 0
+        for start, end in sorted(span for span, since, until in others if since <= last and first <= until):
+            if place + size <= start:
+                break
+            place = max(place, end)
+        places[buffer.key] = place
+        others.append(((place, place + size), first, last))
+        sizes[bits] = max(sizes.get(bits, 0), place + size)
+    return places, sizes

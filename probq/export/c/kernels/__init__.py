@@ -1,0 +1,1 @@
+"""C text of products: weights in rows, bytes, bit planes."""

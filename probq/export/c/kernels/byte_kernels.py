@@ -1,0 +1,150 @@
+"""Kernels of the C exporter on bytes and words: dot products of rows, pairs for small kernels, one channel each."""
+
+import math
+
+import numpy as np
+
+from probq.export.c.code.program import LINE, Program
+from probq.export.c.code.text import indented, index, loops
+from probq.export.c.code.values import I16, I32, Buffer
+from probq.export.c.kernels.dot_text import dots as dot_products
+from probq.export.c.kernels.helper_text import PAIRS
+from probq.export.c.kernels.product import Product, bias, widened
+from probq.export.c.kernels.weight_rows import Rows, rows
+
+PATCHES = 2**16  # elements of windows copied at once
+LONG = 3 * LINE  # elements from which copied windows begin on a line of the cache
+BLOCK = 4  # windows that share a row of weights while it is in registers
+
+
+def dots(p: Program, product: Product) -> None:
+    """For every output a row of weights, unpacked once, times every window, copied beforehand into one row each."""
+    node, groups = product.node, product.groups
+    matrix = rows(p, node, lambda w: product.arrange(w).reshape(product.outputs, -1))
+    count, pitch, tile = product.positions, matrix.length, product.positions
+    buffers = {"y": product.y.buffer}
+    if not matrix.direct:
+        buffers["row"] = p.buffer(matrix.type, matrix.padded)
+    fill: list[str] = []
+    source = "x"
+    if product.sizes and not _is_flat(product):
+        pitch = -(-pitch // LINE) * LINE if pitch >= LONG else pitch
+        tile = min(count, max(1, PATCHES // pitch // BLOCK) * BLOCK)
+        buffers["patch"] = p.buffer(product.x.buffer.type, tile * pitch)
+        fill, source = _patches(product, pitch), "patch"
+    per_group = product.outputs // groups
+    body = matrix.unpacked("o", "row", "w") + _blocks(p, product, source, matrix, pitch, tile)
+    group = f"for (int32_t o = g * {per_group}; o < (g + 1) * {per_group}; o++) {{" if groups > 1 else (
+        f"for (int32_t o = 0; o < {product.outputs}; o++) {{")  # fmt: skip
+    lines = [*fill, group, *indented(body), "}"]
+    if groups > 1:
+        lines = loops([("g", groups)], lines)
+    n = f"const int32_t n = {count} - p < {tile} ? {count} - p : {tile};"
+    if tile == count:
+        lines = ["const int32_t p = 0;", f"const int32_t n = {count};", *lines]
+    else:
+        lines = [f"for (int32_t p = 0; p < {count}; p += {tile}) {{", *indented([n, *lines]), "}"]
+    p.step(f"{node.name}: {node.op}", {"x": product.x.buffer}, buffers, lines)
+
+
+def _is_flat(product: Product) -> bool:
+    """Whether the windows lie side by side in the image already."""
+    one = math.prod(product.kernel) == 1 and product.groups == 1
+    return one and all(s == 1 for s in product.stride) and product.sizes == product.outs
+
+
+def _patches(product: Product, pitch: int) -> list[str]:
+    """C lines that copy the windows of `n` positions from `p` on."""
+    run, starts = product.runs()
+    lines = ["const int32_t at = p + t;"]
+    names, left = [], product.positions
+    for k, n in enumerate(product.outs):
+        left //= n
+        names.append(f"o{k}")
+        lines.append(f"const int32_t o{k} = at / {left}" + (f" % {n};" if k else ";"))
+    offset = f" + g * {product.weight.shape[-1]}" if product.groups > 1 else ""
+    lines.append(f"const {product.x.buffer.type.name} *from = x + {index(names, product.origin())}{offset};")
+    lines.append(f"{product.x.buffer.type.name} *to = patch + t * {pitch};")
+    octets = run * product.x.buffer.type.bits // 8
+    copy = [f"memcpy(to + {k * run}, from + {start}, {octets});" for k, start in enumerate(starts)]
+    return ["for (int32_t t = 0; t < n; t++) {", *indented(lines + copy), "}"]
+
+
+def _blocks(p: Program, product: Product, source: str, matrix: Rows, pitch: int, tile: int) -> list[str]:
+    """C lines for one output at `n` positions."""
+    length = matrix.length
+    start, kind = bias(p, product).at("o"), product.x.buffer.type
+    helper = p.helper(f"dots_{kind.name}", dot_products(kind)) if kind.bits == 8 == matrix.type.bits else ""
+
+    def block(count: int) -> list[str]:
+        lines = [f"const {kind.name} *a = {source} + t * {pitch};"]
+        lines.append(f"int32_t s[{count}] = {{{', '.join([start] * count)}}};")
+        if helper:
+            lines.append(f"{helper}(a, {pitch}, w, {length}, {count}, s);")
+        else:
+            products = [f"s[{j}] += (int32_t)a[k{f' + {j * pitch}' if j else ''}] * w[k];" for j in range(count)]
+            lines += loops([("k", length)], products)
+        for j in range(count):
+            target = f"y[(p + t{f' + {j}' if j else ''}) * {product.outputs} + o]"
+            lines += ["{", *indented(product.tail.lines(f"s[{j}]", target, "o")), "}"]
+        return indented(lines)
+
+    lines = ["int32_t t = 0;"]
+    if tile >= BLOCK:
+        lines += [f"for (; t + {BLOCK} <= n; t += {BLOCK}) {{", *block(BLOCK), "}"]
+    return [*lines, "for (; t < n; t++) {", *block(1), "}"]
+
+
+def pairs(p: Program, product: Product) -> None:
+    """A small convolution: all weights unpacked, every window met by all outputs side by side."""
+    run, starts = product.runs()
+    outputs, wide, half = product.outputs, -(-product.outputs // 16) * 16, -(-run // 2)
+    matrix = rows(p, product.node, lambda w: np.moveaxis(product.arrange(w), 0, -1).reshape(1, -1))
+    start = np.zeros(wide, np.int64)
+    start[:outputs] = product.node.tensors["bias"]
+    first, at = p.constant(start, I32), p.constant(np.array(starts), I32)
+    tile, sums = p.buffer(I16, len(starts) * half * wide * 2), p.buffer(I32, wide)
+    image = widened(p, product)
+    buffers = {"y": product.y.buffer, "tile": tile, "sums": sums}
+    if not matrix.direct:
+        buffers["row"] = p.buffer(matrix.type, matrix.padded)
+    names = [f"o{k}" for k in range(len(product.outs))]
+    place = f"((r * {half} + k / 2) * {wide} + o) * 2 + k % 2"
+    inside = f"o < {outputs} && k < {run}"
+    value = f"{inside} ? w[(r * {run} + k) * {outputs} + o] : 0"
+    spread = loops([("r", len(starts)), ("k", 2 * half), ("o", wide)], [f"tile[{place}] = (int16_t)({value});"])
+    body = loops([("o", wide)], [f"sums[o] = {first}[o];"])
+    call = p.helper("pairs", PAIRS)
+    body.append(f"{call}(x + {index(names, product.origin())}, {at}, {len(starts)}, {half}, tile, {wide}, sums);")
+    body += _store(product)
+    lines = [*matrix.unpacked("0", "row", "w"), *spread, f"{product.y.buffer.type.name} *to = y;"]
+    p.step(
+        f"{product.node.name}: conv, pairs", {"x": image}, buffers,
+        lines + loops(zip(names, product.outs, strict=True), body),
+    )  # fmt: skip
+
+
+def _store(product: Product) -> list[str]:
+    """C lines that store the sums of all outputs at one position."""
+    lines = loops([("o", product.outputs)], product.tail.lines("sums[o]", "to[o]", "o"))
+    return [*lines, f"to += {product.outputs};"]
+
+
+def depthwise(p: Program, product: Product) -> None:
+    """Every channel with a kernel of its own, all channels side by side."""
+    channels = product.outputs
+    matrix = rows(p, product.node, lambda w: np.moveaxis(product.arrange(w), 0, -1).reshape(1, -1))
+    _, starts = product.runs()
+    at, sums = p.constant(np.array(starts), I32), p.buffer(I32, channels)
+    buffers: dict[str, Buffer] = {"y": product.y.buffer, "sums": sums}
+    if not matrix.direct:
+        buffers["row"] = p.buffer(matrix.type, matrix.padded)
+    names = [f"o{k}" for k in range(len(product.outs))]
+    body = [f"const {product.x.buffer.type.name} *from = x + {index(names, product.origin())};"]
+    body += loops([("c", channels)], [f"sums[c] = {bias(p, product).at('c')};"])
+    body += loops(
+        [("r", len(starts)), ("c", channels)], [f"sums[c] += (int32_t)from[{at}[r] + c] * w[r * {channels} + c];"]
+    )
+    lines = [*matrix.unpacked("0", "row", "w"), f"{product.y.buffer.type.name} *to = y;"]
+    lines += loops(zip(names, product.outs, strict=True), body + _store(product))
+    p.step(f"{product.node.name}: conv, depthwise", {"x": product.x.buffer}, buffers, lines)

@@ -1,0 +1,52 @@
+"""Tables, nearest upsampling, padding and slices in ONNX."""
+
+from dataclasses import replace
+
+from probq.export.onnx.convolution import sliced
+from probq.export.onnx.graph import Edge, Graph, integer_type, zero_point
+from probq.integer import Node
+from probq.integer.packing import smallest
+from probq.integer.ranges import Range, reachable
+
+
+def table(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> Edge:
+    """Adds `table[x - first]` as a `Gather`; entries that nothing reaches are left out."""
+    x = inputs[0]
+    start, entries = reachable(node, x.low, x.high)
+    zero = zero_point(reached.low, reached.high)
+    type = integer_type(reached.low, reached.high) if zero is None else "uint8"
+    held = graph.weight(entries, type, smallest(entries), zero or 0)
+    kind = "int64" if x.type == "uint8" else x.type
+    index = graph.cast(x.name, kind) if kind != x.type else x.name
+    if start + x.zero:
+        index = graph.node("Sub", [index, graph.constant(start + x.zero, kind)])
+    name = graph.node("Gather", [held, index], axis=0)
+    return Edge(name, type, zero or 0, reached.low, reached.high, reached.shape)
+
+
+def repeat(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> Edge:
+    """Adds a copy of every element as often as the factors say: an axis of their own, expanded, then merged."""
+    x, factors = inputs[0], node.attributes["factors"]
+    outer = list(x.shape[: len(x.shape) - len(factors)])
+    inner = x.shape[len(outer) :]
+    apart = outer + [n for size in inner for n in (size, 1)]
+    wide = [1, *outer, *(n for pair in zip(inner, factors, strict=True) for n in pair)]
+    name = graph.node("Expand", [graph.reshape(x.name, apart), graph.constant(wide, "int64")])
+    return replace(x, name=graph.reshape(name, reached.shape), shape=reached.shape)
+
+
+def pad(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> Edge:
+    """Adds zeros around the last axes."""
+    x, pairs = inputs[0], node.attributes["padding"]
+    first = [0] * (len(x.shape) + 1 - len(pairs))
+    ends = [*first, *(low for low, _ in pairs), *first, *(high for _, high in pairs)]
+    name = graph.node("Pad", [x.name, graph.constant(ends, "int64"), graph.constant(x.zero, x.type)])
+    return replace(x, name=name, low=reached.low, high=reached.high, shape=reached.shape)
+
+
+def piece(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> Edge:
+    """Adds a slice."""
+    spec, x = node.attributes, inputs[0]
+    axis = spec["axis"] % len(x.shape) + 1
+    name = sliced(graph, x.name, [spec["start"]], [spec["stop"]], [axis], [spec["step"]])
+    return replace(x, name=name, shape=reached.shape)

@@ -1,0 +1,196 @@
+"""A graph of standard ONNX operators in the making, and the integer tensors that flow through it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from probq.errors import ProbqError
+from probq.export.onnx.packed_parameters import unpacked
+from probq.integer.packing import Packing, size_in_bits
+from probq.utils.optional_import import needed
+
+IR_VERSION = 8
+OPSET, OPSET_PACKED = 13, 18  # integers need 13, unpacking bits needs 18
+INT32, INT64 = 2**31 - 1, 2**63 - 1
+UNPACKING = 800  # bytes that the operators which unpack a tensor take, about
+
+
+@dataclass(frozen=True)
+class Edge:
+    """A tensor in the graph that stands for integers: `value = tensor - zero`.
+
+    Attributes:
+        name: of the tensor.
+        type: its numpy type: uint8, int32 or int64.
+        zero: the zero point, not 0 only where the type is uint8.
+        low, high: range of the value.
+        shape: without the batch.
+        limits: what the tensor is still to be clipped to before it holds the value, as `Clip` may come later; `Graph`
+            does it in `settled`.
+    """
+
+    name: str
+    type: str
+    zero: int
+    low: int
+    high: int
+    shape: tuple[int, ...]
+    limits: tuple[int | None, int | None] = (None, None)
+
+
+@dataclass
+class Graph:
+    """Nodes and constants of an ONNX graph; every method that adds a node returns its output's name.
+
+    Attributes:
+        packed: whether weights are stored at their own width.
+    """
+
+    packed: bool = False
+    nodes: list[Any] = field(default_factory=list)
+    constants: dict[str, np.ndarray] = field(default_factory=dict)
+    _count: int = 0
+
+    def fresh(self, stem: str) -> str:
+        """A name that nothing has; a short one where the file is to be small."""
+        self._count += 1
+        return f"{'' if self.packed else stem + '_'}{self._count}"
+
+    def node(self, op: str, inputs: Sequence[str], **attributes: Any) -> str:
+        """Adds an operator with one output."""
+        output = self.fresh(op)
+        name = None if self.packed else output
+        self.nodes.append(needed("onnx.helper", "onnx").make_node(op, list(inputs), [output], name, **attributes))
+        return output
+
+    def constant(self, value: Any, type: str) -> str:
+        """Adds a constant; equal scalars and short vectors share one."""
+        array = np.asarray(value).astype(type)
+        key = f"{type}{list(array.shape)}{array.reshape(-1).tolist()}" if array.size <= 8 else self.fresh("constant")
+        self.constants.setdefault(key, array)
+        return key
+
+    def weight(self, values: np.ndarray, type: str, packing: Packing, zero: int = 0) -> str:
+        """Adds a tensor of parameters as `values + zero`, at its own width where the graph is packed and that pays."""
+        saved = values.size * np.dtype(type).itemsize - size_in_bits(values.shape, packing) / 8
+        if self.packed and saved > UNPACKING:
+            return unpacked(self, values, packing, type, zero)
+        return self.constant(values + zero, type)
+
+    def cast(self, name: str, type: str) -> str:
+        """Adds a conversion to a numpy type."""
+        return self.node("Cast", [name], to=tensor_type(type))
+
+    def reshape(self, name: str, shape: Sequence[int]) -> str:
+        """Adds a reshaping to `[batch, *shape]`."""
+        return self.node("Reshape", [name, self.constant([0, *shape], "int64")])
+
+    def padded(self, name: str) -> bool:
+        """Whether a tensor comes right from a `Pad`."""
+        return any(node.op_type == "Pad" and name in node.output for node in self.nodes)
+
+    def prune(self, output: str) -> None:
+        """Drops nodes and constants that the output does not need."""
+        wanted, kept = {output}, []
+        for node in reversed(self.nodes):
+            if wanted.intersection(node.output):
+                kept.append(node)
+                wanted.update(node.input)
+        self.nodes = kept[::-1]
+        self.constants = {name: array for name, array in self.constants.items() if name in wanted}
+
+    def clipped(self, name: str, x: Edge) -> str:
+        """Adds the clip that an edge is still to get to a tensor that holds its elements, in any order."""
+        limits = ["" if limit is None else self.constant(limit, x.type) for limit in x.limits]
+        return self.node("Clip", [name, *limits]) if any(limits) else name
+
+    def settled(self, x: Edge) -> Edge:
+        """The edge with its tensor clipped."""
+        return replace(x, name=self.clipped(x.name, x), limits=(None, None))
+
+    def integers(self, x: Edge, type: str = "") -> Edge:
+        """The value itself as int32 or int64: the given type, by default the narrowest that holds it."""
+        type = type or integer_type(x.low, x.high)
+        if x.type == type:
+            return x
+        name = self.cast(x.name, type)
+        if x.zero:
+            name = self.node("Sub", [name, self.constant(x.zero, type)])
+        return replace(x, name=name, type=type, zero=0)
+
+    def limited(self, x: Edge, lo: int | None, hi: int | None) -> Edge:
+        """The value clipped to `lo .. hi` where it may lie beyond, and never by a `Clip` of 64 bits."""
+        low, high = (_clipped(end, lo, hi) for end in (x.low, x.high))
+        ends = (low if low > x.low else None, high if high < x.high else None)
+        if ends == (None, None):
+            return x
+        if x.type != "uint8" or not 0 <= low + x.zero <= high + x.zero <= 255:
+            x = self.integers(x, integer_type(x.low, x.high, low, high))
+        if x.type != "int64":
+            shifted = [None if end is None else end + x.zero for end in ends]
+            name = self.node("Clip", [x.name, *("" if end is None else self.constant(end, x.type) for end in shifted)])
+            return replace(x, name=name, low=low, high=high)
+        integer_type(*(end - limit for end in (x.low, x.high) for limit in (low, high)))
+        name = x.name if ends[0] is None else self.larger(x.name, self.constant(low, "int64"), "int64")
+        if ends[1] is not None:  # min(x, high) = high - max(high - x, 0)
+            top = self.constant(high, "int64")
+            name = self.node("Sub", [top, self._positive(self.node("Sub", [top, name]))])
+        return replace(x, name=name, low=low, high=high)
+
+    def larger(self, name: str, other: str, type: str) -> str:
+        """Adds the maximum of two tensors of one type; in 64 bits `other + max(name - other, 0)`."""
+        if type != "int64":
+            return self.node("Max", [name, other])
+        return self.node("Add", [other, self._positive(self.node("Sub", [name, other]))])
+
+    def _positive(self, name: str) -> str:
+        """Adds `max(x, 0)` of int64 as `x (1 - sign)`, its sign the highest bit.
+
+        On x86, ONNX Runtime's `Clip`, `Min` and `Max` of int64 are wrong where two numbers agree in their upper 32
+        bits: the lower ones are then compared as if they were signed.
+        """
+        sign = self.node("BitShift", [self.cast(name, "uint64"), self.constant(63, "uint64")], direction="RIGHT")
+        return self.node("Mul", [name, self.node("Sub", [self.constant(1, "int64"), self.cast(sign, "int64")])])
+
+    def octets(self, x: Edge) -> Edge | None:
+        """The value as uint8 with a zero point; None where its range takes more than 8 bits."""
+        if x.type == "uint8":
+            return x
+        zero = zero_point(x.low, x.high)
+        if zero is None:
+            return None
+        name = self.node("Add", [x.name, self.constant(zero, x.type)]) if zero else x.name
+        return replace(x, name=self.cast(name, "uint8"), type="uint8", zero=zero)
+
+
+def _clipped(number: int, lo: int | None, hi: int | None) -> int:
+    number = number if lo is None else max(number, lo)
+    return number if hi is None else min(number, hi)
+
+
+def zero_point(low: int, high: int) -> int | None:
+    """The zero point that brings `low .. high` to uint8: none where it is not needed, 128 where that fits."""
+    if low >= 0:
+        return 0 if high <= 255 else None
+    if low >= -128 and high <= 127:
+        return 128
+    return -low if low >= -255 and high - low <= 255 else None
+
+
+def integer_type(*bounds: int) -> str:
+    """int32 where it holds all these numbers, else int64.
+
+    Raises:
+        ProbqError: neither does.
+    """
+    most = max(map(abs, bounds), default=0)
+    if most > INT64:
+        raise ProbqError(f"its integers may reach {most:,}, the limit is {INT64:,} (63 bits); use narrower widths")
+    return "int32" if most <= INT32 else "int64"
+
+
+def tensor_type(type: str) -> int:
+    """ONNX's number of a numpy type."""
+    return int(needed("onnx.helper", "onnx").np_dtype_to_tensor_dtype(np.dtype(type)))

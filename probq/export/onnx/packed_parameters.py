@@ -1,0 +1,71 @@
+"""Parameters stored at their own width in an ONNX file, with the operators that unpack them (opset 18).
+
+Everything here works on constants, so ONNX Runtime computes it once, when it loads the file.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from probq.integer.packing import Levels, Packing, bits_of, pack
+
+if TYPE_CHECKING:
+    from probq.export.onnx.graph import Graph
+
+
+def unpacked(graph: "Graph", values: np.ndarray, packing: Packing, type: str, zero: int) -> str:
+    """Adds packed values and the operators that make `values + zero` of the given type; returns the tensor's name.
+
+    The values of each rung lie together. Where several rungs are in use, the rungs are packed too, and the k-th value
+    of a rung goes to the k-th place of that rung.
+    """
+    rung = packing.rung.reshape(-1)
+    used = sorted(set(rung.tolist())) if len(packing.codebooks) > 1 else [int(rung[0]) if rung.size else 0]
+    full = np.broadcast_to(packing.rung, values.shape)
+    parts = {k: _levels(graph, values[full == k], packing.codebooks[k], type, zero) for k in used}
+    flat = parts[used[0]] if len(used) == 1 else _merged(graph, parts, packing, values.shape)
+    return graph.node("Reshape", [flat, graph.constant(values.shape, "int64")])
+
+
+def _levels(graph: "Graph", values: np.ndarray, levels: Levels, type: str, zero: int) -> str:
+    """Values on one codebook, `[elements]` of the given type."""
+    if bits_of(levels) == 0:
+        return graph.constant(np.full(values.shape, levels[0] + zero), type)
+    codes = _codes(graph, pack(values, Packing((levels,), np.array(0))), values.size, bits_of(levels))
+    if not isinstance(levels, range):
+        return graph.node("Gather", [graph.constant(np.array(levels) + zero, type), codes], axis=0)
+    if levels.step != 1:
+        codes = graph.node("Mul", [codes, graph.constant(levels.step, "int32")])
+    return graph.cast(graph.node("Add", [codes, graph.constant(levels.start + zero, "int32")]), type)
+
+
+def _codes(graph: "Graph", blob: np.ndarray, count: int, bits: int) -> str:
+    """Codes of a blob, least significant bit first, int32 `[count]`: `sum_k bit_k 2^k`."""
+    column = graph.constant(blob.reshape(-1, 1), "uint8")
+    places = graph.constant(np.arange(8), "uint8")
+    stream = graph.node("BitShift", [column, places], direction="RIGHT")
+    stream = graph.node("BitwiseAnd", [stream, graph.constant(1, "uint8")])
+    stream = graph.node("Reshape", [stream, graph.constant([-1], "int64")])
+    stream = graph.node("Slice", [stream, graph.constant([0], "int64"), graph.constant([count * bits], "int64")])
+    stream = graph.node("Reshape", [stream, graph.constant([count, bits], "int64")])
+    weighted = graph.node("Mul", [graph.cast(stream, "int32"), graph.constant(2 ** np.arange(bits), "int32")])
+    return graph.node("ReduceSum", [weighted, graph.constant([1], "int64")], keepdims=0)
+
+
+def _merged(graph: "Graph", parts: dict[int, str], packing: Packing, shape: tuple[int, ...]) -> str:
+    """The values of all rungs, each in its place: `[elements]`."""
+    places = Packing((range(len(packing.codebooks)),), np.array(0))
+    blob = pack(packing.rung, places)
+    rung = _codes(graph, blob, packing.rung.size, bits_of(places.codebooks[0]))
+    axes = [1] * (len(shape) - packing.rung.ndim) + list(packing.rung.shape)
+    rung = graph.node("Reshape", [rung, graph.constant(axes, "int64")])
+    rung = graph.node("Expand", [rung, graph.constant(shape, "int64")])
+    rung = graph.node("Reshape", [rung, graph.constant([-1], "int64")])
+    merged = ""
+    for k, part in parts.items():
+        here = graph.node("Equal", [rung, graph.constant(k, "int32")])
+        count = graph.node("CumSum", [graph.cast(here, "int32"), graph.constant(0, "int64")])
+        index = graph.node("Clip", [graph.node("Sub", [count, graph.constant(1, "int32")]), graph.constant(0, "int32")])
+        spread = graph.node("Gather", [part, index], axis=0)
+        merged = graph.node("Where", [here, spread, merged]) if merged else spread
+    return merged

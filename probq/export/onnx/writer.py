@@ -1,0 +1,217 @@
+"""ONNX: standard operators only, integers throughout, for ONNX Runtime and whatever else reads ONNX.
+
+A layer with its requantization becomes one `QLinearConv` (a linear layer is a 1x1 convolution) where that is proven
+exact level by level; everything else becomes exact operators on int32 and int64. No operator compares integers of 64
+bits, because ONNX Runtime does that wrongly on x86 (seen in 1.31.1): what is clipped is held in 32 bits or clipped by
+its sign bit (`Graph.limited`).
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from probq.errors import ProbqError, sentence
+from probq.export.common import results
+from probq.export.common.requantization import only_readers
+from probq.export.onnx.graph import IR_VERSION, OPSET, OPSET_PACKED, Edge, Graph, tensor_type
+from probq.export.onnx.layers import FastForm, fast_form
+from probq.export.onnx.operations import OPERATIONS, input_type
+from probq.export.onnx.pooled_convolution import phases, pooled
+from probq.export.onnx.quantized_operators import fused, fused_linear
+from probq.integer import IntegerModel, Node
+from probq.integer.ranges import LAYERS, Range
+from probq.utils.atomic_write import replacing
+from probq.utils.optional_import import needed
+
+FAST = "QLinearConv"
+CLIPPED_LATER = ("max_pool", "reshape", "permute")  # a clip may as well come behind these, where less is left
+BATCH = 64  # inputs that ONNX Runtime gets at once
+INPUTS = ("tensor(uint8)", "tensor(int8)", "tensor(int16)", "tensor(int32)", "tensor(int64)")
+
+
+@dataclass(frozen=True)
+class Written:
+    """What `write` wrote.
+
+    Attributes:
+        path: of the file.
+        size: in bytes.
+        forms: for each layer `QLinearConv`, or `integer operators: ` and why.
+    """
+
+    path: Path
+    size: int
+    forms: Mapping[str, str]
+
+    def __str__(self) -> str:
+        fast = sum(form == FAST for form in self.forms.values())
+        lines = [f"{self.path}: {self.size:,} bytes; {fast} of {len(self.forms)} layers as {FAST}"]
+        return "\n".join(lines + [f"  {name}: {form}" for name, form in self.forms.items() if form != FAST])
+
+
+def write(model: IntegerModel, path: str | PathLike[str], packed: bool = False) -> Written:
+    """Writes an ONNX file that computes the same integers as the model.
+
+    Its input `input` takes what `model.quantize_input` gives, as uint8 (int8 or wider where negative or wider); its
+    output `output` is int32, or int64 where 31 bits do not hold it. In front of both is a batch of any size from 1.
+
+    Args:
+        model: the integer model.
+        path: of the file, which appears whole or not at all.
+        packed: whether parameters are stored at their own width, with operators that unpack them when the file is
+            loaded (opset 18 instead of 13).
+
+    Raises:
+        ProbqError: onnx is missing, an operation has no exact ONNX form, or the file cannot be written.
+    """
+    graph, forms = Graph(packed), dict[str, str]()
+    proto = _proto(graph, model, _edges(graph, model, forms))
+    with replacing(path) as temporary:
+        needed("onnx", "onnx").save(proto, str(temporary))
+    return Written(Path(path), Path(path).stat().st_size, forms)
+
+
+def run(path: str | PathLike[str], integers: Any, optimize: bool = True) -> np.ndarray:
+    """The output for integers that `model.quantize_input` gave, int64 `[batch, ...]`, computed by ONNX Runtime.
+
+    Args:
+        path: a file that `write` wrote.
+        integers: the input.
+        optimize: whether ONNX Runtime may rewrite the graph; the integers are the same.
+
+    Raises:
+        ProbqError: onnxruntime is missing or cannot load the file, or the integers leave the input's type.
+    """
+    with opened(path, optimize) as compute:
+        return compute(integers)
+
+
+@contextmanager
+def opened(path: str | PathLike[str], optimize: bool = True) -> Iterator[Callable[[Any], np.ndarray]]:
+    """What `run` does, as a function of the integers: the file is loaded once, for all of its calls.
+
+    Raises:
+        ProbqError: as `run`.
+    """
+    session = _session(path, optimize)
+    yield lambda integers: _computed(session, path, np.asarray(integers))
+
+
+def _computed(session: Any, path: str | PathLike[str], integers: np.ndarray) -> np.ndarray:
+    """What a loaded file computes."""
+    source = session.get_inputs()[0]
+    if source.type not in INPUTS:
+        raise ProbqError(f"the input of {path} holds {source.type:.40}, no integers; probq did not write it")
+    fed = integers.astype(source.type.removeprefix("tensor(").removesuffix(")"))
+    if not np.array_equal(fed, integers):
+        raise ProbqError(f"the integers leave {fed.dtype}, the type of the file's input; use model.quantize_input")
+    count = len(fed)
+    fed = fed if count else np.zeros((1, *source.shape[1:]), fed.dtype)  # its kernels take no empty batch
+    parts = [fed[k : k + BATCH] for k in range(0, len(fed), BATCH)]
+    try:
+        found = np.concatenate([session.run(None, {source.name: part})[0] for part in parts])[:count]
+    except Exception as error:  # its exceptions have no common base
+        raise ProbqError(f"ONNX Runtime cannot run {path}: {sentence(error)}") from error
+    return results.integers(found, path)
+
+
+def _session(path: str | PathLike[str], optimize: bool) -> Any:
+    runtime = needed("onnxruntime", "onnx")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    level = runtime.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+    if not Path(path).is_file():
+        raise ProbqError(f"there is no file {path}; give the path that write was given")
+    try:
+        session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        ends = len(session.get_inputs()), len(session.get_outputs())
+    except Exception as error:  # its exceptions have no common base
+        raise ProbqError(f"ONNX Runtime cannot load {path}: {sentence(error)}") from error
+    if ends != (1, 1):
+        raise ProbqError(f"{path} has {ends[0]} inputs and {ends[1]} outputs, not one of each; probq did not write it")
+    return session
+
+
+def _edges(graph: Graph, model: IntegerModel, forms: dict[str, str]) -> dict[str, Edge]:
+    """Adds every node of the model; notes which layer took which form."""
+    found, behind = model.ranges, only_readers(model)
+    edges, done = dict[str, Edge](), set[str]()
+    for node in model.nodes:
+        if node.name in done:  # it came with the layer before it
+            continue
+        reader = behind.get(node.name)
+        form = fast_form(node, reader, edges[node.inputs[0]], found[node.name]) if node.op in LAYERS else ""
+        if reader is not None and isinstance(form, FastForm):
+            last, edge = _fused(graph, model, node, reader, behind.get(reader.name), form, edges, found)
+            edges[last], forms[node.name] = edge, FAST
+            done |= {reader.name, last}
+            continue
+        if form:
+            forms[node.name] = f"integer operators: {form}"
+        inputs = [edges[name] if node.op in CLIPPED_LATER else graph.settled(edges[name]) for name in node.inputs]
+        edges[node.name] = _single(graph, node, inputs, found[node.name])
+    return edges
+
+
+def _fused(
+    graph: Graph, model: IntegerModel, node: Node, requantize: Node, pool: Node | None, form: FastForm,
+    edges: Mapping[str, Edge], found: Mapping[str, Range],
+) -> tuple[str, Edge]:  # fmt: skip
+    """Adds a layer with its requantization, and with the pooling behind it where that pays; the last one's name."""
+    source, shape = edges[node.inputs[0]], found[node.name].shape
+    if node.op == "linear":
+        image = _image(model, node.inputs[0], edges)
+        x = graph.settled(source) if image is None else source
+        return requantize.name, fused_linear(graph, node, requantize, form, x, shape, image)
+    x, parts = graph.settled(source), None if pool is None else phases(node, pool, source, found[pool.name].shape)
+    if pool is None or parts is None:
+        return requantize.name, fused(graph, node, requantize, form, x, shape)
+    return pool.name, pooled(graph, node, requantize, form, x, parts)
+
+
+def _image(model: IntegerModel, name: str, edges: Mapping[str, Edge]) -> Edge | None:
+    """What the named node flattens, where ONNX Runtime has that with its channels last."""
+    node = next(node for node in model.nodes if node.name == name)
+    if node.op != "reshape" or len(edges[name].shape) != 1 or node.inputs[0] == model.input.name:
+        return None
+    image = edges[node.inputs[0]]
+    worthwhile = len(image.shape) > 1 and image.shape[0] < math.prod(image.shape)
+    return image if worthwhile and image.type == "uint8" else None
+
+
+def _single(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> Edge:
+    try:
+        return OPERATIONS[node.op](graph, node, inputs, reached)
+    except ProbqError as error:
+        raise ProbqError(f"node {node.name} ({node.op}) cannot be written as ONNX: {error}") from error
+
+
+def _proto(graph: Graph, model: IntegerModel, edges: dict[str, Edge]) -> Any:
+    """The model as ONNX holds it, checked."""
+    helper, numpy_helper = needed("onnx.helper", "onnx"), needed("onnx.numpy_helper", "onnx")
+    output = graph.integers(graph.settled(edges[model.output]))
+    graph.nodes.append(helper.make_node("Identity", [output.name], ["output"], "output"))
+    graph.prune("output")
+    shape = ["batch", *model.input.attributes["shape"]]
+    ends = [
+        helper.make_tensor_value_info("input", tensor_type(input_type(model.input)), shape),
+        helper.make_tensor_value_info("output", tensor_type(output.type), ["batch", *output.shape]),
+    ]
+    constants = [numpy_helper.from_array(array, name) for name, array in graph.constants.items()]
+    body = helper.make_graph(graph.nodes, "probq", ends[:1], ends[1:], constants)
+    opset = helper.make_opsetid("", OPSET_PACKED if graph.packed else OPSET)
+    proto = helper.make_model(body, producer_name="probq", opset_imports=[opset], ir_version=IR_VERSION)
+    scale = model.input.attributes.get("scale", 1.0)
+    notes = {"model": model.sha256(), "input_scale": json.dumps(scale), "output_scale": json.dumps(model.output_scale)}
+    helper.set_model_props(proto, {f"probq.{name}": note for name, note in notes.items()})
+    needed("onnx.checker", "onnx").check_model(proto)
+    return proto

@@ -1,0 +1,183 @@
+"""QONNX: arbitrary-width quantizers in an ONNX graph of real numbers, for hls4ml and FINN.
+
+Only shifts: every requantization is a power of two. All integers stay below 2^24, where float32 is exact.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from probq.errors import ProbqError, sentence
+from probq.export.common import results
+from probq.export.common.requantization import pairs
+from probq.export.onnx.graph import IR_VERSION, OPSET, Graph
+from probq.export.qonnx.graph import DOMAIN, Wire
+from probq.export.qonnx.layers import FINN, HLS4ML, Flavour, fused, layer
+from probq.export.qonnx.operations import operation
+from probq.integer import IntegerModel, Node
+from probq.integer.packing import bits_of
+from probq.integer.ranges import LAYERS
+from probq.utils.atomic_write import replacing
+from probq.utils.optional_import import needed
+
+BATCH = 64  # inputs that the executor gets at once
+EXPONENTS = ("probq.input_exponent", "probq.output_exponent")  # notes in a file
+FARTHEST = 1000  # exponent
+
+
+def write(model: IntegerModel, path: str | PathLike[str], flavour: str = "hls4ml") -> None:
+    """Writes a QONNX file that computes the same integers as the model, as multiples of powers of two.
+
+    Its input `input` takes real numbers (its first quantizer rounds half to even, the model half up); its output is
+    `integer * 2^exponent`, the exponent being `probq.output_exponent` in the file's metadata, which also holds the
+    widths of every codebook in use: a `Quant` node holds a tensor's largest.
+
+    Args:
+        model: the integer model; its requantizations only shift.
+        path: of the file, which appears whole or not at all.
+        flavour: "hls4ml" has quantized biases and one scale per weight; "finn" has plain biases and scales per output
+            channel.
+
+    Raises:
+        ProbqError: the flavour is not known, onnx is missing, an operation or a width is beyond QONNX, or the file
+            cannot be written.
+    """
+    if flavour not in ("hls4ml", "finn"):
+        raise ProbqError(f"there is no flavour {flavour!r:.80}; use 'hls4ml' or 'finn'")
+    library = needed("onnx", "qonnx")
+    graph = Graph()
+    output = _wires(graph, model, HLS4ML if flavour == "hls4ml" else FINN)[model.output]
+    proto = _proto(graph, model, output)
+    with replacing(path) as temporary:
+        library.save(proto, str(temporary))
+
+
+def run(path: str | PathLike[str], integers: Any) -> np.ndarray:
+    """The output for integers that `model.quantize_input` gave, int64 `[batch, ...]`, by qonnx's own executor.
+
+    Args:
+        path: a file that `write` wrote.
+        integers: the input.
+
+    Raises:
+        ProbqError: qonnx is missing, or the file is not one that `write` wrote.
+    """
+    with opened(path) as compute:
+        return compute(integers)
+
+
+@contextmanager
+def opened(path: str | PathLike[str]) -> Iterator[Callable[[Any], np.ndarray]]:
+    """What `run` does, as a function of the integers: the file is loaded once, for all of its calls.
+
+    Raises:
+        ProbqError: as `run`.
+    """
+    wrapper = needed("qonnx.core.modelwrapper", "qonnx").ModelWrapper
+    if not Path(path).is_file():
+        raise ProbqError(f"there is no file {path}; give the path that write was given")
+    try:
+        proto = needed("onnx", "qonnx").load(str(path))
+        notes = {entry.key: json.loads(entry.value) for entry in proto.metadata_props if entry.key in EXPONENTS}
+    except Exception as error:  # protobuf's exceptions have no common base with onnx's
+        raise ProbqError(f"{path} is not an ONNX file, or is damaged ({sentence(error)}); write it again") from error
+    sane = all(type(exponent) is int and abs(exponent) < FARTHEST for exponent in notes.values())
+    if EXPONENTS[1] not in notes or not sane:
+        raise ProbqError(f"{path} is not a file that probq.export.qonnx.write wrote")
+    _check_operations(proto.graph.node, path)
+
+    def compute(integers: Any) -> np.ndarray:
+        fed = np.asarray(integers)
+        if EXPONENTS[0] in notes:
+            fed = (fed * 2.0 ** notes[EXPONENTS[0]]).astype(np.float32)
+        parts = [fed[k : k + BATCH] for k in range(0, max(1, len(fed)), BATCH)]
+        try:
+            found = np.concatenate([_executed(wrapper(proto), part) for part in parts])
+        except Exception as error:  # its exceptions, and those of its libraries, have no common base
+            raise ProbqError(f"qonnx cannot run {path}: {sentence(error)}") from error
+        return results.integers(found.astype(np.float64) * 2.0 ** -notes[EXPONENTS[1]], path)
+
+    yield compute
+
+
+def _check_operations(nodes: Any, path: str | PathLike[str]) -> None:
+    """Refuses operations that probq does not write: qonnx imports whatever Python module a domain names."""
+    strange = {node.domain for node in nodes} - {"", DOMAIN}
+    if strange:
+        raise ProbqError(f"{path} has operations of {min(strange)!r:.80}, which probq does not write")
+    if any(attribute.HasField("g") or len(attribute.graphs) for node in nodes for attribute in node.attribute):
+        raise ProbqError(f"{path} has operations with graphs of their own, which probq does not write")
+
+
+def _executed(wrapper: Any, x: np.ndarray) -> np.ndarray:
+    """One batch through qonnx's executor."""
+    execute = needed("qonnx.core.onnx_exec", "qonnx").execute_onnx
+    shapes = needed("qonnx.transformation.infer_shapes", "qonnx").InferShapes
+    wrapper.graph.input[0].type.tensor_type.shape.dim[0].dim_value = len(x)
+    wrapper.graph.output[0].type.tensor_type.shape.dim[0].dim_value = len(x)
+    return np.asarray(execute(wrapper.transform(shapes()), {"input": x})["output"])
+
+
+def _wires(graph: Graph, model: IntegerModel, flavour: Flavour) -> dict[str, Wire]:
+    found, behind = model.ranges, pairs(model)
+    wires: dict[str, Wire] = {}
+    for node in model.nodes:
+        if node.name in wires:  # it came with the layer before it
+            continue
+        try:
+            inputs, reached = [wires[name] for name in node.inputs], found[node.name]
+            if node.op not in LAYERS:
+                wires[node.name] = operation(graph, node, inputs, reached)
+                continue
+            requantize = behind.get(node.name)
+            together = fused(graph, node, requantize, inputs[0], reached.shape, flavour) if requantize else ""
+            if requantize and isinstance(together, Wire):
+                wires[requantize.name] = together
+            else:
+                wires[node.name] = layer(graph, node, inputs[0], reached, flavour, _exponent(model, node))
+        except ProbqError as error:
+            raise ProbqError(f"node {node.name} ({node.op}) cannot be written as QONNX: {error}") from error
+    return wires
+
+
+def _exponent(model: IntegerModel, node: Node) -> int | None:
+    """The grid of a layer that is the model's output: that of the model, if it is a power of two."""
+    mantissa, power = math.frexp(model.output_scale)
+    return power - 1 if node.name == model.output and mantissa == 0.5 else None
+
+
+def _proto(graph: Graph, model: IntegerModel, output: Wire) -> Any:
+    """The model as ONNX holds it, checked; batch 1, as hls4ml and FINN want it."""
+    helper, numpy_helper = needed("onnx.helper", "qonnx"), needed("onnx.numpy_helper", "qonnx")
+    kinds = needed("onnx", "qonnx").TensorProto
+    index = model.input.attributes.get("index")
+    graph.nodes.append(helper.make_node("Identity", [output.name], ["output"], "output"))
+    shape = [1, *model.input.attributes["shape"]]
+    ends = [
+        helper.make_tensor_value_info("input", kinds.INT64 if index else kinds.FLOAT, shape),
+        helper.make_tensor_value_info("output", kinds.FLOAT, [1, *output.shape]),
+    ]
+    constants = [numpy_helper.from_array(array, name) for name, array in graph.constants.items()]
+    body = helper.make_graph(graph.nodes, "probq", ends[:1], ends[1:], constants)
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)]
+    proto = helper.make_model(body, producer_name="probq", opset_imports=opsets, ir_version=IR_VERSION)
+    notes = {"model": model.sha256(), "output_exponent": output.exponent, "output_scale": model.output_scale}
+    notes["widths"] = {node.name: _widths(node) for node in model.nodes if "weight" in node.tensors}
+    if not index:
+        notes["input_exponent"] = math.frexp(model.input.attributes["scale"])[1] - 1
+    texts = {f"probq.{name}": note if name == "model" else json.dumps(note) for name, note in notes.items()}
+    helper.set_model_props(proto, texts)
+    needed("onnx.checker", "qonnx").check_model(proto)
+    return proto
+
+
+def _widths(node: Node) -> list[int]:
+    """Bits of every codebook that a weight uses, ascending."""
+    packing = node.packing_of("weight")
+    return sorted({bits_of(packing.codebooks[k]) for k in np.unique(packing.rung)})

@@ -1,0 +1,44 @@
+"""Inputs on which an integer model is compared with the network that it was made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from probq.integer import Node
+from probq.integer.lowering.exported import BATCH
+from probq.network.program.network import Network
+
+MOST_ROWS, WORK = 16, 2**26  # multiply-accumulates of one comparison
+
+
+def check_inputs(q: Network, source: Node) -> Iterator[tuple[Any, ...]]:
+    """Batches of the network's arguments: rows of the example, one random example, and a batch of them.
+
+    A random number is a multiple of half of the input's step: rounding meets its ties, and clipping what lies beyond
+    both ends of the codebook.
+
+    Args:
+        q: the network, on the CPU.
+        source: the integer model's input.
+    """
+    rows = max(1, min(MOST_ROWS, WORK // max(1, sum(layer.macs for layer in q.layers))))
+    if q.example:
+        yield tuple(a[:rows] if isinstance(a, Tensor) else a for a in q.example)
+    generator = torch.Generator().manual_seed(0)
+    for size in (1, rows + (2 if rows == BATCH - 1 else 1)):  # a forward may look at the size of its batch
+        tensors = iter([_random(source, (size, *shape), dtype, generator) for shape, dtype in q.signature])
+        yield tuple(next(tensors) if isinstance(a, Tensor) else a for a in q.example) or tuple(tensors)
+
+
+def _random(source: Node, shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+    given = source.attributes
+    if not dtype.is_floating_point:
+        low, high = (0, given["count"] - 1) if given.get("index") else (given["lo"], given["hi"])
+        return torch.randint(low, high + 1, shape, generator=generator).to(dtype)
+    low, high = (given.get("start", 0) + given.get("step", 1) * int(given.get(end, 0)) for end in ("lo", "hi"))
+    halves = torch.randint(2 * low - 3, 2 * high + 4, shape, generator=generator)
+    return halves.to(dtype) * (given.get("scale", 1.0) / 2)

@@ -1,0 +1,99 @@
+"""From symbolic values to the nodes of an integer model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import MappingProxyType
+
+from probq.errors import ProbqError
+from probq.integer import Node
+from probq.integer.lowering.operations.values import MOST, Value
+
+# What becomes of the values of `probq.lowering.arithmetic`.
+EMITTED = MappingProxyType({"scaled": "multiply", "offset": "requantize"})
+NAMED = ("linear", "conv", "embedding", "requantize", "table")  # after their layer
+
+
+def emitted(output: Value) -> tuple[list[Node], str]:
+    """The integer model's nodes, each after those it needs, and the name of the last."""
+    nodes: list[Node] = []
+    names: dict[int, str] = {}
+    taken: dict[str, int] = {}
+    sources: dict[tuple[str, ...], int] = {}
+    stack: list[tuple[Value, bool]] = [(output, False)]
+    while stack:
+        value, ready = stack.pop()
+        if id(value) in names:
+            continue
+        if not ready:
+            stack.append((value, True))
+            stack.extend((parent, False) for parent in value.parents)
+            continue
+        _refused(value)
+        if value.op == "scaled" and (value.tensors["multiplier"] == 1).all():  # the same integers, worth more or less
+            names[id(value)] = names[id(value.parents[0])]
+            continue
+        key = (
+            value.where,
+            *(str(value.attributes.get(name)) for name in ("index", "scale", "lo", "hi", "start", "step")),
+        )
+        if value.op == "input" and key in sources:
+            place = sources[key]
+            nodes[place] = _for_all(nodes[place], value)
+            names[id(value)] = nodes[place].name
+            continue
+        op = EMITTED.get(value.op, value.op)
+        base = (value.quantizer if op in NAMED else "") or op  # a network that is one layer has no name
+        taken[base] = taken.get(base, 0) + 1
+        names[id(value)] = base if taken[base] == 1 else f"{base}@{taken[base]}"
+        if op == "input":
+            sources[key] = len(nodes)
+        nodes.append(
+            Node(
+                names[id(value)],
+                op,
+                tuple(names[id(p)] for p in value.parents),
+                dict(value.attributes),
+                dict(value.tensors),
+                dict(value.packing),
+                value.bound,
+            )
+        )
+    _check_one([where for where, *_ in sources])
+    return nodes, names[id(output)]
+
+
+def _for_all(node: Node, value: Value) -> Node:
+    """An input's node for one more that reads it: indices that the smallest of several embeddings has, too."""
+    counts = [part["count"] for part in (node.attributes, value.attributes) if "count" in part]
+    return replace(node, attributes={**node.attributes, "count": min(counts)}) if counts else node
+
+
+def _check_one(sources: list[str]) -> None:
+    """Raise unless one input, in one scale, is all that the nodes read."""
+    names = sorted({where.rpartition(" ")[2] for where in sources})
+    if len(names) > 1:
+        raise ProbqError(
+            f"the network computes with {' and '.join(names)}, but an integer model has one input; join numbers "
+            "outside of the network and slice them inside, and embed indices outside of it"
+        )
+    if len(sources) != 1:
+        raise ProbqError(
+            "the network's input enters layers with different scales or widths, so it cannot be lowered; give those "
+            "layers one network_input ladder and one scale, or let one layer read the input"
+        )
+
+
+def _refused(value: Value) -> None:
+    if value.attributes.get("refused"):
+        raise ProbqError(
+            f"{value.where} cannot be lowered to integers: its limits are not multiples of the value's step, and no "
+            "layer's rounding follows; use limits such as 0, 1 or 6"
+        )
+    if value.op == "real":
+        raise ProbqError("an operation works on the network's own input before any layer; do it outside of the network")
+    if value.bound > MOST:
+        raise ProbqError(
+            f"{value.where} cannot be lowered: its integers may reach {value.bound:,}, beyond 31 bits; "
+            "use narrower widths"
+        )

@@ -1,0 +1,192 @@
+"""The operations of a decided network, exported with a mark wherever probq rounds or replaces a number."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from probq.errors import ProbqError
+from probq.integer.lowering.operations.basic import OPERATIONS
+from probq.integer.lowering.operations.data_movement import PARTS
+from probq.network.program.network import Network
+from probq.network.program.substitution import hooked
+from probq.utils.random_stream import alone
+
+BATCH = 3
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A place in the exported graph that a hook of probq put there.
+
+    Attributes:
+        kind: "input" where a layer's input is rounded, "argument" and "value" where those of a tabulated function are,
+            "norm" where a folded normalisation was.
+        name: of the module.
+    """
+
+    kind: Literal["input", "argument", "value", "norm"]
+    name: str
+
+    def at(self, number: int) -> Callable[[Tensor], Tensor]:
+        """A function whose call stands in the graph for this mark: a rounding that says its own number."""
+        return lambda x: torch.fake_quantize_per_tensor_affine(x, 1.0, 0, 0, number)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The graph of a network's operations; none in place changes what another operation reads.
+
+    Attributes:
+        nodes: those that the output needs, in order.
+        inputs: names of the placeholders that are the network's arguments.
+        outputs: names of the nodes that it returns.
+        owned: for each other placeholder, the name of the parameter or buffer.
+        constants: tensors that the forward itself makes, by name.
+        marks: by their number.
+    """
+
+    nodes: tuple[Any, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    owned: Mapping[str, str]
+    constants: Mapping[str, Any]
+    marks: tuple[Mark, ...]
+
+    def mark(self, node: Any) -> Mark | None:
+        """The mark that a node is, if it is one."""
+        if getattr(node.target, "_opname", "") != "fake_quantize_per_tensor_affine":
+            return None
+        arguments = named_arguments(node)
+        own = arguments["scale"] == 1.0 and arguments["quant_min"] == 0 and arguments["quant_max"] < len(self.marks)
+        return self.marks[arguments["quant_max"]] if own else None
+
+
+def exported(q: Network) -> Exported:
+    """The operations of a network at evaluation, for a batch of `BATCH` examples.
+
+    Hooks put the marks where `Network.run` rounds, so that what stands between a rounding and a product is seen.
+    Operations in place on what has several names become their twins without: an operation on a view then shows what it
+    does to the whole.
+
+    Raises:
+        ProbqError: if `torch.export` cannot trace the network.
+    """
+    marks = _marks(q)
+    hooks: dict[str, dict[str, Any]] = {kind: {} for kind in ("input", "argument", "value", "norm")}
+    for number, mark in enumerate(marks):
+        hooks[mark.kind][mark.name] = mark.at(number)
+    net, args = copy.deepcopy(q.net).eval(), _zeros(q)
+    try:
+        with (
+            alone(),
+            hooked(net, hooks["input"] | hooks["argument"], hooks["norm"], hooks["value"]),
+            torch.no_grad(),
+            warnings.catch_warnings(),
+        ):
+            # torch copies its own tree specifications in a way that it deprecates itself
+            warnings.filterwarnings("ignore", ".*isinstance.treespec", FutureWarning)
+            # recurrent layers keep a list of their own parameters
+            warnings.filterwarnings("ignore", "The tensor attributes", UserWarning)
+            program = torch.export.export(net, args)
+            _without_idle_dropout(program.graph)
+            if any(_seen_elsewhere(node) or _other_view(node) for node in program.graph.nodes):
+                program = program.run_decompositions({})
+    except Exception as error:
+        raise ProbqError(
+            f"torch.export cannot trace the network, so it cannot be lowered: {str(error).splitlines()[0]}"
+        ) from error
+    signature = program.graph_signature
+    owned = {
+        **signature.inputs_to_parameters,
+        **signature.inputs_to_buffers,
+        **signature.inputs_to_lifted_tensor_constants,
+    }
+    outputs = tuple(signature.user_outputs)
+    return Exported(
+        _needed(program.graph, outputs), tuple(signature.user_inputs), outputs, owned, program.constants, marks
+    )
+
+
+def _without_idle_dropout(graph: Any) -> None:
+    """Take out what hands on its argument itself, which its schema conceals: operations in place work through it."""
+    for node in list(graph.nodes):
+        dropout = node.op == "call_function" and "dropout" in operation(node)
+        if dropout and not named_arguments(node).get("train", True):
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+
+
+def _seen_elsewhere(node: Any) -> bool:
+    """Whether an operation in place changes what is read by another name, so that its twin without must show it.
+
+    That takes torch most of the time that lowering needs, and networks whose activations alone work in place need it
+    not.
+    """
+    schema = getattr(node.target, "_schema", None)
+    if schema is None or not schema.is_mutable:
+        return False
+    changed = node.args[0]
+    if changed.op != "call_function" or len(changed.users) > 1:
+        return True
+    aliases = [result.alias_info for result in changed.target._schema.returns]
+    return any(alias is not None and not alias.is_write for alias in aliases)
+
+
+def _other_view(node: Any) -> bool:
+    """Whether a node is a view that has no form of its own here, and that torch makes of simpler ones."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None or schema.is_mutable or operation(node) in (*OPERATIONS, *PARTS):
+        return False
+    return any(result.alias_info is not None for result in schema.returns)
+
+
+def _zeros(q: Network) -> tuple[Any, ...]:
+    """Arguments of a batch of zeros; what is no tensor among them is as in the example."""
+    tensors = iter([torch.zeros(BATCH, *shape, dtype=dtype) for shape, dtype in q.signature])
+    return tuple(next(tensors) if isinstance(a, Tensor) else a for a in q.example) or tuple(tensors)
+
+
+def _marks(q: Network) -> tuple[Mark, ...]:
+    layers = [Mark("input", layer.name) for layer in q.layers if layer.input in q.input_names]
+    tables = [Mark(kind, name) for name in q.activations for kind in ("argument", "value")]
+    return (*layers, *tables, *(Mark("norm", layer.norm) for layer in q.layers if layer.norm))
+
+
+def _needed(graph: Any, outputs: tuple[str, ...]) -> tuple[Any, ...]:
+    """The nodes on which what is returned depends, in the graph's order; not what updates buffers or the input."""
+    nodes = list(graph.nodes)
+    needed = {node for node in nodes if node.name in outputs}
+    for node in reversed(nodes):
+        if node in needed:
+            needed.update(node.all_input_nodes)
+    return tuple(node for node in nodes if node in needed)
+
+
+def named_arguments(node: Any) -> dict[str, Any]:
+    """What an operation is called with, by the names of its schema, defaults filled in."""
+    given = dict(zip((a.name for a in node.target._schema.arguments), node.args, strict=False)) | dict(node.kwargs)
+    return {a.name: given.get(a.name, a.default_value) for a in node.target._schema.arguments}
+
+
+def operation(node: Any) -> str:
+    """Name of the operation of a node, without its overload."""
+    return str(getattr(node.target, "overloadpacket", node.target).__name__)
+
+
+def module_name(node: Any) -> str:
+    """Name of the innermost module that a node belongs to; empty for the network itself."""
+    stack = node.meta.get("nn_module_stack") or {}
+    return str(list(stack.values())[-1][0]).split("@")[0] if stack else ""
+
+
+def where_of(node: Any) -> str:
+    """Operation and module of a node, for messages."""
+    name = operation(node).removeprefix("_").removeprefix("native_")
+    return f"{name.removesuffix('_legit_no_training')} in {module_name(node) or 'the network'}"

@@ -1,0 +1,42 @@
+"""What will keep a network from becoming integers at any widths, told before it is fitted."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+
+from probq.errors import ProbqError
+from probq.integer.lowering.emit import emitted
+from probq.integer.lowering.graph import Walk
+from probq.integer.lowering.operations.values import reduced
+from probq.network.program.decided_codes import codes, onehots
+from probq.network.program.program import Program
+
+
+def foreseen_refusal(q: Program) -> str:
+    """What `lower` refuses a network for at its narrowest widths and at its widest; empty if it takes one of them.
+
+    Narrow widths keep accumulators short, and wide ones have steps so fine that the limit of a clip is a multiple.
+    """
+    trial = copy.deepcopy(q).cpu().eval()
+    trial.folded = True
+    return _refusal(trial, _widths(trial, 0)) and _refusal(trial, _widths(trial, -1))
+
+
+def _refusal(q: Program, widths: dict[str, Any]) -> str:
+    try:
+        emitted(reduced(Walk(q, onehots(q, widths), codes(q, widths)).output())[0])
+    except ProbqError as error:
+        return str(error)
+    return ""
+
+
+def _widths(q: Program, place: int) -> dict[str, Any]:
+    """For each quantizer the width at one place of its ladder; 0 bits, which leave nothing to look at, are none."""
+    result = {}
+    for name, quantizer in q.named_quantizers():
+        bits = [b for b in quantizer.ladder.bits if b] or [0]
+        result[name] = np.full(quantizer.gates, bits[place])
+    return result

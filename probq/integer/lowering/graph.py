@@ -1,0 +1,269 @@
+"""The walk over an exported network that makes a symbolic integer of every tensor."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from probq.errors import ProbqError
+from probq.integer.lowering.exported import BATCH, Mark, exported, module_name, named_arguments, operation, where_of
+from probq.integer.lowering.operations.arithmetic import ARITHMETIC
+from probq.integer.lowering.operations.basic import OPERATIONS, whole_numbers
+from probq.integer.lowering.operations.data_movement import PARTS
+from probq.integer.lowering.operations.layers import Layers, geometry
+from probq.integer.lowering.operations.tables import MODULES, argument, table
+from probq.integer.lowering.operations.values import Value, common, refusal
+from probq.integer.lowering.unfolded import NORMALISES, why_not_folded
+from probq.network.program.network import Network
+
+_RECURRENT = (
+    "a recurrent module computes its products inside, where nothing can be rounded; take convolutions instead, or end "
+    "the network before it"
+)
+_NORMED = "max_norm changes rows as they are looked up; rescale them once, and give the embedding no max_norm"
+# Operations that people meet, and what to do about them.
+INSTEAD = MappingProxyType(
+    dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), _RECURRENT)
+    | dict.fromkeys(("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"), _RECURRENT)
+    | dict.fromkeys(("embedding_renorm", "embedding_renorm_"), _NORMED)
+)
+
+
+@dataclass(frozen=True)
+class LookUp:
+    """A tabulated function of a rounded argument, whose value its module has not returned yet."""
+
+    name: str
+    argument: Value
+    function: Callable[[Tensor], Tensor]
+
+
+class Walk:
+    """Values of the graph's nodes so far.
+
+    Args:
+        q: the network, normalisation folded.
+        onehots: rung of every quantizer.
+        codes: code of every weight.
+
+    Raises:
+        ProbqError: if `torch.export` cannot trace the network.
+    """
+
+    def __init__(self, q: Network, onehots: Mapping[str, Tensor], codes: Mapping[str, np.ndarray]) -> None:
+        self.q, self.make = q, Layers(q, onehots, codes)
+        self.graph = exported(q)
+        self.values: dict[Any, Any] = {}
+        self.tensors = dict(_all_tensors(q.net))
+        modules = dict(q.net.named_modules(remove_duplicate=False))
+        layers = {id(modules[layer.name]): layer for layer in q.layers if layer.name in modules}
+        self.layers = {name: layers[id(module)] for name, module in modules.items() if id(module) in layers}
+        places = [f"{layer.name}.{part}" for layer in q.layers for part in ("weight", "bias")]
+        self.quantized = {id(self.tensors[place]) for place in places if place in self.tensors}
+        self.norms = {layer.norm: layer for layer in q.layers if layer.norm}
+
+    def output(self) -> Value:
+        """The symbolic integer of the network's output, in one step for all of its numbers.
+
+        Raises:
+            ProbqError: naming operation and module, if something has no exact integer form.
+        """
+        for node in self.graph.nodes:
+            _check_not_random(node)
+        for node in self.graph.nodes:
+            if node.op == "placeholder" and node.name in self.graph.inputs:
+                self.values[node] = self._input(node)
+            elif any(before in self.values for before in node.all_input_nodes):
+                self.values[node] = self._called(node)
+        return self._output()
+
+    @property
+    def argument(self) -> int:
+        """Which of the network's arguments the output depends on: the first, should there be several."""
+        needed = {node.name for node in self.graph.nodes if node.op == "placeholder"}
+        return next(place for place, name in enumerate(self.graph.inputs) if name in needed)
+
+    def _input(self, node: Any) -> Value:
+        value = node.meta["val"]
+        shape, name = tuple(int(n) for n in value.shape[1:]), f"the network's input {node.name}"
+        if value.is_floating_point():
+            return Value("real", (), shape, name)
+        ends = (0, 1) if value.dtype == torch.bool else (torch.iinfo(value.dtype).min, torch.iinfo(value.dtype).max)
+        low, high = map(np.array, ends)
+        return Value("index", (), shape, name, low=low, high=high)
+
+    def _output(self) -> Value:
+        returned = [self.values.get(node) for node in self.graph.nodes if node.name in self.graph.outputs]
+        if len(self.graph.outputs) != 1 or len(returned) != 1 or not isinstance(returned[0], Value):
+            raise ProbqError("only networks with one tensor as output can be lowered; wrap the network to return one")
+        value = returned[0]
+        if value.op in ("real", "index"):
+            raise ProbqError("the network returns its own input; there is nothing to lower")
+        return common([value])[0]
+
+    def _called(self, node: Any) -> Any:
+        if node.target is operator.getitem:
+            return self.values[node.args[0]][node.args[1]]
+        name, where = operation(node), where_of(node)
+        if (mark := self.graph.mark(node)) is not None:
+            return self._marked(mark, node.args[0], where)
+        if name in NORMALISES:
+            source = _layer_of(self._operand(node.args[0]))
+            raise refusal(where, why_not_folded(node, source, self.graph.nodes, self.layers))
+        if name == "embedding" or name.startswith(("linear", "conv")):
+            return self._product(node, where)
+        before = self.graph.mark(node.args[0]) if node.args and isinstance(node.args[0], torch.fx.Node) else None
+        if before is not None and before.kind == "argument" and name.removesuffix("_") in MODULES:
+            function = partial(_applied, node=node)
+            return LookUp(before.name, self._operand(node.args[0]), function)
+        if not any(name in known for known in (OPERATIONS, PARTS, ARITHMETIC)):
+            raise refusal(where, _why(name, node))
+        return self._operation(node, name, where)
+
+    def _operation(self, node: Any, name: str, where: str) -> Any:
+        out = node.meta["val"]
+        outs = [out] if isinstance(out, Tensor) else list(out)
+        if any(each.dim() == 0 or each.shape[0] != BATCH for each in outs):
+            raise refusal(where, "it changes the batch axis")
+        if any(each.dtype not in (torch.float32, torch.float64) for each in outs):
+            raise refusal(where, f"it computes in {str(outs[0].dtype).removeprefix('torch.')}")
+        if any(each.numel() == 0 for each in outs):
+            raise refusal(where, "it holds no number")
+        shapes = [tuple(int(n) for n in each.shape[1:]) for each in outs]
+        constants = name in ARITHMETIC
+        args = [self._constant(a) if constants and self._is_constant(a) else self._operand(a) for a in node.args]
+        args, kwargs = [whole_numbers(a, where) for a in args], dict(node.kwargs)
+        if constants:
+            return ARITHMETIC[name](args[0], where, shapes[0], *args[1:], **kwargs)
+        if name in PARTS:
+            return PARTS[name](args[0], where, shapes, *args[1:], **kwargs)
+        return OPERATIONS[name](args[0], where, shapes[0], *args[1:], **kwargs)
+
+    def _operand(self, given: Any) -> Any:
+        if isinstance(given, list | tuple):
+            return [self._operand(a) for a in given]
+        if not isinstance(given, torch.fx.Node):
+            return given
+        value = self.values.get(given)
+        if isinstance(value, LookUp):
+            raise refusal(f"module {value.name}", "something changes its value before it returns it, such as a hook")
+        if value is None:
+            raise ProbqError(
+                f"{self._origin(given)} is a parameter or constant that no layer owns; it cannot be lowered"
+            )
+        return value
+
+    def _is_constant(self, given: Any) -> bool:
+        return isinstance(given, torch.fx.Node) and given not in self.values
+
+    def _constant(self, node: Any) -> Any:
+        """A tensor that depends on no input, as the decided network computes it."""
+        if isinstance(node, list | tuple):
+            return [self._constant(each) for each in node]
+        if not isinstance(node, torch.fx.Node):
+            return node
+        name = self.graph.owned.get(node.name)
+        if name is None:
+            function: Any = node.target
+            return function(*map(self._constant, node.args), **node.kwargs)
+        if name in self.graph.constants and name not in self.tensors:
+            return self.graph.constants[name]
+        tensor = self.tensors[name]
+        if id(tensor) in self.quantized:
+            raise ProbqError(f"{name} is quantized for its layer and used elsewhere too; it cannot be lowered")
+        return tensor.detach().double() if tensor.is_floating_point() else tensor
+
+    def _marked(self, mark: Mark, given: Any, where: str) -> Value:
+        """What a mark stands for: a rounding, or a normalisation that is folded into the layer before it."""
+        if mark.kind == "value":
+            looked = self.values.get(given)
+            if not isinstance(looked, LookUp) or looked.name != mark.name:
+                raise refusal(f"module {mark.name}", "its forward does not compute its function alone")
+            return table(self.q.activations[mark.name], mark.name, looked.argument, where, looked.function)
+        x = self._operand(given)
+        if mark.kind == "input":
+            return self.make.rounded(self.layers[mark.name], x)
+        if mark.kind == "argument":
+            return argument(self.q.activations[mark.name], mark.name, x, self.make.requantizer)
+        if _layer_of(x) != self.norms[mark.name].name:
+            raise refusal(f"module {mark.name}", f"it does not get what layer {self.norms[mark.name].name} computes")
+        return x
+
+    def _product(self, node: Any, where: str) -> Value:
+        """What a layer's own product becomes, from what it is called with rather than from what its module says."""
+        layer = self.layers.get(module_name(node))
+        if layer is None or layer.weight not in self.q.weights:
+            raise refusal(where, "it stays float; give it a plan")
+        given = named_arguments(node)
+        module = self.q.net.get_submodule(layer.name)
+        if self._owned(given["weight"]) is not module.weight:
+            raise refusal(where, f"its weight is computed, and is not {layer.weight} itself")
+        own = getattr(module, "bias", None)
+        if given.get("bias") is not None and self._owned(given["bias"]) is not own:
+            raise refusal(where, f"its bias is computed, and is not that of {layer.name} itself")
+        shape = tuple(int(n) for n in node.meta["val"].shape[1:])
+        x = self._operand(given["indices" if layer.input is None else "input"])
+        if layer.input is None:
+            return self.make.embedding(layer, x, shape, where)
+        biased = given.get("bias") is not None or own is None
+        return self.make.product(layer, x, shape, where, geometry(module, given), biased)
+
+    def _origin(self, node: Any) -> str:
+        """What the network calls a tensor that depends on no input, or the first that it is computed from."""
+        while node.name not in self.graph.owned and node.all_input_nodes:
+            node = node.all_input_nodes[0]
+        return self.graph.owned.get(node.name, node.name)
+
+    def _owned(self, node: Any) -> Any:
+        """The network's own tensor that a node is; None where it is computed."""
+        return self.tensors.get(self.graph.owned.get(getattr(node, "name", ""), ""))
+
+
+def _check_not_random(node: Any) -> None:
+    if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
+        return
+    given = named_arguments(node)
+    if given.get("training", given.get("train", given.get("dropout_p", 1.0) > 0)):
+        raise refusal(
+            where_of(node),
+            "it draws random numbers when the network is evaluated, as a dropout does that is never switched off; "
+            "give it training=self.training, or take it out",
+        )
+
+
+def _all_tensors(net: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from net.named_parameters(remove_duplicate=False)
+    yield from net.named_buffers(remove_duplicate=False)
+
+
+def _applied(x: Tensor, node: Any) -> Tensor:
+    """A function of one number as the graph calls it."""
+    result: Tensor = node.target(x.clone(), *node.args[1:], **node.kwargs)
+    return result
+
+
+def _layer_of(value: Value) -> str:
+    """Name of the layer whose accumulators a value is, in whatever steps; empty if it is none."""
+    value = value.parents[0] if value.op == "multiply" else value
+    return value.quantizer if value.op in ("linear", "conv") else ""
+
+
+def _why(name: str, node: Any) -> str:
+    """Why an operation has no integer form, and what to do."""
+    if name in INSTEAD:
+        return INSTEAD[name]
+    module = MODULES.get(name.removesuffix("_"))
+    if module is None:
+        return f"probq has no exact integer form of {name}; replace it, or end the network before it"
+    owner = list((node.meta.get("nn_module_stack") or {"": ("", None)}).values())[-1][1]
+    if str(owner).endswith(f".{module}") or getattr(owner, "__name__", "") == module:
+        return "it stays float; give the layer before it a plan with an activation width, such as Plan(activation=8)"
+    return f"the function is called without a module; use torch.nn.{module}, which becomes a table"

@@ -1,0 +1,109 @@
+"""Lowering: a decided network becomes an integer model that computes exactly the same."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probq import cost as costs
+from probq.decisions.assignment import Assignment
+from probq.errors import ProbqError
+from probq.integer import IntegerModel
+from probq.integer.lowering.check_inputs import check_inputs
+from probq.integer.lowering.emit import emitted
+from probq.integer.lowering.graph import Walk
+from probq.integer.lowering.operations.values import reduced
+from probq.likelihoods import only_tensor
+from probq.network.program.decided_codes import codes, onehots
+from probq.network.program.program import check_posterior
+from probq.network.program.substitution import running
+from probq.network.quantized.quantized import Quantized
+from probq.utils.version import probq_version
+
+ROUNDING = 2.0**-10  # of a unit of the output: what float64 leaves of an average, and far less than a wrong integer
+
+ROUNDED = 0.1  # share of outputs that may differ where the network computes in float32
+
+
+def lower(q: Quantized, assignment: Assignment | None = None) -> IntegerModel:
+    """The integer model of a decided network.
+
+    For every input, its integers times `output_scale` are exactly what `q.at(assignment)` computes. Where the output is
+    an average of `k` numbers, and `k` no power of two, that holds to the last bits of float64, which has no `1 / k`.
+    Before it returns, that is checked on rows of the example that the network was quantized with and on random inputs.
+
+    Args:
+        q: a quantized network.
+        assignment: widths and codes, by default the mode.
+
+    Raises:
+        ProbqError: naming operation and module, if something in the network has no exact integer form, or a layer's
+            integers could leave 31 bits; or if the integers differ from the network's outputs.
+    """
+    check_posterior(q, "lower")
+    assignment = q.mode() if assignment is None else assignment
+    fixed = q.at(assignment).cpu().eval()
+    own = codes(fixed, assignment.widths)
+    for name in fixed.weight_names:
+        if not np.array_equal(own[name], assignment.codes[name]):
+            raise ProbqError(f"the codes of {name} do not fit the network; decide again after training")
+    walk = Walk(fixed, onehots(fixed, assignment.widths), assignment.codes)
+    output = walk.output()
+    integers, unit = reduced(output)
+    nodes, name = emitted(integers)
+    scale = unit * 2.0 ** int(output.exponent) / output.divisor
+    model = IntegerModel(nodes, name, scale, _metadata(q, assignment))
+    _check_integers(fixed, assignment, model, walk.argument)
+    return model
+
+
+def _check_integers(q: Quantized, assignment: Assignment, model: IntegerModel, argument: int) -> None:
+    """Raise unless the integers are what the decided network computes, on its example and on random inputs."""
+    for args in check_inputs(q, model.input):
+        integers = model(args[argument])
+        expected, exact = _expected(q, assignment, args)
+        units = expected.double().numpy() / model.output_scale
+        rounding = ROUNDING + torch.finfo(expected.dtype).eps * np.abs(units)  # indices give float32 outputs
+        if integers.shape != units.shape or (np.abs(integers - units) > rounding).mean() > (0 if exact else ROUNDED):
+            raise ProbqError(
+                "the integers differ from what the network computes, so nothing is lowered: its forward does "
+                "something that its exported graph does not show, such as a choice that depends on the batch; "
+                "please report it together with the network"
+            )
+
+
+def _expected(q: Quantized, assignment: Assignment, args: tuple[Any, ...]) -> tuple[Tensor, bool]:
+    """The network's output, and whether it is exact: a network with float32 constants of its own cannot be."""
+    doubles = tuple(a.double() if isinstance(a, Tensor) and a.is_floating_point() else a for a in args)
+    try:
+        return only_tensor(q.outputs([assignment], doubles)[0]), True
+    except RuntimeError:
+        with running(args):
+            return only_tensor(q.outputs([assignment], args)[0]), False
+
+
+def _metadata(q: Quantized, assignment: Assignment) -> dict[str, Any]:
+    widths = {name: bits if isinstance(bits, int) else _listed(bits) for name, bits in assignment.widths.items()}
+    layers = []
+    for layer in q.layers:
+        own = {n: assignment.widths[n] for n in (layer.weight, layer.input or "") if n in assignment.widths}
+        weight, x = (float(np.mean(own.get(n or "", costs.FLOAT_BITS))) for n in (layer.weight, layer.input))
+        bops = costs.total([layer], own)
+        layers.append({"name": layer.name, "macs": layer.macs, "weight_bits": weight, "input_bits": x, "bops": bops})
+    return {
+        "widths": widths,
+        "layers": layers,
+        "bops": assignment.cost(),
+        "percent": assignment.percent(),
+        "limit": assignment.limit,
+        "convention": "BOP = MACs * weight bits * input bits, of MACs * 32 * 32; biases and pooling not counted",
+        "versions": {"probq": probq_version()} | {name: version(name) for name in ("torch", "numpy")},
+    }
+
+
+def _listed(bits: np.ndarray) -> Any:
+    return bits.tolist() if bits.size <= 4096 else {"mean": float(bits.mean()), "shape": list(bits.shape)}

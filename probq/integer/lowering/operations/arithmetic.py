@@ -1,0 +1,157 @@
+"""What sums, differences, products with constants and quotients by them become."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+import numpy as np
+from torch import Tensor
+
+from probq.errors import ProbqError
+from probq.integer.lowering.operations.basic import numbers
+from probq.integer.lowering.operations.values import MOST, Value, common, compressed, fine_enough, in_steps, refusal
+
+Shape: TypeAlias = tuple[int, ...]
+Constant: TypeAlias = float | Tensor
+LARGEST_FACTOR = 2**16  # of a constant p 2^k / q: whole numbers p and q, odd
+
+
+def add(first: Any, where: str, shape: Shape, second: Any, alpha: float = 1) -> Value:
+    """`first + alpha * second`."""
+    if not isinstance(second, Value):
+        return _offset(numbers(where, first), where, shape, _array(second) * alpha)
+    second = _scaled(numbers(where, second), where, second.shape, _array(alpha))
+    if not isinstance(first, Value):
+        return _offset(second, where, shape, _array(first))
+    a, b = common([numbers(where, first), second])
+    return Value(
+        "add", (a, b), shape, where, a.exponent, a.divisor, np.asarray(a.low + b.low), np.asarray(a.high + b.high)
+    )
+
+
+def sub(first: Any, where: str, shape: Shape, second: Any, alpha: float = 1) -> Value:
+    """`first - alpha * second`."""
+    return add(first, where, shape, second, -alpha)
+
+
+def rsub(first: Any, where: str, shape: Shape, second: Any, alpha: float = 1) -> Value:
+    """`second - alpha * first`."""
+    return sub(second, where, shape, first, alpha)
+
+
+def neg(value: Value, where: str, shape: Shape) -> Value:
+    """`-value`."""
+    return _scaled(numbers(where, value), where, shape, _array(-1))
+
+
+def mul(first: Any, where: str, shape: Shape, second: Any) -> Value:
+    """`first * second`, one of them a constant."""
+    if isinstance(first, Value) and isinstance(second, Value):
+        raise refusal(where, "only products with constants have an integer form, not those of two computed tensors")
+    value, constant = (first, second) if isinstance(first, Value) else (second, first)
+    return _scaled(value, where, shape, _array(constant))
+
+
+def div(first: Any, where: str, shape: Shape, second: Any, rounding_mode: str | None = None) -> Value:
+    """`first / second`, the second a constant."""
+    if rounding_mode is not None:
+        raise refusal(where, "it rounds by itself; divide without a rounding_mode")
+    if isinstance(second, Value):
+        raise refusal(where, "only quotients by constants have an integer form, not those by a computed tensor")
+    divisors = _array(second)
+    if not divisors.all():
+        raise refusal(where, "it divides by 0")
+    return _scaled(first, where, shape, divisors, divided=True)
+
+
+def _array(constant: Constant) -> np.ndarray:
+    values = constant.detach().double().numpy() if isinstance(constant, Tensor) else np.array(constant, np.float64)
+    return compressed(values)
+
+
+def _fitted(constant: np.ndarray, value: Value, where: str, shape: Shape) -> np.ndarray:
+    """A constant that broadcasts to the value, whose shape it must not change."""
+    if not np.isfinite(constant).all():
+        raise refusal(where, "its constant is not finite")
+    if constant.ndim == len(shape) + 1 and constant.shape[0] == 1:
+        constant = constant[0]
+    if shape != value.shape or constant.ndim > len(shape):
+        raise refusal(where, f"its constant of shape {constant.shape} changes the shape {value.shape} of what it meets")
+    return constant
+
+
+def _scaled(value: Value, where: str, shape: Shape, constant: np.ndarray, divided: bool = False) -> Value:
+    """The value times constants `p 2^k / q`, or divided by them: integers times `p`, worth `2^k / q` times as much."""
+    constant = _fitted(constant, value, where, shape)
+    fractions = [1 / Fraction(c) if divided else Fraction(c) for c in constant.reshape(-1).tolist()]
+    if all(fraction == 1 for fraction in fractions):
+        return value
+    parts = [_odd(fraction) for fraction in fractions]
+    divisor = int(np.lcm.reduce([q for _, _, q in parts]))
+    factors = [p * (divisor // q) for p, _, q in parts]
+    if max(*map(abs, factors), divisor) > LARGEST_FACTOR:
+        kind = "divisor" if divided else "factor"
+        raise refusal(
+            where,
+            f"a {kind} of {constant.flat[0]} has too many binary digits; multiply or divide by powers of two or small "
+            "whole numbers",
+        )
+    factor, power = (
+        compressed(np.array(part, np.int64).reshape(constant.shape)) for part in (factors, [k for _, k, _ in parts])
+    )
+    if value.op == "real":
+        if divisor > 1 or power.ndim or (factor != 1).any():
+            raise refusal(
+                where, "of the network's own input only powers of two are known; do it outside of the network"
+            )
+        return Value("real", (), shape, value.where, value.exponent + power)
+    value = numbers(where, value)
+    ends = value.low * factor, value.high * factor
+    low, high = np.asarray(np.minimum(*ends)), np.asarray(np.maximum(*ends))
+    tensors = {"multiplier": factor}
+    exponent = value.exponent + power
+    return Value("scaled", (value,), shape, where, exponent, value.divisor * divisor, low, high, {}, tensors)
+
+
+def _odd(fraction: Fraction) -> tuple[int, int, int]:
+    """`(p, k, q)` of a fraction `p 2^k / q`, with odd `p` and `q`."""
+    if not fraction:
+        return 0, 0, 1
+    p, q = fraction.numerator, fraction.denominator
+    twos = [(n & -n).bit_length() - 1 for n in (p, q)]
+    return p >> twos[0], twos[0] - twos[1], q >> twos[1]
+
+
+def _offset(value: Value, where: str, shape: Shape, constant: np.ndarray) -> Value:
+    """The value plus constants, which must be integers in steps that there is room for."""
+    constant = _fitted(constant, value, where, shape)
+    if not constant.any():
+        return value
+    try:
+        fine = fine_enough(value, *constant.reshape(-1).tolist())
+    except ProbqError:
+        fine = None
+    steps = [in_steps(c, fine) for c in constant.reshape(-1).tolist()] if fine is not None else []
+    if fine is None or max(map(abs, steps)) + fine.bound > MOST:
+        raise refusal(
+            where, f"its constant of {constant.flat[0]} has too many binary digits beside what it meets; use fewer, as "
+            "0.25 has, or let a layer's bias add it"
+        )  # fmt: skip
+    add = compressed(np.array(steps, np.int64).reshape(constant.shape))
+    low, high = np.asarray(fine.low + add), np.asarray(fine.high + add)
+    tensors = {"multiplier": np.array(1), "add": add, "shift": np.array(0)}
+    limits = {"lo": int(low.min()), "hi": int(high.max())}
+    return Value("offset", (fine,), shape, where, fine.exponent, fine.divisor, low, high, limits, tensors)
+
+
+# Those that take constants, which may be tensors of the network.
+ARITHMETIC: Mapping[str, Callable[..., Value]] = MappingProxyType(
+    {
+        "add": add, "add_": add, "sub": sub, "sub_": sub, "subtract": sub, "rsub": rsub,
+        "neg": neg, "neg_": neg, "negative": neg,
+        "mul": mul, "mul_": mul, "multiply": mul, "div": div, "div_": div, "divide": div, "true_divide": div,
+    }
+)  # fmt: skip

@@ -1,0 +1,56 @@
+"""Non-linear functions as tables of integers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from probq.integer.lowering.operations.requantize import Target
+from probq.integer.lowering.operations.values import Requantizer, Value
+from probq.network.quantizers.activation import Activation
+from probq.network.quantizers.base import InputQuantizer
+
+# What torch.export calls the functions of `probq.tracing.module_kinds.TABLES`, and the module to use.
+MODULES = MappingProxyType(
+    {
+        "sigmoid": "Sigmoid", "tanh": "Tanh", "gelu": "GELU", "silu": "SiLU", "hardsigmoid": "Hardsigmoid",
+        "hardswish": "Hardswish", "softplus": "Softplus", "elu": "ELU", "leaky_relu": "LeakyReLU",
+    }
+)  # fmt: skip
+
+
+def argument(activation: Activation, name: str, x: Value, requantizer: Requantizer) -> Value:
+    """The rounded argument of the function that module `name` is."""
+    grid, exponent = _grid(activation), _exponent(activation.input)
+    return requantizer(x, Target(exponent, grid.start, grid.step, grid.count), f"{name}.input")
+
+
+def table(activation: Activation, name: str, x: Value, where: str, function: Callable[[Tensor], Tensor]) -> Value:
+    """The value behind a function: its rounded argument looked up.
+
+    Args:
+        activation: the roundings.
+        name: of the module.
+        x: value of the argument, rounded.
+        where: operation and module, for messages.
+        function: of each number alone, as the network calls it.
+    """
+    grid, levels = activation.table(function)
+    numbers = levels.numpy().astype(np.int64)
+    low, high = (np.array(end) for end in (numbers.min(), numbers.max()))
+    return Value(
+        "table", (x,), x.shape, where, np.array(_exponent(activation.output)), 1, low, high,
+        {"first": grid.start}, {"table": numbers}, quantizer=name,
+    )  # fmt: skip
+
+
+def _grid(activation: Activation) -> Any:
+    return activation.input.levels(0)
+
+
+def _exponent(quantizer: InputQuantizer) -> int:
+    return round(float(np.log2(float(quantizer.scales()[0].detach()))))

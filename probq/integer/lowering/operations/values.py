@@ -1,0 +1,272 @@
+"""Symbolic values of lowering: what integer a tensor of the network becomes, and what that integer is worth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from probq.errors import ProbqError
+from probq.integer.lowering.operations.requantize import Target, requantization
+from probq.integer.packing import Packing
+
+MOST = 2**31 - 1
+
+
+def refusal(where: str, why: str) -> ProbqError:
+    """What says that an operation has no integer form, and why."""
+    return ProbqError(f"{where} cannot be lowered to integers: {why}")
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """A tensor of integers, worth `integer * 2^exponent / divisor`, of a layer times its `factor`.
+
+    Attributes:
+        op: operation of the integer model that makes it; "real" for the network's own input before quantization,
+            "scaled" and "offset" for those of `probq.lowering.arithmetic`.
+        parents: the values it is made of.
+        shape: without the batch.
+        where: operation and module, for messages.
+        exponent: integers that broadcast to the shape.
+        divisor: 1 or more.
+        factor: multipliers of a layer's scales; 1 for every other value.
+        low, high: least and greatest integer, arrays that broadcast to the shape.
+        attributes, tensors, packing: of the integer model's node.
+        limits: of a clip, in real numbers.
+        quantizer: name of the input quantizer of a requantization.
+    """
+
+    op: str
+    parents: tuple[Value, ...]
+    shape: tuple[int, ...]
+    where: str
+    exponent: np.ndarray = field(default_factory=lambda: np.zeros((), np.int64))
+    divisor: int = 1
+    low: np.ndarray = field(default_factory=lambda: np.zeros((), np.int64))
+    high: np.ndarray = field(default_factory=lambda: np.zeros((), np.int64))
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    tensors: Mapping[str, np.ndarray] = field(default_factory=dict)
+    packing: Mapping[str, Packing] = field(default_factory=dict)
+    limits: tuple[float | None, float | None] = (None, None)
+    quantizer: str = ""
+    factor: np.ndarray = field(default_factory=lambda: np.ones((), np.int64))
+
+    def __post_init__(self) -> None:
+        for name in ("exponent", "low", "high", "factor"):
+            object.__setattr__(self, name, compressed(np.asarray(getattr(self, name))))
+
+    @property
+    def bound(self) -> int:
+        """Greatest magnitude."""
+        return max(-int(self.low.min()), int(self.high.max()), 0)
+
+
+def compressed(array: np.ndarray) -> np.ndarray:
+    """The array with every axis along which it is constant shortened to length 1; a scalar if it is constant."""
+    if array.size and (array == array.reshape(-1)[0]).all():
+        return array.reshape(-1)[0].reshape(())
+    for axis in range(array.ndim):
+        first = array.take([0], axis)
+        if (array == first).all():
+            array = first
+    return array
+
+
+def along(array: np.ndarray, shape: tuple[int, ...], function: Any) -> np.ndarray:
+    """A shape-changing function applied to what broadcasts to `shape`."""
+    return array if array.ndim == 0 else compressed(function(np.broadcast_to(array, shape)))
+
+
+def moved(
+    op: str, value: Value, shape: tuple[int, ...], where: str, attributes: Mapping[str, Any], function: Any
+) -> Value:
+    """A value whose numbers are only moved (reshape, permute); `function` does the same to an array."""
+    exponent, low, high = (along(a, value.shape, function) for a in (value.exponent, value.low, value.high))
+    return Value(op, (value,), shape, where, exponent, value.divisor, low, high, attributes)
+
+
+def multiplied(value: Value, multiplier: np.ndarray, exponent: np.ndarray, divisor: int) -> Value:
+    """The same numbers in finer steps: integers times `multiplier`."""
+    multiplier = compressed(multiplier)
+    if multiplier.ndim == 0 and int(multiplier) == 1:
+        return value
+    if value.op == "multiply":
+        return multiplied(value.parents[0], multiplier * value.tensors["multiplier"], exponent, divisor)
+    if value.bound * int(multiplier.max()) >= 2**62:
+        raise ProbqError(f"{value.where}: its integers would not fit a common step; use narrower widths")
+    low, high = value.low * multiplier, value.high * multiplier
+    tensors = {"multiplier": multiplier}
+    return Value("multiply", (value,), value.shape, value.where, exponent, divisor, low, high, {}, tensors)
+
+
+def reduced(value: Value) -> tuple[Value, int]:
+    """The value with what all its integers are multiples of taken out, and that number: an output's scale holds it."""
+    if value.op != "multiply":
+        return value, 1
+    multiplier = value.tensors["multiplier"]
+    unit = int(np.gcd.reduce(multiplier, axis=None))
+    return multiplied(value.parents[0], multiplier // unit, value.exponent, value.divisor), unit
+
+
+def aligned(value: Value, exponent: int, divisor: int) -> Value:
+    """The value in steps of `2^exponent / divisor`, which must be finer than its own."""
+    shift = value.exponent - exponent
+    if int(shift.max()) > 40:
+        raise ProbqError(f"{value.where}: its steps differ by more than 2^40; the integers would not fit")
+    multiplier = np.left_shift(1, shift) * (divisor // value.divisor)
+    return multiplied(value, multiplier, np.array(exponent), divisor)
+
+
+def common(values: list[Value]) -> list[Value]:
+    """Values in one common step: the finest exponent and the least common divisor."""
+    exponent = min(int(v.exponent.min()) for v in values)
+    return [aligned(v, exponent, math.lcm(*(w.divisor for w in values))) for v in values]
+
+
+def clipped(value: Value, low: float | None, high: float | None, where: str) -> Value:
+    """`clip(value, low, high)` for real limits, which must be integers in the value's steps when it is not rounded."""
+    if value.op == "real":
+        return Value("clip", (value,), value.shape, where, limits=(low, high))
+    fine = fine_enough(value, low, high)
+    if fine is None:
+        return Value(
+            "clip",
+            (value,),
+            value.shape,
+            where,
+            value.exponent,
+            value.divisor,
+            value.low,
+            value.high,
+            limits=(low, high),
+            attributes={"refused": True},
+        )
+    bounds = [None if c is None else in_steps(c, fine) for c in (low, high)]
+    lo, hi = fine.low, fine.high
+    if bounds[0] is not None:
+        lo, hi = np.maximum(lo, bounds[0]), np.maximum(hi, bounds[0])
+    if bounds[1] is not None:
+        lo, hi = np.minimum(lo, bounds[1]), np.minimum(hi, bounds[1])
+    attributes = {"lo": bounds[0], "hi": bounds[1]}
+    return Value(
+        "clip", (fine,), value.shape, where, fine.exponent, fine.divisor, lo, hi, attributes, limits=(low, high)
+    )
+
+
+def in_steps(limit: float, value: Value) -> int:
+    """A real number, which must be a multiple of the value's one step, in such steps."""
+    if limit == 0:
+        return 0
+    return int(Fraction(limit) * value.divisor / Fraction(2) ** int(value.exponent))
+
+
+def fine_enough(value: Value, *limits: float | None) -> Value | None:
+    """The value in one step fine enough to hold the limits as integers; itself where they are 0."""
+    given = [Fraction(c) for c in limits if c]
+    if not given:
+        return value
+    exponent = int(value.exponent.min())
+    for c in given:
+        part = c * value.divisor
+        if part.denominator & (part.denominator - 1):
+            return None
+        exponent = min(exponent, _trailing(part))
+    if exponent < int(value.exponent.min()) - 24:
+        return None
+    return aligned(value, exponent, value.divisor)
+
+
+def _trailing(value: Fraction) -> int:
+    """Exponent of the largest power of two that divides a dyadic fraction."""
+    if value.denominator > 1:
+        return -(value.denominator.bit_length() - 1)
+    return (value.numerator & -value.numerator).bit_length() - 1
+
+
+COMMUTING = frozenset({"clip", "max_pool", "reshape", "permute", "concat", "repeat", "slice", "pad"})
+
+
+class Requantizer:
+    """Rounds values to the inputs of layers, as early as rounding commutes with what happens to them."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[Any, ...], tuple[Value, Value]] = {}
+
+    def __call__(self, value: Value, target: Target, name: str, lo: int = 0, hi: int | None = None) -> Value:
+        """The value as codes of `target`, its codes limited to `lo .. hi`."""
+        hi = target.count - 1 if hi is None else hi
+        key = (id(value), target, lo, hi)
+        if key not in self._made:
+            self._made[key] = (value, self._round(value, target, name, lo, hi))
+        return self._made[key][1]
+
+    def _round(self, value: Value, target: Target, name: str, lo: int, hi: int) -> Value:
+        if value.op == "multiply":
+            return self(value.parents[0], target, name, lo, hi)
+        if value.op == "clip" and value.limits != (None, None):
+            low, high = value.limits
+            if low is not None:
+                lo, hi = max(lo, target.code(low)), max(hi, target.code(low))
+            if high is not None:
+                lo, hi = min(lo, target.code(high)), min(hi, target.code(high))
+            return self(value.parents[0], target, name, lo, hi)
+        if value.op == "table":
+            return _composed(value, target, lo, hi)
+        if value.op in COMMUTING and not (value.op == "pad" and target.level(target.code(0.0), lo, hi)):
+            parents = tuple(self(p, target, name, lo, hi) for p in value.parents)
+            low, high = (int(min(p.low.min() for p in parents)), int(max(p.high.max() for p in parents)))
+            low, high = (min(low, 0), max(high, 0)) if value.op == "pad" else (low, high)
+            return Value(
+                value.op,
+                parents,
+                value.shape,
+                value.where,
+                np.array(target.exponent),
+                1,
+                np.array(low),
+                np.array(high),
+                value.attributes,
+                quantizer=name,
+            )
+        return _rounded(value, target, name, lo, hi)
+
+
+def _composed(value: Value, target: Target, lo: int, hi: int) -> Value:
+    """A table of what follows from rounding another table's values."""
+    r = requantization(value.exponent, value.divisor, value.bound, target)
+    codes = (value.tensors["table"] * r.multiplier + r.add) >> r.shift
+    levels = target.start + target.step * np.clip(codes, lo, hi)
+    made: dict[str, Any] = {"exponent": np.array(target.exponent), "low": levels.min(), "high": levels.max()}
+    return replace(value, tensors={"table": levels}, **made)
+
+
+def _rounded(value: Value, target: Target, name: str, lo: int, hi: int) -> Value:
+    levels = (target.start + target.step * lo, target.start + target.step * hi)
+    if target.step == 1:
+        attributes: dict[str, Any] = {"lo": levels[0], "hi": levels[1]}
+        reached = Target(target.exponent, 0, 1, target.count)
+    else:
+        attributes, reached = {"lo": lo, "hi": hi, "start": target.start, "step": target.step}, target
+    made: dict[str, Any] = {
+        "exponent": np.array(target.exponent),
+        "low": np.array(levels[0]),
+        "high": np.array(levels[1]),
+    }
+    if value.op == "real":
+        attributes |= {"shape": list(value.shape), "scale": 2.0 ** (target.exponent - int(value.exponent))}
+        return Value("input", (), value.shape, value.where, attributes=attributes, quantizer=name, **made)
+    if value.bound > MOST:
+        raise ProbqError(f"{value.where}: its integers may reach {value.bound:,}, beyond 31 bits; use narrower widths")
+    r = requantization(value.exponent, value.divisor, value.bound, reached, value.factor)
+    add = r.add
+    if value.op == "offset":
+        add, value = add + r.multiplier * value.tensors["add"], value.parents[0]
+    tensors = {"multiplier": compressed(r.multiplier), "add": compressed(add), "shift": compressed(r.shift)}
+    return Value(
+        "requantize", (value,), value.shape, value.where, attributes=attributes, tensors=tensors, quantizer=name, **made
+    )

@@ -1,0 +1,157 @@
+"""The two discrete laws of probq: `Widths` (a chain of gates) and `Codes` (the levels nearest to a location).
+
+Both have exact probabilities, entropies and Kullback-Leibler divergences, all in nats, and draws with a hard forward
+value whose gradient is a straight-through one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from probq.codebooks.rounding.nearest import Levels, decode, first_code, largest_count, nearest_level
+from probq.codebooks.rounding.stochastic import LevelGradient, log_difference, times_log, two_nearest
+from probq.errors import ProbqError
+from probq.network.distributions.whole import Whole
+
+
+class Codes(Whole):
+    """Law of the levels that weights take: a discretised logistic law over the `nearest` levels around a location.
+
+    With `u = location / scale` and the `m` neighbouring levels `l_1 < ... < l_m` around `u`, whose midpoints are
+    `c_1 .. c_{m-1}` (`c_0 = -inf`, `c_m = inf`) and `F` the logistic distribution function,
+
+        P(l_j) = F((c_j - u) / (spread d)) - F((c_{j-1} - u) / (spread d)),    d = mean distance of levels.
+
+    `m = 1` is deterministic rounding, `m = 2` learned stochastic rounding, `m = K` the full law. A draw is one level
+    for each weight (in units of the scale); its gradient is that of the law's exact mean, and for `m = 1` the
+    clipped straight-through one.
+
+    Args:
+        location: real-valued locations, any shape; all of it is one event.
+        scale: the step, positive, broadcastable to the location.
+        levels: a `Grid`, `Grids` (one for each location) or ascending levels `[K]`.
+        spread: of the law in steps, positive, broadcastable.
+        nearest: number `m` of levels with positive probability.
+
+    Source: C. Louizos, M. Reisser, T. Blankevoort, E. Gavves, M. Welling, 2019, "Relaxed Quantization for
+    Discretized Neural Networks" (the discretised logistic law).
+
+    Example:
+        >>> from probq.codebooks import ternary
+        >>> Codes(torch.tensor([0.5, 3.0]), torch.tensor(1.0), ternary(), torch.tensor(0.1)).mode
+        tensor([1., 1.])
+    """
+
+    def __init__(
+        self,
+        location: Tensor,
+        scale: Tensor,
+        levels: Levels,
+        spread: Tensor,
+        nearest: int = 2,
+        validate_args: bool | None = None,
+    ) -> None:
+        if nearest < 1:
+            raise ProbqError(f"a code law needs at least 1 nearest level, not {nearest}")
+        self.location, self.scale, self.levels, self.spread = location, scale, levels, spread
+        self.nearest = min(nearest, largest_count(levels))
+        self.estimate: Callable[[Codes], Tensor] | None = None  # draws whose gradient is another estimator's
+        self._drawn: tuple[Tensor, Tensor] | None = None
+        self._entropy: Tensor | None = None
+        super().__init__(torch.Size(), location.shape, validate_args=False)
+
+    @property
+    def mode(self) -> Tensor:
+        """Most probable level of each weight: the nearest one, ties up."""
+        return nearest_level(self.location / self.scale, self.levels)
+
+    @property
+    def mean(self) -> Tensor:
+        """Exact mean of the levels, shape of the location."""
+        if self.nearest == 1:
+            return self.mode
+        levels, log_probs = self.window()
+        return (levels * log_probs.exp()).sum(-1)
+
+    @property
+    def variance(self) -> Tensor:
+        """Exact variance of the levels, shape of the location."""
+        levels, log_probs = self.window()
+        return ((levels - self.mean.detach().unsqueeze(-1)).square() * log_probs.exp()).sum(-1)
+
+    def window(self) -> tuple[Tensor, Tensor]:
+        """The `m` levels around each location and their log-probabilities, both `[*location, m]`."""
+        u = self.location / self.scale
+        first = first_code(u, self.levels, self.nearest)
+        codes = first.unsqueeze(-1) + torch.arange(self.nearest, device=u.device)
+        levels, last = decode(codes, self.levels)
+        distance = (levels[..., -1] - levels[..., 0]) / max(self.nearest - 1, 1)
+        distance = torch.where(distance > 0, distance, torch.ones_like(distance))
+        width = (self.spread * distance).unsqueeze(-1)
+        bounds = ((levels[..., 1:] + levels[..., :-1]) / 2 - u.unsqueeze(-1)) / width
+        bounds = torch.where(codes[..., 1:] > last, torch.full_like(bounds, math.inf), bounds)
+        upper, lower = F.pad(bounds, (0, 1), value=math.inf), F.pad(bounds, (1, 0), value=-math.inf)
+        return levels, log_difference(upper, lower)
+
+    def entropy(self) -> Tensor:
+        """Entropy of all codes together in nats, a scalar."""
+        if self._entropy is not None:
+            return self._entropy
+        return self.entropies().sum()
+
+    def entropies(self) -> Tensor:
+        """Entropy of each code in nats, shape of the location."""
+        if self.nearest == 1:
+            return torch.zeros_like(self.location)
+        return -times_log(self.window()[1]).sum(-1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-probability of one level for each weight, a scalar; `-inf` where a level is not among the nearest."""
+        if self._drawn is not None and value is self._drawn[0]:
+            return self._drawn[1]
+        levels, log_probs = self.window()
+        hit = torch.isclose(levels, value.detach().unsqueeze(-1), rtol=1e-5, atol=1e-6) & log_probs.isfinite()
+        chosen = torch.where(hit, log_probs, torch.full_like(log_probs, -math.inf)).amax(-1)
+        return chosen.sum()
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        """Levels `[*sample_shape, *location]`, hard forward, by default with the gradient of the exact mean."""
+        if tuple(sample_shape):
+            draws = [self.rsample() for _ in range(torch.Size(sample_shape).numel())]
+            return torch.stack(draws).reshape(*sample_shape, *self.event_shape)
+        return self.draw() if self.estimate is None else self.estimate(self)
+
+    def draw(self) -> Tensor:
+        """One level for each weight, hard forward, gradient of the exact mean."""
+        if self.fused:
+            return self.draw_fused()
+        if self.nearest == 1:
+            return nearest_level(self.location / self.scale, self.levels, straight_through=True)
+        return self.draw_window()
+
+    @property
+    def fused(self) -> bool:
+        """Whether `draw_fused` takes this law: the two nearest levels of a grid."""
+        return not isinstance(self.levels, Tensor) and self.nearest == 2
+
+    def draw_fused(self, kind: LevelGradient = LevelGradient.MEAN) -> Tensor:
+        """`draw` in one pass, which also gives entropy and log-probability; see `stochastic_rounding.two_nearest`."""
+        assert not isinstance(self.levels, Tensor)
+        value, self._entropy, log_prob = two_nearest(self.location, self.scale, self.spread, self.levels, kind)
+        self._drawn = (value, log_prob)
+        return value
+
+    def draw_window(self) -> Tensor:
+        """`draw` for any levels and probabilities that `window` gives."""
+        levels, log_probs = self.window()
+        probs = log_probs.exp()
+        draw = torch.rand_like(probs[..., :1])
+        code = (draw > probs.detach().cumsum(-1)).sum(-1, keepdim=True).clamp_max(self.nearest - 1)
+        mean, hard = (levels * probs).sum(-1), levels.gather(-1, code).squeeze(-1)
+        return hard.detach() + (mean - mean.detach())

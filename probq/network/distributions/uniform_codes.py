@@ -1,0 +1,53 @@
+"""The default prior over codes: every level of a codebook is equally probable."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from probq.codebooks.rounding.nearest import Grids, Levels, decode, largest_count
+from probq.network.distributions.whole import Whole
+
+
+class UniformCodes(Whole):
+    """Every level of a codebook is equally probable for every weight: the default prior over codes.
+
+    Args:
+        shape: of the weight; all of it is one event.
+        levels: a `Grid`, `Grids` (one for each weight) or ascending levels `[K]`.
+        device: where draws are made.
+
+    `gate_term`, zero in value, carries the gradient of the divergence to the gates that drew the codebook.
+    """
+
+    def __init__(
+        self,
+        shape: torch.Size,
+        levels: Levels,
+        device: torch.device | None = None,
+        validate_args: bool | None = None,
+    ) -> None:
+        self.levels, self.device = levels, device
+        self.gate_term: Tensor | float = 0.0
+        super().__init__(torch.Size(), shape, validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """`- sum over weights of log K`, a scalar; the support is not checked."""
+        return value.new_tensor(-self.log_count()) - self.gate_term
+
+    def log_count(self) -> float:
+        """`sum over weights of log K` in nats."""
+        if isinstance(self.levels, Grids):
+            return float(self.levels.count.double().log().expand(self.event_shape).sum())
+        return self.event_shape.numel() * math.log(largest_count(self.levels))
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        """Independent levels `[*sample_shape, *shape]`."""
+        count = self.levels.shape[0] if isinstance(self.levels, Tensor) else self.levels.count
+        uniform = torch.rand(*sample_shape, *self.event_shape, device=self.device)
+        codes = torch.floor(uniform * count).long()
+        flat = codes.reshape(-1, *self.event_shape)
+        return torch.stack([decode(part, self.levels)[0] for part in flat]).reshape(codes.shape)

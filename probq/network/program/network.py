@@ -1,0 +1,299 @@
+"""A network whose layers are called with levels for weights and with rounded inputs; no probability yet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from probq import cost as costs
+from probq.codebooks.codebook import half_up
+from probq.codebooks.rounding.nearest import Grids
+from probq.cost.expectation import Tables, expectation
+from probq.estimators import drawn_law
+from probq.likelihoods import Likelihood
+from probq.network.program.folding import Fold, fold, shifted
+from probq.network.program.headroom import with_room
+from probq.network.program.substitution import substitute
+from probq.network.quantizers.activation import Activation, hooks
+from probq.network.quantizers.base import InputQuantizer, Quantizer, Rung, error_of_sums
+from probq.network.quantizers.weight import WeightQuantizer
+from probq.network.tracing.arguments import arguments
+from probq.network.tracing.layer import Layer
+from probq.network.tracing.module_kinds import NORMS
+from probq.utils.random_stream import alone
+
+
+class Network(nn.Module):
+    """A copy of the user's network, the quantizers of its weights and inputs, and the call that brings them together.
+
+    Its parameters are the posterior: gate logits, scales and spreads of the quantizers, and the network's own weights
+    as locations of the codes.
+
+    Attributes:
+        net: a copy of the user's network.
+        layers: its layers.
+        weights, inputs: quantizers by name (`conv1.weight`, `conv1.input`).
+        activations: the roundings around non-linear functions, by module name.
+        notes: sentences on everything that stays float.
+        likelihood: law of the target given the output; None until `fit` sees the targets.
+        temperature: factor of all KL terms (1 is the Bayesian posterior, below 1 a "cold" one).
+        budget: the last budget fitted for, or a tuple of several; what `mode` and `sample` keep unless told otherwise.
+        folded: whether batch normalisation is folded into the layers, as in everything that is decided.
+        rounding: whether codes are rounded deterministically instead of drawn.
+        calibrated: whether the inputs' scales were set from data.
+        signature: shape without the batch, and type, of the tensors among the network's arguments.
+        example: the arguments that `quantize` was given, a few rows of them; none in a loaded posterior.
+        held: names of the batch normalisations whose statistics stay what they are.
+        uncounted: MACs of one example outside of all layers, which no cost counts.
+        sites: for each quantizer that a plan tied to an earlier one, the name of that one.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        layers: tuple[Layer, ...],
+        weights: Mapping[str, WeightQuantizer],
+        inputs: Mapping[str, InputQuantizer],
+        notes: tuple[str, ...] = (),
+        likelihood: Likelihood | None = None,
+        activations: Mapping[str, Activation] | None = None,
+        sites: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__()
+        self.net, self.layers, self.notes = net, layers, notes
+        self._by_name: dict[str, Quantizer] = {**weights, **inputs}
+        self.quantizers = nn.ModuleDict({name.replace(".", "/"): q for name, q in self._by_name.items()})
+        self.weight_names, self.input_names = tuple(weights), tuple(inputs)
+        self.tables = nn.ModuleDict({name.replace(".", "/"): a for name, a in (activations or {}).items()})
+        self.sites = dict(sites or {})
+        for name, site in self.sites.items():
+            self.quantizer(name).logits = self.quantizer(site).logits
+        self.likelihood = likelihood
+        self.temperature = 1.0
+        self.budget: Any = None
+        self.folded, self.rounding = False, False
+        self.calibrated = False
+        self.held: tuple[str, ...] = ()
+        self.uncounted = 0
+        self.signature: tuple[tuple[tuple[int, ...], torch.dtype], ...] = ()
+        self.example: tuple[Any, ...] = ()
+
+    @property
+    def weights(self) -> dict[str, WeightQuantizer]:
+        """Weight quantizers by name."""
+        return {name: self._by_name[name] for name in self.weight_names}  # type: ignore[misc]
+
+    @property
+    def inputs(self) -> dict[str, InputQuantizer]:
+        """Input quantizers by name."""
+        return {name: self._by_name[name] for name in self.input_names}  # type: ignore[misc]
+
+    @property
+    def activations(self) -> dict[str, Activation]:
+        """The roundings around non-linear functions, by module name."""
+        return {name.replace("/", "."): table for name, table in self.tables.items()}  # type: ignore[misc]
+
+    def quantizer(self, name: str) -> Quantizer:
+        """The quantizer of one name, for example `conv1.weight`."""
+        return self._by_name[name]
+
+    def named_quantizers(self) -> Iterator[tuple[str, Quantizer]]:
+        """All quantizers, weights first."""
+        yield from self._by_name.items()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters lie."""
+        return next(self.parameters()).device
+
+    def train(self, mode: bool = True) -> Any:
+        """Training mode, with folded and held batch normalisation frozen: what ships is what is trained."""
+        super().train(mode)
+        for name, module in self.net.named_modules():
+            if isinstance(module, NORMS) and (self.folded or name in self.held):
+                module.eval()
+        return self
+
+    def named_sites(self) -> Iterator[tuple[str, Quantizer]]:
+        """The quantizers with a width of their own: of those that are tied, the first one."""
+        for name, quantizer in self.named_quantizers():
+            if name not in self.sites:
+                yield name, quantizer
+
+    def cost_tables(self, cost: costs.Cost = costs.bops) -> Tables:
+        """Cost of every pair of widths of every layer, for `expected_cost`."""
+        tables = []
+        for layer in self.layers:
+            weight, x = (
+                self.quantizer(name).ladder.bits if name is not None and name in self else (costs.FLOAT_BITS,)
+                for name in (layer.weight, layer.input)
+            )
+            tables.append((layer, torch.as_tensor(costs.pairs(layer, weight, x, cost), device=self.device)))
+        return Tables(cost, tuple(tables), self.sites, self._reads() if isinstance(cost, costs.Pruned) else {})
+
+    def _reads(self) -> dict[str, str]:
+        """For each layer, the weight it reads where that one has a gate for each channel and may prune it."""
+        channels = {layer.weight: layer.channels for layer in reversed(self.layers)}
+        result = {}
+        for layer in self.layers:
+            if layer.reads is not None and layer.reads in self.weight_names:
+                quantizer = self.quantizer(layer.reads)
+                each = bool(quantizer.gates) and math.prod(quantizer.gates) == channels[layer.reads]
+                if each and quantizer.ladder.bits[0] == 0:
+                    result[layer.name] = layer.reads
+        return result
+
+    def expected_cost(self, tables: Tables, probs: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Exact `E[cost]` under the posterior over widths, or other laws `probs`, a float64 scalar with gradients."""
+        laws = {name: quantizer.probs() for name, quantizer in self.named_quantizers()} if probs is None else probs
+        return expectation(tables, laws)
+
+    def __contains__(self, name: Any) -> bool:
+        return name in self.weight_names or name in self.input_names
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Within: evaluation mode and batch normalisation folded, as in everything that is decided."""
+        with alone():
+            training, folded = [m for m in self.modules() if m.training], self.folded
+            self.eval()
+            self.folded = True
+            try:
+                yield
+            finally:
+                self.folded = folded
+                for module in training:
+                    module.training = True
+
+    def fold(self, name: str) -> tuple[Fold, Layer] | None:
+        """The folded normalisation of the layer that owns a weight, if there is one and this network is folded."""
+        layer = next((m for m in self.layers if m.weight == name and m.norm), None)
+        result = fold(self.net, layer) if layer is not None and self.folded else None
+        return None if result is None or layer is None else (result, layer)
+
+    def location(self, name: str, rung: Rung | None = None) -> Tensor:
+        """Real-valued location of a weight's codes: the network's own weight, on a rung with what is folded into it."""
+        weight: Tensor = self.net.get_parameter(name)
+        zeros = self.weights[name].zeros
+        weight = weight if zeros is None else weight.masked_fill(zeros, 0.0)
+        return weight if rung is None or rung.factor is None else weight * rung.factor
+
+    def rung(self, name: str, onehot: Tensor) -> Rung:
+        """Levels and scale of a weight on a drawn rung, normalisation folded in; what is decided leaves sums room."""
+        quantizer = self.quantizer(name)
+        rung = quantizer.rung(onehot.detach().argmax(-1))
+        folded = self.fold(name)
+        if folded is not None:
+            rung = folded[0].rung(rung, folded[1], quantizer.multipliers)
+        for layer in self.layers if self.folded else ():
+            if layer.weight == name and (layer.input is None or layer.input in self.input_names):
+                x: Any = None if layer.input is None else self.quantizer(layer.input)
+                bias = None if layer.input is None else self.rounded_bias(layer, None)
+                rung = with_room(rung, layer, partial(self.location, name, rung), bias, x)
+        return rung
+
+    def run(self, onehots: Mapping[str, Tensor], levels: Mapping[str, Tensor], x: Any, exact: bool = False) -> Any:
+        """The network's output on given rungs (one-hot) and levels of the weights.
+
+        Args:
+            onehots: rung of every quantizer.
+            levels: level of every weight, in units of its scale.
+            x: a batch of inputs, or a tuple of the network's arguments.
+            exact: compute in float64 and round inputs without floating-point error.
+        """
+        tensors: dict[str, Tensor] = {}
+        rungs = {name: self.rung(name, onehots[name]) for name in levels}
+        noise: dict[str, Any] = {}
+        for name, value in levels.items():
+            onehot = onehots[name].detach() if self.fold(name) else onehots[name]
+            if drawn_law(value) is not None:
+                value = self._noisy(name, value, rungs[name], onehot, noise)
+            tensors[name] = self.quantizer(name).weight(value, self.location(name, rungs[name]), rungs[name], onehot)  # type: ignore[operator]
+        first = {layer.input for layer in self.layers if layer.first}
+        inputs = {n.removesuffix(".input"): _rounder(q, onehots[n], exact, n in first) for n, q in self.inputs.items()}
+        before, after = hooks(self.activations, exact)
+        outputs: dict[str, Callable[[Tensor], Tensor]] = {}
+        for layer in self.layers:
+            self._bias(layer, onehots, rungs, tensors, outputs, exact)
+        tensors = {n.removeprefix("."): t for n, t in tensors.items()}  # a network that is one layer has no name
+        dtype = torch.float64 if exact else None
+        calls: Any = ({**inputs, **before}, outputs, *arguments(x))
+        return substitute(self.net, tensors, *calls, results=after, noise=noise, dtype=dtype)
+
+    def _noisy(self, name: str, levels: Tensor, rung: Rung, onehot: Tensor, noise: dict[str, Any]) -> Tensor:
+        """Mean levels for a weight whose estimator adds noise to its layer's outputs, and that noise."""
+        quantizer, law = self.weights[name], drawn_law(levels)
+        assert law is not None
+
+        def through(value: Tensor, of_rung: Any) -> Tensor:
+            return quantizer.through_gates(value, self.location(name, rung), onehot, of_rung)
+
+        layer = next(layer for layer in self.layers if layer.weight == name)
+        noise[layer.name] = quantizer.estimator.noise(law, levels, through)
+        return law.mean
+
+    def _bias(self, layer: Layer, onehots: Any, rungs: Any, tensors: Any, outputs: Any, exact: bool) -> None:
+        """Round a layer's bias, normalisation folded in, to the grid of its accumulator."""
+        if layer.input is None:
+            return
+        step = None
+        if layer.weight in rungs and layer.input in self.input_names:
+            step = self.accumulator_step(layer, rungs[layer.weight], onehots[layer.input])
+        bias = self.rounded_bias(layer, step)
+        place = getattr(self.net.get_submodule(layer.name), "bias", None)
+        has_place = place is not None
+        if place is not None and bias is not None:
+            tensors[f"{layer.name}.bias"] = bias if exact else bias.to(place.dtype)
+        if layer.norm is not None and self.folded:
+            outputs[layer.norm] = shifted(None if has_place else bias)
+
+    def rounded_bias(self, layer: Layer, step: Tensor | None) -> Tensor | None:
+        """Bias of a layer, normalisation folded in, rounded to multiples of its accumulator's `step`; None without.
+
+        It is float64 where it is rounded: its multiple may take all of an accumulator's 31 bits.
+        """
+        bias = getattr(self.net.get_submodule(layer.name), "bias", None)
+        folded = fold(self.net, layer) if self.folded else None
+        if folded is not None:
+            bias = folded.shift if bias is None else bias * folded.gain + folded.shift
+        return bias if bias is None or step is None else step.double() * _half_up_through(bias.double() / step.double())
+
+    def accumulator_step(self, layer: Layer, weight: Rung, input_onehot: Tensor) -> Tensor:
+        """Step of a layer's accumulator: weight scale times input scale, `[channels]` or a scalar."""
+        x = self.quantizer(layer.input or "").rung(input_onehot.detach().argmax(-1)).scale
+        scale = (self.weight_step(layer, weight) * x.detach()).reshape(-1)
+        if scale.numel() == 1:
+            return scale.reshape(())
+        channels: Any = self.net.get_submodule(layer.name)
+        return scale.repeat(channels.groups) if layer.transposed else scale
+
+    def weight_step(self, layer: Layer, weight: Rung) -> Tensor:
+        """Step that all weights of an output channel are multiples of, in a shape that broadcasts to the weight.
+
+        That is their scale, or the finest one where each weight has its own.
+        """
+        scale = weight.scale.detach()
+        others = [axis for axis, n in enumerate(scale.shape) if n > 1 and axis != layer.channel_axis]
+        if not others:
+            return scale
+        if isinstance(weight.levels, Grids):
+            scale = torch.where(weight.levels.count > 1, scale, torch.inf)
+        step = scale.amin(others, keepdim=True)
+        return torch.where(step.isfinite(), step, weight.scale.detach().amin(others, keepdim=True))
+
+
+def _rounder(quantizer: InputQuantizer, onehot: Tensor, exact: bool, first: bool) -> Callable[[Tensor], Tensor]:
+    if not exact:
+        return lambda x: quantizer(x, onehot)
+    # a network may itself have made its input float32, which nothing has computed otherwise
+    return lambda x: quantizer(x.double(), onehot, 0.0 if first else error_of_sums(x))
+
+
+def _half_up_through(u: Tensor) -> Tensor:
+    return half_up(u.detach()) + (u - u.detach())

@@ -1,0 +1,255 @@
+"""The probabilistic program: the model and the guide over a network's widths and codes."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions import TorchDistribution
+from torch import Tensor, nn
+from torch.distributions import Categorical, Distribution, constraints
+
+from probq.errors import ProbqError, sentence
+from probq.likelihoods import Classes, categorical, fits, for_target, hits, is_usual, only_tensor
+from probq.network.distributions.uniform_codes import UniformCodes
+from probq.network.distributions.whole import ONE_DRAW
+from probq.network.program.network import Network
+from probq.network.program.substitution import running
+from probq.network.quantizers.base import Quantizer, Rung
+from probq.network.quantizers.weight import WeightQuantizer
+
+
+class Observation(TorchDistribution):
+    """A likelihood's law with one batch axis, the examples; everything else is the event."""
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+    support = constraints.independent(constraints.real, 0)
+
+    def __init__(self, law: Distribution) -> None:
+        self.law, self._target = law, law.batch_shape + law.event_shape
+        super().__init__(law.batch_shape[:1], self._target[1:], validate_args=False)
+
+    def shaped(self, value: Tensor) -> Tensor:
+        """Targets in the law's own shape, which may have or lack axes of length 1.
+
+        Raises:
+            ProbqError: if they have another shape.
+        """
+        if value.shape == self._target:
+            return value
+        if not fits(self._target, value.shape):
+            raise ProbqError(
+                f"targets of shape {tuple(value.shape)} do not fit outputs whose law has shape "
+                f"{tuple(self._target)}; {_way_out(self.law, value)}"
+            )
+        return value.reshape(self._target)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-probability of each example's target, `[batch]`.
+
+        Raises:
+            ProbqError: if the targets cannot come from the law.
+        """
+        value = self.shaped(value)
+        try:
+            log_prob = self.law.log_prob(value)
+        except torch.OutOfMemoryError:
+            raise
+        except (ValueError, RuntimeError) as error:  # the law's own checks, or an index beyond its classes
+            raise ProbqError(f"the data does not fit the likelihood: {_reason(self.law, value, error)}") from error
+        return log_prob.reshape(log_prob.shape[0], -1).sum(-1)
+
+    def hits(self, value: Tensor) -> tuple[int, int] | None:
+        """How many targets are the law's most probable class, and how many are observed; None without classes."""
+        return hits(self.law, self.shaped(value))
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Drawn targets."""
+        return self.law.sample(sample_shape)
+
+
+class Part(nn.Module):
+    """The model or the guide as a module that holds the network's parameters, as `ELBO()(model, guide)` wants it."""
+
+    def __init__(self, program: Program, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.program, self.function = program, function
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the function returns."""
+        return self.function(*args, **kwargs)
+
+
+def check_posterior(q: Any, function: str) -> None:
+    """Raise unless `q` has a posterior.
+
+    Args:
+        q: what was given.
+        function: of probq, to which it was given.
+    """
+    if not isinstance(q, Program):
+        raise ProbqError(
+            f"{function} takes a network with a posterior, q = probq.quantize(network, example), not {type(q).__name__}"
+        )
+
+
+class Program(Network):
+    """A network with a posterior over the width of every quantizer and the code of every weight.
+
+    See `Network` for its attributes.
+    """
+
+    @property
+    def model(self) -> Part:
+        """The model `model(x, y=None, size=None)`: prior over widths and codes, then the likelihood of the targets.
+
+        Sample sites: `NAME.width` (one-hot over the rungs) for every quantizer with more than one rung (of those that
+        are tied, the first one), `NAME.code`
+        (a level for each weight) for every weight, and `obs`.
+
+        Args:
+            x: a batch of inputs, or a tuple of the network's arguments.
+            y: targets, or None to draw them.
+            size: number of examples in the whole data set, by default that of the batch; the likelihood is scaled up.
+
+        Returns:
+            The network's output.
+        """
+        return Part(self, self._model)
+
+    @property
+    def guide(self) -> Part:
+        """The guide: the variational posterior over widths, and over codes given widths. Arguments as `model`."""
+        return Part(self, self._guide)
+
+    def _model(self, x: Any, y: Tensor | None = None, size: int | None = None) -> Any:
+        onehots: dict[str, Tensor] = {}
+        levels: dict[str, Tensor] = {}
+        with poutine.scale(scale=self.temperature):
+            for name, quantizer in self.named_quantizers():
+                onehots[name] = self._width_site(name, quantizer, quantizer.prior, onehots)
+                if isinstance(quantizer, WeightQuantizer):
+                    levels[name] = self._prior_code(name, quantizer, onehots[name])
+        with running(x):
+            output = self.run(onehots, levels, x)
+        law = Observation(self.law(output, y))
+        rows = law.batch_shape[0] if law.batch_shape else 1
+        with pyro.plate("data", rows), poutine.scale(scale=(size or rows) / rows):
+            pyro.sample("obs", law, obs=None if y is None else law.shaped(y))
+        return output
+
+    def _guide(self, x: Any = None, y: Tensor | None = None, size: int | None = None) -> None:
+        self._param_sites()
+        with poutine.scale(scale=self.temperature):
+            onehots: dict[str, Tensor] = {}
+            for name, quantizer in self.named_quantizers():
+                onehot = onehots[name] = self._width_site(name, quantizer, quantizer.widths, onehots)
+                if isinstance(quantizer, WeightQuantizer) and self._draws_codes(quantizer):
+                    law = self._code_law(name, quantizer, self.rung(name, onehot))
+                    law.estimate = quantizer.code_estimator(self.temperature).draw if self.training else None
+                    _alone(f"{name}.code", law)
+
+    def _width_site(self, name: str, quantizer: Quantizer, law: Callable[[], Any], drawn: Any) -> Tensor:
+        if name in self.sites:
+            return drawn[self.sites[name]]
+        if not quantizer.free:
+            return quantizer.probs()
+        distribution = law()
+        return _alone(f"{name}.width", distribution.to_event(len(distribution.batch_shape)))
+
+    def _draws_codes(self, quantizer: WeightQuantizer) -> bool:
+        return quantizer.nearest > 1 and not self.rounding
+
+    def _prior_code(self, name: str, quantizer: WeightQuantizer, onehot: Tensor) -> Tensor:
+        rung = self.rung(name, onehot)
+        if not self._draws_codes(quantizer):
+            return self._code_law(name, quantizer, rung, nearest=1).rsample()
+        return _alone(f"{name}.code", self.code_prior(name, rung, onehot))
+
+    def code_prior(self, name: str, rung: Rung, onehot: Tensor) -> UniformCodes:
+        """Prior of a weight's codes on a drawn rung, normalisation folded in as in the weight itself."""
+        return self.weights[name].code_prior(rung, onehot, self.location(name, rung))
+
+    def _code_law(self, name: str, quantizer: WeightQuantizer, rung: Rung, nearest: int | None = None) -> Any:
+        return quantizer.law(self.location(name, rung), rung, nearest)
+
+    def _param_sites(self) -> None:
+        """Announce the parameters to Pyro's handlers, so that `SVI` moves them, without the global parameter store."""
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad and poutine.runtime.am_i_wrapped():
+                # a stand-in carries what Pyro asks for, because a parameter that did could not be pickled
+                value = parameter.detach()
+                value.unconstrained = weakref.ref(parameter)  # type: ignore[attr-defined]
+                statement = poutine.runtime.effectful(type="param")(lambda *_, value=value, **__: value)
+                statement(name, constraint=constraints.real, event_dim=parameter.dim(), name=name)
+
+    def law(self, output: Any, y: Tensor | None = None) -> Distribution:
+        """Law of the targets given the network's output.
+
+        Where no likelihood was given, targets decide which it is, as in `fit`; the output is then a tensor, or holds
+        one alone.
+
+        Raises:
+            ProbqError: if there is no law for such an output.
+        """
+        likelihood = self.likelihood
+        if likelihood is None:
+            if y is not None and y.is_floating_point():
+                raise ProbqError(
+                    "the targets are real numbers: give quantize or fit a likelihood, e.g. probq.likelihoods.Normal()"
+                )
+            output = only_tensor(output)
+            likelihood = categorical if y is None else for_target(y, output)
+        try:
+            law = likelihood(only_tensor(output) if is_usual(likelihood) else output)
+        except ProbqError:
+            raise
+        except (TypeError, ValueError) as error:
+            raise ProbqError(f"the likelihood does not take the network's output: {sentence(error)}") from error
+        if not isinstance(law, Distribution):
+            raise ProbqError(f"a likelihood must return a torch distribution, not {type(law).__name__}")
+        return law
+
+
+def _alone(site: str, law: Any) -> Tensor:
+    """What Pyro draws at a site, in the law's own shape; earlier draws that are given back may have axes of size 1.
+
+    Raises:
+        ProbqError: if it draws a batch.
+    """
+    value: Tensor = pyro.sample(site, law)
+    if value.numel() != law.shape().numel():
+        raise ProbqError(f"{site} was drawn {list(value.shape)} for {list(law.shape())}: {ONE_DRAW}")
+    return value.reshape(law.shape())
+
+
+def _way_out(law: Distribution, value: Tensor) -> str:
+    """What to do about targets that have not the shape of a law."""
+    if not isinstance(law, Categorical):
+        return "change the targets' shape or give another likelihood"
+    if law.logits.dim() == value.dim():
+        return (
+            "give classes, e.g. y.argmax(axis) of one-hot targets; where each number is 0 or 1 by itself, real targets "
+            "and likelihood=lambda output: torch.distributions.Bernoulli(logits=output)"
+        )
+    return (
+        "targets have the outputs' shape without the axis of the classes: change their shape, or name that axis by "
+        "likelihood=probq.likelihoods.Categorical(axis=...)"
+    )
+
+
+def _reason(law: Distribution, value: Tensor, error: Exception) -> str:
+    """Why a law cannot give targets."""
+    if isinstance(law, Categorical) and value.numel():
+        seen = law.observed(value) if isinstance(law, Classes) else torch.ones_like(value, dtype=torch.bool)
+        last, strange = law.logits.shape[-1] - 1, value[seen & ((value < 0) | (value >= law.logits.shape[-1]))]
+        if len(strange):
+            return (
+                f"a target is {strange[0].item()}, but the outputs have classes 0 to {last}; change it, or leave it "
+                "out by likelihood=probq.likelihoods.Categorical(axis=..., ignore_index=...)"
+            )
+    return sentence(error)

@@ -1,0 +1,168 @@
+"""The only place that touches user code: calling a network with other weights and other inputs of its layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import MappingProxyType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from probq.errors import ProbqError, sentence
+from probq.network.tracing.arguments import arguments, hook_input
+from probq.network.tracing.module_kinds import NORMS
+from probq.utils.random_stream import alone
+
+Functions = Mapping[str, Callable[[Tensor], Tensor]]
+
+NOTHING: Functions = MappingProxyType({})
+NO_NOISE: Mapping[str, Callable[[Any, Tensor], Tensor]] = MappingProxyType({})
+
+
+def substitute(
+    net: nn.Module,
+    tensors: Mapping[str, Tensor],
+    inputs: Functions,
+    outputs: Functions,
+    *args: Any,
+    results: Functions = NOTHING,
+    noise: Mapping[str, Callable[[Any, Tensor], Tensor]] | None = None,
+    dtype: torch.dtype | None = None,
+) -> Any:
+    """Call a network with other weights and with functions applied to its layers' inputs.
+
+    Args:
+        net: the network; parameters, buffers and hooks are as before afterwards.
+        tensors: replacements of parameters and buffers by name. What has several names is replaced under all of them,
+            unless another one names its own replacement (a bias that two layers share is rounded for each).
+        inputs: for each module name, a function of its input.
+        outputs: for the name of each batch normalisation, a function that replaces it; what else a subclass computes,
+            such as an activation, stays.
+        args: the network's arguments.
+        results: for each module name, a function of its output.
+        noise: for each module name, a function of the module and its input that gives what is added to its output.
+        dtype: of all floating-point numbers, arguments included; None leaves them as they are.
+    """
+    with alone(), hooked(net, inputs, outputs, results, noise or {}):
+        args = tuple(_converted(a, dtype) if isinstance(a, Tensor) else a for a in args)
+        return torch.func.functional_call(net, _by_place(net, tensors, dtype), args, tie_weights=False)
+
+
+@contextmanager
+def hooked(
+    net: nn.Module,
+    inputs: Functions,
+    outputs: Functions,
+    results: Functions = NOTHING,
+    noise: Mapping[str, Callable[[Any, Tensor], Tensor]] = NO_NOISE,
+) -> Iterator[None]:
+    """Within: the network's modules apply the functions that `substitute` takes."""
+    handles = []
+    for name, function in inputs.items():
+        hook = _input_hook(function)
+        handles.append(net.get_submodule(name).register_forward_pre_hook(hook, with_kwargs=True))
+    for name, addition in noise.items():
+        handles.append(net.get_submodule(name).register_forward_hook(_noise_hook(addition), with_kwargs=True))
+    for name, function in outputs.items():
+        handles.append(net.get_submodule(name).register_forward_hook(_output_hook(function), with_kwargs=True))
+    for name, function in results.items():
+        handles.append(net.get_submodule(name).register_forward_hook(_result_hook(function)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def running(x: Any) -> Iterator[None]:
+    """Within: the network runs on a batch of the user's data, and what it raises is told together with the shapes.
+
+    Args:
+        x: a batch of inputs, or a tuple of the network's arguments.
+
+    Raises:
+        ProbqError: if the network raised; the cause is kept. A lack of memory stays what it is.
+    """
+    try:
+        yield
+    except (ProbqError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        shapes = [tuple(a.shape) if isinstance(a, Tensor) else type(a).__name__ for a in arguments(x)]
+        alone = any(isinstance(a, Tensor) and a.shape[:1] == (1,) for a in arguments(x))
+        hint = "; leave out a batch of one example, e.g. by DataLoader(..., drop_last=True)" if alone else ""
+        raise ProbqError(f"the network cannot run on a batch of shapes {shapes}: {sentence(error)}{hint}") from error
+
+
+def _by_place(net: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """What stands in for each parameter and buffer, by one name for each place: a shared module is one place.
+
+    Given twice, under two names of one module, torch would not find the way back to what was there before.
+    """
+    places: dict[str, Tensor] = {}
+    for prefix, module in net.named_modules():
+        own = (*module.named_parameters(prefix, False, False), *module.named_buffers(prefix, False, False))
+        places.update(own)
+    shared = {id(places[name]): tensor for name, tensor in reversed(list(tensors.items())) if name in places}
+    result: dict[str, Tensor] = {}
+    for name, tensor in places.items():
+        new = tensors.get(name, shared.get(id(tensor), tensor.detach() if dtype else tensor))
+        if new is not tensor:
+            result[name] = _converted(new, dtype)
+    return result
+
+
+def _converted(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+
+
+def _input_hook(function: Callable[[Tensor], Tensor]) -> Any:
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if args:
+            return (function(args[0]), *args[1:]), kwargs
+        key = "input" if "input" in kwargs else next(iter(kwargs))
+        return args, {**kwargs, key: function(kwargs[key])}
+
+    return hook
+
+
+def _output_hook(function: Callable[[Tensor], Tensor]) -> Any:
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        if not isinstance(module, NORMS) or getattr(module.forward, "__func__", None) is NORMS[0].forward:
+            return function(hook_input(args, kwargs))
+        with _InsteadOfNorm(function):
+            return module.forward(*args, **kwargs)
+
+    return hook
+
+
+class _InsteadOfNorm(TorchFunctionMode):
+    """Within: a function stands in for batch normalisation, in a module that computes more than that."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.batch_norm:
+            return self.function(hook_input(args, kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _result_hook(function: Callable[[Tensor], Tensor]) -> Any:
+    def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        return function(output)
+
+    return hook
+
+
+def _noise_hook(addition: Callable[[Any, Tensor], Tensor]) -> Any:
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        return output + addition(module, hook_input(args, kwargs))
+
+    return hook

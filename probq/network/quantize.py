@@ -1,0 +1,116 @@
+"""`quantize`: from a trained network to one with a posterior over its widths and codes."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from probq.errors import ProbqError
+from probq.integer.lowering.foreseen import foreseen_refusal
+from probq.likelihoods import Likelihood
+from probq.network.program.foldable import checked_norms
+from probq.network.program.folding import fold, per_channel
+from probq.network.program.frozen import freezing_notes, held_norms, respected
+from probq.network.quantized.quantized import Quantized
+from probq.network.quantizers.activation import activations
+from probq.network.quantizers.base import InputQuantizer
+from probq.network.quantizers.plan import Plan, Planner, plan_for
+from probq.network.quantizers.ties import tied_sites
+from probq.network.quantizers.weight import WeightQuantizer
+from probq.network.tracing.arguments import first_rows, signature
+from probq.network.tracing.layer import Layer
+from probq.network.tracing.plain import plain
+from probq.network.tracing.trace import trace
+
+
+@torch.inference_mode(False)
+def quantize(
+    net: nn.Module, example: Any, plan: Planner | None = None, likelihood: Likelihood | None = None
+) -> Quantized:
+    """A quantized copy of a trained network, ready for `fit`; the network itself is left untouched.
+
+    Args:
+        net: any `torch.nn.Module`; its linear, convolution and embedding layers are quantized.
+        example: a batch of inputs (batch axis first), or a tuple of the network's arguments. It shows which layers
+            are reached and sets the first scales, so real data is better than noise.
+        plan: a `Plan`, or a function `Layer -> Plan | None` (None leaves that layer in float).
+        likelihood: function from the network's output to a `torch.distributions` law; by default `fit` chooses by
+            the targets.
+
+    Warns:
+        UserWarning: for every operation that stays float although no plan said so, and where `lower` will refuse the
+            network at any widths; `notes` lists them.
+
+    Raises:
+        ProbqError: if nothing can be quantized, the example does not fit or misses a layer, a weight is not finite,
+            or the plan is not one.
+    """
+    if not isinstance(net, nn.Module):
+        raise ProbqError(f"quantize takes a torch.nn.Module, not {type(net).__name__}")
+    copied, notes = plain(net)
+    found = trace(copied, example)
+    layers = checked_norms(copied, found, example)
+    weights: dict[str, WeightQuantizer] = {}
+    inputs: dict[str, InputQuantizer] = {}
+    ties: dict[str, list[str]] = {}
+    notes += found.notes
+    plans: dict[str, Plan | None] = {}
+    for place, layer in enumerate(layers):
+        own = plans[layer.name] = respected(plan_for(Plan() if plan is None else plan, layer), copied, layer)
+        if own is None:
+            layers[place] = replace(layer, norm=None)  # nothing is folded into what stays float
+            notes.append(f"{layer.name} stays float, as planned; it counts as 32 x 32 bits")
+            continue
+        own.check(layers[place], layers)
+        if layer.weight not in weights:
+            weights[layer.weight] = _weight_quantizer(copied, layers[place], own)
+            if own.tie_weight is not None:
+                ties.setdefault(own.tie_weight, []).append(layer.weight)
+        if layer.input is not None:
+            sample = found.inputs[layer.name]
+            inputs[layer.input] = InputQuantizer(own.input_ladder(layer), sample, own.input_prior, own.estimator)
+            # a scale to train would ask for the gradient of the first layer's input, for a power of two that stays
+            inputs[layer.input].log2_scale.requires_grad_(not layer.first or len(inputs[layer.input].ladder) > 1)
+            if own.tie_input is not None and not layer.first:
+                ties.setdefault(own.tie_input, []).append(layer.input)
+    if not weights:
+        raise ProbqError("the plan leaves every layer in float; let it return a Plan for at least one layer")
+    for note in found.notes:
+        warnings.warn(note, UserWarning, stacklevel=3)  # past the decorator, at the caller
+    notes += freezing_notes(copied)
+    tables = activations(copied, found, plans)
+    sites = tied_sites(ties, weights, inputs)
+    quantized = Quantized(copied, tuple(layers), weights, inputs, tuple(notes), likelihood, tables, sites)
+    quantized.signature, quantized.example = signature(example), first_rows(example)
+    quantized.held, quantized.uncounted = held_norms(copied), found.uncounted
+    _foresee(quantized, warn=all(own is not None and own.activation for own in plans.values()))
+    return quantized.train(net.training)
+
+
+def _foresee(q: Quantized, warn: bool) -> None:
+    """Note, and warn of, what will keep the network from becoming integers, before time is spent on its fit."""
+    refusal = foreseen_refusal(q)
+    if refusal:
+        note = f"probq.lower will refuse this network: {refusal}"
+        q.notes = (*q.notes, note)
+        if warn:
+            warnings.warn(note, UserWarning, stacklevel=4)
+
+
+def _weight_quantizer(net: nn.Module, layer: Layer, plan: Plan) -> WeightQuantizer:
+    trained = net.get_parameter(layer.weight).detach()
+    return WeightQuantizer(_as_shipped(net, layer, plan.multipliers), plan, layer.channel_axis, trained)
+
+
+def _as_shipped(net: nn.Module, layer: Layer, multipliers: int) -> Tensor:
+    """A layer's weight, in units of which the scales are set: with that of a folded gain which no scale follows.
+
+    Scales set on the plain weight would clip the folded one.
+    """
+    folded = fold(net, layer)
+    weight = net.get_parameter(layer.weight).detach()
+    return weight if folded is None else weight * per_channel(folded.rest(multipliers), layer)

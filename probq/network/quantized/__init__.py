@@ -1,0 +1,1 @@
+"""`Quantized`, what users hold: the program with its decisions, and its file."""

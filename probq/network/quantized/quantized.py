@@ -1,0 +1,189 @@
+"""`quantize`, and `Quantized`: a network with a posterior over its widths and codes."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probq.codebooks.rounding.nearest import code_levels
+from probq.cost.budget import Budgets
+from probq.decisions.assignment import Assignment
+from probq.decisions.draw_warnings import untuned, warn_unfitted, warn_untuned
+from probq.decisions.outputs import like, stacked
+from probq.decisions.widths import decided, fix
+from probq.decisions.within_budget import decision
+from probq.decisions.within_budget import mode as most_probable
+from probq.decisions.within_budget import sample as draws_within
+from probq.errors import ProbqError
+from probq.network.program.decided_codes import codes, onehots
+from probq.network.program.program import Program
+from probq.network.quantized.save import save
+from probq.network.tracing.arguments import arguments
+from probq.utils.arguments import check_seed
+from probq.utils.random_stream import alone
+
+
+class Quantized(Program):
+    """A network with a posterior over the width of every quantizer and the code of every weight.
+
+    Made by `quantize`, trained by `fit`. Calling it runs the network at its mode; see `Program` for its attributes,
+    and for `model` and `guide`.
+    """
+
+    def mode(self, budget: Budgets = None, measured: bool = True) -> Assignment:
+        """The most probable widths whose cost keeps the budget, and the most probable codes.
+
+        Where `fit` had validation batches and measured that other widths do better, it is those it tuned the network
+        for, and those are returned for the budget that it kept; the assignment's `gap` says by how many nats the most
+        probable ones are more probable.
+
+        Args:
+            budget: the limit, or a list of limits that all hold; by default what was last fitted for, if anything.
+            measured: False gives the most probable widths whatever was measured.
+
+        Raises:
+            ProbqError: if the budget is below the cheapest reachable cost.
+        """
+        choose = decision if measured else most_probable
+        return choose(self, budget or self.budget)
+
+    def sample(self, n: int, budget: Budgets = None, seed: int | None = None) -> list[Assignment]:
+        """Draws from the posterior given that the cost keeps the budget; each one does.
+
+        Args:
+            n: number of draws.
+            budget: the limit, or a list of limits that all hold; by default what was last fitted for, if anything.
+            seed: makes the draws reproducible; by default torch's random state decides.
+
+        Warns:
+            UserWarning: if the posterior was never fitted.
+
+        Raises:
+            ProbqError: if the budget is below the cheapest reachable cost.
+        """
+        warn_unfitted(self)
+        return self._drawn(n, budget, seed)
+
+    def _drawn(self, n: int, budget: Budgets, seed: int | None) -> list[Assignment]:
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+            raise ProbqError(f"sample takes a number of draws, 1 or more, not {n!r}")
+        check_seed(seed)
+        return draws_within(self, n, budget or self.budget, seed)
+
+    def at(self, assignment: Assignment) -> Quantized:
+        """A copy of the network with its widths fixed, batch normalisation folded, and its codes those decided.
+
+        Args:
+            assignment: from `mode` or `sample` of this network.
+
+        Raises:
+            ProbqError: if the assignment belongs to another network or plan.
+        """
+        with alone():
+            fixed = copy.deepcopy(self)
+        fixed.folded = True
+        fix(fixed, assignment.widths)
+        fixed._place(assignment)
+        return fixed
+
+    @torch.no_grad()
+    def _place(self, assignment: Assignment) -> None:
+        """Move the location of every weight whose nearest level is not its decided one onto that level."""
+        current = codes(self, assignment.widths)
+        chosen = onehots(self, assignment.widths)
+        for name in self.weight_names:
+            wanted = torch.as_tensor(np.asarray(assignment.codes[name]), device=self.device)
+            if wanted.shape != current[name].shape:
+                raise ProbqError(f"the assignment's codes for {name} do not fit; was it made for another network?")
+            differ = wanted != torch.as_tensor(current[name], device=self.device)
+            if differ.any():
+                rung = self.rung(name, chosen[name])
+                if self.weights[name].free_codes:
+                    self.weights[name].place(int(chosen[name].argmax()), wanted)
+                    continue
+                value = (code_levels(rung.levels, wanted.long()) * rung.scale).expand_as(wanted)
+                factor = torch.ones_like(value) if rung.factor is None else rung.factor.expand_as(wanted)
+                factor = torch.where(factor == 0, torch.ones_like(factor), factor)  # a dead channel: any weight will do
+                self.net.get_parameter(name)[differ] = (value / factor)[differ]
+
+    def forward(self, *args: Any) -> Any:
+        """The network's output at its mode: exactly what the integer model computes, in the inputs' precision."""
+        with alone():
+            if self.training and decided(self):
+                return self._at_fixed(arguments(args), exact=False)
+            return self._decided(self.mode(), args)
+
+    def _at_fixed(self, args: tuple[Any, ...], exact: bool) -> Any:
+        chosen = {name: quantizer.probs() for name, quantizer in self.named_quantizers()}
+        levels = {
+            n: self._code_law(n, w, self.rung(n, chosen[n]), nearest=1).rsample() for n, w in self.weights.items()
+        }
+        return self.run(chosen, levels, args, exact)
+
+    @torch.no_grad()
+    def _decided(self, assignment: Assignment, args: tuple[Any, ...]) -> Any:
+        """Output at an assignment: evaluation mode, normalisation folded, float64 inside."""
+        chosen = onehots(self, assignment.widths)
+        with self.evaluating():
+            levels = {
+                name: code_levels(
+                    self.rung(name, chosen[name]).levels,
+                    torch.as_tensor(assignment.codes[name], device=self.device).long(),
+                )
+                for name in self.weight_names
+            }
+            try:
+                return like(self.run(chosen, levels, args, exact=True), args)
+            except RuntimeError:
+                # a network with float32 constants of its own cannot run in float64; its own precision must do
+                return self.run(chosen, levels, args)
+
+    def outputs(self, assignments: list[Assignment], x: Any) -> list[Any]:
+        """Outputs at several assignments, each exactly what its integer model computes, in the inputs' precision.
+
+        Args:
+            assignments: from `mode` or `sample` of this network; those that share all widths are computed together
+                where the network has no convolutions.
+            x: a batch of inputs, or a tuple of the network's arguments.
+        """
+        together = stacked(self, assignments, arguments(x)) if assignments else None
+        if together is not None:
+            return list(like(together, arguments(x)))
+        return [self._decided(a, arguments(x)) for a in assignments]
+
+    def predict(self, x: Any, draws: int = 16, seed: int | None = None, budget: Budgets = None) -> Tensor:
+        """Outputs of networks drawn from the posterior, `[draws, batch, ...]`, one network a row.
+
+        Args:
+            x: a batch of inputs, or a tuple of the network's arguments.
+            draws: number of networks.
+            seed: makes the draws reproducible.
+            budget: the limit that every drawn network keeps; by default the one last fitted for, if any.
+
+        Warns:
+            UserWarning: if the posterior was never fitted, or draws have other widths than the network was tuned at.
+        """
+        warn_unfitted(self)
+        drawn = self._drawn(draws, budget, seed)
+        warn_untuned(untuned(self, drawn), draws, "draws", "q.at(q.mode()).predict(...)")
+        outputs = self.outputs(drawn, x)
+        if not isinstance(outputs[0], Tensor):
+            raise ProbqError(
+                f"predict needs a network that returns one tensor, not a {type(outputs[0]).__name__}; "
+                "for others, call q.at(a) for each a of q.sample(...)"
+            )
+        return torch.stack(outputs)
+
+    def save(self, path: Any) -> None:
+        """Write the posterior as safetensors with a JSON header; see `probq.load`."""
+        with alone():
+            save(self, path)
+
+    def __repr__(self) -> str:
+        lines = [f"Quantized({type(self.net).__name__}: {len(self.layers)} layers, {len(self.quantizers)} quantizers"]
+        lines += [f"  {name}: {q.ladder.bits} bits" for name, q in self.named_quantizers()]
+        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)]) + ")"

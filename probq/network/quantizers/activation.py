@@ -1,0 +1,94 @@
+"""Non-linear functions between two roundings of fixed width: what makes them tables of integers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from probq.codebooks import Grid, ladder
+from probq.network.quantizers.base import InputQuantizer, error_of_sums, error_of_values
+from probq.network.quantizers.plan import Plan
+from probq.network.tracing.trace import Trace
+
+NON_NEGATIVE = (nn.Sigmoid, nn.Hardsigmoid, nn.Softplus)
+
+Function = Callable[[Tensor], Tensor]
+
+
+class Activation(nn.Module):
+    """`round(f(round(x)))`: a function between two roundings, to levels of `bits` bits times powers of two.
+
+    Neither width is learned, and neither costs bit operations; the two scales are trained like those of inputs.
+
+    Args:
+        bits: width of the numbers in front of the function and behind it.
+        signed: whether the function takes negative values; its argument always may.
+        sample: an argument that sets the scales, and the function. A meta tensor leaves them to be loaded.
+        function: `f`, of one number each.
+
+    Attributes:
+        input, output: the quantizers in front and behind.
+    """
+
+    def __init__(self, bits: int, signed: bool, sample: Tensor, function: Function) -> None:
+        super().__init__()
+        unset = torch.empty(0, device="meta")
+        self.bits, self.signed = bits, signed
+        self.input = InputQuantizer(ladder(bits, signed=True), unset)
+        self.output = InputQuantizer(ladder(bits, signed=signed), unset)
+        if not sample.is_meta:
+            self.calibrate(sample, function)
+
+    @torch.no_grad()
+    def calibrate(self, sample: Tensor, function: Function) -> None:
+        """Set both scales to those with the least squared rounding error, of the argument and of the function."""
+        self.input.calibrate(sample)
+        self.output.calibrate(function(sample.clone()))
+
+    def before(self, x: Tensor, exact: bool) -> Tensor:
+        """The argument rounded; a copy, because a function may work in place."""
+        return self.input(x, self.input.probs(), error_of_sums(x) if exact else None).clone()
+
+    def after(self, y: Tensor, exact: bool) -> Tensor:
+        """The function's value rounded; a copy, because what follows may work in place."""
+        return self.output(y, self.output.probs(), error_of_values(y) if exact else None).clone()
+
+    @torch.no_grad()
+    def table(self, function: Function) -> tuple[Grid, Tensor]:
+        """The argument's grid, and for each of its levels that of the value, float64 `[2^bits]`.
+
+        It is computed as the decided network computes, in float64. What one and the same function gives in two places
+        may differ in its last bits, which the rounding does not see: it takes what is 2^-44 below a tie as one.
+        """
+        grid: Any = self.input.levels(0)
+        levels = grid.start + grid.step * torch.arange(grid.count, dtype=torch.float64)
+        values = self.after(function(levels * self.input.scales()[0].double()), exact=True)
+        return grid, values / self.output.scales()[0].double()
+
+
+def activations(net: nn.Module, found: Trace, plans: Mapping[str, Plan | None]) -> dict[str, Activation]:
+    """An `Activation` for each module of `probq.tracing.module_kinds.TABLES`, by its name.
+
+    Args:
+        net: the network.
+        found: what a run of it showed.
+        plans: of the layers by name; a function has that of the layer last called before it.
+    """
+    made: dict[str, Activation] = {}
+    for name, (layer, sample) in found.activations.items():
+        plan = plans.get(layer or next(iter(plans), ""))
+        if plan is not None and plan.activation is not None:
+            module = net.get_submodule(name)
+            made[name] = Activation(plan.activation, not isinstance(module, NON_NEGATIVE), sample, module.forward)
+    return made
+
+
+def hooks(made: Mapping[str, Activation], exact: bool) -> tuple[dict[str, Function], dict[str, Function]]:
+    """For each activation's name what rounds its input, and what rounds its output, as `substitute` takes them."""
+    before: dict[str, Function] = {name: partial(a.before, exact=exact) for name, a in made.items()}
+    after: dict[str, Function] = {name: partial(a.after, exact=exact) for name, a in made.items()}
+    return before, after

@@ -1,0 +1,230 @@
+"""Quantizers: a ladder of codebooks, a scale per rung, the gates that choose a rung, and the law of the codes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from probq.codebooks import Grid, Ladder, Table
+from probq.codebooks.rounding.nearest import Grids, Levels, nearest_level
+from probq.codebooks.rounding.scales import best_log2_scale, snapped, through
+from probq.errors import ProbqError
+from probq.estimators import Estimator, SecondOrder, StraightThrough
+from probq.estimators.gate_gradients import gate_gradient, inner_products, round_input
+from probq.network.distributions.widths import Widths
+from probq.priors import WidthPrior
+
+OPEN = 2.0
+ERROR = 2.0**-44  # far below the distance of two integers of 31 bits, far above what float64 errs by in averages
+FINEST_LEVEL = 1 / 16
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One drawn rung: its levels and scale; where gates are not shared by all, tensors that broadcast.
+
+    Attributes:
+        levels: of the codes.
+        scale: of the levels.
+        index: place on the ladder, where all weights share one.
+        factor: what a folded normalisation multiplies the weight by; None: nothing is folded.
+    """
+
+    levels: Levels
+    scale: Tensor
+    index: int | None = None
+    factor: Tensor | None = None
+
+
+class Quantizer(nn.Module):
+    """What weights and inputs have in common: ladder, gates and scales.
+
+    Args:
+        ladder: the codebooks to choose from.
+        gates: shape of what has a width of its own, broadcastable to the tensor; `()` for one shared width.
+        scales: shape of what has a scale of its own, broadcastable to the tensor.
+        multipliers: see `snapped`.
+        prior: of the width; None: uniform.
+        estimator: of the gradients; None: see `Plan`.
+    """
+
+    def __init__(
+        self,
+        ladder: Ladder,
+        gates: tuple[int, ...] = (),
+        scales: tuple[int, ...] = (),
+        multipliers: int = 1,
+        prior: WidthPrior | None = None,
+        estimator: Estimator | None = None,
+    ) -> None:
+        super().__init__()
+        self.ladder, self.gates, self.multipliers = ladder, gates, multipliers
+        self.width_prior, self.chosen_estimator = prior, estimator
+        if prior is not None:
+            prior.logits(ladder)  # raises where they do not fit
+        if gates and not all(isinstance(rung, Grid) for rung in ladder.rungs):
+            raise ProbqError(
+                "gates per channel or weight need equally spaced codebooks (uniform, binary, ternary or pruned); "
+                'use Plan(gates="tensor") for powers of two and given levels'
+            )
+        self.logits = nn.Parameter(torch.full((*gates, len(ladder) - 1), OPEN), requires_grad=len(ladder) > 1)
+        self.log2_scale = nn.Parameter(torch.zeros(len(ladder), *scales))
+        self.tables = nn.ParameterDict(
+            {str(k): r.levels() for k, r in enumerate(ladder.rungs) if isinstance(r, Table) and r.learned}
+        )
+        self.fixed: Tensor | None
+        self.register_buffer("fixed", None)
+        self.tuned: Tensor | None  # rungs that the last fit tuned the network at
+        self.register_buffer("tuned", None)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Take decided rungs as they stand in the state: of other shape than here, or none, as before any decision."""
+        if f"{prefix}log2_scale" in state_dict:
+            for name in ("fixed", "tuned"):
+                found = state_dict.get(f"{prefix}{name}")
+                setattr(self, name, None if found is None else torch.zeros_like(found, device=self.logits.device))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    @property
+    def free(self) -> bool:
+        """Whether the width is unknown: more than one rung, and not fixed by a decision."""
+        return len(self.ladder) > 1 and self.fixed is None
+
+    @property
+    def estimator(self) -> Estimator:
+        """Of the gates' gradient, and of the codes' unless `code_estimator` says otherwise."""
+        return self.chosen_estimator or SecondOrder()
+
+    def code_estimator(self, temperature: float) -> Estimator:
+        """Estimator of the codes' gradient at a temperature; what explores does so until the width is decided."""
+        explores = self.chosen_estimator is None and temperature < 1 and self.fixed is None
+        return StraightThrough() if explores else self.estimator
+
+    def widths(self) -> Widths:
+        """Posterior over the rungs, batch shape `gates`."""
+        return self.estimator.widths(self.logits)
+
+    def prior(self) -> Widths:
+        """Prior over the rungs, by default all equally probable."""
+        if self.width_prior is not None:
+            return Widths(self.width_prior.logits(self.ladder).to(self.logits).expand_as(self.logits))
+        remaining = torch.arange(len(self.ladder) - 1, 0, -1, dtype=self.logits.dtype, device=self.logits.device)
+        return Widths(remaining.log().expand_as(self.logits))
+
+    def probs(self) -> Tensor:
+        """Probability of each rung `[*gates, B]`, all on one rung where the width is fixed."""
+        if self.fixed is not None:
+            return F.one_hot(self.fixed, len(self.ladder)).to(self.logits.dtype)
+        return self.widths().probs
+
+    def fix(self, widths: Any) -> None:
+        """Fix the width.
+
+        Args:
+            widths: in bits, an int or an array of the shape `gates`.
+
+        Raises:
+            ProbqError: if a width is not on the ladder.
+        """
+        bits = np.broadcast_to(np.asarray(widths), self.gates)
+        if not np.isin(bits, self.ladder.bits).all():
+            raise ProbqError(f"a width of {widths} bits is not on the ladder {self.ladder.bits}")
+        self.fixed = torch.as_tensor(np.searchsorted(self.ladder.bits, bits)).to(self.logits.device)
+
+    def levels(self, rung: int) -> Grid | Tensor:
+        """Levels of one rung: a grid, or a tensor `[K]` (learned ones snapped to multiples of 1/16)."""
+        book = self.ladder.rungs[rung]
+        if isinstance(book, Grid):
+            return book
+        if not book.learned:
+            return book.levels().to(self.logits)
+        values = torch.sort(self.tables[str(rung)])[0]
+        snapped = torch.round(values.detach() / FINEST_LEVEL) * FINEST_LEVEL
+        return snapped + (values - values.detach())
+
+    def grids(self) -> list[Grid] | None:
+        """The rungs where all of them are equally spaced, else None."""
+        grids = [rung for rung in self.ladder.rungs if isinstance(rung, Grid)]
+        return grids if len(grids) == len(self.ladder) else None
+
+    def scales(self) -> Tensor:
+        """Scale of every rung, `[B, *scales]`."""
+        return through(snapped(self.log2_scale, self.multipliers), self.log2_scale)
+
+    def rung(self, index: Tensor) -> Rung:
+        """The rung of each gate, `index` of shape `gates`."""
+        if not self.gates:
+            k = int(index)
+            return Rung(self.levels(k), self.scales()[k], k)
+        grids = [rung for rung in self.ladder.rungs if isinstance(rung, Grid)]
+        fields = torch.tensor([[g.start, g.step, g.count] for g in grids], device=index.device)
+        start, step, count = fields[index].unbind(-1)
+        scale = sum((index == k) * scale for k, scale in enumerate(self.scales()))
+        return Rung(Grids(start, step, count), scale)
+
+
+class InputQuantizer(Quantizer):
+    """Quantizer of a layer's input: unknown width, deterministic rounding, one scale for each rung."""
+
+    def __init__(
+        self, ladder: Ladder, sample: Tensor, prior: WidthPrior | None = None, estimator: Estimator | None = None
+    ) -> None:
+        super().__init__(ladder, prior=prior, estimator=estimator)
+        if not sample.is_meta:
+            self.calibrate(sample)
+
+    @torch.no_grad()
+    def calibrate(self, sample: Tensor) -> None:
+        """Set every rung's scale to the one with the least squared rounding error on `sample`."""
+        flat = sample.detach().reshape(-1)
+        if flat.numel() > 65536:
+            flat = flat[torch.linspace(0, flat.numel() - 1, 65536, dtype=torch.float64).long()]
+        for k in range(len(self.ladder)):
+            self.log2_scale[k] = best_log2_scale(flat, self.levels(k), 1).reshape(())
+
+    def forward(self, x: Tensor, onehot: Tensor, error: Tensor | float | None = None) -> Tensor:
+        """`scale * nearest(x / scale)` on the rung that the one-hot `onehot` `[B]` names.
+
+        Args:
+            x: the input.
+            onehot: drawn rung.
+            error: what floating point may have taken from the input; with it, a tie that was computed as a little less
+                is rounded up like every tie, as in the integer model. None: round quickly instead.
+        """
+        grids = self.grids()
+        if grids is not None and error is None:
+            return round_input(x, onehot, self.scales(), grids)
+        rung = self.rung(onehot.detach().argmax(-1))
+        gradient = torch.is_grad_enabled()  # without one, draws can be run together by torch.func.vmap
+        u = (x if error is None else x + error) / rung.scale
+        value = rung.scale * nearest_level(u, rung.levels, straight_through=gradient)
+        if not onehot.requires_grad:
+            return value
+        scales = self.scales().detach()
+
+        def inner(grad: Tensor, part: Any) -> Tensor:
+            here = part(x.detach())
+            return inner_products(grad, [s * nearest_level(here / s, self.levels(k)) for k, s in enumerate(scales)])
+
+        return gate_gradient(value, onehot, inner)
+
+
+@torch.no_grad()
+def error_of_sums(x: Tensor) -> Tensor:
+    """What a float64 tensor of sums and averages may err by, far below the distance of any two of its numbers.
+
+    In the integer model they have at most 31 bits in one step, so two that differ do so by `2^-32` of the largest.
+    """
+    size = x.abs()
+    return ERROR * torch.where(size.isfinite(), size, 0).max() if x.numel() else x.sum()
+
+
+@torch.no_grad()
+def error_of_values(x: Tensor) -> Tensor:
+    """What each number of a float64 tensor may err by by itself, such as the value of a function."""
+    return ERROR * x.abs()

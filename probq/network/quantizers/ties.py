@@ -1,0 +1,40 @@
+"""Ties: quantizers whose widths are one unknown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from probq.errors import ProbqError
+from probq.network.quantizers.base import Quantizer
+
+
+def tied_sites(
+    ties: Mapping[str, Sequence[str]], weights: Mapping[str, Quantizer], inputs: Mapping[str, Quantizer]
+) -> dict[str, str]:
+    """For each tied quantizer but the first of its name, the first one; weights come first, then inputs.
+
+    Args:
+        ties: the quantizers that carry each name.
+        weights: quantizers by name.
+        inputs: quantizers by name.
+
+    Raises:
+        ProbqError: if tied quantizers have ladders of other widths, or gates of other shapes.
+    """
+    every, result = {**weights, **inputs}, {}
+    for tie, names in ties.items():
+        first, *others = sorted(names, key=list(every).index)
+        for name in others:
+            one, other = every[first], every[name]
+            if one.ladder.bits != other.ladder.bits:
+                raise ProbqError(
+                    f"the tie {tie!r} joins {first} with widths {one.ladder.bits} and {name} with widths "
+                    f"{other.ladder.bits}; give both the same widths or different ties"
+                )
+            if one.gates != other.gates:
+                raise ProbqError(
+                    f"the tie {tie!r} joins {first} and {name}, whose gates have the shapes {one.gates} and "
+                    f'{other.gates}; use Plan(gates="tensor") for both or different ties'
+                )
+            result[name] = first
+    return result

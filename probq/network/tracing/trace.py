@@ -1,0 +1,215 @@
+"""What one run of a network on an example shows: its layers, their inputs, and what cannot be quantized."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from probq.errors import ProbqError
+from probq.network.tracing.arguments import arguments
+from probq.network.tracing.layer import Layer
+from probq.network.tracing.module_kinds import QUANTIZABLE, TABLES, TRANSPOSED
+from probq.network.tracing.plain import plain
+from probq.network.tracing.recorder import LayerRecord, Recorder
+
+
+@dataclass
+class Trace:
+    """What one run of the network on the example showed.
+
+    Attributes:
+        layers: in the order in which the example reaches them.
+        notes: sentences on what stays float.
+        inputs: of each layer, by its name.
+        activations: for each function that may become a table, the layer called before, and its input.
+        uncounted: MACs of one example outside of all layers.
+    """
+
+    layers: list[Layer] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    inputs: dict[str, Tensor] = field(default_factory=dict)
+    activations: dict[str, tuple[str | None, Tensor]] = field(default_factory=dict)
+    uncounted: int = 0
+
+
+def layers(net: nn.Module, example: Any) -> tuple[Layer, ...]:
+    """The layers of a network in the order in which the example reaches them.
+
+    Args:
+        net: the network; it is left untouched.
+        example: a batch of inputs (batch axis first), or a tuple of the network's arguments.
+
+    Raises:
+        ProbqError: if the network has no quantizable layer, cannot run on the example, or has a layer that the
+            example never reaches.
+    """
+    return tuple(trace(plain(net)[0], example).layers)
+
+
+def trace(net: nn.Module, example: Any) -> Trace:
+    """Run `net` (a copy that may be used freely) once on the example and record its layers."""
+    modules = {n: m for n, m in net.named_modules() if isinstance(m, QUANTIZABLE)}
+    if not modules:
+        raise ProbqError(
+            "the network has no layer that probq can quantize (linear, convolution or embedding); "
+            "give the module that holds such layers"
+        )
+    _check_names(net)
+    _check_finite(net)
+    owners = _owners(modules)
+    watch = Recorder(net, modules, {m.weight.untyped_storage().data_ptr(): n for n, m in modules.items()})
+    args = tuple(a.detach().clone() if isinstance(a, Tensor) else a for a in arguments(example))
+    if any(not a.isfinite().all() for a in args if isinstance(a, Tensor) and a.is_floating_point()):
+        raise ProbqError("the example holds a value that is not finite; clean the data first")
+    batch = _batch(args)
+    _run(net, args, watch)
+    found = Trace(notes=_notes(watch, modules, owners), inputs=watch.samples, activations=watch.activations)
+    seen: set[str] = set()
+    for name, record in watch.records.items():
+        alone = list(owners.values()).count(owners[name]) == 1 and watch.norms.get(record.norm or "") == 1
+        reads = owners[record.reads] if record.reads else None
+        found.layers.append(replace(_layer(record, owners[name], batch, seen, alone), reads=reads))
+    found.layers.extend(_functional(watch, owners, batch))
+    found.uncounted = sum(macs for (_, _, module), macs in watch.stray.items() if module is None) // batch
+    if found.uncounted:
+        found.notes.append(uncounted_note(found.layers, found.uncounted))
+    _check_reached(net, args, owners, found)
+    return found
+
+
+def uncounted_note(layers: Iterable[Layer], uncounted: int) -> str:
+    """What to say beside a percentage of a network with products outside of its layers."""
+    every = sum(layer.macs for layer in layers) + uncounted
+    return (
+        f"{uncounted:,} of {every:,} MACs ({100 * uncounted / every:.3g} %) are outside of all layers; what "
+        "stays float there is in no cost and no percentage"
+    )
+
+
+def _check_names(net: nn.Module) -> None:
+    """Raise at a layer or tabulated function with a slash in its name, which files of integers keep for tensors."""
+    for name, module in net.named_modules():
+        if "/" in name and isinstance(module, (*QUANTIZABLE, *TABLES)):
+            raise ProbqError(f"the module {name!r} has a slash in its name; add it under a name without one")
+
+
+def _check_finite(net: nn.Module) -> None:
+    for name, tensor in net.state_dict().items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ProbqError(f"{name} holds a value that is not finite; train or load the network again")
+
+
+def _owners(modules: Mapping[str, Any]) -> dict[str, str]:
+    """Name of each module's weight tensor; tied modules share the first one's."""
+    first: dict[int, str] = {}
+    return {name: first.setdefault(id(module.weight), f"{name}.weight") for name, module in modules.items()}
+
+
+def _batch(args: tuple[Any, ...]) -> int:
+    sizes = [a.shape[0] for a in args if isinstance(a, Tensor) and a.dim()]
+    if not sizes or not sizes[0]:
+        raise ProbqError("the example must hold at least one tensor with a batch axis of size 1 or more")
+    return int(sizes[0])
+
+
+def _run(net: nn.Module, args: tuple[Any, ...], watch: Recorder) -> None:
+    training = [m for m in net.modules() if m.training]
+    trainable = [(p, p.requires_grad) for p in net.parameters() if p.is_floating_point()]
+    net.eval()
+    for parameter, _ in trainable:
+        parameter.requires_grad_(True)
+    try:
+        with torch.enable_grad(), watch.hooked(), watch:
+            net(*args)
+    except ProbqError:
+        raise
+    except Exception as error:
+        shapes = [tuple(a.shape) if isinstance(a, Tensor) else type(a).__name__ for a in args]
+        raise ProbqError(f"the network cannot run on the example (shapes {shapes}): {error}") from error
+    finally:
+        for module in training:
+            module.training = True
+        for parameter, wanted in trainable:
+            parameter.requires_grad_(wanted)
+
+
+def _layer(record: LayerRecord, weight: str, batch: int, seen: set[str], alone: bool) -> Layer:
+    module = record.module
+    owned = weight not in seen
+    seen.add(weight)
+    embedding = isinstance(module, nn.Embedding)
+    return Layer(
+        name=record.name,
+        weight=weight,
+        input=None if embedding else f"{record.name}.input",
+        macs=record.macs // batch,
+        weights=module.weight.numel() if owned else 0,
+        inputs=record.inputs // batch,
+        outputs=record.outputs // batch,
+        shape=tuple(module.weight.shape),
+        channel_axis=1 if isinstance(module, (nn.Embedding, *TRANSPOSED)) else 0,
+        transposed=isinstance(module, TRANSPOSED),
+        first=record.first and not embedding,
+        smallest=0.0 if embedding else record.smallest,
+        norm=record.norm if record.uses == 1 and alone and not embedding else None,
+        plain=record.plain,
+    )
+
+
+def _functional(watch: Recorder, owners: Mapping[str, str], batch: int) -> Iterator[Layer]:
+    """Layers for products that use a module's weight outside of the module: their input cannot be reached."""
+    for (place, operation, module), macs in watch.stray.items():
+        if module is not None:
+            shape = tuple(watch.modules[module].weight.shape)
+            name = f"{owners[module]} ({operation} in {place or 'the network'})"
+            own = 0 if module in watch.records else watch.modules[module].weight.numel()
+            yield Layer(name, owners[module], None, macs // batch, own, 0, 0, shape)
+
+
+def _notes(watch: Recorder, modules: Mapping[str, Any], owners: Mapping[str, str]) -> list[str]:
+    notes = []
+    for place, operation, module in watch.stray:
+        where = f"{place} ({type(watch.net.get_submodule(place)).__name__})" if place else "the network's own forward"
+        if module is None and place in watch.records:
+            notes.append(
+                f"{where} computes {operation} with something else than its own weight; that product stays float and "
+                "is not counted in the cost"
+            )
+        elif module is None:
+            notes.append(
+                f"{where} computes {operation} outside of any layer that can be quantized; "
+                "it stays float and is not counted in the cost"
+            )
+        else:
+            notes.append(
+                f"{where} uses {owners[module]} in {operation} without calling the module; "
+                "the weight is quantized, but that operation's input stays float and counts as 32 bits"
+            )
+    return list(dict.fromkeys(notes))
+
+
+def _check_reached(net: nn.Module, args: tuple[Any, ...], owners: Mapping[str, str], found: Trace) -> None:
+    """Note which layers only training reaches, and raise where nothing reaches one."""
+    reached = {layer.name for layer in found.layers} | {layer.weight for layer in found.layers}
+    missing = [name for name, weight in owners.items() if name not in reached and weight not in reached]
+    in_training = _reached_in_training(net, args) if missing else set()
+    for name in missing:
+        if name not in in_training:
+            raise ProbqError(f"the example never reaches layer {name}; give an example that does, or remove the layer")
+        found.notes.append(f"{name} is reached in training alone; it stays float and is not counted in the cost")
+
+
+def _reached_in_training(net: nn.Module, args: tuple[Any, ...]) -> set[str]:
+    """Names of the modules that a run in training mode enters, even if it cannot go on to its end."""
+    trial, reached = copy.deepcopy(net).train(), set()
+    for name, module in trial.named_modules():
+        module.register_forward_pre_hook(lambda *_, name=name: reached.add(name))
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), contextlib.suppress(Exception):
+        trial(*args)
+    return reached

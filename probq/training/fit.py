@@ -1,0 +1,294 @@
+"""Fitting: stochastic variational inference under a budget, then fine-tuning of what was decided."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from probq.cost.budget import Budgets, budgets
+from probq.decisions.widths import settled
+from probq.decisions.within_budget import reach
+from probq.errors import ProbqError
+from probq.estimators import SecondOrder
+from probq.evaluation.diagnostics.held_out import validate
+from probq.likelihoods import Likelihood
+from probq.network.program.program import check_posterior
+from probq.network.quantized.quantized import Quantized
+from probq.rules import ConstraintGuided, DualAscent, Rule
+from probq.training.likelihood_choice import check_targets, usual_likelihood
+from probq.training.phases import run
+from probq.training.ptq.batch_norm import estimate_live
+from probq.training.ptq.input_scales import calibrate
+from probq.training.refinement.candidates import contenders
+from probq.training.refinement.trials import length
+from probq.training.svi.bound_trend import warn_unsettled
+from probq.training.svi.history import History, Step
+from probq.training.svi.learning_rates import GATES, Rates, check_optimizer
+from probq.utils.arguments import check_number, check_seed
+from probq.utils.batches import Batches
+from probq.utils.random_stream import Apart, Stream
+
+ADAM = partial(torch.optim.Adam, fused=True)
+DUAL_ASCENT = DualAscent()
+SEARCH = 0.6
+SMALL_RATE = 50.0  # learning rate times steps of a posterior small enough to be checked
+FEW = 64  # quantized weights of a network whose posterior can be checked, and draws a step that its gradient takes
+OWN = ("validation", "seed", "progress")  # arguments of fit, not among its options
+
+
+def fit(
+    q: Quantized,
+    batches: Iterable[Any],
+    budget: Budgets = None,
+    epochs: int = 10,
+    *,
+    validation: Iterable[Any] | None = None,
+    progress: bool = True,
+    checkpoint: Any = None,
+    seed: int | None = None,
+    **options: Any,
+) -> History:
+    """Fit the posterior in place: search for widths under the budget, then fine-tune at the widths decided.
+
+    Args:
+        q: from `quantize`, or from `Quantized.at` (then everything is fine-tuning).
+        batches: iterable of `(input, target)`, usually a `DataLoader`.
+        budget: limit on the expected cost, or a list of limits that all hold, each with a multiplier of its own;
+            without one, nothing but the priors holds the widths down.
+        epochs: passes over the data, both phases together.
+        validation: like `batches`; evaluated at the mode after each epoch. The widths to tune for are then those of
+            `probq.decide`, or in longer fits those that came out best of trials (see `steps`), and `q.mode(budget)`
+            returns them; `evaluations=0` takes the most probable ones.
+        progress: show a progress bar.
+        checkpoint: path where the posterior is saved after every epoch.
+        seed: makes the fit reproducible; the global random state is restored afterwards.
+        options: see `steps`.
+
+    Returns:
+        The history of the fit.
+
+    Warns:
+        UserWarning: if the bound had not settled when the search ended: over its last third it changed by more than a
+            fifth of the range it passed through, and surely so (`probq.settling`); searches below 300 steps are too
+            short to tell.
+
+    Raises:
+        ProbqError: if the data is empty or not finite, the budget cannot be reached, an option is unknown, or the
+            loss is not finite (the network then keeps the last good state).
+    """
+    check_posterior(q, "fit")
+    _check_options(options)
+    history = History(settings={"epochs": epochs, "budget": budget, "seed": seed, **options})
+    held = Batches(validation, q.device, "validation data") if validation is not None else None
+    data = Batches(batches, q.device)
+    running = steps(q, data, budget, epochs, seed=seed, validation=held, progress=progress, **options)
+    bar = tqdm(running, total=epochs * len(data), disable=not progress, unit="step", dynamic_ncols=True)
+    for step in bar:
+        history.steps.append(step)
+        if step.step % 10 == 0:
+            bar.set_postfix_str(_describe(step))
+        if (step.step + 1) % len(data) == 0:
+            with running.stream.training():
+                _end_epoch(q, data, history, held, checkpoint)
+    warn_unsettled(history)
+    return history
+
+
+def _describe(step: Step) -> str:
+    limit = "" if step.limit is None else f"/{step.limit:.3g}"
+    return f"{step.phase} loss {step.loss:.4f}, E[cost] {step.percent:.3g}{limit} %, multiplier {step.multiplier:.3g}"
+
+
+def _end_epoch(q: Quantized, data: Batches, history: History, held: Batches | None, checkpoint: Any) -> None:
+    if held is not None or checkpoint is not None:
+        estimate_live(q, data)
+    if held is not None and history.steps:
+        history.validation.append({"epoch": history.steps[-1].epoch, **validate(q, held)})
+    if checkpoint is not None:
+        q.save(checkpoint)
+
+
+def steps(
+    q: Quantized,
+    batches: Iterable[Any],
+    budget: Budgets = None,
+    epochs: int = 10,
+    *,
+    search: float | None = None,
+    rounding: bool = True,
+    temperature: float = 0.001,
+    draws: int | None = None,
+    likelihood: Likelihood | None = None,
+    rates: Rates | None = None,
+    optimizer: Callable[..., torch.optim.Optimizer] = ADAM,
+    rule: Rule = DUAL_ASCENT,
+    validation: Iterable[Any] | None = None,
+    evaluations: int = 100,
+    trials: int = 4,
+    seed: int | None = None,
+    progress: bool = False,
+) -> Apart[Step]:
+    """The training loop as a generator: each `next` is one step, so that it stays in the user's hands.
+
+    While widths are learned, the loss of a step is the negative ELBO for one example,
+    `E_q[-log p(y | x)] + temperature * KL / N`, plus the budget's term. Then widths are fixed at the mode within the
+    budget (or as `probq.decide` measures and trials confirm), codes are rounded, and the network is fine-tuned with a
+    cosine schedule. Batch normalisation is re-estimated and folded: at once where scales are powers of two, after the
+    last step in the "dyadic" profile, where folding keeps all codes.
+
+    Args:
+        q: as in `fit`.
+        batches: as in `fit`.
+        budget: as in `fit`.
+        epochs: as in `fit`.
+        search: share of the steps that learn widths; by default 0.6, or all of them where 64 draws are taken by default
+            (see `draws`) and no budget asks for a decision.
+        rounding: whether codes are rounded while the network is tuned at fixed widths, for a better mode. False draws
+            them there too, so that the posterior of the codes is fitted on, for draws and `probq.ensemble`.
+        temperature: factor of all KL terms. 1 is the Bayesian posterior; deep networks need a cold one
+            (F. Wenzel et al., 2020, "How Good is the Bayes Posterior in Deep Neural Networks Really?").
+        draws: of widths and codes in each step. One takes the gradient of each layer's estimator in the plan; from 2
+            on, the laws of widths and codes have the unbiased gradient of `leave_one_out`, whatever the estimator;
+            rates fall with a cosine over the search, scales stay, and in the search's second half nothing but those
+            laws moves, so that they settle. By default 64 for a network of at most 64 quantized weights that is fitted
+            at temperature 1 with the plan's default estimator, so that a posterior small enough to be checked is right;
+            otherwise one.
+        likelihood: function from outputs to a law of the targets; by default normal with learned noise for real
+            targets, and categorical for integer ones. Their classes are on the output's last axis, or on axis 1 where
+            the shapes of the first batch allow only that (`[N, C, H, W]` for targets `[N, H, W]`); targets of -100 are
+            not observed. See `probq.likelihoods.Categorical` for class weights and other targets to leave out.
+        rates: learning rates. Where 64 draws are taken by default in a fit that is all search, weights and gates move
+            at `50 / steps` at least, so that some hundred steps lead a small posterior to where it belongs.
+        optimizer: makes an optimizer of parameter groups; by default Adam, one fused pass over the parameters.
+        rule: enforces the budget while widths are learned, one of `probq.rules`.
+        validation: held-out batches; if given, `probq.decide` measures on them which widths to tune for.
+        evaluations: greatest number of networks it measures; 0 takes the most probable widths.
+        trials: number of choices that are tuned for a while on copies, all from where the search ended and on the same
+            batches; the one of least validation loss goes on from there. Half of them are those that `probq.decide`
+            measured best, the others the widest uniform widths within the budget, if there are any. Together they take
+            a quarter of the tuning's steps; none are made where each would have fewer than 200.
+        seed: decides the random numbers of all steps; by default torch's global random state does, which moves on.
+        progress: show a progress bar while networks are measured.
+
+    Returns:
+        An iterator of a record of each step, after the parameters were moved; `close()` ends the fit where it stands.
+
+    Raises:
+        ProbqError: as in `fit`; what can be checked is checked before the first step.
+    """
+    check_posterior(q, "steps")
+    _check(epochs, evaluations, trials, seed, search, temperature)
+    _check_rule(rule, draws)
+    check_optimizer(optimizer)
+    if rates is not None and not isinstance(rates, Rates):
+        raise ProbqError(f"rates is probq.Rates(...), such as probq.Rates(weights=1e-3), not {rates!r:.80}")
+    data = _read(batches, q, "data")
+    reach(q, budget)
+    stream = Stream(seed)
+    with stream.training():
+        _prepare(q, data, likelihood, temperature)
+    several = budgets(budget)
+    q.budget = (several if len(several) > 1 else several[0]) if several else q.budget
+    total = epochs * len(data)
+    small = draws is None and _is_small(q, temperature, rule)
+    if search is None:
+        search = 1.0 if small and not several else SEARCH
+    searching = 0 if settled(q) else max(1, round(search * total))
+    rates = rates or (_small_rates(total) if small and searching == total else Rates())
+    choices = loss = None
+    if validation is not None and evaluations:
+        held = _read(validation, q, "validation data")
+        number = trials if length(total - searching, trials) else 1  # more would be measured in vain
+        choices = partial(contenders, q, budget or q.budget, held, data, evaluations, progress, number)
+        loss = partial(_loss, data=held)
+    draws = draws or (FEW if small else 1)
+    all_steps = run(q, data, several, rule, optimizer, rates, searching, total, choices, loss, rounding, draws)
+    return Apart(all_steps, stream)
+
+
+def _read(batches: Iterable[Any], q: Quantized, name: str) -> Batches:
+    return batches if isinstance(batches, Batches) else Batches(batches, q.device, name)
+
+
+def _loss(q: Quantized, data: Batches) -> float:
+    loss = validate(q, data)["loss"]
+    return loss if loss == loss else math.inf
+
+
+def _is_small(q: Quantized, temperature: float, rule: Rule) -> bool:
+    """Whether the posterior is small enough to be checked, and can be had by many draws in each step."""
+    weights = sum(math.prod(quantizer.shape) for quantizer in q.weights.values())
+    usual = all(type(quantizer.estimator) is SecondOrder for _, quantizer in q.named_quantizers())
+    return weights <= FEW and temperature == 1 and usual and not isinstance(rule, ConstraintGuided)
+
+
+def _small_rates(steps: int) -> Rates:
+    least = SMALL_RATE / steps
+    return Rates(max(Rates.weights, least), gates=max(GATES * Rates.weights, least))
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    known = [
+        name for name, p in inspect.signature(steps).parameters.items() if p.kind is p.KEYWORD_ONLY and name not in OWN
+    ]
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise ProbqError(f"fit has no option {unknown[0]!r}; besides its own arguments it takes {', '.join(known)}")
+
+
+def _check(
+    epochs: int, evaluations: int, trials: int, seed: int | None, search: float | None, temperature: float
+) -> None:
+    check_number("epochs", epochs, 1)
+    check_number("evaluations", evaluations, 0)
+    check_number("trials", trials, 0)
+    check_seed(seed)
+    if search is not None and not 0 <= search <= 1:
+        raise ProbqError(f"search is the share of steps that learn widths, 0 to 1, not {search!r}")
+    if not temperature > 0 or not math.isfinite(temperature):
+        raise ProbqError(f"temperature must be a positive number, not {temperature!r}")
+
+
+def _check_rule(rule: Any, draws: int | None) -> None:
+    if not isinstance(rule, Rule):
+        raise ProbqError(f"rule is one of probq.rules, such as probq.rules.DualAscent(), not {rule!r}")
+    if draws is None:
+        return
+    check_number("draws", draws, 1)
+    if draws > 1 and isinstance(rule, ConstraintGuided):
+        raise ProbqError("rules.ConstraintGuided moves gates by the gradient of one draw; leave draws out, or use 1")
+
+
+def _prepare(q: Quantized, data: Batches, likelihood: Likelihood | None, temperature: float) -> None:
+    """Likelihood and scales, as the data has them; what does not fit it leaves the network's likelihood as it was."""
+    if likelihood is not None and not callable(likelihood):
+        raise ProbqError(
+            "likelihood is a function from outputs to a law, such as probq.likelihoods.categorical, not "
+            f"{likelihood!r:.80}"
+        )
+    before, q.temperature = q.likelihood, temperature
+    try:
+        if likelihood is not None:
+            _take(q, likelihood)
+        if q.likelihood is None:
+            x, y = next(iter(data))
+            q.likelihood = usual_likelihood(q, x, y)
+            check_targets(q, x, y)
+        if isinstance(q.likelihood, torch.nn.Module):
+            q.likelihood.to(q.device)
+        if not q.calibrated and not settled(q):
+            calibrate(q, data)
+    except ProbqError:
+        _take(q, before)
+        raise
+
+
+def _take(q: Quantized, likelihood: Likelihood | None) -> None:
+    del q.likelihood  # torch lets no function take a module's place
+    q.likelihood = likelihood

@@ -1,0 +1,1 @@
+"""What takes passes over data but no training: scales of inputs, statistics of batch normalisation."""

@@ -1,0 +1,80 @@
+"""Statistics from data: the inputs' scales before a fit, batch normalisation once widths are decided."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from probq.codebooks import Ladder
+from probq.likelihoods import Normal
+from probq.network.program.program import Observation, Program
+from probq.network.program.substitution import running, substitute
+from probq.network.tracing.arguments import arguments
+from probq.utils.batches import Batches
+
+ROWS = 512
+LEAST_SD = 1e-6
+SPARING = 2  # bits, up to which levels that no value reaches are a loss to speak of
+
+
+@torch.no_grad()
+def calibrate(q: Program, data: Batches) -> None:
+    """Set the scales of all inputs, and those around non-linear functions, from the first 512 examples.
+
+    They run through the float network; a noise that is learned starts at the root mean square of its residuals.
+
+    Warns:
+        UserWarning: where an input has negative values and its ladder none; they will be cut off. Also where it has
+            none and a ladder of at most 2 bits has, which it then lacks.
+    """
+    samples: dict[str, list[Tensor]] = {name: [] for name in (*q.input_names, *q.activations)}
+    residuals: list[Tensor] = []
+    rows = 0
+    with q.evaluating():
+        for x, y in data:
+            recorders = {name.removesuffix(".input"): _recorder(kept) for name, kept in samples.items()}
+            with running(x):
+                output = substitute(q.net, {}, recorders, {}, *arguments(x))
+            if isinstance(q.likelihood, Normal):
+                law = q.law(output, y)
+                residuals.append((Observation(law).shaped(y) - law.mean).reshape(-1))
+            rows += y.shape[0]
+            if rows >= ROWS:
+                break
+    for name, quantizer in q.inputs.items():
+        sample = torch.cat([part.reshape(-1) for part in samples[name]])
+        quantizer.calibrate(sample)
+        if misfit := _misfit(quantizer.ladder, float(sample.min())):
+            warnings.warn(f"{name} {misfit} for it", UserWarning, stacklevel=2)
+    for name, activation in q.activations.items():
+        activation.calibrate(torch.cat([part.reshape(-1) for part in samples[name]]), q.net.get_submodule(name).forward)
+    if isinstance(q.likelihood, Normal) and q.likelihood.log_sd.requires_grad:
+        sd = torch.cat(residuals).double().square().mean().sqrt()
+        q.likelihood.log_sd.copy_(sd.clamp_min(LEAST_SD).log())
+    q.calibrated = True
+
+
+def _misfit(ladder: Ladder, least: float) -> str | None:
+    """Why a ladder does not suit the sign of an input whose least value this is, and which one does."""
+    if not ladder.signed and least < 0:
+        return (
+            f"has negative values (least: {least:.3g}) but an unsigned ladder; they will be cut off. Use "
+            "ladder(..., signed=True)"
+        )
+    if ladder.signed and least >= 0 and any(0 < bits <= SPARING for bits in ladder.bits):
+        return (
+            f"is never negative, but its ladder has negative levels, for which {SPARING} bits or less have no room. "
+            "Use ladder(..., signed=False)"
+        )
+    return None
+
+
+def _recorder(kept: list[Tensor]) -> Callable[[Tensor], Tensor]:
+    def record(x: Tensor) -> Tensor:
+        kept.append(x.detach().clone())  # what comes next may work in place
+        return x
+
+    return record

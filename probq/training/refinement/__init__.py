@@ -1,0 +1,1 @@
+"""Which widths to tune for: local search by measured loss, and short trials of the best ones."""

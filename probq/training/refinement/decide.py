@@ -1,0 +1,156 @@
+"""Refinement of a decision: networks around the most probable one, accepted by their measured loss."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from probq.cost.budget import Budgets, budgets
+from probq.decisions.allocation.most_probable import most_probable_first
+from probq.decisions.assignment import Assignment
+from probq.decisions.constrained_posterior import Limited
+from probq.decisions.widths import decided, shape_bits
+from probq.decisions.within_budget import mode, under, with_widths
+from probq.network.program.program import check_posterior
+from probq.network.quantized.quantized import Quantized
+from probq.network.quantizers.base import Quantizer
+from probq.training.refinement.best_first import Measure, Search
+from probq.training.refinement.space import Space, State, StateCost
+from probq.training.refinement.validation_loss import ValidationLoss
+from probq.utils.arguments import check_number
+from probq.utils.batches import Batches
+
+STARTS = 10
+
+
+def decide(
+    q: Quantized,
+    budget: Budgets = None,
+    validation: Iterable[Any] = (),
+    *,
+    batches: Iterable[Any] | None = None,
+    evaluations: int = 100,
+    examples: int | None = None,
+    progress: bool = True,
+) -> Assignment:
+    """The decision that spends the budget: least measured validation loss among choices around the most probable one.
+
+    The loss is the likelihood's mean negative log-probability of one example, with every code at its mode. Where no
+    more choices keep the budget than may be measured, all are, and the result is the best of all. Otherwise the most
+    probable ten come first, then steps from the best so far: one quantizer a rung up or down, or a rung up paid for by
+    the fewest rungs down of another one (among more than 64 quantizers, of the few that give up least
+    log-probability). The order follows a Gaussian process on what was measured, whose mean is the
+    posterior; it ends when no step helps. Where channels or weights have widths of their own, a step moves all of
+    them. So local steps can miss a better choice that lies two steps away.
+
+    Args:
+        q: from `quantize` or `fit`. Fixed widths are returned as they are.
+        budget: the limit, or a list of limits, always kept; by default the one last fitted for, if any.
+        validation: iterable of `(input, target)`, kept in memory. What is chosen by it looks better on it than it is.
+        batches: training batches. If there is batch normalisation, the first 20 re-estimate its statistics for each
+            network measured, and in `q` for the one decided; by default they stay as they are.
+        evaluations: greatest number of networks measured.
+        examples: greatest number of validation examples for each; by default all.
+        progress: show a progress bar.
+
+    Returns:
+        The assignment, with its measured `loss`; its `gap` says by how many nats the most probable one is more
+        probable.
+
+    Warns:
+        UserWarning: where the user interrupted; the best assignment so far is returned.
+
+    Raises:
+        ProbqError: if there is no validation data, or no choice keeps the budget.
+
+    Example:
+        >>> net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
+        >>> import probq
+        >>> x, y, budget = torch.rand(8, 2), torch.arange(8) % 2, probq.Budget(percent=2)
+        >>> a = probq.decide(probq.quantize(net, x), budget, [(x, y)], progress=False)
+        >>> a.percent() <= 2
+        True
+    """
+    check_posterior(q, "decide")
+    check_number("evaluations", evaluations, 1)
+    if examples is not None:
+        check_number("examples", examples, 1)
+    budget = budget or q.budget
+    if decided(q):
+        return mode(q, budget)
+    search = None
+    try:
+        training = None if batches is None else Batches(batches, q.device)
+        loss = ValidationLoss(q, Batches(validation, q.device, "validation data"), training, examples)
+        search = search_of(q, budget, loss, evaluations)
+        search.run(progress)
+    except KeyboardInterrupt:
+        measured = 0 if search is None else len(search.losses)
+        warnings.warn(
+            f"interrupted after {measured} of {evaluations} evaluations; this is the best decision so far",
+            UserWarning,
+            stacklevel=2,
+        )
+    if search is None:  # nothing was measured, not even the data read
+        return mode(q, budget)
+    widths = search.space.widths(search.best)
+    loss.settle(q, widths)
+    return replace(with_widths(q, widths, budget), loss=search.losses.get(search.best))
+
+
+def search_of(q: Quantized, budget: Budgets, measure: Measure, evaluations: int) -> Search:
+    """A search that starts from the most probable widths of a network, ready to run.
+
+    Args:
+        q: the network.
+        budget: the limit, several, or None.
+        measure: the loss of given widths.
+        evaluations: greatest number of losses to measure.
+
+    Raises:
+        ProbqError: if the budget is below the cheapest reachable cost.
+    """
+    starts = _starts(under(q, budget))
+    names, options, log_probs = [], [], []
+    for name, quantizer in q.named_sites():
+        rungs = _options(quantizer, starts[0][name])
+        of_gates = quantizer.widths().log_probs.detach().double().cpu().numpy().reshape(-1, len(quantizer.ladder))
+        names.append(name)
+        options.append(tuple(shape_bits(quantizer, np.asarray(quantizer.ladder.bits)[r]) for r in rungs))
+        log_probs.append(np.array([of_gates[np.arange(len(r)), r].sum() for r in rungs]))
+    space = Space(tuple(names), tuple(options), tuple(log_probs), (), q.sites)
+    limits = tuple((StateCost(q.layers, b.cost, space), b.absolute(q.layers)) for b in budgets(budget))
+    space = replace(space, limits=limits)
+    return Search(space, [_state(space, widths) for widths in starts], measure, evaluations)
+
+
+def _starts(discrete: Limited) -> list[dict[str, Any]]:
+    """The most probable widths within the limits, the best first; only the best where tensors have many gates."""
+    problem = discrete.problem
+    best, _ = discrete.most_probable()
+    if any((group.counts > 1).any() for group in problem.groups):
+        return [problem.widths(best)]
+    inside = filter(discrete.keeps, islice(most_probable_first(problem, discrete.limits), 2 * STARTS))
+    return [problem.widths(c) for c in islice(inside, STARTS)] or [problem.widths(best)]
+
+
+def _options(quantizer: Quantizer, best: Any) -> list[np.ndarray]:
+    """Rungs of the gates `[G]` in every option: every rung where all share one, else shifts of the best ones."""
+    count = len(quantizer.ladder)
+    if not quantizer.gates:
+        return [np.array([k]) for k in range(count)]
+    rungs = np.searchsorted(quantizer.ladder.bits, np.asarray(best).reshape(-1))
+    shifted = [np.clip(rungs + by, 0, count - 1) for by in range(1 - count, count)]
+    return [r for k, r in enumerate(shifted) if k == 0 or not np.array_equal(r, shifted[k - 1])]
+
+
+def _state(space: Space, widths: Mapping[str, Any]) -> State:
+    return tuple(
+        next(k for k, own in enumerate(options) if np.array_equal(np.ravel(own), np.ravel(widths[name])))
+        for name, options in zip(space.names, space.options, strict=True)
+    )

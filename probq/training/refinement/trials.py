@@ -1,0 +1,62 @@
+"""Trials: the best few choices of widths, each tuned for a while, since tuning changes their order."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from probq.decisions.widths import fix
+from probq.network.quantized.quantized import Quantized
+from probq.training.svi.history import Step
+from probq.training.svi.loop import Loop
+
+SHARE = 0.25  # of the tuning, for all trials together
+FEWEST = 200  # steps of one trial; in fewer, chance decides
+
+
+def length(tuning: int, number: int) -> int:
+    """Steps of each of a number of trials, or 0: they are taken out of the tuning, and would be too short."""
+    each = round(SHARE * tuning / number) if number > 1 else 0
+    return each if each >= FEWEST else 0
+
+
+def tried(
+    q: Quantized,
+    choices: Sequence[Mapping[str, Any]],
+    numbers: range,
+    begin: Callable[[Quantized], Loop],
+    tune: Callable[[Loop, range], Iterator[Step]],
+    loss: Callable[[Quantized], float],
+) -> Generator[Step, None, None]:
+    """Steps of all trials, one after the other on copies of a network, which then is the one of least loss.
+
+    All see the same batches in the same order, as far as torch's global random state decides it. An interrupt leaves
+    the network as it was.
+
+    Args:
+        q: the network as the search left it; afterwards the best copy, its widths fixed.
+        choices: of widths, the most promising first.
+        numbers: of the steps; as many for each choice.
+        begin: makes the loop of a network.
+        tune: gives the steps of tuning the network of a loop at its widths.
+        loss: of a tuned network.
+    """
+    state, each = torch.get_rng_state(), len(numbers) // len(choices)
+    least, chosen, best = math.inf, choices[0], q
+    for place, widths in enumerate(choices):
+        torch.set_rng_state(state)
+        tuned = copy.deepcopy(q)
+        fix(tuned, widths)
+        for step in tune(begin(tuned), numbers[place * each : (place + 1) * each]):
+            yield replace(step, phase="trial")
+        found = loss(tuned)
+        if place == 0 or found < least:
+            least, chosen, best = found, widths, tuned
+    fix(q, chosen)
+    q.load_state_dict(best.state_dict(), strict=False)
+    q.folded = best.folded

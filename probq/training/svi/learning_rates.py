@@ -1,0 +1,67 @@
+"""Learning rates of a fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from probq.errors import ProbqError, sentence
+from probq.network.quantized.quantized import Quantized
+
+GATES = 20  # times the rate of the weights
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Learning rates of Adam, by what they move.
+
+    Attributes:
+        weights: the network's own parameters, which are the locations of the codes.
+        scales: exponents of the scales (log2), and the logarithm of a learned noise.
+        gates: log-odds of the gates; None: 20 times that of the weights, more in a short search.
+        spread: logarithm of the code posteriors' spread.
+    """
+
+    weights: float = 1e-3
+    scales: float = 5e-3
+    gates: float | None = None
+    spread: float = 5e-3
+
+
+def check_optimizer(optimizer: Any) -> None:
+    """Raise unless `optimizer` makes an optimizer of parameter groups with rates of their own."""
+    hint = "optimizer makes an optimizer of parameter groups, such as torch.optim.Adam or lambda groups: AdamW(groups)"
+    if isinstance(optimizer, Optimizer):
+        name = type(optimizer).__name__
+        raise ProbqError(f"{hint}; give the class instead of an optimizer that was made before ({name})")
+    if not callable(optimizer):
+        raise ProbqError(f"{hint}, not {optimizer!r}")
+    try:
+        made = optimizer([{"params": [torch.zeros(1, requires_grad=True)], "lr": rate} for rate in (1e-3, 1e-2)])
+    except (TypeError, ValueError) as error:
+        raise ProbqError(f"{hint}; what was given fails with it: {sentence(error)}") from error
+    if not isinstance(made, Optimizer):
+        raise ProbqError(f"{hint}; what was given makes a {type(made).__name__}")
+
+
+def groups(q: Quantized, rates: Rates, searching: int | None) -> list[dict[str, Any]]:
+    """Parameters with their rates, for an optimizer; gates too in a search of so many steps."""
+    gates = rates.gates if rates.gates is not None else max(GATES * rates.weights, 10 / (searching or 1000))
+    chosen: dict[float, list[Tensor]] = {}
+    for name, parameter in q.named_parameters():
+        last = name.rsplit(".", 1)[-1]
+        if not parameter.requires_grad or (last == "logits" and searching is None):
+            continue
+        quantizing = name.startswith(("quantizers.", "tables."))
+        rate = rates.weights
+        if quantizing:
+            rate = {"logits": gates, "log2_scale": rates.scales, "log_spread": rates.spread}.get(last, rates.weights)
+            rate = gates if ".code_logits." in name else rate
+        elif name == "likelihood.log_sd":
+            rate = rates.scales
+        chosen.setdefault(rate, []).append(parameter)
+    return [{"params": parameters, "lr": rate} for rate, parameters in chosen.items()]

@@ -1,0 +1,1 @@
+"""Small helpers: checks of arguments, numbers as text, whole files, versions, random streams, batches of data."""
