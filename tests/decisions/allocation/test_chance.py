@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from test_rules import fitted, network
+from small_fits import fitted, network
 from torch import Tensor, nn
 
 import probq

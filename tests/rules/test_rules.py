@@ -6,12 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from small_fits import X, Y, fitted, network
 
 import probq
-from probq import Budget, Plan, ProbqError, Quantized, rules
-from probq.cli import demo
-from probq.codebooks import ladder
+from probq import Budget, ProbqError, rules
 from probq.training.svi.budget_constraint import Constraint
 
 
@@ -108,19 +106,6 @@ def test_directions_by_their_formulas(direction: Any) -> None:
     np.testing.assert_allclose(direction(grad, magnitude, False), -size, rtol=1e-6)
 
 
-X = torch.linspace(-1, 1, 24).reshape(8, 3)
-Y = torch.arange(8) % 2
-
-
-def network(gates: str = "tensor", rungs: tuple[int, ...] = (1, 2, 4)) -> Quantized:
-    torch.manual_seed(3)
-    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2))
-    q = probq.quantize(net, X, plan=Plan(weight=ladder(*rungs), input=ladder(1, 3), gates=gates))
-    for _, quantizer in q.named_quantizers():
-        quantizer.logits.data.normal_(0, 1.5)
-    return q
-
-
 @pytest.mark.parametrize("gates", ["tensor", "channel", "weight"])
 @pytest.mark.parametrize("exceeded", [True, False])
 def test_gates_move_by_their_direction(gates: str, exceeded: bool) -> None:
@@ -202,15 +187,6 @@ def test_options_of_a_rule_that_cannot_be_are_refused(make: Any) -> None:
 
 
 # Fits of the digits
-
-
-def fitted(seed: int, budget: Budget, **options: Any) -> tuple[Quantized, probq.History]:
-    torch.manual_seed(seed)
-    data, net = demo.digits(seed), demo.network()
-    q = probq.quantize(net, data.train.tensors[0][:64], demo.plan)
-    x, y = (tensor[:512] for tensor in data.train.tensors)
-    batches = list(zip(x.split(32), y.split(32), strict=True))
-    return q, probq.fit(q, batches, budget, 2, search=0.95, seed=seed, progress=False, **options)
 
 
 RULES = (rules.DualAscent(), rules.AugmentedLagrangian(), rules.PID(), rules.ConstraintGuided())
