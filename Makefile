@@ -14,12 +14,12 @@ ONE_THREAD = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: help venv demo test lint types doctest notebooks wheel clean
+.PHONY: help venv demo test lint types doctest notebooks docs wheel clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
 
-venv: $(VENV)/.installed-test $(VENV)/.installed-notebooks $(VENV)/.installed-dev  ## install everything for development
+venv: $(VENV)/.installed-test $(VENV)/.installed-notebooks $(VENV)/.installed-docs $(VENV)/.installed-dev  ## install everything for development
 
 demo: $(VENV)/.installed-demo  ## train, decide, lower and check a small network; results in demo-output
 	$(ONE_THREAD) $(BIN)/probq demo --out demo-output $(ARGS)
@@ -40,14 +40,18 @@ types: $(VENV)/.installed-test $(VENV)/.installed-dev  ## check the types
 notebooks: $(VENV)/.installed-notebooks  ## execute every notebook (ARGS=--write stores the outputs)
 	$(ONE_THREAD) $(BIN)/python notebooks/run.py $(ARGS)
 
+docs: $(VENV)/.installed-docs  ## build the manual into build/docs/html; a warning is an error
+	$(ONE_THREAD) $(BIN)/python -m sphinx -E -a -W --keep-going -q -d build/docs/doctrees $(ARGS) docs build/docs/html
+	@echo "the manual: build/docs/html/index.html"
+
 wheel: $(VENV)/.installed-dev  ## build the wheel into dist, install it in a new environment and try it there
 	rm -rf dist
 	$(BIN)/python -m build --outdir dist
 	$(BIN)/python tests/check_wheel.py dist constraints.txt
 
 clean:  ## remove everything made here except the virtual environment
-	rm -rf build dist demo-output *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find probq tests notebooks benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+	rm -rf build dist demo-output docs/notebooks/*.ipynb *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find probq tests notebooks benchmarks docs -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 $(BIN)/python:
 	@command -v $(PYTHON) >/dev/null || { echo "probq needs Python 3.11 or newer, and there is no '$(PYTHON)' here. Name one: make PYTHON=python3.12 ..." >&2; exit 1; }
