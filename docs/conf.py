@@ -47,7 +47,6 @@ napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 napoleon_attr_annotations = False  # the signature has them
 napoleon_use_rtype = False
-napoleon_custom_sections = [("Warns", "Raises")]
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
@@ -70,4 +69,5 @@ html_theme = "furo"
 html_title = f"probq {release}"
 html_static_path = ["_static"]
 html_css_files = ["tables.css", "manual.css"]
+html_show_copyright = False
 html_theme_options = {"navigation_with_keys": True}

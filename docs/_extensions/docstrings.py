@@ -1,5 +1,6 @@
 """Docstrings as Sphinx and napoleon understand them: formulas, properties, several names in one line."""
 
+import inspect
 import re
 from typing import Any
 
@@ -29,10 +30,20 @@ def join_names(line: str) -> str:
     return line if match is None else line.replace(match[1], match[1].replace(", ", ","), 1)
 
 
+def inherited_attributes(item: Any) -> list[str]:
+    """The section on attributes of the base class that has one, for a class of probq whose docstring has none."""
+    for base in item.__mro__[1:] if inspect.isclass(item) and "Attributes:" not in (item.__doc__ or "") else ():
+        text = inspect.cleandoc(vars(base).get("__doc__") or "")
+        if base.__module__.startswith("probq.") and "Attributes:" in text:
+            return ["", *text[text.index("Attributes:") :].split("\n\n")[0].splitlines(), ""]
+    return []
+
+
 def setup(app: Any) -> dict[str, bool]:
     """Tell Sphinx; napoleon rewrites the sections afterwards."""
 
-    def process(_app: Any, what: str, _name: str, _object: Any, _options: Any, lines: list[str]) -> None:
+    def process(_app: Any, what: str, _name: str, item: Any, _options: Any, lines: list[str]) -> None:
+        lines += inherited_attributes(item) if what == "class" else []
         lines[:] = [join_names(line) for line in mark_formulas(lines)]
         if what in ("attribute", "property"):
             lines[:0] = ["..", ""]  # or napoleon takes what stands before a colon for a type

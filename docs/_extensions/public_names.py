@@ -18,7 +18,8 @@ import probq
 
 MODULES = (*(name for name in probq.__all__ if inspect.ismodule(getattr(probq, name))), "testing")
 ELSEWHERE = ("torch.", "pyro.", "arviz.", "numpy.", "pandas.")
-ALIASES = types.MappingProxyType({"Tensor": "torch.Tensor"})  # short in hints of aliases
+# Short in hints, where a library is imported for the type checker alone or a hint stands in an alias.
+ALIASES = types.MappingProxyType({"Axes": "matplotlib.axes.Axes", "Tensor": "torch.Tensor"})
 PLAIN = frozenset({"Levels"})
 NAME = re.compile(r"([A-Za-z_][\w.]*)(\(.*\))?", re.DOTALL)
 
@@ -28,6 +29,15 @@ def public(module: types.ModuleType) -> list[str]:
     declared = getattr(module, "__all__", None)
     defined = (n for n, item in vars(module).items() if getattr(item, "__module__", None) == module.__name__)
     return [name for name in declared or defined if not name.startswith("_")]
+
+
+def public_module(name: str) -> types.ModuleType:
+    """A public module, which Sphinx then finds under its public name, wherever it lies."""
+    module = getattr(probq, name) if name in probq.__all__ else importlib.import_module(f"probq.{name}")
+    if module.__name__ != f"probq.{name}":
+        module.__all__ = public(module)  # or autodoc looks for what is defined under the public name
+        sys.modules[f"probq.{name}"] = module
+    return module
 
 
 def members(path: str, item: Any) -> Iterator[str]:
@@ -45,7 +55,7 @@ def all_names() -> tuple[dict[str, str], dict[str, str]]:
     homes: dict[str, str] = {}
     items = [(f"probq.{name}", getattr(probq, name)) for name in probq.__all__ if name not in MODULES]
     for name in MODULES:
-        module = importlib.import_module(f"probq.{name}")
+        module = public_module(name)
         items += [(f"probq.{name}.{inner}", getattr(module, inner)) for inner in public(module)]
     last: dict[str, list[str]] = {}
     for path, item in items:
