@@ -6,7 +6,6 @@ python benchmarks/estimator_table.py
 from __future__ import annotations
 
 import json
-import textwrap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -69,7 +68,7 @@ def generated(folder: Path = FOLDER) -> str:
     """All that stands between the markers."""
     records = json.loads((folder / RECORDS).read_text())
     parts = [OF_FITS, fits(records), OF_BIASES, biases(records), f"Records: `{RECORDS}`."]
-    return "\n\n".join(part if part.startswith("|") else textwrap.fill(part, 120) for part in parts)
+    return "\n\n".join(part if part.startswith("|") else page.wrapped(part) for part in parts)
 
 
 if __name__ == "__main__":

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
+
+
+def wrapped(text: str) -> str:
+    """A paragraph in lines of 120 characters; none begins with a percent sign, which would make it a comment."""
+    held = text.replace(" %", "\N{NO-BREAK SPACE}%")
+    lines = textwrap.fill(held, 120, break_long_words=False, break_on_hyphens=False)
+    return lines.replace("\N{NO-BREAK SPACE}", " ")
 
 
 def updated(text: str, script: str, part: str) -> str:

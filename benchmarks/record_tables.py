@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import textwrap
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -150,7 +149,7 @@ def averages(runs: list[dict[str, Any]]) -> list[list[str]]:
 
 def of(table: Callable[[Any], str], name: str) -> str:
     """A table and where its records are."""
-    return f"{table(records(name))}\n\n{textwrap.fill(f'Records: `{name}`.', 120)}"
+    return f"{table(records(name))}\n\n{page.wrapped(f'Records: `{name}`.')}"
 
 
 PARTS: Mapping[str, Callable[[], str]] = MappingProxyType(

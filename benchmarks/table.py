@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import textwrap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -152,11 +151,6 @@ def row(runs: list[Mapping[str, Any]]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def wrapped(text: str) -> str:
-    """A paragraph in lines of 120 characters."""
-    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
-
-
 def made_with(records: list[Mapping[str, Any]]) -> str:
     """Machines and versions of all runs."""
     machines = sorted({record.get("machine", "not recorded") for record in records})
@@ -177,13 +171,18 @@ def section(about: Section, folder: Path) -> str:
         cells = (f"{p.method} (published: {p.source})", p.widths, "-", p.test, p.float_test, p.percent, *4 * ("-",))
         rows.append(f"| {' | '.join(cells)} |")
     table = "\n".join([HEAD, *rows]) if rows else "No runs yet."
-    lines = [f"## {about.title}", wrapped(about.protocol), table, *([wrapped(made_with(records))] if records else [])]
+    lines = [
+        f"## {about.title}",
+        page.wrapped(about.protocol),
+        table,
+        *([page.wrapped(made_with(records))] if records else []),
+    ]
     return "\n\n".join([*lines, f"Records: `{about.file}`."])
 
 
 def generated(folder: Path = FOLDER) -> str:
     """All that stands between the markers."""
-    return "\n\n".join([wrapped(CONVENTION), *(section(about, folder) for about in SECTIONS)])
+    return "\n\n".join([page.wrapped(CONVENTION), *(section(about, folder) for about in SECTIONS)])
 
 
 if __name__ == "__main__":
