@@ -10,13 +10,12 @@ HEAD = """# Sphinx inventory version 2
 """
 
 
-def mapping(listed: Path, folder: Path, *, fetch: bool) -> dict[str, tuple[str, str | None]]:
+def mapping(listed: Path, folder: Path) -> dict[str, tuple[str, str]]:
     """What `intersphinx_mapping` takes: for each library its address, and the inventory made here.
 
     Args:
         listed: file with a line `[library] address`, then lines `name role page` for each name of that library.
         folder: where the inventories are written.
-        fetch: whether Sphinx fetches the whole inventory from each address in place of the one made here.
     """
     libraries: dict[str, tuple[str, list[str]]] = {}
     for line in listed.read_text().splitlines():
@@ -26,8 +25,6 @@ def mapping(listed: Path, folder: Path, *, fetch: bool) -> dict[str, tuple[str, 
         elif line and not line.startswith("#"):
             item, role, page = line.split()
             libraries[name][1].append(f"{item} {role} 1 {page} -")
-    if fetch:
-        return {name: (address, None) for name, (address, _) in libraries.items()}
     folder.mkdir(parents=True, exist_ok=True)
     for name, (_, lines) in libraries.items():
         body = zlib.compress("".join(f"{line}\n" for line in lines).encode())
