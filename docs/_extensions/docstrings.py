@@ -39,6 +39,10 @@ def inherited_attributes(item: Any) -> list[str]:
     return []
 
 
+def _expression(match: re.Match[str]) -> str:
+    return "..." if match[1] == "factory" else match[1]
+
+
 def setup(app: Any) -> dict[str, bool]:
     """Tell Sphinx; napoleon rewrites the sections afterwards."""
 
@@ -50,7 +54,7 @@ def setup(app: Any) -> dict[str, bool]:
 
     def sign(_app: Any, _what: str, _name: str, _object: Any, _options: Any, signature: Any, result: Any) -> Any:
         # Sphinx cannot read a signature in which a default value is no expression
-        return signature and (signature.replace("<factory>", "..."), result)
+        return signature and (re.sub(r"<(?:function )?(\w+)>", _expression, signature), result)
 
     app.connect("autodoc-process-docstring", process, priority=400)
     app.connect("autodoc-process-signature", sign)

@@ -20,7 +20,8 @@ MODULES = (*(name for name in probq.__all__ if inspect.ismodule(getattr(probq, n
 ELSEWHERE = ("torch.", "pyro.", "arviz.", "numpy.", "pandas.")
 # Short in hints, where a library is imported for the type checker alone or a hint stands in an alias.
 ALIASES = types.MappingProxyType({"Axes": "matplotlib.axes.Axes", "Tensor": "torch.Tensor"})
-PLAIN = frozenset({"Levels"})
+PLAIN = frozenset({"Levels", "probq.json", "probq.output_exponent"})  # an alias, a file, a key of metadata
+VERBS = frozenset({"decide", "fit", "lower", "pareto", "quantize"})  # functions that docstrings name without "probq."
 NAME = re.compile(r"([A-Za-z_][\w.]*)(\(.*\))?", re.DOTALL)
 
 
@@ -46,7 +47,8 @@ def members(path: str, item: Any) -> Iterator[str]:
     for owner in (base for base in bases if base.__module__.startswith("probq.")):
         for name, member in vars(owner).items():
             is_code = callable(member) or isinstance(member, property | classmethod | staticmethod)
-            if is_code and member.__doc__ and not name.startswith("_"):
+            is_field = name in getattr(owner, "__dataclass_fields__", ())
+            if is_code and not is_field and member.__doc__ and not name.startswith("_"):
                 yield f"{path}.{name}"
 
 
@@ -68,6 +70,7 @@ def all_names() -> tuple[dict[str, str], dict[str, str]]:
     return homes, short
 
 
+LOGGER = logging.getLogger(__name__)
 HOMES, SHORT = all_names()
 
 
@@ -77,9 +80,19 @@ def target(text: str) -> str | None:
     if match is None:
         return None
     path = re.sub(r"^q\.", "probq.Quantized.", match[1])
-    known = HOMES.get(path) or SHORT.get(path)
-    is_module = path.removeprefix("probq.") in MODULES
-    return known or (path if is_module or path.startswith(ELSEWHERE) else None)
+    head, dot, rest = path.partition(".")
+    known = HOMES.get(path) or HOMES.get(f"{SHORT.get(head)}{dot}{rest}")
+    if known or path.startswith(ELSEWHERE):
+        return known or path
+    return f"probq.{path}" if path in VERBS else path if path.startswith("probq.") and is_there(path) else None
+
+
+def is_there(path: str) -> bool:
+    """Whether a dotted path leads to something from probq's public names."""
+    item: Any = probq
+    for name in path.split(".")[1:]:
+        item = public_module(name) if item is probq and name in MODULES else getattr(item, name, None)
+    return item is not None
 
 
 class LinkNames(SphinxTransform):
@@ -93,7 +106,10 @@ class LinkNames(SphinxTransform):
             parent = node.parent
             if isinstance(parent, nodes.title | nodes.reference | nodes.term | addnodes.pending_xref):
                 continue
-            path = target(node.astext())
+            text = node.astext()
+            path = target(text)
+            if path is None and text not in PLAIN and re.fullmatch(r"probq(\.\w+)+", text):
+                LOGGER.warning("%s is no public name", text, location=node)
             if path is not None:
                 kind = {"refdomain": "py", "reftype": "obj", "reftarget": path, "refexplicit": True}
                 reference = addnodes.pending_xref("", node.deepcopy(), soft=True, refdoc=self.env.docname, **kind)
@@ -135,7 +151,7 @@ def check(_app: Any, env: Any) -> None:
     described = {entry[0] for entry in env.get_domain("py").get_objects()}
     for path in sorted(set(HOMES.values()) | {f"probq.{name}" for name in MODULES}):
         if path not in described:
-            logging.getLogger(__name__).warning("no page of docs/reference describes %s", path)
+            LOGGER.warning("no page of docs/reference describes %s", path)
 
 
 def setup(app: Any) -> dict[str, bool]:

@@ -23,8 +23,8 @@ class Budget:
         limit: limit in the cost's own unit. Give one of the two.
         cost: the cost, by default bit operations.
         probability: None for `E[cost] <= limit` in training; a number `p` for `P(cost <= limit) >= p`, held under the
-            fitted posterior (a chance constraint, see `probq.chance.Chance`; with channels that may be pruned, by the
-            bound that counts them as if they were there). Decisions keep the limit either way.
+            fitted posterior (a chance constraint; with channels that may be pruned, by the bound that counts them as if
+            they were there). Decisions keep the limit either way.
 
     Raises:
         ProbqError: unless exactly one of `percent` and `limit` is given, as a positive finite number, and the
