@@ -1,4 +1,7 @@
-"""Which law a target has, where its classes are, and which accuracy follows; against `cross_entropy` and numpy."""
+"""Which law a target has, where its classes are, and options; against `cross_entropy` and numpy.
+
+What all likelihoods keep is in `tests/conformance`.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,13 +12,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, Distribution, Independent, Laplace, OneHotCategorical, Poisson
 
 import probq
 from probq import ProbqError, Quantized
 from probq.evaluation.diagnostics.held_out import validate
 from probq.evaluation.reporting.calibration import predicted
-from probq.likelihoods import Categorical, Normal, categorical, for_target
+from probq.likelihoods import Categorical, categorical, for_target
 from probq.utils.batches import Batches
 
 CPU = torch.device("cpu")
@@ -118,31 +120,6 @@ def test_a_likelihood_that_moves_the_axis_has_the_accuracy_of_its_law() -> None:
     q, x, y, _ = case("images", ignored=0)
     q.likelihood = lambda output: torch.distributions.Categorical(logits=output.movedim(1, -1))
     assert validate(q, Batches([(x, y)], CPU))["accuracy"] == pytest.approx(by_hand(q(x).detach(), y, 1))
-
-
-LAWS: dict[str, tuple[Callable[[Tensor], Distribution], Callable[[Tensor], Tensor], bool]] = {
-    # law, targets of what the network says, whether they are classes
-    "counts": (lambda o: Poisson(o.exp()), lambda o: (o > 0).long(), False),
-    "numbers": (Normal(1.0), lambda o: o, False),
-    "integers as numbers": (lambda o: Laplace(o, 1.0), lambda o: o.round().long(), False),
-    "yes or no": (lambda o: Bernoulli(logits=o), lambda o: (o > 0).float(), True),
-    "yes or no, each for itself": (lambda o: Independent(Bernoulli(logits=o), 1), lambda o: (o > 0).float(), True),
-    "one-hot": (lambda o: OneHotCategorical(logits=o), lambda o: F.one_hot(o.argmax(1), C).float(), True),
-}
-
-
-@pytest.mark.parametrize(("law", "target", "classes"), LAWS.values(), ids=LAWS)
-def test_only_laws_of_classes_have_an_accuracy(law: Any, target: Any, classes: bool) -> None:
-    q, x, _, _ = case("rows")
-    q.likelihood = law
-    y = target(q(x).detach())
-    y[0] = y[0].roll(1) if y[0].numel() > 1 and y[0].unique().numel() > 1 else 1 - y[0]
-    found = validate(q, Batches([(x, y)], CPU))
-    assert ("accuracy" in found) == classes
-    if classes:
-        mode = target(q(x).detach())
-        same = (mode == y).all(1) if isinstance(law(x), OneHotCategorical) else mode == y
-        assert found["accuracy"] == pytest.approx(float(same.double().mean())) != 1
 
 
 def test_where_nothing_is_observed_there_is_no_accuracy() -> None:
