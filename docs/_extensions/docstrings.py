@@ -45,6 +45,7 @@ def _expression(match: re.Match[str]) -> str:
 
 def setup(app: Any) -> dict[str, bool]:
     """Tell Sphinx; napoleon rewrites the sections afterwards."""
+    from sphinx.domains.python import PyObject  # here, so that the tests of this file need no Sphinx
 
     def process(_app: Any, what: str, _name: str, item: Any, _options: Any, lines: list[str]) -> None:
         lines += inherited_attributes(item) if what == "class" else []
@@ -56,6 +57,9 @@ def setup(app: Any) -> dict[str, bool]:
         # Sphinx cannot read a signature in which a default value is no expression
         return signature and (re.sub(r"<(?:function )?(\w+)>", _expression, signature), result)
 
+    for field in PyObject.doc_field_types:
+        if field.name == "variable":
+            field.label = "Attributes"  # as the docstrings say, not "Variables"
     app.connect("autodoc-process-docstring", process, priority=400)
     app.connect("autodoc-process-signature", sign)
     return {"parallel_read_safe": True}

@@ -30,8 +30,8 @@ from probq.utils.random_stream import alone
 class Quantized(Program):
     """A network with a posterior over the width of every quantizer and the code of every weight.
 
-    Made by `quantize`, trained by `fit`. Calling it runs the network at its mode; see `Program` for its attributes,
-    and for `model` and `guide`.
+    Made by `quantize`, trained by `fit`. Calling it runs the network at its mode. To Pyro it is a program,
+    `model` and `guide`.
     """
 
     def mode(self, budget: Budgets = None, measured: bool = True) -> Assignment:
