@@ -1,4 +1,7 @@
-"""Costs and limits of whole networks, against sums over every choice of widths."""
+"""Limits of whole networks, pruned channels, tables and ties, against sums over every choice of widths.
+
+What all costs keep is in `tests/conformance`.
+"""
 
 import itertools
 import math
@@ -11,6 +14,7 @@ import pandas
 import pyro
 import pytest
 import torch
+from cost_networks import chain, choices, moved, same
 from matplotlib import pyplot
 from torch import nn
 
@@ -23,143 +27,11 @@ from probq.decisions.within_budget import probability_within
 from probq.evaluation.diagnostics import width_draws
 from probq.network.tracing.layer import Layer
 from probq.network.tracing.trace import layers
-from probq.testing import width_states
-
-WEIGHTS, INPUTS = ladder(0, 1, 2, 4), ladder(1, 2, 4, signed=False)
-
-
-def moved(q: Quantized, seed: int = 0) -> Quantized:
-    """The network with gates away from their start."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for _, quantizer in q.named_sites():
-            quantizer.logits.copy_(torch.randn(quantizer.logits.shape, generator=generator))
-    return q
-
-
-def chain(plan: Any = None, seed: int = 0) -> Quantized:
-    """Two layers, four widths unless tied."""
-    net = nn.Sequential(nn.Linear(5, 3), nn.ReLU(), nn.Linear(3, 3))
-    plan = plan or Plan(weight=WEIGHTS, input=INPUTS, network_input=ladder(2, 4, signed=False))
-    return moved(probq.quantize(net, torch.rand(4, 5), plan=plan), seed)
-
-
-def same(**ties: str) -> Plan:
-    return Plan(weight=ladder(1, 2, 4), input=INPUTS, network_input=ladder(2, 4, signed=False), **ties)
-
-
-NETWORKS: dict[str, Callable[[], Quantized]] = {
-    "free": chain,
-    "weights tied": lambda: chain(same(tie_weight="all")),
-    "weight and input of one layer tied": lambda: chain(same(tie_weight="own", tie_input="own")),
-    "one tied across layers": lambda: chain(
-        lambda layer: same(tie_weight="x") if layer.name == "0" else same(tie_input="x")
-    ),
-    "ladders of their own": lambda: chain(
-        lambda layer: Plan(weight=ladder(4)) if layer.name == "0" else Plan(weight=WEIGHTS, input=INPUTS)
-    ),
-}
-
-
-def latency(q: Quantized) -> costs.Cost:
-    """A table of random measurements for all pairs of widths."""
-    rng = np.random.default_rng(0)
-    rows = [
-        (layer.name, w, a, float(rng.uniform(1, 9)))
-        for layer in q.layers
-        for w in q.quantizer(layer.weight).ladder.bits
-        for a in q.quantizer(layer.input or "").ladder.bits
-    ]
-    return costs.table(pandas.DataFrame(rows, columns=["layer", "weight_bits", "input_bits", "cost"]), "latency")
-
-
-def by_hand(q: Quantized, bits: dict[str, int], kind: str) -> float:
-    """Cost of one choice of widths, from the definition."""
-    parts, table = [], latency(q)
-    for layer in q.layers:
-        w, a = bits[layer.weight], bits[layer.input or ""]
-        parts.append(
-            {
-                "bops": layer.macs * w * a,
-                "storage": layer.weights * w,
-                "activations": layer.inputs * a,
-                "largest": layer.inputs * a,
-                "ebops": layer.macs * {0: 0, 1: 1, 2: 1, 4: 3}[w] * a,
-                "table": table(layer, w, a) if kind == "table" else 0,
-            }[kind]
-        )
-    return float(max(parts) if kind == "largest" else sum(parts))
-
-
-def cost_of(q: Quantized, kind: str) -> costs.Cost:
-    return latency(q) if kind == "table" else costs.largest_activation if kind == "largest" else getattr(costs, kind)
-
-
-KINDS = ("bops", "storage", "activations", "largest", "ebops", "table")
-
-
-def states(q: Quantized, kinds: tuple[str, ...]) -> list[tuple[float, np.ndarray, dict[str, int]]]:
-    result = []
-    for rungs, p in width_states(q):
-        bits = {name: q.quantizer(name).ladder.bits[k] for name, k in rungs.items()}
-        result.append((p, np.array([by_hand(q, bits, kind) for kind in kinds]), bits))
-    return result
-
-
-@pytest.mark.parametrize("network", NETWORKS)
-def test_expectations_and_totals_are_the_enumerated_ones(network: str) -> None:
-    q = NETWORKS[network]()
-    every = states(q, KINDS)
-    assert sum(p for p, _, _ in every) == pytest.approx(1)
-    for k, kind in enumerate(KINDS):
-        cost = cost_of(q, kind)
-        assert all(costs.total(q.layers, bits, cost) == pytest.approx(c[k]) for _, c, bits in every)
-        tables = q.cost_tables(cost)
-        expected = sum(p * c[k] for p, c, _ in every)
-        assert float(q.expected_cost(tables).detach()) == pytest.approx(expected, rel=1e-6), kind
-
-
-@pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("kind", KINDS)
-def test_gradients_of_expectations_by_finite_differences(network: str, kind: str) -> None:
-    q = NETWORKS[network]()
-    tables = q.cost_tables(cost_of(q, kind))
-    expected = q.expected_cost(tables)
-    for _, quantizer in q.named_sites():
-        if len(quantizer.ladder) > 1:
-            (slope,) = torch.autograd.grad(
-                expected, quantizer.logits, retain_graph=True, materialize_grads=True, allow_unused=True
-            )
-            values = []
-            for sign in (1, -1):
-                with torch.no_grad():
-                    quantizer.logits[0] += sign * 1e-2
-                    values.append(float(q.expected_cost(tables)))
-                    quantizer.logits[0] -= sign * 1e-2
-            assert float(slope[0]) == pytest.approx((values[0] - values[1]) / 2e-2, rel=1e-2, abs=1e-3)
-
-
-@pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("kinds", [("largest",), ("bops", "storage"), ("table", "largest", "ebops")])
-def test_decisions_under_limits_are_the_enumerated_ones(network: str, kinds: tuple[str, ...]) -> None:
-    q = NETWORKS[network]()
-    every = states(q, kinds)
-    rng = np.random.default_rng(1)
-    for row in rng.choice(len(every), 2, replace=False):
-        limits = np.maximum(every[row][1], 1e-3) * (1 + 1e-9)
-        budget = [Budget(limit=float(x), cost=cost_of(q, kind)) for x, kind in zip(limits, kinds, strict=True)]
-        inside = [(p, bits) for p, c, bits in every if (c <= limits).all()]
-        a = q.mode(budget)
-        assert a.widths in [bits for _, bits in inside]
-        assert math.exp(a.log_prob) == pytest.approx(max(p for p, _ in inside), rel=1e-5)
-        assert a.limit == (tuple(limits) if len(limits) > 1 else limits[0])
-        assert probability_within(q, budget) == pytest.approx(sum(p for p, _ in inside), abs=1e-6)
-        assert all(draw.widths in [bits for _, bits in inside] for draw in q.sample(4, budget, seed=0))
 
 
 def test_limits_that_cannot_be_kept_are_named() -> None:
     q = chain(same())
-    least = min(c[0] for _, c, _ in states(q, ("storage",)))
+    least = min(sum(layer.weights * bits[layer.weight] for layer in q.layers) for _, bits in choices(q))
     wide, narrow = Budget(percent=100), Budget(limit=least - 1, cost=costs.storage)
     for act in (q.mode, lambda b: q.sample(1, b, seed=0), lambda b: next(probq.steps(q, data(), b))):
         with pytest.raises(ProbqError, match=rf"{least - 1:,.0f} storage .* cannot be reached"):
