@@ -69,8 +69,8 @@ def decide(
         ProbqError: if there is no validation data, or no choice keeps the budget.
 
     Example:
+        >>> import probq, torch
         >>> net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
-        >>> import probq
         >>> x, y, budget = torch.rand(8, 2), torch.arange(8) % 2, probq.Budget(percent=2)
         >>> a = probq.decide(probq.quantize(net, x), budget, [(x, y)], progress=False)
         >>> a.percent() <= 2
