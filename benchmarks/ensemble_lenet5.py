@@ -39,7 +39,7 @@ import probq
 from probq import calibration
 from probq.codebooks import ladder
 from probq.evaluation.metrics.uncertainty import classification, softmax
-from probq.evaluation.studies.ensemble import joint
+from probq.evaluation.studies.ensemble import draw_members
 
 METHODS = ("mode", "draws", "codes", "ensemble", "widths", "drawn", "longer", "control", "twice", "pair")
 CHECKED = 100  # images on which C is compared with the interpreter, for each network
@@ -85,7 +85,7 @@ def tuned(args: argparse.Namespace, net: nn.Module, images: Data, member: int) -
     own = args.method in ("widths", "pair")
     fixed = q if own else q.at(q.mode())
     limit = total(args, net)
-    draws = joint(q, args.members, limit, args.seed) if own else fixed.sample(args.members, seed=args.seed)
+    draws = draw_members(q, args.members, limit, args.seed) if own else fixed.sample(args.members, seed=args.seed)
     name = f"{f'{args.method}-' if own else ''}member{member}-epochs{args.epochs}"
     return kept(args, name, net, images, fixed.at(draws[member]), args.epochs, member)
 
@@ -147,7 +147,7 @@ def networks(args: argparse.Namespace, net: nn.Module, images: Data) -> list[tup
     if args.method == "codes":
         fixed = q.at(q.mode())
         return [(fixed, draw) for draw in fixed.sample(args.members, seed=args.seed)]
-    return [(q, draw) for draw in joint(q, args.members, total(args, net), args.seed)]
+    return [(q, draw) for draw in draw_members(q, args.members, total(args, net), args.seed)]
 
 
 def outputs(ensemble: probq.Ensemble, parts: list[Tensor]) -> tuple[list[np.ndarray], int]:

@@ -24,7 +24,7 @@ import probq
 from probq import rules
 from probq.cli import demo
 from probq.decisions.within_budget import probability_within
-from probq.training.svi.budget_constraint import Constraint
+from probq.training.svi.budget_constraint import BudgetConstraint
 
 BUDGETS = (0.2, 0.5, 2.0)
 OPTIONS: Mapping[str, dict[str, Any]] = MappingProxyType(
@@ -58,7 +58,7 @@ def one(name: str, seed: int, percent: float, epochs: int) -> dict[str, Any]:
     batches = DataLoader(data.train, batch_size=demo.BATCH, shuffle=True)
     q = probq.quantize(net, data.train.tensors[0][:64], demo.plan)
     probq.fit(q, batches, budget, epochs, seed=seed, progress=False, **options)
-    constraint = Constraint(q, budget)
+    constraint = BudgetConstraint(q, budget)
     x, y = data.validation.tensors
     return {
         "rule": name,

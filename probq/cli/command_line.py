@@ -15,7 +15,7 @@ from probq.cli.arguments import seed
 from probq.errors import ProbqError, printable
 from probq.integer import IntegerModel
 from probq.integer.layer_table import LayerNumbers, layers_of, number
-from probq.utils.file_kind import kind
+from probq.utils.file_kind import file_kind
 
 FAILED, WRONG_USE = 1, 2
 HEADINGS = ("layer", "op", "weight shape", "bits", "input bits", "accumulator bits", "MACs", "BOPs %")
@@ -75,7 +75,7 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _show(options: argparse.Namespace) -> int:
     path: Path = options.file
-    print(printable(posterior_text(path) if kind(path) == "probq.posterior" else integer_text(path)))
+    print(printable(posterior_text(path) if file_kind(path) == "probq.posterior" else integer_text(path)))
     return 0
 
 
@@ -85,7 +85,7 @@ def posterior_text(path: Path) -> str:
     Raises:
         ProbqError: as `probq.load`.
     """
-    from probq.evaluation.diagnostics.table import table, text
+    from probq.evaluation.diagnostics.table import format_table, table
     from probq.network.quantized import load as posterior
     from probq.network.quantized.file_format import read
 
@@ -100,7 +100,7 @@ def posterior_text(path: Path) -> str:
     if frame.attrs["budget"] is not None:
         within = frame.attrs["P(cost<=limit)"]
         lines.append(f"budget:        {frame.attrs['budget']}, kept by a draw with probability {within:.4g}")
-    return "\n".join([*lines, *(f"note: {note}" for note in manifest["notes"]), "", text(frame)])
+    return "\n".join([*lines, *(f"note: {note}" for note in manifest["notes"]), "", format_table(frame)])
 
 
 def integer_text(path: Path) -> str:

@@ -16,8 +16,8 @@ import probq
 from probq import codebooks, plot
 from probq.decisions.within_budget import probability_within
 from probq.errors import ProbqError
-from probq.evaluation.diagnostics.table import table, text
-from probq.utils.atomic_write import replacing
+from probq.evaluation.diagnostics.table import format_table, table
+from probq.utils.atomic_write import replace_atomically
 from probq.utils.random_stream import Stream
 
 EPOCHS_FLOAT, EPOCHS = 10, 16
@@ -183,7 +183,7 @@ def _write(out: Path, q: probq.Quantized, model: probq.IntegerModel, history: pr
     posterior, integers, frame, *pictures = (out / name for name in FILES)
     q.save(posterior)
     model.save(integers)
-    with replacing(frame) as temporary:
+    with replace_atomically(frame) as temporary:
         table(q).to_csv(temporary)
     for axes, picture in zip((plot.widths(q), plot.cost(q), plot.history(history)), pictures, strict=True):
         plot.save(axes, picture)
@@ -194,7 +194,7 @@ def _report(result: Result, q: probq.Quantized, budget: probq.Budget, out: Path,
     within = probability_within(q, budget)
     cost = f"{result.bops:,.0f} of at most {result.limit:,.0f} ({result.percent:.4g} %, budget {budget.percent:g} %)"
     say(f"""
-{text(table(q))}
+{format_table(table(q))}
 
 accuracy on {result.images} test images
   float network   {100 * result.float_accuracy:6.2f} %

@@ -14,7 +14,7 @@ from probq.network.tracing.layer import Layer
 
 
 @dataclass(frozen=True)
-class Tables:
+class CostTables:
     """What a cost is for every layer and every pair of its widths, `[weight rungs, input rungs]`.
 
     Iterating gives pairs of a layer and its table.
@@ -40,7 +40,7 @@ class Tables:
         return self.sites.get(name or "", name or "")
 
 
-def of_layer(tables: Tables, layer: Layer, table: Tensor, laws: Mapping[str, Tensor]) -> Tensor:
+def layer_expectation(tables: CostTables, layer: Layer, table: Tensor, laws: Mapping[str, Tensor]) -> Tensor:
     """Exact expected cost of one layer, a float64 scalar.
 
     Args:
@@ -68,7 +68,7 @@ def of_layer(tables: Tables, layer: Layer, table: Tensor, laws: Mapping[str, Ten
     return result + (together - (law @ of_rungs) * (1 - gone)).mean() / len(gone)
 
 
-def expectation(tables: Tables, laws: Mapping[str, Tensor]) -> Tensor:
+def expected_cost(tables: CostTables, laws: Mapping[str, Tensor]) -> Tensor:
     """Exact `E[cost]` of a network, a float64 scalar with gradients.
 
     Args:
@@ -77,10 +77,10 @@ def expectation(tables: Tables, laws: Mapping[str, Tensor]) -> Tensor:
     """
     if isinstance(tables.cost, costs.Largest):
         return _largest(tables, laws)
-    return torch.stack([of_layer(tables, layer, table, laws) for layer, table in tables]).sum()
+    return torch.stack([layer_expectation(tables, layer, table, laws) for layer, table in tables]).sum()
 
 
-def _largest(tables: Tables, laws: Mapping[str, Tensor]) -> Tensor:
+def _largest(tables: CostTables, laws: Mapping[str, Tensor]) -> Tensor:
     """`E[max] = sum over values v of v (P(max <= v) - P(max < v))`, with `P(max <= v)` a product over widths."""
     fixed = 0.0
     values: dict[str, Tensor] = {}

@@ -18,17 +18,17 @@ from probq import cost as costs
 from probq.cost.budget import Budget
 from probq.decisions.allocation import most_probable as solve
 from probq.decisions.allocation.conditional_sampling import conditional_draws, probability_within
-from probq.decisions.allocation.problem import Choice, Problem, problem
+from probq.decisions.allocation.problem import Choice, Problem, make_problem
 from probq.errors import ProbqError
 from probq.network.program.program import Program
 from probq.network.tracing.layer import Layer
-from probq.utils.numbers import figure
+from probq.utils.numbers import format_number
 
 SEARCH = 16  # halvings of the limit that stands in for a coupled one
 PROPOSALS = 64  # draws for each one wanted, at most, where a coupled limit rejects some
 
 
-def problem_of(
+def width_problem(
     q: Program, cost: costs.Cost | Sequence[costs.Cost] = costs.bops, barred: Mapping[str, np.ndarray] | None = None
 ) -> Problem:
     """The discrete problem of a network's posterior over widths.
@@ -45,11 +45,11 @@ def problem_of(
             law = quantizer.widths().log_probs.double().cpu().numpy()
             law = law.reshape(-1, len(quantizer.ladder)) if quantizer.gates else law
             log_probs[name] = np.where((barred or {}).get(name, False), -np.inf, law)
-    return problem(q.layers, ladders, log_probs, cost, q.sites)
+    return make_problem(q.layers, ladders, log_probs, cost, q.sites)
 
 
 @dataclass(frozen=True)
-class Limited:
+class ConstrainedPosterior:
     """The discrete problem under limits.
 
     Attributes:
@@ -99,7 +99,7 @@ class Limited:
 
     def check(self) -> None:
         """Raise unless some choice keeps all limits."""
-        solve.reachable(self.problem, self.limits)
+        solve.check_reachable(self.problem, self.limits)
         if not self.keeps([group.cheapest(0) for group in self.problem.groups]) or len(self.limits) > len(self.coupled):
             self.most_probable()
 
@@ -117,7 +117,8 @@ class Limited:
             for cost, limit in self.coupled.values()
         }
         figures = " and ".join(
-            f"{figure(limit)} {n} (the narrowest rungs cost {figure(x, up=True)})" for n, (limit, x) in least.items()
+            f"{format_number(limit)} {n} (the narrowest rungs cost {format_number(x, up=True)})"
+            for n, (limit, x) in least.items()
         )
         also = " together with the other budgets" if len(self.limits) > len(self.coupled) else ""
         return ProbqError(f"no widths were found that keep the budget of {figures}{also}; raise the budget")
@@ -150,7 +151,7 @@ class Limited:
         return inside * float(np.mean([self.keeps(choice) for choice in found]))
 
 
-def limited(q: Program, budgets: Sequence[Budget], strict: bool = True) -> Limited | None:
+def constrain(q: Program, budgets: Sequence[Budget], strict: bool = True) -> ConstrainedPosterior | None:
     """The discrete problem of a network under budgets.
 
     Args:
@@ -161,35 +162,37 @@ def limited(q: Program, budgets: Sequence[Budget], strict: bool = True) -> Limit
     Raises:
         ProbqError: as told; it names the layer.
     """
-    wanted = [(bare(b.cost), b.cost, b.absolute(q.layers)) for b in budgets]
+    wanted = [(without_pruning(b.cost), b.cost, b.absolute(q.layers)) for b in budgets]
     barred: dict[str, np.ndarray] = {}
     for cost, _, limit in wanted:
         if isinstance(cost, costs.Largest) and not _bar(q, cost, limit, barred, strict):
             return None
     rows = [row for row in wanted if not isinstance(row[0], costs.Largest)] or [(costs.bops, costs.bops, math.inf)]
     discrete = replace(
-        problem_of(q, [cost for cost, _, _ in rows], barred),
+        width_problem(q, [cost for cost, _, _ in rows], barred),
         names=tuple(costs.name(cost) for _, cost, _ in rows),
         within=_within(wanted),
     )
     coupled = {k: (cost, limit) for k, (_, cost, limit) in enumerate(rows) if q.cost_tables(cost).reads}
     free = 2 * discrete.full + 1
     limits = np.array([free[k] if k in coupled or math.isinf(row[2]) else row[2] for k, row in enumerate(rows)])
-    return Limited(discrete, limits, coupled, q.layers)
+    return ConstrainedPosterior(discrete, limits, coupled, q.layers)
 
 
 def _within(rows: Sequence[tuple[costs.Cost, costs.Cost, float]]) -> str:
     """The limits on a largest layer, for messages."""
-    largest = [f"{figure(limit)} {costs.name(cost)}" for cost, _, limit in rows if isinstance(cost, costs.Largest)]
+    largest = [
+        f"{format_number(limit)} {costs.name(cost)}" for cost, _, limit in rows if isinstance(cost, costs.Largest)
+    ]
     return " within " + " and ".join(largest) if largest else ""
 
 
-def bare(cost: costs.Cost) -> costs.Cost:
+def without_pruning(cost: costs.Cost) -> costs.Cost:
     """A cost that knows pruned channels, without that knowledge."""
     return cost.of if isinstance(cost, costs.Pruned) else cost
 
 
-def by_input(q: Program, cost: costs.Cost) -> list[tuple[Layer, str, Tensor]]:
+def costs_by_input(q: Program, cost: costs.Cost) -> list[tuple[Layer, str, Tensor]]:
     """Each layer, the name of what has its input's width ("" if nothing has), and its cost on each rung of that.
 
     Args:
@@ -206,7 +209,7 @@ def by_input(q: Program, cost: costs.Cost) -> list[tuple[Layer, str, Tensor]]:
 
 def _bar(q: Program, cost: costs.Cost, limit: float, barred: dict[str, np.ndarray], strict: bool) -> bool:
     """Bar every rung at which some layer alone exceeds the limit; False where that leaves a layer none."""
-    for layer, site, of_rungs in by_input(q, cost):
+    for layer, site, of_rungs in costs_by_input(q, cost):
         above = (of_rungs > limit).numpy()
         if site:
             barred[site] = above = above | barred.get(site, False)
@@ -215,7 +218,8 @@ def _bar(q: Program, cost: costs.Cost, limit: float, barred: dict[str, np.ndarra
                 return False
             least = float(of_rungs.min())
             raise ProbqError(
-                f"the budget of {figure(limit)} {costs.name(cost)} cannot be reached: layer {layer.name} alone costs "
-                f"{figure(least, up=True)} at its narrowest input; raise the budget or add narrower rungs to its ladder"
+                f"the budget of {format_number(limit)} {costs.name(cost)} cannot be reached: layer {layer.name} alone "
+                f"costs {format_number(least, up=True)} at its narrowest input; raise the budget or add narrower rungs "
+                "to its ladder"
             )
     return True

@@ -14,7 +14,7 @@ from probq.network.program.program import Program
 from probq.network.quantizers.base import OPEN
 
 
-def unfitted(q: Network) -> bool:
+def is_unfitted(q: Network) -> bool:
     """Whether nothing was learned or set: no fit has seen the network, and every gate is where `quantize` left it.
 
     A network at the widths of an assignment is not unfitted: there is nothing left to learn of its widths.
@@ -27,7 +27,7 @@ def unfitted(q: Network) -> bool:
 
 def warn_unfitted(*networks: Network) -> None:
     """Warn, at the caller's caller's line, if one of the networks is unfitted."""
-    if any(unfitted(q) for q in networks):
+    if any(is_unfitted(q) for q in networks):
         warnings.warn(
             "the posterior was never fitted, so its draws are those of the starting point; run probq.fit first",
             UserWarning,
@@ -35,17 +35,17 @@ def warn_unfitted(*networks: Network) -> None:
         )
 
 
-def untuned(q: Program, assignments: Sequence[Assignment]) -> int:
+def count_untuned(q: Program, assignments: Sequence[Assignment]) -> int:
     """How many draws have other widths than those the network was tuned at; none if a fit tuned none."""
     tuned = tuned_widths(q) or {}
     return sum(any(not np.array_equal(a.widths[name], tuned[name]) for name in tuned) for a in assignments)
 
 
-def caution(count: int, draws: int, what: str, instead: str) -> str:
+def untuned_caution(count: int, draws: int, what: str, instead: str) -> str:
     """A sentence about draws at widths that were not tuned, empty if there are none.
 
     Args:
-        count: of such draws, from `untuned`.
+        count: of such draws, from `count_untuned`.
         draws: all of them.
         what: what the draws are called.
         instead: the call that draws codes alone.
@@ -60,6 +60,6 @@ def caution(count: int, draws: int, what: str, instead: str) -> str:
 
 
 def warn_untuned(count: int, draws: int, what: str, instead: str) -> None:
-    """Warn, at the caller's caller's line, with `caution` where it says something."""
-    if sentence := caution(count, draws, what, instead):
+    """Warn, at the caller's caller's line, with `untuned_caution` where it says something."""
+    if sentence := untuned_caution(count, draws, what, instead):
         warnings.warn(sentence, UserWarning, stacklevel=3)

@@ -8,7 +8,7 @@ import torch
 from probq.codebooks.rounding.nearest import code_levels
 from probq.cost.layer_costs import FLOAT_BITS
 from probq.decisions.assignment import Assignment
-from probq.network.program.decided_codes import onehots
+from probq.network.program.decided_codes import rung_onehots
 from probq.network.program.program import Program, check_posterior
 from probq.network.quantizers.base import FINEST_LEVEL
 
@@ -28,7 +28,7 @@ def effective_bops(q: Program, assignment: Assignment) -> float:
     Precision Quantization for Neural Networks On-Chip" (EBOPs, with declared widths of the inputs, signs included).
     """
     check_posterior(q, "effective_bops")
-    chosen, total = onehots(q, assignment.widths), 0.0
+    chosen, total = rung_onehots(q, assignment.widths), 0.0
     for layer in q.layers:
         digits = float(FLOAT_BITS)
         if layer.weight in q.weight_names:

@@ -11,15 +11,15 @@ from torch import Tensor
 
 from probq.codebooks.rounding.nearest import code_levels
 from probq.decisions.assignment import Assignment
-from probq.network.program.decided_codes import onehots
+from probq.network.program.decided_codes import rung_onehots
 from probq.network.program.program import Program
-from probq.network.program.vectorized import at_levels
+from probq.network.program.vectorized import vectorized_outputs
 
 MOST_ROWS = 4096  # examples times networks held at once
 
 
 @torch.no_grad()
-def stacked(q: Program, assignments: Sequence[Assignment], args: tuple[Any, ...]) -> Tensor | None:
+def stacked_outputs(q: Program, assignments: Sequence[Assignment], args: tuple[Any, ...]) -> Tensor | None:
     """Outputs `[assignments, batch, ...]` in float64 from one vectorised pass, or None where it would not work or pay.
 
     It pays for linear and embedding layers; many convolutions with weights of their own are slower than one by one.
@@ -33,7 +33,7 @@ def stacked(q: Program, assignments: Sequence[Assignment], args: tuple[Any, ...]
     convolutions = any(len(layer.shape) > 2 for layer in q.layers)
     if convolutions or min(chunk, len(assignments)) < 2 or not _same_widths(assignments):
         return None
-    chosen = onehots(q, assignments[0].widths)
+    chosen = rung_onehots(q, assignments[0].widths)
     with q.evaluating():
         levels = {}
         for name in q.weight_names:
@@ -42,7 +42,7 @@ def stacked(q: Program, assignments: Sequence[Assignment], args: tuple[Any, ...]
             levels[name] = torch.func.vmap(lambda c, own=own: code_levels(own, c))(
                 torch.as_tensor(codes, device=q.device).long()
             )
-    return at_levels(q, chosen, levels, args, chunk)
+    return vectorized_outputs(q, chosen, levels, args, chunk)
 
 
 def _same_widths(assignments: Sequence[Assignment]) -> bool:
@@ -50,14 +50,14 @@ def _same_widths(assignments: Sequence[Assignment]) -> bool:
     return all(np.array_equal(a.widths[name], first[name]) for a in assignments[1:] for name in first)
 
 
-def like(output: Any, args: tuple[Any, ...]) -> Any:
+def cast_like_inputs(output: Any, args: tuple[Any, ...]) -> Any:
     """The output in the precision of the inputs."""
     floats = [a.dtype for a in args if isinstance(a, Tensor) and a.is_floating_point()]
     dtype = floats[0] if floats else torch.get_default_dtype()
     if isinstance(output, Tensor):
         return output.to(dtype) if output.is_floating_point() else output
     if isinstance(output, dict):
-        return type(output)({k: like(v, args) for k, v in output.items()})
+        return type(output)({k: cast_like_inputs(v, args) for k, v in output.items()})
     if isinstance(output, tuple) and hasattr(output, "_fields"):
-        return type(output)(*(like(v, args) for v in output))
-    return type(output)(like(v, args) for v in output) if isinstance(output, tuple | list) else output
+        return type(output)(*(cast_like_inputs(v, args) for v in output))
+    return type(output)(cast_like_inputs(v, args) for v in output) if isinstance(output, tuple | list) else output

@@ -15,19 +15,19 @@ from probq.network.quantizers.base import Quantizer
 from probq.network.quantizers.weight import WeightQuantizer
 
 
-def decided(q: Program) -> bool:
+def widths_are_fixed(q: Program) -> bool:
     """Whether every width is fixed."""
     return not any(quantizer.free for _, quantizer in q.named_quantizers())
 
 
-def settled(q: Program) -> bool:
+def fixed_by_decision(q: Program) -> bool:
     """Whether every width was fixed by a decision; a ladder of one rung alone is none."""
     return all(quantizer.fixed is not None for _, quantizer in q.named_quantizers())
 
 
-def decided_rungs(q: Program, budget: Budgets) -> dict[str, np.ndarray] | None:
+def known_rungs(q: Program, budget: Budgets) -> dict[str, np.ndarray] | None:
     """Rungs of every quantizer where they are known without it: fixed, or those that a fit tuned for; else None."""
-    if decided(q):
+    if widths_are_fixed(q):
         return {n: _rungs(quantizer, quantizer.fixed) for n, quantizer in q.named_quantizers()}
     if budgets(budget) and budgets(q.budget) and budgets(budget) != budgets(q.budget):
         return None
@@ -41,35 +41,37 @@ def tuned_widths(q: Program) -> dict[str, Any] | None:
     """Widths that the last fit tuned the network at, or None: no fit has, or it learned widths to its end."""
     if any(quantizer.tuned is None for _, quantizer in q.named_quantizers()):
         return None
-    return _widths(q, {n: _rungs(quantizer, quantizer.tuned) for n, quantizer in q.named_quantizers()})
+    return widths_of_rungs(q, {n: _rungs(quantizer, quantizer.tuned) for n, quantizer in q.named_quantizers()})
 
 
-def _fixed_widths(q: Program) -> dict[str, Any]:
-    return _widths(q, {n: _rungs(quantizer, quantizer.fixed) for n, quantizer in q.named_quantizers()})
+def fixed_widths(q: Program) -> dict[str, Any]:
+    """Widths of a network where all are fixed."""
+    return widths_of_rungs(q, {n: _rungs(quantizer, quantizer.fixed) for n, quantizer in q.named_quantizers()})
 
 
 def _rungs(quantizer: Quantizer, rungs: Tensor | None) -> np.ndarray:
     return np.zeros(quantizer.gates, dtype=np.int64) if rungs is None else rungs.cpu().numpy()
 
 
-def _widths(q: Program, rungs: dict[str, np.ndarray]) -> dict[str, Any]:
-    return shaped(q, {n: np.asarray(q.quantizer(n).ladder.bits)[r] for n, r in rungs.items()})
+def widths_of_rungs(q: Program, rungs: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Widths in bits of rungs given by number."""
+    return format_widths(q, {n: np.asarray(q.quantizer(n).ladder.bits)[r] for n, r in rungs.items()})
 
 
-def shaped(q: Program, widths: dict[str, Any]) -> dict[str, Any]:
+def format_widths(q: Program, widths: dict[str, Any]) -> dict[str, Any]:
     """Widths as the user reads them: an int for a tensor, `[channels]`, or the weight's own shape."""
-    return {name: shape_bits(quantizer, np.asarray(widths[name])) for name, quantizer in q.named_quantizers()}
+    return {name: format_bits(quantizer, np.asarray(widths[name])) for name, quantizer in q.named_quantizers()}
 
 
-def shape_bits(quantizer: Quantizer, bits: np.ndarray) -> Any:
-    """Widths of one quantizer as in `shaped`."""
+def format_bits(quantizer: Quantizer, bits: np.ndarray) -> Any:
+    """Widths of one quantizer as in `format_widths`."""
     if not quantizer.gates:
         return int(bits.reshape(-1)[0])
     own = isinstance(quantizer, WeightQuantizer) and quantizer.gates == quantizer.shape
     return bits.reshape(quantizer.gates if own else -1)
 
 
-def fix(q: Program, widths: Any) -> None:
+def fix_widths(q: Program, widths: Any) -> None:
     """Fix every width of a network in place."""
     for name, quantizer in q.named_quantizers():
         check_width(name, quantizer, widths)

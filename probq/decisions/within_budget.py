@@ -11,60 +11,67 @@ import torch
 from probq import cost as costs
 from probq.cost.budget import Budgets, budgets
 from probq.decisions.assignment import Assignment
-from probq.decisions.constrained_posterior import Limited, limited
-from probq.decisions.widths import _fixed_widths, _widths, decided, decided_rungs, settled, shaped
+from probq.decisions.constrained_posterior import ConstrainedPosterior, constrain
+from probq.decisions.widths import (
+    fixed_by_decision,
+    fixed_widths,
+    format_widths,
+    known_rungs,
+    widths_are_fixed,
+    widths_of_rungs,
+)
 from probq.errors import ProbqError
-from probq.network.program.decided_codes import codes, onehots
+from probq.network.program.decided_codes import decided_codes, rung_onehots
 from probq.network.program.program import Program
-from probq.utils.numbers import figure
+from probq.utils.numbers import format_number
 from probq.utils.random_stream import Stream
 
 
-def decision(q: Program, budget: Budgets) -> Assignment:
+def shipped_assignment(q: Program, budget: Budgets) -> Assignment:
     """What ships: the widths that a fit tuned the network for under this budget, otherwise the mode."""
-    rungs = decided_rungs(q, budget)
-    if rungs is None or decided(q):
+    rungs = known_rungs(q, budget)
+    if rungs is None or widths_are_fixed(q):
         return mode(q, budget)
-    return with_widths(q, _widths(q, rungs), budget)
+    return with_widths(q, widths_of_rungs(q, rungs), budget)
 
 
 def with_widths(q: Program, widths: dict[str, Any], budget: Budgets) -> Assignment:
     """An assignment of given widths and their most probable codes."""
-    discrete = under(q, budget)
+    discrete = constrained_posterior(q, budget)
     choice, gap = discrete.most_probable()
-    best, greatest = shaped(q, discrete.problem.widths(choice)), discrete.problem.value(choice)[0]
-    log_prob, chosen = 0.0, onehots(q, widths)
+    best, greatest = format_widths(q, discrete.problem.widths(choice)), discrete.problem.value(choice)[0]
+    log_prob, chosen = 0.0, rung_onehots(q, widths)
     for name, quantizer in q.named_sites():
         with torch.no_grad():
             log_prob += float((quantizer.widths().log_probs.double() * chosen[name]).sum())
     if all(np.array_equal(best[name], widths[name]) for name in best):
         log_prob = greatest  # the same sum, added up in one order
     gap = max(0.0, greatest + gap - log_prob)
-    return Assignment(widths, codes(q, widths), q.layers, log_prob, gap, _limit(q, budget))
+    return Assignment(widths, decided_codes(q, widths), q.layers, log_prob, gap, _limit(q, budget))
 
 
 def mode(q: Program, budget: Budgets) -> Assignment:
     """The most probable widths within the budget, or all of several, and the most probable code of every weight."""
-    if decided(q):
+    if widths_are_fixed(q):
         return _fixed(q, budget)
-    discrete = under(q, budget)
+    discrete = constrained_posterior(q, budget)
     choice, gap = discrete.most_probable()
-    widths = shaped(q, discrete.problem.widths(choice))
+    widths = format_widths(q, discrete.problem.widths(choice))
     log_prob = discrete.problem.value(choice)[0]
-    return Assignment(widths, codes(q, widths), q.layers, log_prob, gap, _limit(q, budget))
+    return Assignment(widths, decided_codes(q, widths), q.layers, log_prob, gap, _limit(q, budget))
 
 
-def reach(q: Program, budget: Budgets) -> None:
+def check_budget_reachable(q: Program, budget: Budgets) -> None:
     """Raise unless some widths keep the budget, or all of several."""
-    if settled(q):
+    if fixed_by_decision(q):
         _fixed(q, budget)
     else:
-        under(q, budget).check()
+        constrained_posterior(q, budget).check()
 
 
-def under(q: Program, budget: Budgets) -> Limited:
+def constrained_posterior(q: Program, budget: Budgets) -> ConstrainedPosterior:
     """The discrete problem of a network under its limits."""
-    found = limited(q, budgets(budget))
+    found = constrain(q, budgets(budget))
     assert found is not None  # it raises otherwise
     return found
 
@@ -78,15 +85,15 @@ def sample(q: Program, n: int, budget: Budgets, seed: int | None) -> list[Assign
     """Draws of widths from the posterior given that they keep the budget, and of codes given the widths."""
     generator = np.random.default_rng(int(torch.randint(2**62, ())) if seed is None else seed)
     with Stream(int(generator.integers(2**62))).drawing():
-        if decided(q):
+        if widths_are_fixed(q):
             widths = _fixed(q, budget).widths
-            return [Assignment(widths, codes(q, widths, draw=True), q.layers) for _ in range(n)]
-        discrete, limit = under(q, budget), _limit(q, budget)
+            return [Assignment(widths, decided_codes(q, widths, draw=True), q.layers) for _ in range(n)]
+        discrete, limit = constrained_posterior(q, budget), _limit(q, budget)
         result = []
         for choice in discrete.draws(n, generator):
-            drawn = shaped(q, discrete.problem.widths(choice))
+            drawn = format_widths(q, discrete.problem.widths(choice))
             log_prob = discrete.problem.value(choice)[0]
-            result.append(Assignment(drawn, codes(q, drawn, draw=True), q.layers, log_prob, limit=limit))
+            result.append(Assignment(drawn, decided_codes(q, drawn, draw=True), q.layers, log_prob, limit=limit))
         return result
 
 
@@ -100,23 +107,23 @@ def probability_within(q: Program, budget: Budgets, draws: int | None = None, se
             default 20,000, and at least 100 where very many gates would make that slow.
         seed: of those draws.
     """
-    if decided(q):
-        widths = _fixed_widths(q)
+    if widths_are_fixed(q):
+        widths = fixed_widths(q)
         return float(all(costs.total(q.layers, widths, b.cost) <= b.absolute(q.layers) for b in budgets(budget)))
     if draws is None:
         gates = sum(max(1, math.prod(quantizer.gates)) for _, quantizer in q.named_sites())
         draws = max(100, min(20000, 100_000_000 // gates))
-    discrete = limited(q, budgets(budget), strict=False)
+    discrete = constrain(q, budgets(budget), strict=False)
     return 0.0 if discrete is None else discrete.probability(draws, seed)
 
 
 def _fixed(q: Program, budget: Budgets) -> Assignment:
-    widths = _fixed_widths(q)
+    widths = fixed_widths(q)
     for one in budgets(budget):
         cost, limit = costs.total(q.layers, widths, one.cost), one.absolute(q.layers)
         if cost > limit:
             raise ProbqError(
-                f"the widths are fixed and cost {figure(cost, up=True)} {costs.name(one.cost)}, above the budget of "
-                f"{figure(limit)}; decide again"
+                f"the widths are fixed and cost {format_number(cost, up=True)} {costs.name(one.cost)}, above the "
+                f"budget of {format_number(limit)}; decide again"
             )
-    return Assignment(widths, codes(q, widths), q.layers, limit=_limit(q, budget))
+    return Assignment(widths, decided_codes(q, widths), q.layers, limit=_limit(q, budget))

@@ -9,7 +9,7 @@ from torch import Tensor
 from probq.codebooks.rounding.nearest import nearest_level
 from probq.codebooks.rounding.stochastic import LevelGradient
 from probq.estimators.second_order import SecondOrder
-from probq.network.distributions.categorical_codes import FreeCodes
+from probq.network.distributions.categorical_codes import CategoricalCodes
 from probq.network.distributions.codes import Codes
 
 
@@ -30,7 +30,7 @@ class StraightThrough(SecondOrder):
         """A draw, with the straight-through gradient."""
         if law.fused:
             return law.draw_fused(LevelGradient.STRAIGHT_THROUGH)
-        if isinstance(law, FreeCodes):
+        if isinstance(law, CategoricalCodes):
             return super().draw(law)
         still = Codes(law.location.detach(), law.scale.detach(), law.levels, law.spread, law.nearest)
         levels = law.levels.detach() if isinstance(law.levels, Tensor) else law.levels

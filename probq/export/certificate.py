@@ -14,7 +14,7 @@ from probq.errors import ProbqError
 from probq.export.verification import Report
 from probq.integer import IntegerModel
 from probq.integer.ranges import LAYERS, accumulators
-from probq.utils.atomic_write import replacing
+from probq.utils.atomic_write import replace_atomically
 
 LIBRARIES = ("probq", "numpy", "onnx", "onnxruntime", "qonnx", "hls4ml", "da4ml")
 
@@ -38,7 +38,7 @@ def certify(model: IntegerModel, path: str | PathLike[str], report: Report) -> P
     if not path.exists():
         raise ProbqError(f"there is no file {path} to certify; give the path that write was given")
     beside = path.with_name(path.name + ".json")
-    with replacing(beside) as temporary:
+    with replace_atomically(beside) as temporary:
         temporary.write_text(json.dumps(content(model, path, report), indent=2) + "\n", encoding="utf-8")
     return beside
 

@@ -13,7 +13,7 @@ import numpy as np
 from probq.errors import ProbqError, sentence
 from probq.export.common.artifact_folder import target_of
 from probq.integer import IntegerModel
-from probq.utils.optional_import import needed
+from probq.utils.optional_import import require
 
 Opened = Callable[[Path], AbstractContextManager[Callable[[Any], np.ndarray]]]
 QONNX_DOMAINS = ("qonnx.", "finn.")
@@ -123,7 +123,7 @@ def _target(path: Path) -> tuple[str, Opened]:
     if path.suffix != ".onnx":
         raise ProbqError(f"{path} is of no known target; give a file that ends in .onnx or .h")
     try:
-        proto = needed("onnx", "onnx").load(str(path))
+        proto = require("onnx", "onnx").load(str(path))
     except ProbqError:
         raise
     except Exception as error:  # protobuf's exceptions have no common base with onnx's

@@ -21,7 +21,7 @@ from probq.errors import ProbqError
 from probq.integer.node import Node
 from probq.integer.packing import LARGEST_LEVEL, MOST_ELEMENTS, Levels, Packing, bits_of, pack, unpack
 from probq.integer.sizes import check_count
-from probq.utils.atomic_write import replacing
+from probq.utils.atomic_write import replace_atomically
 
 FORMAT, VERSION = "probq.integer", 1
 MOST_HEADER = 100_000_000  # bytes; safetensors reads no more
@@ -113,7 +113,7 @@ def write(path: str | PathLike[str], manifest: str, blobs: Mapping[str, np.ndarr
     text += b" " * (-len(text) % 8)
     if len(text) > MOST_HEADER:
         raise ProbqError(f"the manifest takes {len(text)} bytes, more than safetensors reads; shorten the metadata")
-    with replacing(path) as temporary, open(temporary, "xb") as file:
+    with replace_atomically(path) as temporary, open(temporary, "xb") as file:
         file.writelines([len(text).to_bytes(8, "little"), text, *[blobs[key].tobytes() for key in sorted(blobs)]])
 
 

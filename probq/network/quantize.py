@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from probq.errors import ProbqError
 from probq.integer.lowering.foreseen import foreseen_refusal
 from probq.likelihoods import Likelihood
-from probq.network.program.foldable import checked_norms
+from probq.network.program.foldable import check_norms
 from probq.network.program.folding import fold, per_channel
-from probq.network.program.frozen import freezing_notes, held_norms, respected
+from probq.network.program.frozen import freezing_notes, held_norms, keep_frozen
 from probq.network.quantized.quantized import Quantized
 from probq.network.quantizers.activation import activations
 from probq.network.quantizers.base import InputQuantizer
@@ -23,8 +23,8 @@ from probq.network.quantizers.ties import tied_sites
 from probq.network.quantizers.weight import WeightQuantizer
 from probq.network.tracing.arguments import first_rows, signature
 from probq.network.tracing.layer import Layer
-from probq.network.tracing.plain import plain
-from probq.network.tracing.trace import trace
+from probq.network.tracing.plain import plain_copy
+from probq.network.tracing.trace import trace_network
 
 
 @torch.inference_mode(False)
@@ -51,16 +51,16 @@ def quantize(
     """
     if not isinstance(net, nn.Module):
         raise ProbqError(f"quantize takes a torch.nn.Module, not {type(net).__name__}")
-    copied, notes = plain(net)
-    found = trace(copied, example)
-    layers = checked_norms(copied, found, example)
+    copied, notes = plain_copy(net)
+    found = trace_network(copied, example)
+    layers = check_norms(copied, found, example)
     weights: dict[str, WeightQuantizer] = {}
     inputs: dict[str, InputQuantizer] = {}
     ties: dict[str, list[str]] = {}
     notes += found.notes
     plans: dict[str, Plan | None] = {}
     for place, layer in enumerate(layers):
-        own = plans[layer.name] = respected(plan_for(Plan() if plan is None else plan, layer), copied, layer)
+        own = plans[layer.name] = keep_frozen(plan_for(Plan() if plan is None else plan, layer), copied, layer)
         if own is None:
             layers[place] = replace(layer, norm=None)  # nothing is folded into what stays float
             notes.append(f"{layer.name} stays float, as planned; it counts as 32 x 32 bits")

@@ -10,7 +10,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 
 from probq.errors import ProbqError
-from probq.utils.atomic_write import replacing
+from probq.utils.atomic_write import replace_atomically
 
 
 def save(ax: Axes, path: str | PathLike[str]) -> None:
@@ -24,7 +24,7 @@ def save(ax: Axes, path: str | PathLike[str]) -> None:
     figure = ax.get_figure(root=True)
     assert figure is not None
     try:
-        with replacing(path) as temporary:
+        with replace_atomically(path) as temporary:
             figure.savefig(temporary, dpi=150)
     except ProbqError:
         raise

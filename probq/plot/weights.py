@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from probq.errors import ProbqError
 from probq.evaluation.diagnostics import width_draws
-from probq.network.program.decided_codes import onehots
+from probq.network.program.decided_codes import rung_onehots
 from probq.network.program.program import Program, check_posterior
 from probq.plot.style import DARK, PALE, WEIGHT, bits_text, legend, new_axes, shortened, title
 
@@ -45,7 +45,7 @@ def level_shares(q: Program, name: str) -> LevelShares:
     widths = width_draws.decided_widths(q, q.budget)
     quantizer = q.weights[name]
     with torch.no_grad(), q.evaluating():
-        rung = q.rung(name, onehots(q, widths)[name])
+        rung = q.rung(name, rung_onehots(q, widths)[name])
         location = q.location(name, rung)
         if not location.isfinite().all():
             raise ProbqError(f"the weight {name} holds NaN or infinity; fit again from the start, with lower rates")

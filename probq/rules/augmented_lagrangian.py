@@ -42,12 +42,12 @@ class AugmentedLagrangian(Rule):
             check_positive(name, getattr(self, name))
         check_share("ramp", self.ramp)
 
-    def begin(self, start: float, limit: float, steps: int) -> Rounds:
+    def begin(self, start: float, limit: float, steps: int) -> MultiplierState:
         """The state of one limit."""
-        return Rounds(self, start, limit, ramp_steps(self.ramp, steps), max(1, round(steps / self.rounds)))
+        return MultiplierState(self, start, limit, ramp_steps(self.ramp, steps), max(1, round(steps / self.rounds)))
 
 
-class Rounds(State):
+class MultiplierState(State):
     """State of `AugmentedLagrangian`.
 
     Args:

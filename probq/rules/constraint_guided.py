@@ -60,16 +60,16 @@ class ConstraintGuided(Rule):
         check_share("ramp", self.ramp)
         check_share("settle", self.settle)
 
-    def begin(self, start: float, limit: float, steps: int) -> Unpriced:
+    def begin(self, start: float, limit: float, steps: int) -> NoPenaltyState:
         """The state of one limit."""
-        return Unpriced(start, limit, ramp_steps(self.ramp, steps))
+        return NoPenaltyState(start, limit, ramp_steps(self.ramp, steps))
 
     def mover(self, q: Program, steps: int) -> GuidedGates:
         """What moves the gates."""
         return GuidedGates(self, q, steps)
 
 
-class Unpriced(State):
+class NoPenaltyState(State):
     """A limit that adds nothing to the loss."""
 
     def term(self, gap: Tensor, step: int) -> Tensor:

@@ -39,13 +39,13 @@ class DualAscent(Rule):
         if self.rate is not None:
             check_positive("rate", self.rate)
 
-    def begin(self, start: float, limit: float, steps: int) -> Ascent:
+    def begin(self, start: float, limit: float, steps: int) -> DualAscentState:
         """The state of one limit."""
         rate = min(0.1, 20 / steps) if self.rate is None else self.rate
-        return Ascent(start, limit, ramp_steps(self.ramp, steps), rate, self.penalty)
+        return DualAscentState(start, limit, ramp_steps(self.ramp, steps), rate, self.penalty)
 
 
-class Ascent(State):
+class DualAscentState(State):
     """State of `DualAscent`; `rate` and `penalty` as there, the rest as in `State`."""
 
     def __init__(self, start: float, limit: float, ramp: int, rate: float, penalty: float) -> None:

@@ -49,13 +49,13 @@ class PID(Rule):
         if self.ki is not None:
             check_positive("ki", self.ki)
 
-    def begin(self, start: float, limit: float, steps: int) -> Controller:
+    def begin(self, start: float, limit: float, steps: int) -> PIDState:
         """The state of one limit."""
         ki = min(0.1, 20 / steps) if self.ki is None else self.ki
-        return Controller(self, start, limit, ramp_steps(self.ramp, steps), ki)
+        return PIDState(self, start, limit, ramp_steps(self.ramp, steps), ki)
 
 
-class Controller(State):
+class PIDState(State):
     """State of `PID`.
 
     Args:

@@ -12,8 +12,8 @@ import torch
 from tqdm import tqdm
 
 from probq.cost.budget import Budgets, budgets
-from probq.decisions.widths import settled
-from probq.decisions.within_budget import reach
+from probq.decisions.widths import fixed_by_decision
+from probq.decisions.within_budget import check_budget_reachable
 from probq.errors import ProbqError
 from probq.estimators import SecondOrder
 from probq.evaluation.diagnostics.held_out import validate
@@ -22,11 +22,11 @@ from probq.network.program.program import check_posterior
 from probq.network.quantized.quantized import Quantized
 from probq.rules import ConstraintGuided, DualAscent, Rule
 from probq.training.likelihood_choice import check_targets, usual_likelihood
-from probq.training.phases import run
-from probq.training.ptq.batch_norm import estimate_live
-from probq.training.ptq.input_scales import calibrate
-from probq.training.refinement.candidates import contenders
-from probq.training.refinement.trials import length
+from probq.training.phases import run_phases
+from probq.training.ptq.batch_norm import estimate_before_use
+from probq.training.ptq.input_scales import set_input_scales
+from probq.training.refinement.candidates import find_candidates
+from probq.training.refinement.trials import steps_per_trial
 from probq.training.svi.bound_trend import warn_unsettled
 from probq.training.svi.history import History, Step
 from probq.training.svi.learning_rates import GATES, Rates, check_optimizer
@@ -106,7 +106,7 @@ def _describe(step: Step) -> str:
 
 def _end_epoch(q: Quantized, data: Batches, history: History, held: Batches | None, checkpoint: Any) -> None:
     if held is not None or checkpoint is not None:
-        estimate_live(q, data)
+        estimate_before_use(q, data)
     if held is not None and history.steps:
         history.validation.append({"epoch": history.steps[-1].epoch, **validate(q, held)})
     if checkpoint is not None:
@@ -188,7 +188,7 @@ def steps(
     if rates is not None and not isinstance(rates, Rates):
         raise ProbqError(f"rates is probq.Rates(...), such as probq.Rates(weights=1e-3), not {rates!r:.80}")
     data = _read(batches, q, "data")
-    reach(q, budget)
+    check_budget_reachable(q, budget)
     stream = Stream(seed)
     with stream.training():
         _prepare(q, data, likelihood, temperature)
@@ -198,16 +198,16 @@ def steps(
     small = draws is None and _is_small(q, temperature, rule)
     if search is None:
         search = 1.0 if small and not several else SEARCH
-    searching = 0 if settled(q) else max(1, round(search * total))
+    searching = 0 if fixed_by_decision(q) else max(1, round(search * total))
     rates = rates or (_small_rates(total) if small and searching == total else Rates())
     choices = loss = None
     if validation is not None and evaluations:
         held = _read(validation, q, "validation data")
-        number = trials if length(total - searching, trials) else 1  # more would be measured in vain
-        choices = partial(contenders, q, budget or q.budget, held, data, evaluations, progress, number)
+        number = trials if steps_per_trial(total - searching, trials) else 1  # more would be measured in vain
+        choices = partial(find_candidates, q, budget or q.budget, held, data, evaluations, progress, number)
         loss = partial(_loss, data=held)
     draws = draws or (FEW if small else 1)
-    all_steps = run(q, data, several, rule, optimizer, rates, searching, total, choices, loss, rounding, draws)
+    all_steps = run_phases(q, data, several, rule, optimizer, rates, searching, total, choices, loss, rounding, draws)
     return Apart(all_steps, stream)
 
 
@@ -281,8 +281,8 @@ def _prepare(q: Quantized, data: Batches, likelihood: Likelihood | None, tempera
             check_targets(q, x, y)
         if isinstance(q.likelihood, torch.nn.Module):
             q.likelihood.to(q.device)
-        if not q.calibrated and not settled(q):
-            calibrate(q, data)
+        if not q.calibrated and not fixed_by_decision(q):
+            set_input_scales(q, data)
     except ProbqError:
         _take(q, before)
         raise

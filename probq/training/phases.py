@@ -9,18 +9,18 @@ from typing import Any
 import torch
 
 from probq.cost.budget import Budgets
-from probq.decisions.widths import fix, settled
+from probq.decisions.widths import fix_widths, fixed_by_decision
 from probq.network.quantized.quantized import Quantized
 from probq.rules import Rule
-from probq.training.ptq.batch_norm import estimate_live, has_norms
-from probq.training.refinement.trials import length, tried
+from probq.training.ptq.batch_norm import estimate_before_use, has_norms
+from probq.training.refinement.trials import run_trials, steps_per_trial
 from probq.training.svi.history import Step
-from probq.training.svi.learning_rates import Rates, groups
+from probq.training.svi.learning_rates import Rates, parameter_groups
 from probq.training.svi.loop import Loop
 from probq.utils.batches import Batches
 
 
-def run(
+def run_phases(
     q: Quantized,
     data: Batches,
     budget: Budgets,
@@ -52,27 +52,27 @@ def run(
     """
     begin = partial(Loop, data=data, budget=budget, rule=rule, draws=draws)
     tune = partial(_tuned, optimizer=optimizer, rates=rates, rounding=rounding)
-    loop, fixed, first = begin(q), settled(q), searching
+    loop, fixed, first = begin(q), fixed_by_decision(q), searching
     try:
         q.train()
         if searching:
             for _, quantizer in q.named_quantizers():
                 quantizer.tuned = None
-            moving = optimizer(groups(q, rates, searching))
+            moving = optimizer(parameter_groups(q, rates, searching))
             falling = torch.optim.lr_scheduler.CosineAnnealingLR(moving, searching) if draws > 1 else None
             yield from loop.search(moving, searching, falling)
         if searching < total:
             if not fixed:
                 found = [q.mode(budget, measured=False).widths] if choices is None else choices()
-                each = length(total - searching, len(found))
+                each = steps_per_trial(total - searching, len(found))
                 if loss is not None and each:
                     first += each * len(found)
-                    yield from tried(q, found, range(searching, first), begin, tune, loss)
+                    yield from run_trials(q, found, range(searching, first), begin, tune, loss)
                 else:
-                    fix(q, found[0])
+                    fix_widths(q, found[0])
             yield from tune(loop, range(first, total))
     except (KeyboardInterrupt, GeneratorExit):
-        estimate_live(q, data)
+        estimate_before_use(q, data)
         raise
     finally:
         _release(q, fixed)
@@ -89,7 +89,7 @@ def _tuned(loop: Loop, numbers: range, optimizer: Any, rates: Rates, rounding: b
         quantizer.tuned = None if quantizer.fixed is None else quantizer.fixed.clone()
     q.rounding = rounding
     q.train()
-    moving = optimizer(groups(q, rates, None))
+    moving = optimizer(parameter_groups(q, rates, None))
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(moving, len(numbers))
     yield from loop.tune(moving, cosine, numbers)
 

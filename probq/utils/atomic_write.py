@@ -15,7 +15,7 @@ from probq.errors import ProbqError
 
 
 @contextmanager
-def replacing(path: str | PathLike[str]) -> Iterator[Path]:
+def replace_atomically(path: str | PathLike[str]) -> Iterator[Path]:
     """A temporary name in the folder of `path`, with its suffix; what was written there is moved to `path` at the end.
 
     Raises:

@@ -8,7 +8,7 @@ from safetensors import SafetensorError, safe_open
 from probq.errors import ProbqError
 
 
-def kind(path: Path) -> str | None:
+def file_kind(path: Path) -> str | None:
     """Format that a file's metadata names, or None."""
     try:
         with safe_open(path, framework="numpy") as file:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal
 
 
-def figure(value: float, digits: int = 6, up: bool = False) -> str:
+def format_number(value: float, digits: int = 6, up: bool = False) -> str:
     """A number as text: whole ones in full, others to some significant digits, all of those before the point.
 
     Args:

@@ -6,7 +6,7 @@ from typing import Any
 from probq.errors import ProbqError
 
 
-def needed(module: str, extra: str) -> Any:
+def require(module: str, extra: str) -> Any:
     """The module of the given dotted name.
 
     Args:

@@ -133,7 +133,7 @@ def test_interrupt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
     def interrupted(path: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "kind", interrupted)
+    monkeypatch.setattr(cli, "file_kind", interrupted)
     assert cli.main(["show", "x"]) == 1
     assert capsys.readouterr().err == "probq: interrupted\n"
 

@@ -19,7 +19,7 @@ from torch import nn
 import probq
 from probq import estimators
 from probq.codebooks import binary, ladder, ternary
-from probq.codebooks.rounding.nearest import Grids
+from probq.codebooks.rounding.nearest import BroadcastGrid
 from probq.estimators import Estimator
 from probq.network.distributions.codes import Codes
 from probq.testing import enumerable, enumerate_joint, fit_law, law_parameters, posterior_of
@@ -99,7 +99,7 @@ def test_gradients_are_numbers_where_levels_have_no_probability(estimator: Any, 
     location = torch.linspace(-1.2, 1.1, 6, requires_grad=True)
     scale, spread = torch.tensor(1.0), torch.tensor(width)
     counts = torch.tensor([1.0, 2.0, 3.0]).repeat(2)
-    each = Grids((1 - counts) / 2, torch.ones(6), counts)
+    each = BroadcastGrid((1 - counts) / 2, torch.ones(6), counts)
     laws = [Codes(location, scale, levels, spread, nearest) for levels in (torch.zeros(1), binary(), each)]
     for codes in laws:
         total = codes.entropies().sum() + estimator.draw(codes).sum() + codes.mean.sum()

@@ -22,7 +22,7 @@ import probq
 from probq import Budget, Plan, ProbqError, Quantized
 from probq import cost as costs
 from probq.codebooks import ladder
-from probq.decisions.widths import fix
+from probq.decisions.widths import fix_widths
 from probq.decisions.within_budget import probability_within
 from probq.evaluation.diagnostics import width_draws
 from probq.network.tracing.layer import Layer
@@ -408,7 +408,7 @@ def test_tied_widths_are_one_site_one_row_and_one_draw(tmp_path: Path) -> None:
     fixed = q.at(q.mode())
     assert fixed.mode().widths == q.mode().widths
     with pytest.raises(ProbqError, match="they are tied"):
-        fix(q, {**q.mode().widths, "0.weight": 1, "2.weight": 4})
+        fix_widths(q, {**q.mode().widths, "0.weight": 1, "2.weight": 4})
 
 
 def test_the_elbo_with_tied_widths_is_the_enumerated_one() -> None:

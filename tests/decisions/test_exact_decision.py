@@ -9,7 +9,7 @@ from torch import nn
 
 import probq
 from probq.codebooks import ladder
-from probq.network.program.decided_codes import onehots
+from probq.network.program.decided_codes import rung_onehots
 from tests.networks import NETWORKS, PLANS, trained
 
 FLOOR = {"shift": probq.Plan(weight=ladder(8)), "dyadic": probq.Plan(weight=ladder(8), profile="dyadic")}
@@ -30,7 +30,7 @@ def test_biases_of_more_than_24_bits_are_rounded_as_fractions(plan, normalised):
     q.weights["0.weight"].log2_scale.data -= 7
     a = q.mode()
     fixed, model = q.at(a), probq.lower(q, a)
-    chosen = onehots(fixed, a.widths)
+    chosen = rung_onehots(fixed, a.widths)
     step = fixed.accumulator_step(q.layers[0], fixed.rung("0.weight", chosen["0.weight"]), chosen["0.input"])
     bias = fixed.rounded_bias(q.layers[0], None).detach()
     integers = next(node for node in model.nodes if node.op == "linear").tensors["bias"]

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 import probq
 from probq import estimators
 from probq.codebooks import ladder, ternary, uniform
-from probq.codebooks.rounding.nearest import Grids
-from probq.decisions.widths import fix
+from probq.codebooks.rounding.nearest import BroadcastGrid
+from probq.decisions.widths import fix_widths
 from probq.estimators.estimator import on_weight
-from probq.network.distributions.categorical_codes import FreeCodes
+from probq.network.distributions.categorical_codes import CategoricalCodes
 from probq.network.distributions.codes import Codes
 from probq.network.distributions.widths import Widths
 from probq.testing import enumerable
@@ -52,7 +52,7 @@ def test_straight_through_moves_every_weight_in_range(nearest: int, each: bool) 
     """`dw = g du` in the levels' range and 0 outside, by hand; the spread's gradient is that of `SecondOrder`."""
     location = torch.tensor([-2.0, -0.76, -0.74, -0.1, 0.3, 0.74, 0.76, 2.0], requires_grad=True)
     scale, spread = torch.tensor(0.5, requires_grad=True), torch.tensor(0.3, requires_grad=True)
-    grids = Grids(torch.full((8,), -1.0), torch.ones(8), torch.full((8,), 3.0))
+    grids = BroadcastGrid(torch.full((8,), -1.0), torch.ones(8), torch.full((8,), 3.0))
     codes = Codes(location, scale, grids if each else ternary(), spread, nearest)
     g = torch.arange(1.0, 9.0)
     torch.manual_seed(3)
@@ -74,7 +74,7 @@ def test_codes_explore_in_the_search_of_a_cold_fit_where_the_plan_names_no_estim
         q = probq.quantize(one, X, probq.Plan(weight=ladder(2), estimator=estimator)).train()
         q.likelihood, q.temperature = probq.likelihoods.categorical, temperature
         if decided:
-            fix(q, q.mode().widths)
+            fix_widths(q, q.mode().widths)
         torch.manual_seed(4)
         loss = TraceMeanField_ELBO().differentiable_loss(q.model, q.guide, X, Y)
         (found,) = torch.autograd.grad(loss, q.net.get_parameter("weight"))
@@ -142,7 +142,7 @@ def test_mode_forward_is_the_mode_with_the_gradient_of_the_mean() -> None:
 
 def test_gumbel_gradients_are_those_of_the_relaxed_draw() -> None:
     logits = torch.tensor([[0.1, 0.5, -0.3]], dtype=torch.float64, requires_grad=True)
-    p = FreeCodes(logits, torch.tensor(1.0).double(), torch.tensor([-1.0, 0.5, 2.0]).double())
+    p = CategoricalCodes(logits, torch.tensor(1.0).double(), torch.tensor([-1.0, 0.5, 2.0]).double())
     torch.manual_seed(5)
     (found,) = torch.autograd.grad(estimators.Gumbel(0.7).draw(p).sum(), logits)
     torch.manual_seed(5)

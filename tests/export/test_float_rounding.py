@@ -7,7 +7,7 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from probq.export.onnx.float_rounding import Rounded, Rule, misplaced, rounded
+from probq.export.onnx.float_rounding import FloatForm, IntegerRounding, float_form, misplaced
 
 REACH = 700
 
@@ -35,16 +35,16 @@ def rules(draw):
     half = (1 << shift) >> 1
     add = half if draw(st.booleans()) else half + numbers(-(10**6), 10**6)
     centre = ((draw(st.integers(lo, hi)) << shift) - add) // multiplier
-    return Rule(multiplier, add, shift, lo, hi), centre - REACH, centre + REACH
+    return IntegerRounding(multiplier, add, shift, lo, hi), centre - REACH, centre + REACH
 
 
 @given(rules())
 @settings(max_examples=100)
 def test_what_is_certified_is_right_for_every_accumulator(drawn):
     rule, low, high = drawn
-    form = rounded(rule, low, high)
-    event("certified" if isinstance(form, Rounded) else "refused")
-    if isinstance(form, Rounded):
+    form = float_form(rule, low, high)
+    event("certified" if isinstance(form, FloatForm) else "refused")
+    if isinstance(form, FloatForm):
         every = np.stack([np.arange(a, b + 1) for a, b in zip(low, high, strict=True)])
         assert np.array_equal(in_float(form, rule, every), codes(rule, every))
 
@@ -56,7 +56,7 @@ def test_a_form_is_refused_exactly_where_it_is_wrong(drawn, more, change, offset
     zero = max(-rule.lo, 0)
     add = rule.add - ((1 << rule.shift) >> 1) + ((0 if offset else zero) << rule.shift)
     scale = (rule.multiplier / 2.0**rule.shift * (1 + change * 2.0**-22)).astype(np.float32)
-    form = Rounded(scale, add // rule.multiplier + more, zero, zero if offset else 0)
+    form = FloatForm(scale, add // rule.multiplier + more, zero, zero if offset else 0)
     every = np.stack([np.arange(a, b + 1) for a, b in zip(low, high, strict=True)])
     wrong = (in_float(form, rule, every) != codes(rule, every)).any(1)
     event(f"wrong: {wrong.any()}")
@@ -64,19 +64,19 @@ def test_a_form_is_refused_exactly_where_it_is_wrong(drawn, more, change, offset
 
 
 def one(multiplier, add, shift, lo, hi):
-    return Rule(*(np.array([number]) for number in (multiplier, add, shift)), lo, hi)
+    return IntegerRounding(*(np.array([number]) for number in (multiplier, add, shift)), lo, hi)
 
 
 @pytest.mark.parametrize("hi", [1, 15, 255])
 def test_every_multiplier_of_8_bits_behind_a_relu(hi):
     """Certified where `(hi + 1) 2^n <= 2^22`, whatever accumulators there are up to 2^23."""
     multiplier, shift = np.arange(1, 256), 22 - (hi + 1).bit_length() + 1
-    rule = Rule(multiplier, np.full(255, 1 << shift - 1), np.full(255, shift), 0, hi)
-    assert isinstance(rounded(rule, np.full(255, -(2**23)), np.full(255, 2**23)), Rounded)
+    rule = IntegerRounding(multiplier, np.full(255, 1 << shift - 1), np.full(255, shift), 0, hi)
+    assert isinstance(float_form(rule, np.full(255, -(2**23)), np.full(255, 2**23)), FloatForm)
 
 
 def test_a_tie_goes_up():
-    form = rounded(one(1, 2, 2, 0, 7), np.array([-40]), np.array([40]))
+    form = float_form(one(1, 2, 2, 0, 7), np.array([-40]), np.array([40]))
     assert form.level(np.array([[1, 2, 6, 10]])).tolist() == [[0, 1, 2, 3]]
 
 
@@ -92,14 +92,14 @@ def test_a_tie_goes_up():
     ],
 )
 def test_what_float32_cannot_round_is_refused(rule, reach, message):
-    found = rounded(rule, np.array([-reach]), np.array([reach]))
+    found = float_form(rule, np.array([-reach]), np.array([reach]))
     assert isinstance(found, str)
     assert message in found
 
 
 def test_what_no_accumulator_reaches_does_not_count():
     rule = one(1, 2**16, 17, 0, 255)
-    assert isinstance(rounded(rule, np.array([0]), np.array([2**23])), Rounded)
-    outputs = Rule(*(np.repeat(tensor, 2) for tensor in (rule.multiplier, rule.add, rule.shift)), 0, 255)
-    assert isinstance(rounded(outputs, np.array([0, 0]), np.array([2**23, 2**25])), str)
-    assert isinstance(rounded(replace(rule, hi=60), np.array([0]), np.array([2**25])), Rounded)
+    assert isinstance(float_form(rule, np.array([0]), np.array([2**23])), FloatForm)
+    outputs = IntegerRounding(*(np.repeat(tensor, 2) for tensor in (rule.multiplier, rule.add, rule.shift)), 0, 255)
+    assert isinstance(float_form(outputs, np.array([0, 0]), np.array([2**23, 2**25])), str)
+    assert isinstance(float_form(replace(rule, hi=60), np.array([0]), np.array([2**25])), FloatForm)

@@ -18,7 +18,7 @@ import probq
 from probq import plot
 from probq.codebooks import ladder
 from probq.decisions.within_budget import probability_within
-from probq.training.svi.history import Held, History, Step
+from probq.training.svi.history import BudgetState, History, Step
 
 
 @pytest.fixture(autouse=True)
@@ -198,7 +198,7 @@ def test_history_draws_every_step() -> None:
 
 
 def test_history_of_several_budgets_draws_each() -> None:
-    rows = [replace(step, further=(Held(8.0, 4.0, 0.1),)) for step in steps(40, 10).steps]
+    rows = [replace(step, further=(BudgetState(8.0, 4.0, 0.1),)) for step in steps(40, 10).steps]
     ax = plot.history(History(rows))
     right = next(other for other in ax.figure.axes if other is not ax)
     assert [line.get_ydata()[0] for line in right.get_lines()] == [2.0, 0.5, 8.0, 4.0]  # type: ignore[index]

@@ -10,7 +10,7 @@ from small_fits import X, Y, network
 
 import probq
 from probq import Budget, ProbqError, rules
-from probq.training.svi.budget_constraint import Constraint
+from probq.training.svi.budget_constraint import BudgetConstraint
 
 
 def test_the_limit_is_ramped_down_geometrically() -> None:
@@ -139,7 +139,7 @@ def test_gates_that_move_down_to_the_end_all_close(steps: int) -> None:
 
 def test_the_hard_cost_is_that_of_the_most_probable_widths() -> None:
     q = network()
-    constraint = Constraint(q, Budget(limit=500.0))
+    constraint = BudgetConstraint(q, Budget(limit=500.0))
     modes = {n: quantizer.ladder.bits[int(quantizer.probs().argmax())] for n, quantizer in q.named_quantizers()}
     assert constraint.hard() == pytest.approx(probq.cost.total(q.layers, modes))
 

@@ -21,7 +21,7 @@ from probq.codebooks import ladder
 from probq.evaluation.diagnostics.held_out import validate
 from probq.likelihoods import for_target
 from probq.training.ptq.batch_norm import estimate_norms
-from probq.training.ptq.input_scales import calibrate
+from probq.training.ptq.input_scales import set_input_scales
 from probq.utils.batches import Batches
 
 CPU = torch.device("cpu")
@@ -247,11 +247,11 @@ def test_learned_noise_starts_at_the_residuals_of_the_float_network() -> None:
     for target in (400 * XS[:, :1], 400 * XS[:, 0]):
         q = regression()
         q.likelihood = probq.likelihoods.Normal()
-        calibrate(q, Batches([(XS[:60], target[:60]), (XS[60:], target[60:])], CPU))
+        set_input_scales(q, Batches([(XS[:60], target[:60]), (XS[60:], target[60:])], CPU))
         residual = 400 * XS[:, :1].numpy() - q.net(XS).detach().numpy()
         assert q.likelihood.log_sd.item() == pytest.approx(math.log(np.sqrt((residual**2).mean())), rel=1e-5)
     q.likelihood = probq.likelihoods.Normal(2.0)
-    calibrate(q, Batches([(XS, XS[:, :1])], CPU))
+    set_input_scales(q, Batches([(XS, XS[:, :1])], CPU))
     assert q.likelihood.log_sd.item() == pytest.approx(math.log(2))
 
 
@@ -389,7 +389,7 @@ def test_validation_by_hand() -> None:
 def test_calibration_takes_the_scales_of_the_first_examples() -> None:
     q = network()
     before = state(q)
-    calibrate(q, Batches([(XS * 100, YS)], CPU))
+    set_input_scales(q, Batches([(XS * 100, YS)], CPU))
     shift = q.inputs["0.input"].log2_scale - before["quantizers.0/input.log2_scale"]
     assert 6 <= float(shift.detach().mean()) <= 7  # log2 100 = 6.6
     assert q.calibrated
@@ -398,7 +398,7 @@ def test_calibration_takes_the_scales_of_the_first_examples() -> None:
 def test_calibration_warns_of_what_an_unsigned_ladder_cuts_off() -> None:
     q = probq.quantize(nn.Sequential(nn.Linear(2, 2)), XS.abs())
     with pytest.warns(UserWarning, match=r"0\.input has negative values .* but an unsigned ladder"):
-        calibrate(q, Batches(PAIRS, CPU))
+        set_input_scales(q, Batches(PAIRS, CPU))
 
 
 @pytest.mark.parametrize(
@@ -412,7 +412,7 @@ def test_calibration_warns_of_negative_levels_that_narrow_inputs_cannot_spare(
     q = probq.quantize(net, XS, Plan(input=ladder(bits, 8, signed=signed)))
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
-        calibrate(q, Batches(PAIRS, CPU))
+        set_input_scales(q, Batches(PAIRS, CPU))
     found = [str(w.message) for w in seen]
     assert (len(found) == 1 and found[0].startswith("2.input is never negative")) if warns else not found
 

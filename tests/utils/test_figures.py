@@ -8,7 +8,7 @@ import pytest
 from probq import Budget, ProbqError, quantize
 from probq.cost.budget import _share
 from probq.testing import zoo
-from probq.utils.numbers import figure
+from probq.utils.numbers import format_number
 
 
 @pytest.mark.parametrize("digits", [3, 4, 6])
@@ -16,12 +16,12 @@ def test_figures_are_near_and_suffice_when_rounded_up(digits: int) -> None:
     generator = random.Random(digits)
     for _ in range(300):
         value = generator.random() * 10 ** generator.uniform(-9, 12)
-        near, above = (float(figure(value, digits, up).replace(",", "")) for up in (False, True))
+        near, above = (float(format_number(value, digits, up).replace(",", "")) for up in (False, True))
         unit = 10.0 ** min(math.floor(math.log10(value)) - digits + 1, 0)
         assert abs(near - value) <= 0.5001 * unit
         assert value <= above <= value + 1.0001 * unit
     for whole in (0, 7, 49224, 123456789012):
-        assert figure(whole, digits) == figure(whole, digits, up=True) == f"{whole:,}"
+        assert format_number(whole, digits) == format_number(whole, digits, up=True) == f"{whole:,}"
 
 
 def test_a_percentage_of_a_cost_is_a_budget_that_the_cost_keeps() -> None:

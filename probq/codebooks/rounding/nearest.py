@@ -17,7 +17,7 @@ from probq.codebooks.codebook import encode, half_up
 
 
 @dataclass(frozen=True)
-class Grids:
+class BroadcastGrid:
     """A grid for each number: fields of `Grid` as tensors that broadcast to the numbers."""
 
     start: Tensor
@@ -25,7 +25,7 @@ class Grids:
     count: Tensor
 
 
-Levels: TypeAlias = Grid | Grids | Tensor
+Levels: TypeAlias = Grid | BroadcastGrid | Tensor
 
 
 def largest_count(levels: Levels) -> int:

@@ -17,7 +17,7 @@ MULTIPLIERS = 16  # integers 16 .. 31: scales 3 % apart from any real one at mos
 
 
 @torch.no_grad()
-def snapped(log2_scale: Tensor, multipliers: int) -> Tensor:
+def hardware_scale(log2_scale: Tensor, multipliers: int) -> Tensor:
     """The scale nearest to `2^t` that hardware applies exactly.
 
     A power of two (a shift) where `multipliers` is 1; otherwise `m 2^e` with an integer `m = multipliers ..
@@ -29,7 +29,7 @@ def snapped(log2_scale: Tensor, multipliers: int) -> Tensor:
     return torch.round(torch.exp2(log2_scale - octave) * multipliers) / multipliers * torch.exp2(octave)
 
 
-def through(value: Tensor, log2_scale: Tensor) -> Tensor:
+def attach_scale_gradient(value: Tensor, log2_scale: Tensor) -> Tensor:
     """A snapped scale with the gradient of `2^t`."""
     return value * (1 + math.log(2) * (log2_scale - log2_scale.detach()))
 
@@ -43,7 +43,7 @@ def best_log2_scale(values: Tensor, levels: Grid | Tensor, rows: int, multiplier
         values: numbers to be quantized, reshaped to `[rows, -1]`.
         levels: of the codebook.
         rows: number of scales.
-        multipliers: see `snapped`; 1 tries powers of two only.
+        multipliers: see `hardware_scale`; 1 tries powers of two only.
     """
     values = values.detach().reshape(rows, -1)
     table = levels.levels().to(values) if isinstance(levels, Grid) else levels
@@ -53,7 +53,7 @@ def best_log2_scale(values: Tensor, levels: Grid | Tensor, rows: int, multiplier
     top = torch.ceil(torch.log2(sizes.clamp_min(LEAST_SIZE) / reach))
     best, best_error = top.clone(), torch.full_like(top, math.inf)
     for lower in np.arange(0, 8, 1 if multipliers == 1 else 1 / 8):
-        scale = snapped(top - lower, multipliers).unsqueeze(1)
+        scale = hardware_scale(top - lower, multipliers).unsqueeze(1)
         error = (values - scale * nearest_level(values / scale, levels)).square().sum(1)
         better = error < best_error
         best, best_error = torch.where(better, top - lower, best), torch.where(better, error, best_error)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from probq.codebooks import Grid
-from probq.codebooks.rounding.nearest import Grids, clip_codes, inside_range, per_rung
+from probq.codebooks.rounding.nearest import BroadcastGrid, clip_codes, inside_range, per_rung
 
 PRODUCT = 64
 
@@ -30,7 +30,11 @@ class LevelGradient(Enum):
 
 
 def two_nearest(
-    location: Tensor, scale: Tensor, spread: Tensor, grid: Grid | Grids, kind: LevelGradient = LevelGradient.MEAN
+    location: Tensor,
+    scale: Tensor,
+    spread: Tensor,
+    grid: Grid | BroadcastGrid,
+    kind: LevelGradient = LevelGradient.MEAN,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Draw from the code law over the two nearest levels of a grid.
 

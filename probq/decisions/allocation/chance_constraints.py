@@ -18,7 +18,7 @@ TINY = 1e-12
 FLOOR = 0.02  # of the sd, in units of the limit
 
 
-class Chance(ABC):
+class ChanceConstraint(ABC):
     """`P_q(cost <= limit) >= p` as a gap: 0 or less where it holds.
 
     Args:
@@ -52,7 +52,7 @@ class Chance(ABC):
         """Standard deviations between the mean and the p-quantile, or a bound of it."""
 
 
-class Counted(Chance):
+class ByProbability(ChanceConstraint):
     """What has a probability `P`: the gap `s (logit(p) - logit(P)) / limit`, with `s = sqrt(3) / pi` times the sd.
 
     For a logistic law this is what lies between the limit and the cost's p-quantile, relative to the limit; the sign is
@@ -77,12 +77,12 @@ class Counted(Chance):
         return math.sqrt(3) / math.pi * math.log(self.p / (1 - self.p))
 
 
-class Summed(Chance):
+class SumOfCosts(ChanceConstraint):
     """Of a cost that is a sum over layers.
 
     Args:
         problem: the discrete problem of a network; its probabilities are not used, they come with each call.
-        p: as in `Chance`.
+        p: as in `ChanceConstraint`.
     """
 
     def __init__(self, problem: Problem, p: float) -> None:
@@ -94,7 +94,7 @@ class Summed(Chance):
         return moments(self.problem, probs)
 
 
-class Exact(Summed, Counted):
+class ExactDistribution(SumOfCosts, ByProbability):
     """The cost's exact distribution, for one width a tensor: its values are few, and it is a convolution of groups."""
 
     def __init__(self, problem: Problem, p: float) -> None:
@@ -116,7 +116,7 @@ class Exact(Summed, Counted):
         return law[within].sum(), law[~within].sum()
 
 
-class Binned(Summed, Counted):
+class BinnedDistribution(SumOfCosts, ByProbability):
     """A lower bound of `P(cost <= limit)`, for one width a tensor where the cost has too many values.
 
     Each group's cost above its least one is rounded up to a multiple of 1/4096 of the room above the cheapest choice,
@@ -142,12 +142,12 @@ class Binned(Summed, Counted):
         return within, 1 - within
 
 
-class ExactLargest(Counted):
+class LargestCost(ByProbability):
     """The exact distribution of the largest layer's cost: `P(max <= v) = prod over widths of P(their layers <= v)`.
 
     Args:
         layers: cost of each layer on every rung of its input, and the name of what has that width, "" if nothing has.
-        p: as in `Chance`.
+        p: as in `ChanceConstraint`.
     """
 
     def __init__(self, layers: Sequence[tuple[str, Tensor]], p: float) -> None:
@@ -174,7 +174,7 @@ class ExactLargest(Counted):
         return mean, (law @ (self.values - mean) ** 2).clamp_min(0)
 
 
-class Cantelli(Summed):
+class CantelliBound(SumOfCosts):
     """Cantelli's one-sided bound, for widths of channels or weights: the cost's exact mean and variance suffice.
 
         mean + sqrt(p / (1 - p)) sd <= limit   implies   P(cost <= limit) >= p,
@@ -194,7 +194,7 @@ class Cantelli(Summed):
 
 
 def moments(problem: Problem, probs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Mean and variance of the cost, exact; arguments as in `Chance`."""
+    """Mean and variance of the cost, exact; arguments as in `ChanceConstraint`."""
     means, variances = [torch.tensor(float(problem.constant[0]), dtype=torch.float64)], []
     for group in problem.groups:
         of_shared, of_leaves = _laws(group, probs)
@@ -210,14 +210,14 @@ def moments(problem: Problem, probs: Mapping[str, Tensor]) -> tuple[Tensor, Tens
     return torch.stack(means).sum(), torch.stack(variances).sum().clamp_min(0)
 
 
-def chance(problem: Problem, p: float) -> Chance:
+def chance_constraint(problem: Problem, p: float) -> ChanceConstraint:
     """The sharpest of the three that a network allows: exact, binned, or by Cantelli's bound."""
     if any((group.counts > 1).any() for group in problem.groups):
-        return Cantelli(problem, p)
+        return CantelliBound(problem, p)
     values = 1
     for group in problem.groups:
         values *= len(np.unique(_costs(group, problem)))
-    return Exact(problem, p) if values <= MOST_VALUES else Binned(problem, p)
+    return ExactDistribution(problem, p) if values <= MOST_VALUES else BinnedDistribution(problem, p)
 
 
 def _laws(group: Group, probs: Mapping[str, Tensor]) -> tuple[Tensor, list[Tensor]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import logsumexp, softmax
 
-from probq.decisions.allocation.most_probable import ROUNDS, Limits, at_price, reachable
+from probq.decisions.allocation.most_probable import ROUNDS, Limits, check_reachable, replace_price
 from probq.decisions.allocation.problem import Choice, Group, Problem
 from probq.errors import ProbqError
 
@@ -23,7 +23,7 @@ def conditional_draws(problem: Problem, limit: Limits, n: int, generator: np.ran
     Raises:
         ProbqError: if no choice keeps the limits, or fewer than `n` proposals were kept.
     """
-    limits, _ = reachable(problem, limit)
+    limits, _ = check_reachable(problem, limit)
     prices = _prices(problem, limits)
     kept: list[Choice] = []
     rows = max(1, min(BATCH, MOST_NUMBERS // max(1, sum(group.gates for group in problem.groups))))
@@ -53,16 +53,16 @@ def _prices(problem: Problem, limits: np.ndarray) -> np.ndarray:
     """Prices at which each mean cost is its limit, or 0 where it is below; one after the other, in rounds."""
     prices = np.zeros(len(limits))
     for k in list(range(len(limits))) * (1 if len(limits) == 1 else ROUNDS):
-        prices = at_price(prices, k, 0.0)
+        prices = replace_price(prices, k, 0.0)
         if _mean_costs(problem, prices)[k] <= limits[k]:
             continue
         unit = 1.0 / max(limits[k], 1e-12)
         low, high = 0.0, unit
-        while _mean_costs(problem, at_price(prices, k, high))[k] > limits[k] and high < 1e6 * unit:
+        while _mean_costs(problem, replace_price(prices, k, high))[k] > limits[k] and high < 1e6 * unit:
             high *= 4
         for _ in range(60 if len(limits) == 1 else 30):
             middle = (low + high) / 2
-            above = _mean_costs(problem, at_price(prices, k, middle))[k] > limits[k]
+            above = _mean_costs(problem, replace_price(prices, k, middle))[k] > limits[k]
             low, high = (middle, high) if above else (low, middle)
         prices[k] = high
     return prices

@@ -10,7 +10,7 @@ from probq.decisions.allocation.problem import Choice, Group, Problem
 from probq.errors import ProbqError
 
 
-def nearest(problem: Problem, limits: np.ndarray) -> tuple[Choice, float]:
+def nearest_to_limits(problem: Problem, limits: np.ndarray) -> tuple[Choice, float]:
     """The choice whose greatest excess `cost_k / limit_k` is least, and that excess; at most 1 if all can be kept.
 
         min s   s.t.   cost_k <= s limit_k for each k
@@ -24,7 +24,7 @@ def nearest(problem: Problem, limits: np.ndarray) -> tuple[Choice, float]:
     Raises:
         ProbqError: if the solver finds nothing.
     """
-    price, equations = columns(problem, extra=1)
+    price, equations = to_columns(problem, extra=1)
     upper = np.concatenate([_most(g) for g in problem.groups])
     room = np.column_stack([price / limits[:, None], -np.ones(len(limits))])
     result = milp(
@@ -35,12 +35,12 @@ def nearest(problem: Problem, limits: np.ndarray) -> tuple[Choice, float]:
     )
     if result.x is None:
         raise ProbqError("no widths were found that come near the budgets; raise them")
-    numbers = split(problem, np.round(result.x[:-1]).astype(int))
-    choice = [read(g, n) for g, n in zip(problem.groups, numbers, strict=True)]
+    numbers = by_group(problem, np.round(result.x[:-1]).astype(int))
+    choice = [to_choice(g, n) for g, n in zip(problem.groups, numbers, strict=True)]
     return choice, float((problem.value(choice)[1] / limits).max())
 
 
-def columns(problem: Problem, extra: int = 0) -> tuple[np.ndarray, LinearConstraint]:
+def to_columns(problem: Problem, extra: int = 0) -> tuple[np.ndarray, LinearConstraint]:
     """Costs `[K, columns]` of the variables of an integer programme, and the equations between these.
 
     Each group has a variable for each combination, and for each of those one for each rung of each leaf: the number of
@@ -62,12 +62,12 @@ def columns(problem: Problem, extra: int = 0) -> tuple[np.ndarray, LinearConstra
     return total, LinearConstraint(matrix, right, right)
 
 
-def split(problem: Problem, values: np.ndarray) -> list[np.ndarray]:
+def by_group(problem: Problem, values: np.ndarray) -> list[np.ndarray]:
     """The variables of each group."""
     return np.split(values, _starts(problem)[1:])
 
 
-def read(group: Group, numbers: np.ndarray) -> tuple[int, np.ndarray]:
+def to_choice(group: Group, numbers: np.ndarray) -> tuple[int, np.ndarray]:
     """The choice with given numbers of gates on each rung; gates that like wide rungs get those."""
     combinations = len(group.log_shared)
     t = int(numbers[:combinations].argmax())

@@ -8,10 +8,10 @@ from typing import TypeAlias
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from probq.decisions.allocation.integer_program import columns, nearest, read, split
+from probq.decisions.allocation.integer_program import by_group, nearest_to_limits, to_choice, to_columns
 from probq.decisions.allocation.problem import Choice, Problem
 from probq.errors import ProbqError
-from probq.utils.numbers import figure
+from probq.utils.numbers import format_number
 
 Limits: TypeAlias = float | np.ndarray
 MOST_CUTS = 100
@@ -31,13 +31,13 @@ def most_probable(problem: Problem, limit: Limits) -> tuple[Choice, float]:
     Raises:
         ProbqError: if no choice keeps the limits; it names those that are in the way, and the nearest choice.
     """
-    limits, start = reachable(problem, limit)
+    limits, start = check_reachable(problem, limit)
     if all((group.counts == 1).all() for group in problem.groups):
         return _integer_programme(problem, limits, start), 0.0
     return _lagrangian(problem, limits, start)
 
 
-def reachable(problem: Problem, limit: Limits) -> tuple[np.ndarray, Choice]:
+def check_reachable(problem: Problem, limit: Limits) -> tuple[np.ndarray, Choice]:
     """The limits `[K]`, a rounding error lower where costs are fractions, and a choice that keeps them.
 
     Raises:
@@ -50,15 +50,17 @@ def reachable(problem: Problem, limit: Limits) -> tuple[np.ndarray, Choice]:
         choice = [group.cheapest(k) for group in problem.groups]
         if problem.keeps(choice, limits):
             return limits, choice
-    choice, excess = nearest(problem, limits)
+    choice, excess = nearest_to_limits(problem, limits)
     if not problem.keeps(choice, limits):
         costs = problem.value(choice)[1]
-        wanted = " and ".join(f"{figure(x)} {name}" for x, name in zip(limits, problem.names, strict=True))
-        found = " and ".join(f"{figure(x, up=True)} {name}" for x, name in zip(costs, problem.names, strict=True))
+        wanted = " and ".join(f"{format_number(x)} {name}" for x, name in zip(limits, problem.names, strict=True))
+        found = " and ".join(
+            f"{format_number(x, up=True)} {name}" for x, name in zip(costs, problem.names, strict=True)
+        )
         raise ProbqError(
             f"the budgets of {wanted} can each be kept, but not together: the widths{problem.within} that come nearest "
-            f"cost {found}; raise the budgets by {figure(100 * (excess - 1), 3, up=True)} %, or add narrower rungs to "
-            "the plan's ladders"
+            f"cost {found}; raise the budgets by {format_number(100 * (excess - 1), 3, up=True)} %, or add narrower "
+            "rungs to the plan's ladders"
         )
     return limits, choice
 
@@ -80,7 +82,7 @@ def most_probable_first(problem: Problem, limit: Limits) -> Iterator[Choice]:
     Source: K. G. Murty, 1968, "An Algorithm for Ranking all the Assignments in Order of Increasing Cost" (exclusion of
     what was found).
     """
-    return _in_order(problem, reachable(problem, limit)[0])
+    return _in_order(problem, check_reachable(problem, limit)[0])
 
 
 def _in_order(problem: Problem, limits: np.ndarray) -> Iterator[Choice]:
@@ -88,7 +90,7 @@ def _in_order(problem: Problem, limits: np.ndarray) -> Iterator[Choice]:
     gain = np.concatenate(
         [np.append(g.log_shared, np.tile(g.log_gates.ravel(), g.own.shape[1])) for g in problem.groups]
     )
-    price, equations = columns(problem)
+    price, equations = to_columns(problem)
     room = limits - problem.constant
     possible = np.isfinite(gain) & _has_room(problem, room)
     unit = np.maximum(np.maximum(room, price.max(1, initial=0) * 1e-9), 1e-300)[:, None]
@@ -105,7 +107,7 @@ def _in_order(problem: Problem, limits: np.ndarray) -> Iterator[Choice]:
         if result.x is None:
             return
         chosen = result.x > 0.5
-        choice = [read(g, x) for g, x in zip(problem.groups, split(problem, chosen.astype(int)), strict=True)]
+        choice = [to_choice(g, x) for g, x in zip(problem.groups, by_group(problem, chosen.astype(int)), strict=True)]
         if problem.keeps(choice, limits):
             yield choice
         else:
@@ -149,12 +151,14 @@ def _lagrangian(problem: Problem, limits: np.ndarray, start: Choice) -> tuple[Ch
         unit = 1.0 / max(limits[k], 1e-12)
         prices[k] = 0.0
         low, high = 0.0, unit
-        while problem.value(_priced(problem, at_price(prices, k, high))[0])[1][k] > limits[k] and high < 1e12 * unit:
+        while (
+            problem.value(_priced(problem, replace_price(prices, k, high))[0])[1][k] > limits[k] and high < 1e12 * unit
+        ):
             high *= 4
         for _ in range(100 if len(limits) == 1 else 40):
             price = (low + high) / 2
-            choice, value = _priced(problem, at_price(prices, k, price))
-            bound = min(bound, value + float(at_price(prices, k, price) @ limits))
+            choice, value = _priced(problem, replace_price(prices, k, price))
+            bound = min(bound, value + float(replace_price(prices, k, price) @ limits))
             log_prob, cost = problem.value(choice)
             low, high = (price, high) if cost[k] > limits[k] else (low, price)
             if (cost <= limits).all() and log_prob > problem.value(best)[0]:
@@ -164,7 +168,7 @@ def _lagrangian(problem: Problem, limits: np.ndarray, start: Choice) -> tuple[Ch
     return best, max(0.0, bound - problem.value(best)[0])
 
 
-def at_price(prices: np.ndarray, k: int, price: float) -> np.ndarray:
+def replace_price(prices: np.ndarray, k: int, price: float) -> np.ndarray:
     """Prices with one of them replaced."""
     result = prices.copy()
     result[k] = price

@@ -19,7 +19,7 @@ from probq import cost as costs
 from probq.codebooks import Ladder
 from probq.errors import ProbqError
 from probq.network.tracing.layer import Layer
-from probq.utils.numbers import figure
+from probq.utils.numbers import format_number
 
 Choice: TypeAlias = list[tuple[int, np.ndarray]]  # of each group a combination, and the rungs of its gates
 MOST_COMBINATIONS = 4096
@@ -124,8 +124,8 @@ class Problem:
         limits, cheapest = np.broadcast_to(np.asarray(limits, float), self.full.shape), self.cheapest
         for name, limit, least, full in zip(self.names, limits, cheapest, self.full, strict=True):
             if least > limit:
-                asked = f"{figure(limit)} {name} ({figure(100 * limit / full, 4)} %)"
-                needed = f"{figure(least, up=True)} ({figure(100 * least / full, 4, up=True)} %)"
+                asked = f"{format_number(limit)} {name} ({format_number(100 * limit / full, 4)} %)"
+                needed = f"{format_number(least, up=True)} ({format_number(100 * least / full, 4, up=True)} %)"
                 raise ProbqError(
                     f"the budget of {asked} cannot be reached: the cheapest widths{self.within} cost {needed}; raise "
                     "the budget or add narrower rungs to the plan's ladders"
@@ -155,7 +155,7 @@ class Problem:
         return bool((self.value(choice)[1] <= limits).all())
 
 
-def problem(
+def make_problem(
     layers: Sequence[Layer],
     ladders: Mapping[str, Ladder],
     log_probs: Mapping[str, np.ndarray],

@@ -14,7 +14,7 @@ from probq.network.quantizers.base import Quantizer
 from probq.network.quantizers.weight import WeightQuantizer
 
 
-def checked_chains(q: Quantized | Sequence[Quantized]) -> list[Quantized]:
+def check_chains(q: Quantized | Sequence[Quantized]) -> list[Quantized]:
     """One network, or several of the same layers, plan, likelihood, temperature and budget, as a list.
 
     Raises:

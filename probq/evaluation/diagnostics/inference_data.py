@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from probq.decisions.assignment import Assignment
-from probq.decisions.draw_warnings import untuned, warn_unfitted, warn_untuned
+from probq.decisions.draw_warnings import count_untuned, warn_unfitted, warn_untuned
 from probq.errors import ProbqError
-from probq.evaluation.diagnostics.chains import checked_chains
-from probq.evaluation.diagnostics.predictive import Predictive, drawn, in_memory, predictive
+from probq.evaluation.diagnostics.chains import check_chains
+from probq.evaluation.diagnostics.predictive import Predictive, draw_outputs, in_memory, predictive
 from probq.evaluation.diagnostics.table import CONVENTION
 from probq.evaluation.diagnostics.width_draws import cost_of, draw_costs, draw_widths, network_order
 from probq.network.quantized.quantized import Quantized
@@ -70,7 +70,7 @@ def to_arviz(
     import arviz
     import xarray
 
-    chains = checked_chains(q)
+    chains = check_chains(q)
     check_number("seed", seed, 0)
     if log_likelihood and batches is None:
         raise ProbqError("the log-likelihood needs data: give to_arviz(..., batches=...), pairs of input and target")
@@ -124,8 +124,8 @@ def _chain(q: Quantized, draws: int, seed: int, data: list[tuple[Any, Tensor]] |
     if data is None:
         return _Chain(draw_widths(q, draws, seed))
     parts, met, strangers = [], [], 0
-    for number, assignments in enumerate(drawn(q, draws, seed)):
-        strangers += untuned(q, assignments)
+    for number, assignments in enumerate(draw_outputs(q, draws, seed)):
+        strangers += count_untuned(q, assignments)
         parts.append(_widths(q, assignments))
         met.append(predictive(q, assignments, data, seed + number))
     shares, widths = ({n: np.concatenate([p[k][n] for p in parts]) for n in parts[0][k]} for k in (0, 1))

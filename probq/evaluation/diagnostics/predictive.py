@@ -37,7 +37,7 @@ def in_memory(q: Quantized, batches: Any) -> list[tuple[Any, Tensor]]:
     return list(Batches(batches, q.device))
 
 
-def drawn(q: Quantized, draws: int, seed: int, budget: Any = None) -> Iterator[list[Assignment]]:
+def draw_outputs(q: Quantized, draws: int, seed: int, budget: Any = None) -> Iterator[list[Assignment]]:
     """Draws of widths and codes in parts small enough to hold; without a budget from the whole posterior."""
     if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
         raise ProbqError(f"draws is a number of draws, 1 or more, not {draws!r}")

@@ -10,7 +10,13 @@ import torch
 
 from probq import cost as costs
 from probq.decisions.within_budget import probability_within
-from probq.evaluation.diagnostics.width_draws import _probs, cost_of, decided_widths, expected_costs, network_order
+from probq.evaluation.diagnostics.width_draws import (
+    cost_of,
+    decided_widths,
+    expected_costs,
+    network_order,
+    width_probabilities,
+)
 from probq.network.program.program import Program, check_posterior
 from probq.network.quantizers.base import Quantizer
 from probq.network.tracing.trace import uncounted_note
@@ -40,7 +46,7 @@ def table(q: Program) -> pandas.DataFrame:
         ProbqError: if `q.budget` is below the cheapest reachable cost.
     """
     check_posterior(q, "table")
-    probs, modes, expected = _probs(q), decided_widths(q, q.budget), expected_costs(q)
+    probs, modes, expected = width_probabilities(q), decided_widths(q, q.budget), expected_costs(q)
     widths = sorted({bits for _, quantizer in q.named_quantizers() for bits in quantizer.ladder.bits})
     total = sum(expected.values())  # of all layers, also where the cost is that of the largest one
     rows = {}
@@ -61,7 +67,7 @@ def table(q: Program) -> pandas.DataFrame:
     return frame
 
 
-def text(frame: pandas.DataFrame) -> str:
+def format_table(frame: pandas.DataFrame) -> str:
     """What `table` gave, in columns of fixed width, probabilities with three decimals; below it what is not counted."""
     shown = frame.drop(columns="layer").rename(columns={"cost share": "cost %"})
     decimals = {"mean bits": 2, "sd bits": 2, "entropy": 2, "mode": 2, "cost %": 1}

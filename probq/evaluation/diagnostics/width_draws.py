@@ -11,9 +11,9 @@ import torch
 
 from probq import cost as costs
 from probq.cost.budget import Budgets, budgets
-from probq.cost.expectation import of_layer
-from probq.decisions.widths import decided_rungs
-from probq.decisions.within_budget import under
+from probq.cost.expectation import layer_expectation
+from probq.decisions.widths import known_rungs
+from probq.decisions.within_budget import constrained_posterior
 from probq.errors import ProbqError
 from probq.network.program.program import Program
 from probq.network.quantizers.base import Quantizer
@@ -45,7 +45,7 @@ def expected_costs(q: Program) -> dict[str, float]:
     tables = q.cost_tables(cost_of(q))
     with torch.no_grad():
         laws = {name: quantizer.probs() for name, quantizer in q.named_quantizers()}
-        return {layer.name: float(of_layer(tables, layer, table, laws)) for layer, table in tables}
+        return {layer.name: float(layer_expectation(tables, layer, table, laws)) for layer, table in tables}
 
 
 def _pair(layer: Layer, shares: dict[str, np.ndarray], table: np.ndarray) -> Any:
@@ -55,7 +55,7 @@ def _pair(layer: Layer, shares: dict[str, np.ndarray], table: np.ndarray) -> Any
     return ((weight @ table) * x).sum(-1)
 
 
-def _probs(q: Program) -> dict[str, np.ndarray]:
+def width_probabilities(q: Program) -> dict[str, np.ndarray]:
     """Probability of each rung, float64 `[gates, B]`, by quantizer."""
     return {name: probabilities(q, name) for name, _ in q.named_quantizers()}
 
@@ -83,12 +83,12 @@ def decided_widths(q: Program, budget: Budgets) -> dict[str, Any]:
     Raises:
         ProbqError: if the budget is below the cheapest reachable cost, or gates hold NaN.
     """
-    rungs = decided_rungs(q, budget)
+    rungs = known_rungs(q, budget)
     if rungs is not None:
         bits = {name: np.array(q.quantizer(name).ladder.bits)[r.reshape(-1)] for name, r in rungs.items()}
         return {name: int(b[0]) if len(b) == 1 else b for name, b in bits.items()}
-    _probs(q)  # raises where they are NaN
-    discrete = under(q, budget)
+    width_probabilities(q)  # raises where they are NaN
+    discrete = constrained_posterior(q, budget)
     return dict(discrete.problem.widths(discrete.most_probable()[0]))
 
 
@@ -114,7 +114,7 @@ def draw_widths(q: Program, draws: int, seed: int) -> tuple[dict[str, np.ndarray
         raise ProbqError(f"draws is a number of draws, 1 or more, not {draws!r}")
     generator = np.random.default_rng(seed)
     shares, widths = {}, {}
-    for name, probs in _probs(q).items():
+    for name, probs in width_probabilities(q).items():
         if name in q.sites:
             continue
         quantizer = q.quantizer(name)

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from probq import plot
-from probq.decisions.draw_warnings import unfitted
+from probq.decisions.draw_warnings import is_unfitted
 from probq.errors import ProbqError
 from probq.evaluation.reporting import calibration, certificates, integers
 from probq.evaluation.reporting.page import Content, figure, page, section
@@ -21,8 +21,8 @@ from probq.network.quantized.file_format import read
 from probq.network.quantized.load import assemble, load
 from probq.network.quantized.quantized import Quantized
 from probq.training.svi.history import History
-from probq.utils.atomic_write import replacing
-from probq.utils.file_kind import kind
+from probq.utils.atomic_write import replace_atomically
+from probq.utils.file_kind import file_kind
 from probq.utils.version import probq_version
 
 __all__ = ["report"]
@@ -89,7 +89,7 @@ def report(
         section("Exports", *certificates.elements(proofs, known is not None)),
     ]
     text = page(said, sections, f"Written by probq {probq_version()}.")
-    with replacing(path) as temporary:
+    with replace_atomically(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return Path(path)
 
@@ -101,7 +101,7 @@ def _loaded(subject: Any, net: nn.Module | None) -> tuple[Quantized | IntegerMod
     if not isinstance(subject, str | PathLike):
         raise ProbqError(f"report takes a posterior, an integer model or a file, not {type(subject).__name__}")
     path = Path(subject)
-    if kind(path) == "probq.posterior":
+    if file_kind(path) == "probq.posterior":
         return (load(path, net) if net is not None else assemble(path, *read(path))), []
     model = IntegerModel.load(path)
     return model, certificates.beside(path, model.sha256())
@@ -111,6 +111,6 @@ def _said(model: Quantized | IntegerModel, title: str | None, subject: Any) -> C
     name = "" if isinstance(subject, Quantized | IntegerModel) else Path(subject).name
     if isinstance(model, IntegerModel):
         return integers.content(model, title or f"Integer model {name}".strip())
-    if unfitted(model):
+    if is_unfitted(model):
         warnings.warn(UNFITTED, UserWarning, stacklevel=3)
     return content(model, title or f"Posterior over the widths of {name or type(model.net).__name__}")

@@ -12,7 +12,7 @@ from torch.distributions import Categorical, Distribution
 
 from probq import plot
 from probq.decisions.assignment import Assignment
-from probq.decisions.draw_warnings import caution, untuned
+from probq.decisions.draw_warnings import count_untuned, untuned_caution
 from probq.errors import ProbqError
 from probq.evaluation.metrics.reliability import reliability_of
 from probq.evaluation.reporting.page import figure, paragraph
@@ -59,7 +59,7 @@ def predicted(
     drawn, said = [], ""
     if isinstance(subject, Quantized):
         drawn = subject.sample(draws, seed=0)
-        said = caution(untuned(subject, drawn), draws, "draws", "probq.report(q.at(q.mode()), ...)")
+        said = untuned_caution(count_untuned(subject, drawn), draws, "draws", "probq.report(q.at(q.mode()), ...)")
     probabilities, classes = [], []
     for batch in batches:
         if not isinstance(batch, tuple | list) or len(batch) != 2:

@@ -10,7 +10,7 @@ import numpy as np
 from probq import cost as costs
 from probq import plot
 from probq.cost.budget import Budget, budgets
-from probq.decisions.draw_warnings import unfitted
+from probq.decisions.draw_warnings import is_unfitted
 from probq.evaluation.diagnostics import width_draws
 from probq.evaluation.diagnostics.table import table as width_table
 from probq.evaluation.reporting.page import Cell, Content, figure, number, table
@@ -46,7 +46,7 @@ def content(q: Program, title: str) -> Content:
     if (within := frame.attrs.get("P(cost<=limit)")) is not None:
         text += f"; a network drawn from the posterior keeps the budget with probability {within:.3g}"
         facts.insert(2, ("P(a draw keeps the budget)", f"{within:.4g}"))
-    warnings = [UNFITTED] if unfitted(q) else []
+    warnings = [UNFITTED] if is_unfitted(q) else []
     notes = [f"{note[:1].upper()}{note[1:]}." for note in q.notes]
     return Content(title, text + ".", (kept, verdict), facts, [_table(q, decided)], list(_figures(q)), warnings + notes)
 

@@ -12,19 +12,19 @@ from probq.cost.budget import Budget, Budgets, budgets
 from probq.decisions.allocation.conditional_sampling import conditional_draws
 from probq.decisions.allocation.problem import Problem
 from probq.decisions.assignment import Assignment
-from probq.decisions.constrained_posterior import limited
-from probq.decisions.draw_warnings import untuned, warn_unfitted, warn_untuned
-from probq.decisions.widths import decided, shaped
+from probq.decisions.constrained_posterior import constrain
+from probq.decisions.draw_warnings import count_untuned, warn_unfitted, warn_untuned
+from probq.decisions.widths import format_widths, widths_are_fixed
 from probq.decisions.within_budget import mode, sample
 from probq.errors import ProbqError
 from probq.integer.ensemble import Ensemble
 from probq.integer.lowering.lower import lower
 from probq.likelihoods import Categorical, Normal
-from probq.network.program.decided_codes import codes
+from probq.network.program.decided_codes import decided_codes
 from probq.network.program.program import check_posterior
 from probq.network.quantized.quantized import Quantized
 from probq.utils.arguments import check_number
-from probq.utils.numbers import figure
+from probq.utils.numbers import format_number
 from probq.utils.random_stream import Stream
 from probq.utils.version import probq_version
 
@@ -57,8 +57,8 @@ def ensemble(q: Quantized, n: int, budget: Budgets = None, *, seed: int = 0) -> 
     check_number("seed", seed, 0)
     warn_unfitted(q)
     several = budgets(budget or q.budget)
-    assignments = joint(q, n, several, seed)
-    warn_untuned(untuned(q, assignments), n, "members", "probq.ensemble(q.at(q.mode()), ...)")
+    assignments = draw_members(q, n, several, seed)
+    warn_untuned(count_untuned(q, assignments), n, "members", "probq.ensemble(q.at(q.mode()), ...)")
     cost = several[0].cost if several else costs.bops
     spent = [a.cost(cost) for a in assignments]
     noise = float(q.likelihood.log_sd.detach().exp()) ** 2 if isinstance(q.likelihood, Normal) else None
@@ -76,7 +76,7 @@ def ensemble(q: Quantized, n: int, budget: Budgets = None, *, seed: int = 0) -> 
     return Ensemble([lower(q, a) for a in assignments], noise, metadata)
 
 
-def joint(q: Quantized, n: int, budget: Budgets, seed: int) -> list[Assignment]:
+def draw_members(q: Quantized, n: int, budget: Budgets, seed: int) -> list[Assignment]:
     """`n` independent draws from the posterior given that their costs add up to at most the budget.
 
     Args:
@@ -91,7 +91,7 @@ def joint(q: Quantized, n: int, budget: Budgets, seed: int) -> list[Assignment]:
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise ProbqError(f"an ensemble takes a number of members, 1 or more, not {n!r}")
     several = budgets(budget)
-    if not several or decided(q):
+    if not several or widths_are_fixed(q):
         for b in several:
             _check_total(n, mode(q, None).cost(b.cost), b.absolute(q.layers))
         return sample(q, n, None, seed)
@@ -99,13 +99,13 @@ def joint(q: Quantized, n: int, budget: Budgets, seed: int) -> list[Assignment]:
     for limit, least in zip(limits, one.cheapest, strict=True):
         _check_total(n, least, limit)
     generator = np.random.default_rng(seed)
-    (choice,) = conditional_draws(together(one, n), limits, 1, generator)
+    (choice,) = conditional_draws(repeat_problem(one, n), limits, 1, generator)
     result = []
     with Stream(int(generator.integers(2**62))).drawing():
         for k in range(n):
             own = choice[k * len(one.groups) : (k + 1) * len(one.groups)]
-            widths = shaped(q, one.widths(own))
-            result.append(Assignment(widths, codes(q, widths, draw=True), q.layers, one.value(own)[0]))
+            widths = format_widths(q, one.widths(own))
+            result.append(Assignment(widths, decided_codes(q, widths, draw=True), q.layers, one.value(own)[0]))
     return result
 
 
@@ -115,8 +115,8 @@ def _check_total(n: int, least: float, limit: float) -> None:
         most = int(limit / least)
         fewer = f"ask for {most} at most, " if most else ""
         raise ProbqError(
-            f"{n} members cannot keep a total of {figure(limit)}: one costs {figure(least, up=True)} at least; {fewer}"
-            "raise the budget or add narrower rungs to the plan's ladders"
+            f"{n} members cannot keep a total of {format_number(limit)}: one costs {format_number(least, up=True)} at "
+            f"least; {fewer}raise the budget or add narrower rungs to the plan's ladders"
         )
 
 
@@ -124,11 +124,11 @@ def _sums(q: Quantized, several: tuple[Budget, ...]) -> tuple[Problem, np.ndarra
     """The discrete problem of one member, and the limits on sums over all members."""
     if any(isinstance(b.cost, costs.Largest | costs.Pruned) for b in several):
         raise ProbqError("the members' costs are added up, so an ensemble takes costs that are sums over layers")
-    found = limited(q, several)
+    found = constrain(q, several)
     assert found is not None  # nothing is barred
     return found.problem, found.limits
 
 
-def together(one: Problem, n: int) -> Problem:
+def repeat_problem(one: Problem, n: int) -> Problem:
     """The problem of `n` networks at once: a copy of every group for each, so that a limit holds for their sum."""
     return replace(one, groups=one.groups * n, constant=one.constant * n, full=one.full * n)

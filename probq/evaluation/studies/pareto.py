@@ -40,7 +40,7 @@ class Pareto:
         table: a row for each budget, the largest first. In percent of the 32-bit network: `budget`; `cost` of what was
             decided; `expected cost` under the posterior, and `low` and `high`, between which 94 % of its draws lie.
             Then `P(cost<=limit)` of a draw; with validation batches `loss` in nats for one example, `accuracy` in
-            [0, 1] where targets are classes, and `dominated`: whether another row costs no more and is no worse in
+            [0, 1] where targets are classes, and `is_dominated`: whether another row costs no more and is no worse in
             accuracy (or else loss), and better in one of the two. Last `widths`: bits of every quantizer, the mean
             over its gates.
         networks: the fitted networks in the order of the table.
@@ -184,12 +184,12 @@ def _framed(rows: Sequence[dict[str, Any]], cost: costs.Cost) -> pandas.DataFram
     frame.attrs["cost"] = getattr(cost, "__name__", str(cost))
     if "loss" in frame:
         worse = -frame["accuracy"] if "accuracy" in frame else frame["loss"]
-        marks = dominated(frame["cost"].to_numpy(), worse.to_numpy())
+        marks = is_dominated(frame["cost"].to_numpy(), worse.to_numpy())
         frame.insert(frame.columns.get_loc("widths"), "dominated", marks)
     return frame
 
 
-def dominated(cost: np.ndarray, loss: np.ndarray) -> np.ndarray:
+def is_dominated(cost: np.ndarray, loss: np.ndarray) -> np.ndarray:
     """Whether another point is no worse in both and better in one, bool of the points' shape.
 
     Args:

@@ -14,7 +14,7 @@ import torch
 from probq.cost.budget import Budget
 from probq.decisions.draw_warnings import warn_unfitted
 from probq.errors import ProbqError
-from probq.evaluation.diagnostics.chains import checked_chains
+from probq.evaluation.diagnostics.chains import check_chains
 from probq.evaluation.diagnostics.inference_data import rhat_and_ess
 from probq.evaluation.diagnostics.table import table
 from probq.evaluation.diagnostics.width_draws import cost_of, draw_costs, draw_widths, network_order
@@ -114,7 +114,7 @@ def convergence(chains: Sequence[Quantized], draws: int = 1000, seed: int = 0) -
     Source: A. Vehtari, A. Gelman, D. Simpson, B. Carpenter, P.-C. Bürkner, 2021, "Rank-normalization, folding, and
     localization: An improved R-hat for assessing convergence of MCMC".
     """
-    fitted = checked_chains(chains)
+    fitted = check_chains(chains)
     check_number("seed", seed, 0)
     if len(fitted) < 2:
         raise ProbqError("convergence compares two chains or more; make them with probq.restarts")

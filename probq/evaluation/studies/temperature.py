@@ -15,7 +15,7 @@ from probq.cost.budget import Budget
 from probq.decisions.widths import tuned_widths
 from probq.errors import ProbqError
 from probq.evaluation.diagnostics.held_out import validate
-from probq.evaluation.diagnostics.predictive import drawn, in_memory, predictive
+from probq.evaluation.diagnostics.predictive import draw_outputs, in_memory, predictive
 from probq.network.program.program import check_posterior
 from probq.network.quantized.quantized import Quantized
 from probq.training.fit import fit
@@ -103,7 +103,7 @@ def _path(temperatures: Sequence[float]) -> list[float]:
 
 def _scores(q: Quantized, held: list[Any], draws: int, seed: int) -> dict[str, float]:
     source = q if tuned_widths(q) is None else q.at(q.mode())
-    parts = [predictive(source, some, held).log_likelihood for some in drawn(source, draws, seed, q.budget)]
+    parts = [predictive(source, some, held).log_likelihood for some in draw_outputs(source, draws, seed, q.budget)]
     log_likelihood = np.concatenate(parts)
     nll = -float((logsumexp(log_likelihood, axis=0) - math.log(draws)).mean())
     decided = validate(q, Batches(held, q.device))

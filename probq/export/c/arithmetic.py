@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from probq.export.c.code.elementwise import cast, elementwise, operand, order, ordered, rounding
-from probq.export.c.code.program import Program
+from probq.export.c.code.program import CSource
 from probq.export.c.code.text import index, literal, loops, nest
 from probq.export.c.code.values import I32, MOST, Type, View, dense
 from probq.export.c.kernels.weight_rows import rows
 from probq.integer import Node
 
 
-def requantize(p: Program, node: Node) -> View:
+def requantize(p: CSource, node: Node) -> View:
     """`clip((x * multiplier + add) >> shift, lo, hi)`."""
     x, how = p.views[node.inputs[0]], rounding(p, node, p.ranges[node.inputs[0]])
     y = p.view(how.type, x.shape, order(x))
@@ -25,7 +25,7 @@ def requantize(p: Program, node: Node) -> View:
     return y
 
 
-def multiply(p: Program, node: Node) -> View:
+def multiply(p: CSource, node: Node) -> View:
     """`x * multiplier`."""
     x, factor = p.views[node.inputs[0]], node.tensors["multiplier"]
     y = p.view(p.ranges[node.name].type, x.shape, order(x))
@@ -37,7 +37,7 @@ def multiply(p: Program, node: Node) -> View:
     return y
 
 
-def clip(p: Program, node: Node) -> View:
+def clip(p: CSource, node: Node) -> View:
     """`min(max(x, lo), hi)`."""
     x = p.views[node.inputs[0]]
     y = p.view(p.ranges[node.name].type, x.shape, order(x))
@@ -59,7 +59,7 @@ def clip(p: Program, node: Node) -> View:
     return y
 
 
-def add(p: Program, node: Node) -> View:
+def add(p: CSource, node: Node) -> View:
     """The sum of two values; the one of fewer axes is repeated along the first axes of the other."""
     xs = sorted((p.views[name] for name in node.inputs), key=lambda view: len(view.shape))
     shape = np.broadcast_shapes(*(x.shape for x in xs))
@@ -76,7 +76,7 @@ def broadcast(x: View, shape: Sequence[int]) -> View:
     return View(x.buffer, tuple(shape), (0,) * (len(shape) - len(strides)) + tuple(strides), x.offset)
 
 
-def total(p: Program, node: Node) -> View:
+def total(p: CSource, node: Node) -> View:
     """The sum over axes."""
     x, found = p.views[node.inputs[0]], p.ranges[node.name]
     axes = {axis % len(x.shape) for axis in node.attributes["axes"]}
@@ -87,7 +87,7 @@ def total(p: Program, node: Node) -> View:
     return View(y.buffer, found.low.shape, dense(found.low.shape))
 
 
-def _accumulate(p: Program, title: str, x: View, y: View, size: int) -> None:
+def _accumulate(p: CSource, title: str, x: View, y: View, size: int) -> None:
     axes = nest(x.shape, [x.strides, y.strides])
     names = [f"i{k}" for k in range(len(axes))]
     source, target = (index(names, [steps[k] for _, steps in axes], offset) for k, offset in enumerate((x.offset, 0)))
@@ -96,18 +96,18 @@ def _accumulate(p: Program, title: str, x: View, y: View, size: int) -> None:
     p.step(title, {"x": x.buffer}, {"y": y.buffer}, zero + loops(zip(names, [n for n, _ in axes], strict=True), body))
 
 
-def max_pool(p: Program, node: Node) -> View:
+def max_pool(p: CSource, node: Node) -> View:
     """The maximum over windows; padding is skipped."""
     kind = p.views[node.inputs[0]].buffer.type
     return _pool(p, node, kind, literal(kind.low), lambda x, y: f"{y} = {x} > {y} ? {x} : {y};")
 
 
-def sum_pool(p: Program, node: Node) -> View:
+def sum_pool(p: CSource, node: Node) -> View:
     """The sum over windows."""
     return _pool(p, node, I32, "0", lambda x, y: f"{y} += {x};")
 
 
-def _pool(p: Program, node: Node, kind: Type, first: str, join: Callable[[str, str], str]) -> View:
+def _pool(p: CSource, node: Node, kind: Type, first: str, join: Callable[[str, str], str]) -> View:
     x, spec, shape = p.views[node.inputs[0]], node.attributes, p.ranges[node.name].low.shape
     spatial = len(spec["kernel"])
     lead = len(shape) - spatial
@@ -138,7 +138,7 @@ def _windows(
     return body
 
 
-def embedding(p: Program, node: Node) -> View:
+def embedding(p: CSource, node: Node) -> View:
     """Rows of a table."""
     x = ordered(p, node.name, p.views[node.inputs[0]])
     matrix = rows(p, node, lambda w: w)

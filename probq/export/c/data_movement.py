@@ -1,27 +1,27 @@
 """Operations of the C exporter that move elements, or look them up."""
 
 from probq.export.c.code.elementwise import cast, copied, elementwise, order, ordered
-from probq.export.c.code.program import Program
+from probq.export.c.code.program import CSource
 from probq.export.c.code.text import literal, loops
 from probq.export.c.code.values import View, dense
 from probq.integer import Node
 from probq.integer.ranges import reachable
 
 
-def permute(p: Program, node: Node) -> View:
+def permute(p: CSource, node: Node) -> View:
     """A view with other axes; nothing is moved."""
     x = p.views[node.inputs[0]]
     axes = [axis % len(x.shape) for axis in node.attributes["axes"]]
     return View(x.buffer, tuple(x.shape[k] for k in axes), tuple(x.strides[k] for k in axes), x.offset)
 
 
-def reshape(p: Program, node: Node) -> View:
+def reshape(p: CSource, node: Node) -> View:
     """A view of another shape, of a copy where the elements do not lie in order."""
     x, shape = ordered(p, node.name, p.views[node.inputs[0]]), p.ranges[node.name].low.shape
     return View(x.buffer, shape, dense(shape))
 
 
-def concat(p: Program, node: Node) -> View:
+def concat(p: CSource, node: Node) -> View:
     """Values side by side along one axis."""
     xs, shape = [p.views[name] for name in node.inputs], p.ranges[node.name].low.shape
     axis = node.attributes["axis"] % len(shape)
@@ -32,7 +32,7 @@ def concat(p: Program, node: Node) -> View:
     return y
 
 
-def piece(p: Program, node: Node) -> View:
+def piece(p: CSource, node: Node) -> View:
     """A view of every `step`-th element along one axis; nothing is moved."""
     x, spec = p.views[node.inputs[0]], node.attributes
     axis = spec["axis"] % len(x.shape)
@@ -41,7 +41,7 @@ def piece(p: Program, node: Node) -> View:
     return View(x.buffer, p.ranges[node.name].low.shape, tuple(strides), start)
 
 
-def repeat(p: Program, node: Node) -> View:
+def repeat(p: CSource, node: Node) -> View:
     """Every element several times along the last axes: a loop over copies whose source does not move."""
     x, factors = p.views[node.inputs[0]], node.attributes["factors"]
     y = p.view(x.buffer.type, p.ranges[node.name].low.shape, order(x))
@@ -56,7 +56,7 @@ def repeat(p: Program, node: Node) -> View:
     return y
 
 
-def pad(p: Program, node: Node) -> View:
+def pad(p: CSource, node: Node) -> View:
     """Zeros, then the value in their midst."""
     x, pairs = p.views[node.inputs[0]], node.attributes["padding"]
     y = p.view(p.ranges[node.name].type, p.ranges[node.name].low.shape, order(x))
@@ -67,7 +67,7 @@ def pad(p: Program, node: Node) -> View:
     return y
 
 
-def table(p: Program, node: Node) -> View:
+def table(p: CSource, node: Node) -> View:
     """`table[x - first]`; entries that nothing reaches are left out."""
     x, (low, high) = p.views[node.inputs[0]], p.ranges[node.inputs[0]].limits
     start, reached = reachable(node, low, high)

@@ -6,12 +6,12 @@ from types import MappingProxyType
 from probq.export.c import arithmetic as c_shapes
 from probq.export.c import data_movement as c_moves
 from probq.export.c.code.elementwise import copied
-from probq.export.c.code.program import Program
+from probq.export.c.code.program import CSource
 from probq.export.c.code.values import I8, I16, I32, LAYERS, U8, Type, View, dense, narrowest, ranges
 from probq.export.c.layers import follows, layer
 from probq.integer import IntegerModel, Node
 
-EMITTERS: Mapping[str, Callable[[Program, Node], View]] = MappingProxyType(
+EMITTERS: Mapping[str, Callable[[CSource, Node], View]] = MappingProxyType(
     {
         "embedding": c_shapes.embedding,
         "requantize": c_shapes.requantize,
@@ -32,13 +32,13 @@ EMITTERS: Mapping[str, Callable[[Program, Node], View]] = MappingProxyType(
 )
 
 
-def generated(model: IntegerModel, name: str) -> Program:
+def generated(model: IntegerModel, name: str) -> CSource:
     """The steps, constants and helpers that compute a model's output from `input` into `output`.
 
     Raises:
         ProbqError: a value could leave 31 bits, or has no elements.
     """
-    p = Program(name, ranges(model))
+    p = CSource(name, ranges(model))
     followers = _followers(model)
     done: set[str] = set()
     for node in model.nodes:
@@ -59,12 +59,12 @@ def generated(model: IntegerModel, name: str) -> Program:
     return p
 
 
-def input_type(p: Program, node: Node) -> Type:
+def input_type(p: CSource, node: Node) -> Type:
     """The type of one element of a model's input."""
     return narrowest(*p.ranges[node.name].limits, (U8, I8, I16, I32))
 
 
-def _input(p: Program, node: Node) -> View:
+def _input(p: CSource, node: Node) -> View:
     shape = p.ranges[node.name].low.shape
     view = p.view(input_type(p, node), shape)
     return View(p.buffer(view.buffer.type, view.size, "input"), shape, dense(shape))

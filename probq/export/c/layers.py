@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from probq.export.c.code.elementwise import Operand, copied, ordered, rounding
-from probq.export.c.code.program import Program
+from probq.export.c.code.program import CSource
 from probq.export.c.code.text import loops
-from probq.export.c.code.values import Range, View, channels_last
+from probq.export.c.code.values import ElementRange, View, channels_last
 from probq.export.c.kernels import bit_planes as c_bits
 from probq.export.c.kernels import byte_kernels as c_kernels
 from probq.export.c.kernels.product import Product, Tail
@@ -18,7 +18,7 @@ from probq.integer import Node
 TILE = 4096  # products of outputs and kernel elements up to which a convolution keeps all its weights unpacked
 
 
-def layer(p: Program, node: Node, follower: Node | None) -> View:
+def layer(p: CSource, node: Node, follower: Node | None) -> View:
     """The value of a layer, or of the requantization that follows it."""
     product = _linear(p, node, follower) if node.op == "linear" else _conv(p, node, follower)
     if c_bits.fits(p, product):
@@ -51,20 +51,20 @@ def follows(node: Node, follower: Node) -> bool:
     )
 
 
-def _tail(p: Program, node: Node, follower: Node | None) -> Tail:
+def _tail(p: CSource, node: Node, follower: Node | None) -> Tail:
     if follower is None:
         return Tail(p.ranges[node.name].type)
     how, axis = rounding(p, follower, p.ranges[node.name]), -1 if node.op == "linear" else 0
     return Tail(how.type, how, tuple(Operand(each.text, (each.strides[axis],)) for each in how.operands))
 
 
-def _linear(p: Program, node: Node, follower: Node | None) -> Product:
+def _linear(p: CSource, node: Node, follower: Node | None) -> Product:
     x, tail = ordered(p, node.name, p.views[node.inputs[0]]), _tail(p, node, follower)
     y = p.view(tail.type, p.ranges[node.name].low.shape)
     return Product(node, x, (), (), p.ranges[node.inputs[0]], (), (), lambda w: w, y, tail)
 
 
-def _conv(p: Program, node: Node, follower: Node | None) -> Product:
+def _conv(p: CSource, node: Node, follower: Node | None) -> Product:
     spec, weight, tail = node.attributes, node.tensors["weight"], _tail(p, node, follower)
     x, out = p.views[node.inputs[0]], p.ranges[node.name].low.shape
     stride, spread, pads = spec["stride"], [1] * len(out[1:]), spec["padding"]
@@ -80,7 +80,7 @@ def _conv(p: Program, node: Node, follower: Node | None) -> Product:
     found = p.ranges[node.inputs[0]]
     if padded:
         step = math.gcd(found.step, found.limits[0])
-        found = Range(np.minimum(found.low, 0), np.maximum(found.high, 0), found.most, step)
+        found = ElementRange(np.minimum(found.low, 0), np.maximum(found.high, 0), found.most, step)
     return Product(
         node, image, image.shape[:-1], out[1:], found, tuple(stride), tuple(spec["dilation"]), arrange, y, tail
     )
@@ -97,7 +97,7 @@ def _upright(groups: int) -> Callable[[np.ndarray], np.ndarray]:
     return arrange
 
 
-def _image(p: Program, title: str, x: View, pads: Sequence[Sequence[int]], spread: Sequence[int]) -> tuple[View, bool]:
+def _image(p: CSource, title: str, x: View, pads: Sequence[Sequence[int]], spread: Sequence[int]) -> tuple[View, bool]:
     """The input with its channels last, padded and spread with zeros, and whether that was needed."""
     axes = channels_last(len(x.shape))
     moved = View(x.buffer, tuple(x.shape[k] for k in axes), tuple(x.strides[k] for k in axes), x.offset)

@@ -20,14 +20,14 @@ from typing import Any
 import numpy as np
 
 from probq.errors import ProbqError
-from probq.export.c.code.program import Program, calls, functions
+from probq.export.c.code.program import CSource, calls, functions
 from probq.export.c.code.text import array, checked_name, identifier, indented
 from probq.export.c.code.values import I8, I16, I32, U8, Type
 from probq.export.c.compiler import build, execute
 from probq.export.c.generator import generated, input_type
 from probq.export.common import results
 from probq.integer import IntegerModel
-from probq.utils.atomic_write import replacing
+from probq.utils.atomic_write import replace_atomically
 
 WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-pedantic")
 TYPES = (U8, I8, I16, I32)
@@ -143,7 +143,7 @@ def write(model: IntegerModel, path: str | PathLike[str], name: str | None = Non
     """
     path = Path(path)
     text = header(model, _named(path, name))
-    with replacing(path) as temporary:
+    with replace_atomically(path) as temporary:
         temporary.write_text(text, encoding="ascii")
 
 
@@ -173,7 +173,7 @@ def _guard(name: str) -> str:
     return f"PROBQ_{name.upper()}_H"
 
 
-def _head(model: IntegerModel, p: Program, pools: dict[int, int]) -> str:
+def _head(model: IntegerModel, p: CSource, pools: dict[int, int]) -> str:
     node = model.input
     scale = Fraction(model.output_scale)
     exact = f"{scale.numerator} / {scale.denominator}"
@@ -283,5 +283,5 @@ def write_test(
         name=name, header=header, count=len(x), input=array("test_input", kind, x),
         output=array("test_output", I32, expected),
     )  # fmt: skip
-    with replacing(path) as temporary:
+    with replace_atomically(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

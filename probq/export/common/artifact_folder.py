@@ -21,7 +21,7 @@ LARGEST: Mapping[str, int] = MappingProxyType({"low": 2**53, "high": 2**53, "exp
 
 
 @contextmanager
-def replacing_folder(path: str | PathLike[str]) -> Iterator[Path]:
+def replace_folder(path: str | PathLike[str]) -> Iterator[Path]:
     """A new folder beside `path`; what was written there is moved to `path` at the end.
 
     An artefact of an earlier time, or an empty folder, is replaced.

@@ -66,10 +66,10 @@ def numbers(requantize: Node, layer: Node, rank: int) -> tuple[np.ndarray, np.nd
 def as_shift(requantize: Node, layer: Node, rank: int) -> Shift | str:
     """The requantization of a layer as a shift, or why it is none."""
     found = numbers(requantize, layer, rank)
-    return found if isinstance(found, str) else shifted(*found)
+    return found if isinstance(found, str) else to_shift(*found)
 
 
-def shifted(multiplier: np.ndarray, add: np.ndarray, shift: np.ndarray) -> Shift | str:
+def to_shift(multiplier: np.ndarray, add: np.ndarray, shift: np.ndarray) -> Shift | str:
     """`floor((acc multiplier + add) / 2^shift)` without the multiplier, or why there is no such form.
 
     With `multiplier = 2^k` and `n = shift - k` it is `floor((acc + floor(add / 2^k)) / 2^n)`.

@@ -24,12 +24,12 @@ from probq.errors import ProbqError
 from probq.export import qonnx
 from probq.export.c.code.text import checked_name
 from probq.export.common import results
-from probq.export.common.artifact_folder import port, read_index, replacing_folder, write_index
+from probq.export.common.artifact_folder import port, read_index, replace_folder, write_index
 from probq.export.hls.check import check
 from probq.export.hls.rewrite import rewritten
 from probq.export.qonnx.graph import width
 from probq.integer import IntegerModel
-from probq.utils.optional_import import needed
+from probq.utils.optional_import import require
 
 NAME = "network"
 PART = "xcvu13p-flga2577-2-e"
@@ -81,11 +81,11 @@ def write(
         raise ProbqError(f"there is no strategy {strategy!r:.80}; use 'Resource' or 'Latency'")
     digest, model = model.sha256(), rewritten(model)
     check(model)
-    needed("hls4ml", "hls")
+    require("hls4ml", "hls")
     wrapper, notes = _prepared(model)
     exponents = {end: json.loads(notes[f"probq.{end}_exponent"]) for end in ("input", "output")}
     found = model.ranges
-    with replacing_folder(path) as folder:
+    with replace_folder(path) as folder:
         _convert(wrapper, folder, _precision(model, exponents["input"]), (part, clock_ns, strategy), name)
         content: dict[str, Any] = {"model_sha256": digest, "output_scale": model.output_scale, "function": name}
         reached = found[model.input.name]
@@ -100,13 +100,13 @@ def _prepared(model: IntegerModel) -> tuple[Any, dict[str, str]]:
     """The QONNX graph as hls4ml reads it (channels last, no node without effect), and its metadata."""
     with tempfile.TemporaryDirectory() as temporary:
         qonnx.write(model, Path(temporary) / "model.onnx", "hls4ml")
-        proto = needed("onnx", "hls").load(str(Path(temporary) / "model.onnx"))
+        proto = require("onnx", "hls").load(str(Path(temporary) / "model.onnx"))
     notes = {entry.key: entry.value for entry in proto.metadata_props}
     _without_identity(proto.graph)
-    cleanup = needed("qonnx.util.cleanup", "hls").cleanup_model
-    last = needed("qonnx.transformation.channels_last", "hls").ConvertToChannelsLastAndClean
-    matmul = needed("qonnx.transformation.gemm_to_matmul", "hls").GemmToMatMul
-    wrapper = cleanup(needed("qonnx.core.modelwrapper", "hls").ModelWrapper(proto))
+    cleanup = require("qonnx.util.cleanup", "hls").cleanup_model
+    last = require("qonnx.transformation.channels_last", "hls").ConvertToChannelsLastAndClean
+    matmul = require("qonnx.transformation.gemm_to_matmul", "hls").GemmToMatMul
+    wrapper = cleanup(require("qonnx.core.modelwrapper", "hls").ModelWrapper(proto))
     if len(model.input.attributes["shape"]) > 1:
         wrapper = wrapper.transform(last(make_input_channels_last=True))
     return cleanup(wrapper.transform(matmul())), notes
@@ -134,7 +134,7 @@ def _convert(wrapper: Any, folder: Path, precision: str, target: tuple[str, floa
     Raises:
         ProbqError: hls4ml refuses the graph.
     """
-    hls4ml = needed("hls4ml", "hls")
+    hls4ml = require("hls4ml", "hls")
     part, clock, strategy = target
     try:
         with contextlib.redirect_stdout(io.StringIO()):

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from probq.errors import ProbqError
-from probq.export.common.artifact_folder import read_index, replacing_folder, write_index
+from probq.export.common.artifact_folder import read_index, replace_folder, write_index
 from probq.export.memory import reader as memory_run
 from probq.export.memory.words import width_of, write_words
 from probq.integer import IntegerModel, Node
@@ -54,7 +54,7 @@ def write(model: IntegerModel, path: str | PathLike[str], vectors: int = VECTORS
         raise ProbqError(f"test vectors of {words:,} words are more than the {MOST_WORDS:,} that are written; use C")
     names = [_file_name(k, node) for k, node in enumerate(model.nodes)]
     values = model.values(vector_inputs(model, vectors))
-    with replacing_folder(path) as folder:
+    with replace_folder(path) as folder:
         nodes = []
         for node, name in zip(model.nodes, names, strict=True):
             entry = _described(node, found)

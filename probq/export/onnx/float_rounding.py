@@ -13,7 +13,7 @@ INT32 = 2**31 - 1
 
 
 @dataclass(frozen=True)
-class Rule:
+class IntegerRounding:
     """`code = clip(floor((acc multiplier + add) / 2^shift), lo, hi)`; int64 arrays `[outputs]`, `multiplier > 0`."""
 
     multiplier: np.ndarray
@@ -24,7 +24,7 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Rounded:
+class FloatForm:
     """`code + zero = clip(round((acc + add) scale) + offset, lo + zero, hi + zero)` in float32, saturated to uint8.
 
     Attributes:
@@ -46,7 +46,7 @@ class Rounded:
         return np.rint(total * self.scale.reshape(shape)).astype(np.float64).astype(np.int64) + self.offset - self.zero
 
 
-def rounded(rule: Rule, low: np.ndarray, high: np.ndarray) -> Rounded | str:
+def float_form(rule: IntegerRounding, low: np.ndarray, high: np.ndarray) -> FloatForm | str:
     """The float32 form that gives the rule's code for every accumulator from low to high, or why there is none.
 
     Scales tried are the multiplier as it is and its neighbours: a tie must go up, to even does not do.
@@ -62,26 +62,26 @@ def rounded(rule: Rule, low: np.ndarray, high: np.ndarray) -> Rounded | str:
     zero, failed = max(-rule.lo, 0), ""
     for offset in sorted({0, zero}):
         found = _channels(rule, low, high, zero, offset)
-        if isinstance(found, Rounded):
+        if isinstance(found, FloatForm):
             return found
         failed = failed or found
     return failed
 
 
-def _channels(rule: Rule, low: np.ndarray, high: np.ndarray, zero: int, offset: int) -> Rounded | str:
+def _channels(rule: IntegerRounding, low: np.ndarray, high: np.ndarray, zero: int, offset: int) -> FloatForm | str:
     """The form with a given offset, each output with the first scale and addend that are right."""
     m, n = rule.multiplier, rule.shift
     centred = rule.add - np.where(n > 0, np.left_shift(1, np.maximum(n, 1) - 1), 0)
     below = (centred + np.left_shift(zero - offset, n)) // m
     exact = np.ldexp(m.astype(np.float64), -n).astype(np.float32)
     scales = [np.nextafter(exact, np.float32(np.inf)), exact, np.nextafter(exact, np.float32(0))]
-    found = Rounded(scales[0], below, zero, offset)
+    found = FloatForm(scales[0], below, zero, offset)
     wrong = misplaced(rule, found, low, high)
     for scale, add in itertools.product(scales, (below, below + 1)):
         if (wrong < 0).all():
             return found
-        better = (wrong >= 0) & (misplaced(rule, Rounded(scale, add, zero, offset), low, high) < 0)
-        found = Rounded(np.where(better, scale, found.scale), np.where(better, add, found.add), zero, offset)
+        better = (wrong >= 0) & (misplaced(rule, FloatForm(scale, add, zero, offset), low, high) < 0)
+        found = FloatForm(np.where(better, scale, found.scale), np.where(better, add, found.add), zero, offset)
         wrong = np.where(better, -1, wrong)
     if (wrong < 0).all():
         return found
@@ -89,7 +89,7 @@ def _channels(rule: Rule, low: np.ndarray, high: np.ndarray, zero: int, offset: 
     return f"in float32 code {rule.lo + 1 + wrong[output]} of output {output} starts at another accumulator"
 
 
-def misplaced(rule: Rule, form: Rounded, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+def misplaced(rule: IntegerRounding, form: FloatForm, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """For each output how many codes above `lo + 1` the first lies that starts elsewhere; -1 where there is none.
 
     The rule reaches code y from the accumulator `ceil((y 2^n - a) / m)` on: the form must reach it there, and not one

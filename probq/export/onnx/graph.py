@@ -9,7 +9,7 @@ import numpy as np
 from probq.errors import ProbqError
 from probq.export.onnx.packed_parameters import unpacked
 from probq.integer.packing import Packing, size_in_bits
-from probq.utils.optional_import import needed
+from probq.utils.optional_import import require
 
 IR_VERSION = 8
 OPSET, OPSET_PACKED = 13, 18  # integers need 13, unpacking bits needs 18
@@ -62,7 +62,7 @@ class Graph:
         """Adds an operator with one output."""
         output = self.fresh(op)
         name = None if self.packed else output
-        self.nodes.append(needed("onnx.helper", "onnx").make_node(op, list(inputs), [output], name, **attributes))
+        self.nodes.append(require("onnx.helper", "onnx").make_node(op, list(inputs), [output], name, **attributes))
         return output
 
     def constant(self, value: Any, type: str) -> str:
@@ -193,4 +193,4 @@ def integer_type(*bounds: int) -> str:
 
 def tensor_type(type: str) -> int:
     """ONNX's number of a numpy type."""
-    return int(needed("onnx.helper", "onnx").np_dtype_to_tensor_dtype(np.dtype(type)))
+    return int(require("onnx.helper", "onnx").np_dtype_to_tensor_dtype(np.dtype(type)))

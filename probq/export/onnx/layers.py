@@ -7,7 +7,7 @@ import numpy as np
 from probq.errors import ProbqError
 from probq.export.common.requantization import numbers
 from probq.export.onnx.convolution import Kernel, kernel
-from probq.export.onnx.float_rounding import INT32, Rounded, Rule, rounded
+from probq.export.onnx.float_rounding import INT32, FloatForm, IntegerRounding, float_form
 from probq.export.onnx.graph import Edge, Graph, integer_type, zero_point
 from probq.integer import Node
 from probq.integer.packing import smallest
@@ -63,7 +63,7 @@ def fast_form(node: Node, requantize: Node | None, x: Edge, reached: Range) -> F
     if any(abs(end) > INT32 for end in (*ends[0], *ends[1])):
         return "its accumulator takes more than 31 bits"
     low, high = (end.astype(np.int64) for end in ends)
-    form = rounded(Rule(*found, lo, hi), low, high)
+    form = float_form(IntegerRounding(*found, lo, hi), low, high)
     if isinstance(form, str):
         return form
     bias = node.tensors["bias"] + form.add
@@ -72,7 +72,7 @@ def fast_form(node: Node, requantize: Node | None, x: Edge, reached: Range) -> F
     return FastForm(form.scale, bias, form.zero, form.offset, _limits(form, lo, hi, low, high))
 
 
-def _limits(form: Rounded, lo: int, hi: int, low: np.ndarray, high: np.ndarray) -> tuple[int | None, int | None]:
+def _limits(form: FloatForm, lo: int, hi: int, low: np.ndarray, high: np.ndarray) -> tuple[int | None, int | None]:
     """What codes plus zero must be clipped to, where neither uint8 nor the accumulators' range does it."""
     least, most = int(form.level(low).min(initial=hi)), int(form.level(high).max(initial=lo))
     below, above = lo + form.zero > 0 and least < lo, hi + form.zero < 255 and most > hi

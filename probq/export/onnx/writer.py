@@ -27,8 +27,8 @@ from probq.export.onnx.pooled_convolution import phases, pooled
 from probq.export.onnx.quantized_operators import fused, fused_linear
 from probq.integer import IntegerModel, Node
 from probq.integer.ranges import LAYERS, Range
-from probq.utils.atomic_write import replacing
-from probq.utils.optional_import import needed
+from probq.utils.atomic_write import replace_atomically
+from probq.utils.optional_import import require
 
 FAST = "QLinearConv"
 CLIPPED_LATER = ("max_pool", "reshape", "permute")  # a clip may as well come behind these, where less is left
@@ -73,8 +73,8 @@ def write(model: IntegerModel, path: str | PathLike[str], packed: bool = False) 
     """
     graph, forms = Graph(packed), dict[str, str]()
     proto = _proto(graph, model, _edges(graph, model, forms))
-    with replacing(path) as temporary:
-        needed("onnx", "onnx").save(proto, str(temporary))
+    with replace_atomically(path) as temporary:
+        require("onnx", "onnx").save(proto, str(temporary))
     return Written(Path(path), Path(path).stat().st_size, forms)
 
 
@@ -123,7 +123,7 @@ def _computed(session: Any, path: str | PathLike[str], integers: np.ndarray) -> 
 
 
 def _session(path: str | PathLike[str], optimize: bool) -> Any:
-    runtime = needed("onnxruntime", "onnx")
+    runtime = require("onnxruntime", "onnx")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
@@ -197,7 +197,7 @@ def _single(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> Edg
 
 def _proto(graph: Graph, model: IntegerModel, edges: dict[str, Edge]) -> Any:
     """The model as ONNX holds it, checked."""
-    helper, numpy_helper = needed("onnx.helper", "onnx"), needed("onnx.numpy_helper", "onnx")
+    helper, numpy_helper = require("onnx.helper", "onnx"), require("onnx.numpy_helper", "onnx")
     output = graph.integers(graph.settled(edges[model.output]))
     graph.nodes.append(helper.make_node("Identity", [output.name], ["output"], "output"))
     graph.prune("output")
@@ -213,5 +213,5 @@ def _proto(graph: Graph, model: IntegerModel, edges: dict[str, Edge]) -> Any:
     scale = model.input.attributes.get("scale", 1.0)
     notes = {"model": model.sha256(), "input_scale": json.dumps(scale), "output_scale": json.dumps(model.output_scale)}
     helper.set_model_props(proto, {f"probq.{name}": note for name, note in notes.items()})
-    needed("onnx.checker", "onnx").check_model(proto)
+    require("onnx.checker", "onnx").check_model(proto)
     return proto

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from probq.errors import ProbqError
-from probq.export.common.requantization import Shift, as_shift, shifted
+from probq.export.common.requantization import Shift, as_shift, to_shift
 from probq.export.onnx.graph import Graph
 from probq.export.qonnx.graph import Wire, bipolar, check, limited, parameter, quant, real, width
 from probq.integer import Node
@@ -65,7 +65,7 @@ def requantized(graph: Graph, node: Node, x: Wire) -> Wire:
         ProbqError: its multiplier is no power of two.
     """
     parts = np.broadcast_arrays(*(node.tensors[name] for name in ("multiplier", "add", "shift")))
-    shift = shifted(*parts)
+    shift = to_shift(*parts)
     if isinstance(shift, str):
         raise ProbqError(
             f'{shift}, and FPGA flows only shift; use Plan(profile="shift") and averages over powers of two, '

@@ -23,8 +23,8 @@ from probq.export.qonnx.operations import operation
 from probq.integer import IntegerModel, Node
 from probq.integer.packing import bits_of
 from probq.integer.ranges import LAYERS
-from probq.utils.atomic_write import replacing
-from probq.utils.optional_import import needed
+from probq.utils.atomic_write import replace_atomically
+from probq.utils.optional_import import require
 
 BATCH = 64  # inputs that the executor gets at once
 EXPONENTS = ("probq.input_exponent", "probq.output_exponent")  # notes in a file
@@ -50,11 +50,11 @@ def write(model: IntegerModel, path: str | PathLike[str], flavour: str = "hls4ml
     """
     if flavour not in ("hls4ml", "finn"):
         raise ProbqError(f"there is no flavour {flavour!r:.80}; use 'hls4ml' or 'finn'")
-    library = needed("onnx", "qonnx")
+    library = require("onnx", "qonnx")
     graph = Graph()
     output = _wires(graph, model, HLS4ML if flavour == "hls4ml" else FINN)[model.output]
     proto = _proto(graph, model, output)
-    with replacing(path) as temporary:
+    with replace_atomically(path) as temporary:
         library.save(proto, str(temporary))
 
 
@@ -79,11 +79,11 @@ def opened(path: str | PathLike[str]) -> Iterator[Callable[[Any], np.ndarray]]:
     Raises:
         ProbqError: as `run`.
     """
-    wrapper = needed("qonnx.core.modelwrapper", "qonnx").ModelWrapper
+    wrapper = require("qonnx.core.modelwrapper", "qonnx").ModelWrapper
     if not Path(path).is_file():
         raise ProbqError(f"there is no file {path}; give the path that write was given")
     try:
-        proto = needed("onnx", "qonnx").load(str(path))
+        proto = require("onnx", "qonnx").load(str(path))
         notes = {entry.key: json.loads(entry.value) for entry in proto.metadata_props if entry.key in EXPONENTS}
     except Exception as error:  # protobuf's exceptions have no common base with onnx's
         raise ProbqError(f"{path} is not an ONNX file, or is damaged ({sentence(error)}); write it again") from error
@@ -117,8 +117,8 @@ def _check_operations(nodes: Any, path: str | PathLike[str]) -> None:
 
 def _executed(wrapper: Any, x: np.ndarray) -> np.ndarray:
     """One batch through qonnx's executor."""
-    execute = needed("qonnx.core.onnx_exec", "qonnx").execute_onnx
-    shapes = needed("qonnx.transformation.infer_shapes", "qonnx").InferShapes
+    execute = require("qonnx.core.onnx_exec", "qonnx").execute_onnx
+    shapes = require("qonnx.transformation.infer_shapes", "qonnx").InferShapes
     wrapper.graph.input[0].type.tensor_type.shape.dim[0].dim_value = len(x)
     wrapper.graph.output[0].type.tensor_type.shape.dim[0].dim_value = len(x)
     return np.asarray(execute(wrapper.transform(shapes()), {"input": x})["output"])
@@ -154,8 +154,8 @@ def _exponent(model: IntegerModel, node: Node) -> int | None:
 
 def _proto(graph: Graph, model: IntegerModel, output: Wire) -> Any:
     """The model as ONNX holds it, checked; batch 1, as hls4ml and FINN want it."""
-    helper, numpy_helper = needed("onnx.helper", "qonnx"), needed("onnx.numpy_helper", "qonnx")
-    kinds = needed("onnx", "qonnx").TensorProto
+    helper, numpy_helper = require("onnx.helper", "qonnx"), require("onnx.numpy_helper", "qonnx")
+    kinds = require("onnx", "qonnx").TensorProto
     index = model.input.attributes.get("index")
     graph.nodes.append(helper.make_node("Identity", [output.name], ["output"], "output"))
     shape = [1, *model.input.attributes["shape"]]
@@ -173,7 +173,7 @@ def _proto(graph: Graph, model: IntegerModel, output: Wire) -> Any:
         notes["input_exponent"] = math.frexp(model.input.attributes["scale"])[1] - 1
     texts = {f"probq.{name}": note if name == "model" else json.dumps(note) for name, note in notes.items()}
     helper.set_model_props(proto, texts)
-    needed("onnx.checker", "qonnx").check_model(proto)
+    require("onnx.checker", "qonnx").check_model(proto)
     return proto
 
 

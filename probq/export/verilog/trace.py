@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from probq.errors import ProbqError
-from probq.export.common.requantization import shifted
+from probq.export.common.requantization import to_shift
 from probq.integer import IntegerModel, Node
 from probq.integer.ranges import Range
-from probq.utils.optional_import import needed
+from probq.utils.optional_import import require
 
 COSTS = (1, -1, -1)  # da4ml's default: carries are free, adders unlimited in width
 Trace = Any  # an array of objects: da4ml's FixedVariable, [*shape]
@@ -22,7 +22,7 @@ def traced(model: IntegerModel, found: Mapping[str, Range]) -> Any:
     Raises:
         ProbqError: da4ml is missing, or a requantization does not only shift.
     """
-    library = needed("da4ml.trace", "verilog")
+    library = require("da4ml.trace", "verilog")
     reached = found[model.input.name]
     ones = np.ones(reached.shape)
     inputs = library.FixedVariableArray.from_lhs(reached.low * ones, reached.high * ones, ones, COSTS)
@@ -47,7 +47,7 @@ def _linear(x: Trace, node: Node) -> Trace:
 def _requantize(x: Trace, node: Node) -> Trace:
     """`start + step clip((x + add) >> shift, lo, hi)`: da4ml truncates towards minus infinity."""
     parts = np.broadcast_arrays(*(node.tensors[name] for name in ("multiplier", "add", "shift")))
-    shift = shifted(*parts)
+    shift = to_shift(*parts)
     if isinstance(shift, str):
         raise ProbqError(f'{shift}, and adder trees only shift; use Plan(profile="shift"), or export to ONNX or C')
     spec = node.attributes
@@ -88,7 +88,7 @@ def _clip(x: Trace, node: Node) -> Trace:
 
 
 def _array(values: list[Any], like: Trace) -> Trace:
-    return needed("da4ml.trace", "verilog").FixedVariableArray(np.array(values).reshape(like.shape))
+    return require("da4ml.trace", "verilog").FixedVariableArray(np.array(values).reshape(like.shape))
 
 
 def _reshape(x: Trace, node: Node) -> Trace:

@@ -19,11 +19,11 @@ import numpy as np
 
 from probq.errors import ProbqError
 from probq.export.c.code.text import checked_name
-from probq.export.common.artifact_folder import port, read_index, replacing_folder, write_index
+from probq.export.common.artifact_folder import port, read_index, replace_folder, write_index
 from probq.export.verilog.trace import OPERATIONS, traced
 from probq.integer import IntegerModel
 from probq.integer.ranges import LAYERS, Range, accumulators
-from probq.utils.optional_import import needed
+from probq.utils.optional_import import require
 
 NAME = "network"
 MOST_WEIGHTS = 16_384  # multiplications that are unrolled
@@ -62,13 +62,13 @@ def write(model: IntegerModel, path: str | PathLike[str], name: str = NAME) -> N
     checked_name(name)
     found = model.ranges
     _check(model, found)
-    needed("da4ml", "verilog")
+    require("da4ml", "verilog")
     logic = traced(model, found)
     outputs = [_place(interval) for interval in logic.out_qint]
     if not any(bits for bits, _, _ in outputs):
         raise ProbqError(f"the output {model.output} is 0 for all inputs; there is nothing to build")
-    with replacing_folder(path) as folder:
-        needed("da4ml.codegen", "verilog").VerilogModel(logic, name, folder, print_latency=False).write()
+    with replace_folder(path) as folder:
+        require("da4ml.codegen", "verilog").VerilogModel(logic, name, folder, print_latency=False).write()
         ends = {"low": found[model.input.name].low, "high": found[model.input.name].high}
         content: dict[str, Any] = {"model_sha256": model.sha256(), "output_scale": model.output_scale, "module": name}
         elements = [_place(interval) for interval in logic.inp_qint]
@@ -79,7 +79,7 @@ def write(model: IntegerModel, path: str | PathLike[str], name: str = NAME) -> N
 
 def _place(interval: Any) -> tuple[int, bool, int]:
     """Bits, signedness and exponent of an element of a port: it holds `integer * 2^exponent`."""
-    signed, whole, fraction = needed("da4ml.types", "verilog").minimal_kif(interval)
+    signed, whole, fraction = require("da4ml.types", "verilog").minimal_kif(interval)
     return max(int(signed) + int(whole) + int(fraction), 0), bool(signed), -int(fraction)
 
 

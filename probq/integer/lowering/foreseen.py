@@ -11,7 +11,7 @@ from probq.errors import ProbqError
 from probq.integer.lowering.emit import emitted
 from probq.integer.lowering.graph import Walk
 from probq.integer.lowering.operations.values import reduced
-from probq.network.program.decided_codes import codes, onehots
+from probq.network.program.decided_codes import decided_codes, rung_onehots
 from probq.network.program.program import Program
 
 
@@ -27,7 +27,7 @@ def foreseen_refusal(q: Program) -> str:
 
 def _refusal(q: Program, widths: dict[str, Any]) -> str:
     try:
-        emitted(reduced(Walk(q, onehots(q, widths), codes(q, widths)).output())[0])
+        emitted(reduced(Walk(q, rung_onehots(q, widths), decided_codes(q, widths)).output())[0])
     except ProbqError as error:
         return str(error)
     return ""

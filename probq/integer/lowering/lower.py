@@ -18,7 +18,7 @@ from probq.integer.lowering.emit import emitted
 from probq.integer.lowering.graph import Walk
 from probq.integer.lowering.operations.values import reduced
 from probq.likelihoods import only_tensor
-from probq.network.program.decided_codes import codes, onehots
+from probq.network.program.decided_codes import decided_codes, rung_onehots
 from probq.network.program.program import check_posterior
 from probq.network.program.substitution import running
 from probq.network.quantized.quantized import Quantized
@@ -47,11 +47,11 @@ def lower(q: Quantized, assignment: Assignment | None = None) -> IntegerModel:
     check_posterior(q, "lower")
     assignment = q.mode() if assignment is None else assignment
     fixed = q.at(assignment).cpu().eval()
-    own = codes(fixed, assignment.widths)
+    own = decided_codes(fixed, assignment.widths)
     for name in fixed.weight_names:
         if not np.array_equal(own[name], assignment.codes[name]):
             raise ProbqError(f"the codes of {name} do not fit the network; decide again after training")
-    walk = Walk(fixed, onehots(fixed, assignment.widths), assignment.codes)
+    walk = Walk(fixed, rung_onehots(fixed, assignment.widths), assignment.codes)
     output = walk.output()
     integers, unit = reduced(output)
     nodes, name = emitted(integers)

@@ -12,7 +12,7 @@ MOST_LEVELS = 16
 LEAST_LOG_PROB = -10.0  # of a level when training begins: not so far off that it could not come back
 
 
-class FreeCodes(Codes):
+class CategoricalCodes(Codes):
     """Free categorical law: `P(l_j) = softmax(logits)_j` over all `K` levels of a codebook.
 
     Args:

@@ -17,10 +17,10 @@ from torch import Tensor
 from probq.codebooks.rounding.nearest import Levels, decode, first_code, largest_count, nearest_level
 from probq.codebooks.rounding.stochastic import LevelGradient, log_difference, times_log, two_nearest
 from probq.errors import ProbqError
-from probq.network.distributions.whole import Whole
+from probq.network.distributions.whole import UnbatchedLaw
 
 
-class Codes(Whole):
+class Codes(UnbatchedLaw):
     """Law of the levels that weights take: a discretised logistic law over the `nearest` levels around a location.
 
     With `u = location / scale` and the `m` neighbouring levels `l_1 < ... < l_m` around `u`, whose midpoints are

@@ -8,16 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from probq.codebooks.rounding.nearest import Grids, Levels, decode, largest_count
-from probq.network.distributions.whole import Whole
+from probq.codebooks.rounding.nearest import BroadcastGrid, Levels, decode, largest_count
+from probq.network.distributions.whole import UnbatchedLaw
 
 
-class UniformCodes(Whole):
+class UniformCodes(UnbatchedLaw):
     """Every level of a codebook is equally probable for every weight: the default prior over codes.
 
     Args:
         shape: of the weight; all of it is one event.
-        levels: a `Grid`, `Grids` (one for each weight) or ascending levels `[K]`.
+        levels: a `Grid`, `BroadcastGrid` (one for each weight) or ascending levels `[K]`.
         device: where draws are made.
 
     `gate_term`, zero in value, carries the gradient of the divergence to the gates that drew the codebook.
@@ -40,7 +40,7 @@ class UniformCodes(Whole):
 
     def log_count(self) -> float:
         """`sum over weights of log K` in nats."""
-        if isinstance(self.levels, Grids):
+        if isinstance(self.levels, BroadcastGrid):
             return float(self.levels.count.double().log().expand(self.event_shape).sum())
         return self.event_shape.numel() * math.log(largest_count(self.levels))
 

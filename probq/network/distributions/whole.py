@@ -15,14 +15,14 @@ ONE_DRAW = (
 )
 
 
-class Whole(TorchDistribution):
+class UnbatchedLaw(TorchDistribution):
     """A law over a whole tensor, without a batch."""
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
     support = constraints.independent(constraints.real, 0)
     has_rsample = True
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Whole:
+    def expand(self, batch_shape: Any, _instance: Any = None) -> UnbatchedLaw:
         """The law itself: it has no batch.
 
         Raises:

@@ -13,7 +13,7 @@ from probq.codebooks.rounding.nearest import code_indices
 from probq.network.program.program import Program
 
 
-def onehots(q: Program, widths: Any) -> dict[str, Tensor]:
+def rung_onehots(q: Program, widths: Any) -> dict[str, Tensor]:
     """One-hot rungs of decided widths."""
     result = {}
     for name, quantizer in q.named_quantizers():
@@ -24,9 +24,9 @@ def onehots(q: Program, widths: Any) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def codes(q: Program, widths: Any, draw: bool = False) -> dict[str, np.ndarray]:
+def decided_codes(q: Program, widths: Any, draw: bool = False) -> dict[str, np.ndarray]:
     """Codes of every weight at decided widths: the most probable ones, or a draw."""
-    chosen, result = onehots(q, widths), {}
+    chosen, result = rung_onehots(q, widths), {}
     with q.evaluating():  # the codes of what ships: normalisation folded
         for name, quantizer in q.weights.items():
             rung = q.rung(name, chosen[name])

@@ -13,10 +13,10 @@ from probq.network.program.folding import fold, foldable, per_channel
 from probq.network.program.substitution import substitute
 from probq.network.tracing.arguments import arguments
 from probq.network.tracing.layer import Layer
-from probq.network.tracing.trace import Trace
+from probq.network.tracing.trace import Tracing
 
 
-def checked_norms(net: nn.Module, found: Trace, example: Any) -> list[Layer]:
+def check_norms(net: nn.Module, found: Tracing, example: Any) -> list[Layer]:
     """The layers, with only those normalisations that can be folded without changing the network's output."""
     layers = [m if foldable(net, m) else replace(m, norm=None) for m in found.layers]
     if _folds(net, layers, example):

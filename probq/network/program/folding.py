@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from probq.codebooks.rounding.scales import LEAST_GAIN, snapped
+from probq.codebooks.rounding.scales import LEAST_GAIN, hardware_scale
 from probq.network.quantizers.base import Rung
 from probq.network.tracing.layer import Layer
 
@@ -40,7 +40,7 @@ class Fold:
         """What the weight takes of the gain beyond its scale, without gradient, `[channels]`; see `rung`."""
         if multipliers > 1:
             return torch.ones_like(self.gain.detach())
-        return self.alive * self.gain.detach() / snapped(self.log2_gain, multipliers)
+        return self.alive * self.gain.detach() / hardware_scale(self.log2_gain, multipliers)
 
     def rung(self, rung: Rung, layer: Layer, multipliers: int) -> Rung:
         """A rung of the layer's weight with the normalisation folded in: its scale follows the gain.
@@ -51,7 +51,7 @@ class Fold:
         """
         gain, log2_gain = per_channel(self.gain, layer), per_channel(self.log2_gain, layer)
         own = rung.scale.detach()
-        scale = snapped(own.log2() + log2_gain, multipliers)
+        scale = hardware_scale(own.log2() + log2_gain, multipliers)
         ratio = scale / own
         if multipliers > 1:
             sign = gain.detach().sign() * per_channel(self.alive, layer)  # a dead channel has codes of 0
@@ -92,7 +92,7 @@ def foldable(net: nn.Module, layer: Layer) -> bool:
     return bool(norm.num_features == layer.shape[layer.channel_axis]) and norm.running_mean is not None
 
 
-def shifted(bias: Tensor | None) -> Callable[[Tensor], Tensor]:
+def shift_bias(bias: Tensor | None) -> Callable[[Tensor], Tensor]:
     """What stands in for a folded normalisation: nothing, or the bias that its layer has no place for."""
     if bias is None:
         return lambda x: x

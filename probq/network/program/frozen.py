@@ -13,7 +13,7 @@ from probq.network.tracing.module_kinds import NORMS
 FEW = 4  # names that a note spells out
 
 
-def respected(plan: Plan | None, net: nn.Module, layer: Layer) -> Plan | None:
+def keep_frozen(plan: Plan | None, net: nn.Module, layer: Layer) -> Plan | None:
     """The plan of a layer; one whose weight is frozen rounds, because its codes are not to be learned."""
     if plan is None or net.get_parameter(layer.weight).requires_grad:
         return plan

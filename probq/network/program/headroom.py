@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from probq.codebooks import Grid
-from probq.codebooks.rounding.nearest import Grids
+from probq.codebooks.rounding.nearest import BroadcastGrid
 from probq.network.quantizers.base import InputQuantizer, Rung
 from probq.network.tracing.layer import Layer
 
@@ -18,7 +18,7 @@ SHARE = 1 / 8  # of the coarsest scale, below which other channels round far les
 FINEST_BITS = 8  # of levels that are no integers
 
 
-def with_room(
+def leave_headroom(
     rung: Rung, layer: Layer, weight: Callable[[], Tensor], bias: Tensor | None, x: InputQuantizer | None
 ) -> Rung:
     """The rung with scales that leave a layer's sums room, where one is too fine.
@@ -62,7 +62,7 @@ def _largest(levels: Grid | Tensor) -> float:
     return float(max(abs(end) for end in ends))
 
 
-def _unit(levels: Grid | Grids | Tensor) -> float:
+def _unit(levels: Grid | BroadcastGrid | Tensor) -> float:
     """The greatest power of two, 1 at most, that all levels are multiples of."""
     if not isinstance(levels, Tensor):
         return 1.0

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from probq.errors import ProbqError
 from probq.network.distributions.uniform_codes import UniformCodes
 from probq.network.program.program import Observation, Program
-from probq.network.program.vectorized import at_levels
+from probq.network.program.vectorized import vectorized_outputs
 from probq.network.tracing.arguments import arguments
 
 
@@ -132,7 +132,7 @@ def _log_likelihood(
 ) -> Tensor:
     """Log-likelihood of the data set under networks of the same widths, `[draws]`."""
     count = len(next(iter(levels.values())))
-    outputs: Any = at_levels(q, onehots, levels, arguments(x))
+    outputs: Any = vectorized_outputs(q, onehots, levels, arguments(x))
     if outputs is None:
         rows = [{n: value[k] for n, value in levels.items()} for k in range(count)]
         with q.evaluating():

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from probq import cost as costs
 from probq.codebooks.codebook import half_up
-from probq.codebooks.rounding.nearest import Grids
-from probq.cost.expectation import Tables, expectation
+from probq.codebooks.rounding.nearest import BroadcastGrid
+from probq.cost.expectation import CostTables, expected_cost
 from probq.estimators import drawn_law
 from probq.likelihoods import Likelihood
-from probq.network.program.folding import Fold, fold, shifted
-from probq.network.program.headroom import with_room
+from probq.network.program.folding import Fold, fold, shift_bias
+from probq.network.program.headroom import leave_headroom
 from probq.network.program.substitution import substitute
 from probq.network.quantizers.activation import Activation, hooks
 from probq.network.quantizers.base import InputQuantizer, Quantizer, Rung, error_of_sums
@@ -126,7 +126,7 @@ class Network(nn.Module):
             if name not in self.sites:
                 yield name, quantizer
 
-    def cost_tables(self, cost: costs.Cost = costs.bops) -> Tables:
+    def cost_tables(self, cost: costs.Cost = costs.bops) -> CostTables:
         """Cost of every pair of widths of every layer, for `expected_cost`."""
         tables = []
         for layer in self.layers:
@@ -135,7 +135,7 @@ class Network(nn.Module):
                 for name in (layer.weight, layer.input)
             )
             tables.append((layer, torch.as_tensor(costs.pairs(layer, weight, x, cost), device=self.device)))
-        return Tables(cost, tuple(tables), self.sites, self._reads() if isinstance(cost, costs.Pruned) else {})
+        return CostTables(cost, tuple(tables), self.sites, self._reads() if isinstance(cost, costs.Pruned) else {})
 
     def _reads(self) -> dict[str, str]:
         """For each layer, the weight it reads where that one has a gate for each channel and may prune it."""
@@ -149,10 +149,10 @@ class Network(nn.Module):
                     result[layer.name] = layer.reads
         return result
 
-    def expected_cost(self, tables: Tables, probs: Mapping[str, Tensor] | None = None) -> Tensor:
+    def expected_cost(self, tables: CostTables, probs: Mapping[str, Tensor] | None = None) -> Tensor:
         """Exact `E[cost]` under the posterior over widths, or other laws `probs`, a float64 scalar with gradients."""
         laws = {name: quantizer.probs() for name, quantizer in self.named_quantizers()} if probs is None else probs
-        return expectation(tables, laws)
+        return expected_cost(tables, laws)
 
     def __contains__(self, name: Any) -> bool:
         return name in self.weight_names or name in self.input_names
@@ -195,7 +195,7 @@ class Network(nn.Module):
             if layer.weight == name and (layer.input is None or layer.input in self.input_names):
                 x: Any = None if layer.input is None else self.quantizer(layer.input)
                 bias = None if layer.input is None else self.rounded_bias(layer, None)
-                rung = with_room(rung, layer, partial(self.location, name, rung), bias, x)
+                rung = leave_headroom(rung, layer, partial(self.location, name, rung), bias, x)
         return rung
 
     def run(self, onehots: Mapping[str, Tensor], levels: Mapping[str, Tensor], x: Any, exact: bool = False) -> Any:
@@ -251,7 +251,7 @@ class Network(nn.Module):
         if place is not None and bias is not None:
             tensors[f"{layer.name}.bias"] = bias if exact else bias.to(place.dtype)
         if layer.norm is not None and self.folded:
-            outputs[layer.norm] = shifted(None if has_place else bias)
+            outputs[layer.norm] = shift_bias(None if has_place else bias)
 
     def rounded_bias(self, layer: Layer, step: Tensor | None) -> Tensor | None:
         """Bias of a layer, normalisation folded in, rounded to multiples of its accumulator's `step`; None without.
@@ -282,7 +282,7 @@ class Network(nn.Module):
         others = [axis for axis, n in enumerate(scale.shape) if n > 1 and axis != layer.channel_axis]
         if not others:
             return scale
-        if isinstance(weight.levels, Grids):
+        if isinstance(weight.levels, BroadcastGrid):
             scale = torch.where(weight.levels.count > 1, scale, torch.inf)
         step = scale.amin(others, keepdim=True)
         return torch.where(step.isfinite(), step, weight.scale.detach().amin(others, keepdim=True))

@@ -72,7 +72,7 @@ class Observation(TorchDistribution):
         return self.law.sample(sample_shape)
 
 
-class Part(nn.Module):
+class ProgramModule(nn.Module):
     """The model or the guide as a module that holds the network's parameters, as `ELBO()(model, guide)` wants it."""
 
     def __init__(self, program: Program, function: Callable[..., Any]) -> None:
@@ -104,7 +104,7 @@ class Program(Network):
     """
 
     @property
-    def model(self) -> Part:
+    def model(self) -> ProgramModule:
         """The model `model(x, y=None, size=None)`: prior over widths and codes, then the likelihood of the targets.
 
         Sample sites: `NAME.width` (one-hot over the rungs) for every quantizer with more than one rung (of those that
@@ -119,12 +119,12 @@ class Program(Network):
         Returns:
             The network's output.
         """
-        return Part(self, self._model)
+        return ProgramModule(self, self._model)
 
     @property
-    def guide(self) -> Part:
+    def guide(self) -> ProgramModule:
         """The guide: the variational posterior over widths, and over codes given widths. Arguments as `model`."""
-        return Part(self, self._guide)
+        return ProgramModule(self, self._guide)
 
     def _model(self, x: Any, y: Tensor | None = None, size: int | None = None) -> Any:
         onehots: dict[str, Tensor] = {}

@@ -13,7 +13,7 @@ from probq.network.program.program import Program
 
 
 @torch.no_grad()
-def at_levels(
+def vectorized_outputs(
     q: Program,
     onehots: Mapping[str, Tensor],
     levels: Mapping[str, Tensor],

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from probq.errors import ProbqError
 from probq.network.quantized.checks import check
-from probq.utils.atomic_write import replacing
+from probq.utils.atomic_write import replace_atomically
 
 FORMAT, VERSION = "probq.posterior", 1
 
@@ -35,7 +35,7 @@ def write(path: str | PathLike[str], content: Mapping[str, Any], tensors: Mappin
     manifest: dict[str, Any] = {"format": FORMAT, "version": VERSION, **content}
     manifest["sha256"] = _digest(manifest, tensors)
     data = safetensors.torch.save(dict(tensors), {"probq": _text(manifest)})
-    with replacing(path) as temporary:
+    with replace_atomically(path) as temporary:
         temporary.write_bytes(data)
 
 

@@ -27,7 +27,7 @@ from probq.network.quantizers.base import InputQuantizer
 from probq.network.quantizers.plan import Plan
 from probq.network.quantizers.weight import WeightQuantizer
 from probq.network.tracing.layer import Layer
-from probq.network.tracing.plain import plain
+from probq.network.tracing.plain import plain_copy
 
 DTYPES = MappingProxyType(
     {str(d).removeprefix("torch."): d for d in vars(torch).values() if isinstance(d, torch.dtype)}
@@ -52,7 +52,7 @@ def load(path: str | PathLike[str], net: nn.Module) -> Quantized:
     """
     if not isinstance(net, nn.Module):
         raise ProbqError(f"load takes the network that was quantized, a torch.nn.Module, not {type(net).__name__}")
-    (net, _), (manifest, tensors) = plain(net), read(path)
+    (net, _), (manifest, tensors) = plain_copy(net), read(path)
     check_fits(path, net, manifest, tensors)
     q = assemble(path, manifest, tensors, net)
     check_computes_the_same(path, q, manifest)

@@ -12,14 +12,14 @@ from torch import Tensor
 from probq.codebooks.rounding.nearest import code_levels
 from probq.cost.budget import Budgets
 from probq.decisions.assignment import Assignment
-from probq.decisions.draw_warnings import untuned, warn_unfitted, warn_untuned
-from probq.decisions.outputs import like, stacked
-from probq.decisions.widths import decided, fix
-from probq.decisions.within_budget import decision
+from probq.decisions.draw_warnings import count_untuned, warn_unfitted, warn_untuned
+from probq.decisions.outputs import cast_like_inputs, stacked_outputs
+from probq.decisions.widths import fix_widths, widths_are_fixed
 from probq.decisions.within_budget import mode as most_probable
 from probq.decisions.within_budget import sample as draws_within
+from probq.decisions.within_budget import shipped_assignment
 from probq.errors import ProbqError
-from probq.network.program.decided_codes import codes, onehots
+from probq.network.program.decided_codes import decided_codes, rung_onehots
 from probq.network.program.program import Program
 from probq.network.quantized.save import save
 from probq.network.tracing.arguments import arguments
@@ -48,7 +48,7 @@ class Quantized(Program):
         Raises:
             ProbqError: if the budget is below the cheapest reachable cost.
         """
-        choose = decision if measured else most_probable
+        choose = shipped_assignment if measured else most_probable
         return choose(self, budget or self.budget)
 
     def sample(self, n: int, budget: Budgets = None, seed: int | None = None) -> list[Assignment]:
@@ -86,15 +86,15 @@ class Quantized(Program):
         with alone():
             fixed = copy.deepcopy(self)
         fixed.folded = True
-        fix(fixed, assignment.widths)
+        fix_widths(fixed, assignment.widths)
         fixed._place(assignment)
         return fixed
 
     @torch.no_grad()
     def _place(self, assignment: Assignment) -> None:
         """Move the location of every weight whose nearest level is not its decided one onto that level."""
-        current = codes(self, assignment.widths)
-        chosen = onehots(self, assignment.widths)
+        current = decided_codes(self, assignment.widths)
+        chosen = rung_onehots(self, assignment.widths)
         for name in self.weight_names:
             wanted = torch.as_tensor(np.asarray(assignment.codes[name]), device=self.device)
             if wanted.shape != current[name].shape:
@@ -113,7 +113,7 @@ class Quantized(Program):
     def forward(self, *args: Any) -> Any:
         """The network's output at its mode: exactly what the integer model computes, in the inputs' precision."""
         with alone():
-            if self.training and decided(self):
+            if self.training and widths_are_fixed(self):
                 return self._at_fixed(arguments(args), exact=False)
             return self._decided(self.mode(), args)
 
@@ -127,7 +127,7 @@ class Quantized(Program):
     @torch.no_grad()
     def _decided(self, assignment: Assignment, args: tuple[Any, ...]) -> Any:
         """Output at an assignment: evaluation mode, normalisation folded, float64 inside."""
-        chosen = onehots(self, assignment.widths)
+        chosen = rung_onehots(self, assignment.widths)
         with self.evaluating():
             levels = {
                 name: code_levels(
@@ -137,7 +137,7 @@ class Quantized(Program):
                 for name in self.weight_names
             }
             try:
-                return like(self.run(chosen, levels, args, exact=True), args)
+                return cast_like_inputs(self.run(chosen, levels, args, exact=True), args)
             except RuntimeError:
                 # a network with float32 constants of its own cannot run in float64; its own precision must do
                 return self.run(chosen, levels, args)
@@ -150,9 +150,9 @@ class Quantized(Program):
                 where the network has no convolutions.
             x: a batch of inputs, or a tuple of the network's arguments.
         """
-        together = stacked(self, assignments, arguments(x)) if assignments else None
+        together = stacked_outputs(self, assignments, arguments(x)) if assignments else None
         if together is not None:
-            return list(like(together, arguments(x)))
+            return list(cast_like_inputs(together, arguments(x)))
         return [self._decided(a, arguments(x)) for a in assignments]
 
     def predict(self, x: Any, draws: int = 16, seed: int | None = None, budget: Budgets = None) -> Tensor:
@@ -169,7 +169,7 @@ class Quantized(Program):
         """
         warn_unfitted(self)
         drawn = self._drawn(draws, budget, seed)
-        warn_untuned(untuned(self, drawn), draws, "draws", "q.at(q.mode()).predict(...)")
+        warn_untuned(count_untuned(self, drawn), draws, "draws", "q.at(q.mode()).predict(...)")
         outputs = self.outputs(drawn, x)
         if not isinstance(outputs[0], Tensor):
             raise ProbqError(

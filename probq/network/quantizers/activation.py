@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from probq.codebooks import Grid, ladder
 from probq.network.quantizers.base import InputQuantizer, error_of_sums, error_of_values
 from probq.network.quantizers.plan import Plan
-from probq.network.tracing.trace import Trace
+from probq.network.tracing.trace import Tracing
 
 NON_NEGATIVE = (nn.Sigmoid, nn.Hardsigmoid, nn.Softplus)
 
@@ -70,7 +70,7 @@ class Activation(nn.Module):
         return grid, values / self.output.scales()[0].double()
 
 
-def activations(net: nn.Module, found: Trace, plans: Mapping[str, Plan | None]) -> dict[str, Activation]:
+def activations(net: nn.Module, found: Tracing, plans: Mapping[str, Plan | None]) -> dict[str, Activation]:
     """An `Activation` for each module of `probq.tracing.module_kinds.TABLES`, by its name.
 
     Args:

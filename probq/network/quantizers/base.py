@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from probq.codebooks import Grid, Ladder, Table
-from probq.codebooks.rounding.nearest import Grids, Levels, nearest_level
-from probq.codebooks.rounding.scales import best_log2_scale, snapped, through
+from probq.codebooks.rounding.nearest import BroadcastGrid, Levels, nearest_level
+from probq.codebooks.rounding.scales import attach_scale_gradient, best_log2_scale, hardware_scale
 from probq.errors import ProbqError
 from probq.estimators import Estimator, SecondOrder, StraightThrough
 from probq.estimators.gate_gradients import gate_gradient, inner_products, round_input
@@ -144,8 +144,8 @@ class Quantizer(nn.Module):
         if not book.learned:
             return book.levels().to(self.logits)
         values = torch.sort(self.tables[str(rung)])[0]
-        snapped = torch.round(values.detach() / FINEST_LEVEL) * FINEST_LEVEL
-        return snapped + (values - values.detach())
+        hardware_scale = torch.round(values.detach() / FINEST_LEVEL) * FINEST_LEVEL
+        return hardware_scale + (values - values.detach())
 
     def grids(self) -> list[Grid] | None:
         """The rungs where all of them are equally spaced, else None."""
@@ -154,7 +154,7 @@ class Quantizer(nn.Module):
 
     def scales(self) -> Tensor:
         """Scale of every rung, `[B, *scales]`."""
-        return through(snapped(self.log2_scale, self.multipliers), self.log2_scale)
+        return attach_scale_gradient(hardware_scale(self.log2_scale, self.multipliers), self.log2_scale)
 
     def rung(self, index: Tensor) -> Rung:
         """The rung of each gate, `index` of shape `gates`."""
@@ -165,7 +165,7 @@ class Quantizer(nn.Module):
         fields = torch.tensor([[g.start, g.step, g.count] for g in grids], device=index.device)
         start, step, count = fields[index].unbind(-1)
         scale = sum((index == k) * scale for k, scale in enumerate(self.scales()))
-        return Rung(Grids(start, step, count), scale)
+        return Rung(BroadcastGrid(start, step, count), scale)
 
 
 class InputQuantizer(Quantizer):

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from probq.codebooks.rounding.nearest import nearest_level
-from probq.codebooks.rounding.scales import LEAST_GAIN, best_log2_scale, snapped
+from probq.codebooks.rounding.scales import LEAST_GAIN, best_log2_scale, hardware_scale
 from probq.codebooks.rounding.stochastic import two_nearest_entropies, two_nearest_means
 from probq.estimators.gate_gradients import ENTROPY_SAMPLE, gate_gradient, inner_products, products, random_part
-from probq.network.distributions.categorical_codes import FreeCodes, logits_at, logits_like
+from probq.network.distributions.categorical_codes import CategoricalCodes, logits_at, logits_like
 from probq.network.distributions.codes import Codes
 from probq.network.distributions.uniform_codes import UniformCodes
 from probq.network.quantizers.base import Quantizer, Rung
@@ -95,7 +95,7 @@ class WeightQuantizer(Quantizer):
         """Posterior of the codes on a drawn rung."""
         if self.free_codes:
             logits = self.code_logits[str(rung.index)]
-            return FreeCodes(logits, rung.scale, rung.levels, hard=nearest == 1)  # type: ignore[arg-type]
+            return CategoricalCodes(logits, rung.scale, rung.levels, hard=nearest == 1)  # type: ignore[arg-type]
         return Codes(location, rung.scale, rung.levels, self.spread, nearest or self.nearest)
 
     def code_prior(self, rung: Rung, onehot: Tensor, location: Tensor) -> UniformCodes:
@@ -159,7 +159,7 @@ class WeightQuantizer(Quantizer):
     def _laws(self, location: Tensor, scales: Tensor, part: Any) -> list[Codes]:
         """Posterior of a part of the codes on every rung, given that part of the location and the scales."""
         if self.free_codes:
-            return [FreeCodes(part(self.code_logits[str(k)]), s, self.levels(k)) for k, s in enumerate(scales)]
+            return [CategoricalCodes(part(self.code_logits[str(k)]), s, self.levels(k)) for k, s in enumerate(scales)]
         spread = part(self.spread)
         return [Codes(location, s, self.levels(k), spread, self.nearest) for k, s in enumerate(scales)]
 
@@ -223,7 +223,7 @@ class WeightQuantizer(Quantizer):
 
     def _parts(self, part: Any) -> Tensor:
         """Scales of every rung on a part of the weight, without gradient, to broadcast against `[B, *part]`."""
-        scales = snapped(self.log2_scale, self.multipliers)
+        scales = hardware_scale(self.log2_scale, self.multipliers)
         if scales.dim() == 1:
             return scales.reshape(-1, *[1] * len(self.shape))
         return torch.stack([part(s) for s in scales]) if self.channel_axis == 0 else scales

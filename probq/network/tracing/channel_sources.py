@@ -56,7 +56,7 @@ NORMS = frozenset(["NativeBatchNorm", "CudnnBatchNorm", "MiopenBatchNorm", "Batc
 FLATTENS = frozenset(["View", "UnsafeView", "ReshapeAlias"])
 
 
-def source(module: Any, x: Tensor, made: Mapping[Any, tuple[str, Any]]) -> str | None:
+def channel_source(module: Any, x: Tensor, made: Mapping[Any, tuple[str, Any]]) -> str | None:
     """Name of the layer whose output channels `module` reads in `x`, each in equally many products; else None.
 
     Args:

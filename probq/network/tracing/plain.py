@@ -17,7 +17,7 @@ HALF = (torch.bfloat16, torch.float16)
 ORIGINALS = ("_g", "_v", "_orig")  # how the names end of what the older utilities compute a tensor from
 
 
-def plain(net: nn.Module) -> tuple[nn.Module, list[str]]:
+def plain_copy(net: nn.Module) -> tuple[nn.Module, list[str]]:
     """A copy of a network without wrappers, whose weights are plain parameters, and notes on what was fused.
 
     `DataParallel`, `DistributedDataParallel` and `torch.compile` are taken off; weights that `weight_norm`,

@@ -12,7 +12,7 @@ from torch.autograd.graph import Node
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from probq.network.tracing.arguments import hook_input
-from probq.network.tracing.channel_sources import source
+from probq.network.tracing.channel_sources import channel_source
 from probq.network.tracing.module_kinds import NORMS, TABLES, has_plain_forward
 from probq.network.tracing.products import is_product, macs_of
 
@@ -114,7 +114,7 @@ class Recorder(TorchDispatchMode):
                 x = hook_input(args, kwargs)
                 record = self.records[name]
                 record.outputs += out.numel()
-                reads = source(module, x, self._nodes) if record.plain else None
+                reads = channel_source(module, x, self._nodes) if record.plain else None
                 record.reads = reads if not record.uses or reads == record.reads else None
                 record.uses += 1
                 if isinstance(out.grad_fn, Node):

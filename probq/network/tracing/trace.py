@@ -15,12 +15,12 @@ from probq.errors import ProbqError
 from probq.network.tracing.arguments import arguments
 from probq.network.tracing.layer import Layer
 from probq.network.tracing.module_kinds import QUANTIZABLE, TABLES, TRANSPOSED
-from probq.network.tracing.plain import plain
+from probq.network.tracing.plain import plain_copy
 from probq.network.tracing.recorder import LayerRecord, Recorder
 
 
 @dataclass
-class Trace:
+class Tracing:
     """What one run of the network on the example showed.
 
     Attributes:
@@ -49,10 +49,10 @@ def layers(net: nn.Module, example: Any) -> tuple[Layer, ...]:
         ProbqError: if the network has no quantizable layer, cannot run on the example, or has a layer that the
             example never reaches.
     """
-    return tuple(trace(plain(net)[0], example).layers)
+    return tuple(trace_network(plain_copy(net)[0], example).layers)
 
 
-def trace(net: nn.Module, example: Any) -> Trace:
+def trace_network(net: nn.Module, example: Any) -> Tracing:
     """Run `net` (a copy that may be used freely) once on the example and record its layers."""
     modules = {n: m for n, m in net.named_modules() if isinstance(m, QUANTIZABLE)}
     if not modules:
@@ -69,7 +69,7 @@ def trace(net: nn.Module, example: Any) -> Trace:
         raise ProbqError("the example holds a value that is not finite; clean the data first")
     batch = _batch(args)
     _run(net, args, watch)
-    found = Trace(notes=_notes(watch, modules, owners), inputs=watch.samples, activations=watch.activations)
+    found = Tracing(notes=_notes(watch, modules, owners), inputs=watch.samples, activations=watch.activations)
     seen: set[str] = set()
     for name, record in watch.records.items():
         alone = list(owners.values()).count(owners[name]) == 1 and watch.norms.get(record.norm or "") == 1
@@ -194,7 +194,7 @@ def _notes(watch: Recorder, modules: Mapping[str, Any], owners: Mapping[str, str
     return list(dict.fromkeys(notes))
 
 
-def _check_reached(net: nn.Module, args: tuple[Any, ...], owners: Mapping[str, str], found: Trace) -> None:
+def _check_reached(net: nn.Module, args: tuple[Any, ...], owners: Mapping[str, str], found: Tracing) -> None:
     """Note which layers only training reaches, and raise where nothing reaches one."""
     reached = {layer.name for layer in found.layers} | {layer.weight for layer in found.layers}
     missing = [name for name, weight in owners.items() if name not in reached and weight not in reached]

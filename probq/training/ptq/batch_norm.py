@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from probq.decisions.widths import settled
+from probq.decisions.widths import fixed_by_decision
 from probq.network.program.program import Program
 from probq.network.program.substitution import running
 from probq.network.tracing.arguments import arguments
@@ -62,9 +62,9 @@ def decided_output(q: Program, args: tuple[Any, ...]) -> Any:
     return q.run(onehots, levels, args)
 
 
-def estimate_live(q: Program, data: Batches) -> None:
+def estimate_before_use(q: Program, data: Batches) -> None:
     """Re-estimate normalisation that follows the batches at decided widths; its running averages lag behind."""
-    if settled(q) and not q.folded and has_norms(q):
+    if fixed_by_decision(q) and not q.folded and has_norms(q):
         q.eval()  # the statistics of what ships: without dropout
         estimate_norms(q, data)
         q.train()

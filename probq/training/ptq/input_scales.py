@@ -21,7 +21,7 @@ SPARING = 2  # bits, up to which levels that no value reaches are a loss to spea
 
 
 @torch.no_grad()
-def calibrate(q: Program, data: Batches) -> None:
+def set_input_scales(q: Program, data: Batches) -> None:
     """Set the scales of all inputs, and those around non-linear functions, from the first 512 examples.
 
     They run through the float network; a noise that is learned starts at the root mean square of its residuals.

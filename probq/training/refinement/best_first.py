@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from tqdm import tqdm
 
-from probq.training.refinement.space import Space, State
+from probq.training.refinement.space import State, WidthSpace
 
 ENUMERABLE = 20_000
 NOISE = 1e-6
@@ -17,7 +17,7 @@ NOISE = 1e-6
 Measure: TypeAlias = Callable[[Mapping[str, Any]], float]
 
 
-class Search:
+class BestFirstSearch:
     """The best choice of widths by measured loss, and every loss measured so far.
 
     Args:
@@ -27,7 +27,7 @@ class Search:
         evaluations: greatest number of losses to measure.
     """
 
-    def __init__(self, space: Space, starts: Sequence[State], measure: Measure, evaluations: int) -> None:
+    def __init__(self, space: WidthSpace, starts: Sequence[State], measure: Measure, evaluations: int) -> None:
         self.space, self.starts, self.measure, self.evaluations = space, starts, measure, evaluations
         self.losses: dict[State, float] = {}
 
@@ -84,14 +84,14 @@ class Search:
         losses = np.array([self.losses[state] for state in seen])
         least = losses.min() if np.isfinite(losses.min()) else 0.0
         losses = np.minimum(losses, least + 10 * (1 + abs(least)))  # a network that broke must not set the scale
-        guesses, unit = predicted(self.space, seen, losses, states)
+        guesses, unit = predict_losses(self.space, seen, losses, states)
         fullness = self.space.fullness(states)
         key = [(round(g / unit, 2), full, s) for g, full, s in zip(guesses, fullness, states, strict=True)]
         return [states[k] for k in sorted(range(len(states)), key=key.__getitem__)]
 
 
-def predicted(
-    space: Space, seen: Sequence[State], losses: np.ndarray, ahead: Sequence[State]
+def predict_losses(
+    space: WidthSpace, seen: Sequence[State], losses: np.ndarray, ahead: Sequence[State]
 ) -> tuple[np.ndarray, float]:
     """Losses expected of states that were not measured, and the spread of those that were.
 

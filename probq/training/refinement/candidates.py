@@ -9,13 +9,13 @@ import numpy as np
 
 from probq.cost.budget import Budgets
 from probq.network.quantized.quantized import Quantized
-from probq.training.refinement.decide import search_of
-from probq.training.refinement.space import Space, State
+from probq.training.refinement.decide import make_search
+from probq.training.refinement.space import State, WidthSpace
 from probq.training.refinement.validation_loss import ValidationLoss
 from probq.utils.batches import Batches
 
 
-def contenders(
+def find_candidates(
     q: Quantized,
     budget: Budgets,
     validation: Batches,
@@ -30,7 +30,7 @@ def contenders(
     contenders are the widest uniform widths that keep the budget, with steps up where those leave room. An interrupt
     is the caller's.
     """
-    search = search_of(q, budget, ValidationLoss(q, validation, batches, None), evaluations)
+    search = make_search(q, budget, ValidationLoss(q, validation, batches, None), evaluations)
     search.run(progress)
     measured, space = search.ranked, search.space
     best = measured[: number - number // 2]
@@ -40,7 +40,7 @@ def contenders(
     return [space.widths(state) for state in (*others, *plain)]
 
 
-def uniform_states(q: Quantized, space: Space) -> list[State]:
+def uniform_states(q: Quantized, space: WidthSpace) -> list[State]:
     """States of one width for all weights and one for all inputs, as wide as the limits allow, then filled up.
 
     A quantizer without that width takes the next wider one, or its widest. There are none where channels or weights
@@ -62,12 +62,12 @@ def uniform_states(q: Quantized, space: Space) -> list[State]:
     return list(dict.fromkeys(_filled(space, state) for state in widest))
 
 
-def _widths(space: Space, chosen: list[bool]) -> list[int]:
+def _widths(space: WidthSpace, chosen: list[bool]) -> list[int]:
     """All widths of the chosen quantizers, without pruning."""
     return sorted({b for bits, own in zip(space.options, chosen, strict=True) if own for b in bits} - {0})
 
 
-def _filled(space: Space, state: State) -> State:
+def _filled(space: WidthSpace, state: State) -> State:
     """Steps up within the limits, the most probable one first, until none fits."""
     while up := [s for s in space.neighbours(state) if all(a >= b for a, b in zip(s, state, strict=True))]:
         state = max(up, key=space.log_prob)

@@ -13,14 +13,14 @@ import numpy as np
 from probq.cost.budget import Budgets, budgets
 from probq.decisions.allocation.most_probable import most_probable_first
 from probq.decisions.assignment import Assignment
-from probq.decisions.constrained_posterior import Limited
-from probq.decisions.widths import decided, shape_bits
-from probq.decisions.within_budget import mode, under, with_widths
+from probq.decisions.constrained_posterior import ConstrainedPosterior
+from probq.decisions.widths import format_bits, widths_are_fixed
+from probq.decisions.within_budget import constrained_posterior, mode, with_widths
 from probq.network.program.program import check_posterior
 from probq.network.quantized.quantized import Quantized
 from probq.network.quantizers.base import Quantizer
-from probq.training.refinement.best_first import Measure, Search
-from probq.training.refinement.space import Space, State, StateCost
+from probq.training.refinement.best_first import BestFirstSearch, Measure
+from probq.training.refinement.space import State, StateCost, WidthSpace
 from probq.training.refinement.validation_loss import ValidationLoss
 from probq.utils.arguments import check_number
 from probq.utils.batches import Batches
@@ -81,13 +81,13 @@ def decide(
     if examples is not None:
         check_number("examples", examples, 1)
     budget = budget or q.budget
-    if decided(q):
+    if widths_are_fixed(q):
         return mode(q, budget)
     search = None
     try:
         training = None if batches is None else Batches(batches, q.device)
         loss = ValidationLoss(q, Batches(validation, q.device, "validation data"), training, examples)
-        search = search_of(q, budget, loss, evaluations)
+        search = make_search(q, budget, loss, evaluations)
         search.run(progress)
     except KeyboardInterrupt:
         measured = 0 if search is None else len(search.losses)
@@ -103,7 +103,7 @@ def decide(
     return replace(with_widths(q, widths, budget), loss=search.losses.get(search.best))
 
 
-def search_of(q: Quantized, budget: Budgets, measure: Measure, evaluations: int) -> Search:
+def make_search(q: Quantized, budget: Budgets, measure: Measure, evaluations: int) -> BestFirstSearch:
     """A search that starts from the most probable widths of a network, ready to run.
 
     Args:
@@ -115,21 +115,21 @@ def search_of(q: Quantized, budget: Budgets, measure: Measure, evaluations: int)
     Raises:
         ProbqError: if the budget is below the cheapest reachable cost.
     """
-    starts = _starts(under(q, budget))
+    starts = _starts(constrained_posterior(q, budget))
     names, options, log_probs = [], [], []
     for name, quantizer in q.named_sites():
         rungs = _options(quantizer, starts[0][name])
         of_gates = quantizer.widths().log_probs.detach().double().cpu().numpy().reshape(-1, len(quantizer.ladder))
         names.append(name)
-        options.append(tuple(shape_bits(quantizer, np.asarray(quantizer.ladder.bits)[r]) for r in rungs))
+        options.append(tuple(format_bits(quantizer, np.asarray(quantizer.ladder.bits)[r]) for r in rungs))
         log_probs.append(np.array([of_gates[np.arange(len(r)), r].sum() for r in rungs]))
-    space = Space(tuple(names), tuple(options), tuple(log_probs), (), q.sites)
+    space = WidthSpace(tuple(names), tuple(options), tuple(log_probs), (), q.sites)
     limits = tuple((StateCost(q.layers, b.cost, space), b.absolute(q.layers)) for b in budgets(budget))
     space = replace(space, limits=limits)
-    return Search(space, [_state(space, widths) for widths in starts], measure, evaluations)
+    return BestFirstSearch(space, [_state(space, widths) for widths in starts], measure, evaluations)
 
 
-def _starts(discrete: Limited) -> list[dict[str, Any]]:
+def _starts(discrete: ConstrainedPosterior) -> list[dict[str, Any]]:
     """The most probable widths within the limits, the best first; only the best where tensors have many gates."""
     problem = discrete.problem
     best, _ = discrete.most_probable()
@@ -149,7 +149,7 @@ def _options(quantizer: Quantizer, best: Any) -> list[np.ndarray]:
     return [r for k, r in enumerate(shifted) if k == 0 or not np.array_equal(r, shifted[k - 1])]
 
 
-def _state(space: Space, widths: Mapping[str, Any]) -> State:
+def _state(space: WidthSpace, widths: Mapping[str, Any]) -> State:
     return tuple(
         next(k for k, own in enumerate(options) if np.array_equal(np.ravel(own), np.ravel(widths[name])))
         for name, options in zip(space.names, space.options, strict=True)

@@ -18,7 +18,7 @@ MOST_STEPS = 4096  # that pay for a rung up, over all rungs up from one state
 
 
 @dataclass(frozen=True)
-class Space:
+class WidthSpace:
     """Choices of one option for each quantizer.
 
     Attributes:
@@ -126,7 +126,7 @@ class StateCost:
         space: names and options of the quantizers; its limits do not matter.
     """
 
-    def __init__(self, layers: Sequence[Layer], cost: costs.Cost, space: Space) -> None:
+    def __init__(self, layers: Sequence[Layer], cost: costs.Cost, space: WidthSpace) -> None:
         self.cost = cost
         place = {name: k for k, name in enumerate(space.names)}
         place |= {name: place[site] for name, site in space.sites.items()}

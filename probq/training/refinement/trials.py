@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from probq.decisions.widths import fix
+from probq.decisions.widths import fix_widths
 from probq.network.quantized.quantized import Quantized
 from probq.training.svi.history import Step
 from probq.training.svi.loop import Loop
@@ -19,13 +19,13 @@ SHARE = 0.25  # of the tuning, for all trials together
 FEWEST = 200  # steps of one trial; in fewer, chance decides
 
 
-def length(tuning: int, number: int) -> int:
+def steps_per_trial(tuning: int, number: int) -> int:
     """Steps of each of a number of trials, or 0: they are taken out of the tuning, and would be too short."""
     each = round(SHARE * tuning / number) if number > 1 else 0
     return each if each >= FEWEST else 0
 
 
-def tried(
+def run_trials(
     q: Quantized,
     choices: Sequence[Mapping[str, Any]],
     numbers: range,
@@ -51,12 +51,12 @@ def tried(
     for place, widths in enumerate(choices):
         torch.set_rng_state(state)
         tuned = copy.deepcopy(q)
-        fix(tuned, widths)
+        fix_widths(tuned, widths)
         for step in tune(begin(tuned), numbers[place * each : (place + 1) * each]):
             yield replace(step, phase="trial")
         found = loss(tuned)
         if place == 0 or found < least:
             least, chosen, best = found, widths, tuned
-    fix(q, chosen)
+    fix_widths(q, chosen)
     q.load_state_dict(best.state_dict(), strict=False)
     q.folded = best.folded

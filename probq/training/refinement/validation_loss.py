@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from probq.decisions.widths import fix
+from probq.decisions.widths import fix_widths
 from probq.evaluation.diagnostics.held_out import scores
 from probq.network.quantized.quantized import Quantized
 from probq.network.tracing.arguments import arguments
@@ -46,7 +46,7 @@ class ValidationLoss:
 
     def at(self, widths: Mapping[str, Any]) -> None:
         """Fix the copy's widths, with normalisation re-estimated there."""
-        fix(self.q, widths)
+        fix_widths(self.q, widths)
         if self.batches:
             self.q.folded = False
             self.q.eval()

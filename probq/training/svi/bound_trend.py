@@ -17,7 +17,7 @@ LEVEL = 0.99
 MOST_SHARE = 0.2
 
 
-class Drift(NamedTuple):
+class BoundTrend(NamedTuple):
     """How the bound still moved at the end of a search.
 
     Attributes:
@@ -37,7 +37,7 @@ class Drift(NamedTuple):
         return self.low <= 0 <= self.high or abs(self.change) <= MOST_SHARE * self.passed
 
 
-def drift(bound: Sequence[float]) -> Drift | None:
+def bound_trend(bound: Sequence[float]) -> BoundTrend | None:
     """Change of the bound over the last third of a search, by the median of slopes between means of 20 blocks.
 
     The median of pairwise slopes stands outliers in up to 29 % of the blocks. None in searches below 300 steps, which
@@ -54,13 +54,13 @@ def drift(bound: Sequence[float]) -> Drift | None:
         return None
     means = values[len(values) % size :].reshape(-1, size).mean(1)
     slope, _, low, high = theilslopes(means[-BLOCKS:], alpha=LEVEL)
-    return Drift(slope * (BLOCKS - 1), low * (BLOCKS - 1), high * (BLOCKS - 1), float(np.ptp(means)))
+    return BoundTrend(slope * (BLOCKS - 1), low * (BLOCKS - 1), high * (BLOCKS - 1), float(np.ptp(means)))
 
 
 def warn_unsettled(history: History, stacklevel: int = 3) -> None:
     """Warn if the bound had not settled when the search of a fit ended; says what to do."""
     searched = [step.nll + step.kl for step in history.steps if step.phase == "search"]
-    found = drift(searched)
+    found = bound_trend(searched)
     if found is None or found.settled:
         return
     way = "fell" if found.change < 0 else "rose"

@@ -11,16 +11,16 @@ from torch import Tensor
 
 from probq import cost as costs
 from probq.cost.budget import Budget
-from probq.decisions.allocation.chance_constraints import Chance, ExactLargest, chance
-from probq.decisions.constrained_posterior import bare, by_input, problem_of
-from probq.decisions.widths import decided
+from probq.decisions.allocation.chance_constraints import ChanceConstraint, LargestCost, chance_constraint
+from probq.decisions.constrained_posterior import costs_by_input, width_problem, without_pruning
+from probq.decisions.widths import widths_are_fixed
 from probq.network.program.program import Program
 
 MARGIN = 1e-4  # of the gap, for rounding in float32
 MOST_REPAIRS = 300
 
 
-class Constraint:
+class BudgetConstraint:
     """One budget on one network.
 
     Args:
@@ -37,7 +37,7 @@ class Constraint:
         self.limit, self.full = budget.absolute(q.layers), budget.full(q.layers)
         self.tables = q.cost_tables(budget.cost)
         p = budget.probability
-        self.chance = None if p is None or decided(q) else _chance(q, budget.cost, p)
+        self.chance = None if p is None or widths_are_fixed(q) else _chance(q, budget.cost, p)
 
     def expected(self) -> Tensor:
         """`E[cost]`, with gradients."""
@@ -69,14 +69,14 @@ class Constraint:
         return {name: quantizer.probs() for name, quantizer in self.q.named_quantizers()}
 
 
-def _chance(q: Program, cost: costs.Cost, p: float) -> Chance:
+def _chance(q: Program, cost: costs.Cost, p: float) -> ChanceConstraint:
     """The chance that a cost keeps a limit; with pruned channels the bound that counts them as if they were there."""
     if isinstance(cost, costs.Largest):
-        return ExactLargest([(site, of_rungs) for _, site, of_rungs in by_input(q, cost)], p)
-    return chance(problem_of(q, bare(cost)), p)
+        return LargestCost([(site, of_rungs) for _, site, of_rungs in costs_by_input(q, cost)], p)
+    return chance_constraint(width_problem(q, without_pruning(cost)), p)
 
 
-def hold(q: Program, constraints: Sequence[Constraint]) -> None:
+def enforce_chance(q: Program, constraints: Sequence[BudgetConstraint]) -> None:
     """Move the gates down the gaps of the budgets that promise a chance, just until every promise is kept.
 
     A bound by mean and spread can be trapped where the mean is too high and every gate is nearly sure, because the
@@ -98,7 +98,7 @@ def hold(q: Program, constraints: Sequence[Constraint]) -> None:
     warnings.warn("the search could not make its widths keep the limit with the budget's probability", stacklevel=2)
 
 
-def _lowered(bound: Sequence[Constraint], gates: Sequence[Tensor], by_mean: bool) -> bool:
+def _lowered(bound: Sequence[BudgetConstraint], gates: Sequence[Tensor], by_mean: bool) -> bool:
     """Move the gates down the gaps, or the means, of the budgets not kept; whether all are in the end."""
     for attempt in range(MOST_REPAIRS):
         means = [c.expected() for c in bound]

@@ -18,7 +18,7 @@ RECOMPUTED = (
 )
 
 
-def check_kept(loss: Tensor) -> None:
+def check_graph_kept(loss: Tensor) -> None:
     """Raise where a part of the network would be run again in the backward pass, outside of probq, without a word.
 
     Args:
@@ -40,7 +40,7 @@ def check_kept(loss: Tensor) -> None:
 
 
 @contextmanager
-def told_of_gradients() -> Iterator[None]:
+def explain_gradients() -> Iterator[None]:
     """Within: gradients are computed, and what torch raises is told in a sentence; lack of memory stays what it is."""
     try:
         yield

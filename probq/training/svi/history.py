@@ -9,7 +9,7 @@ import pandas
 
 
 @dataclass(frozen=True)
-class Held:
+class BudgetState:
     """One limit in one training step, where several hold at once: `percent`, `limit` and `multiplier` as in `Step`."""
 
     percent: float
@@ -43,7 +43,7 @@ class Step:
     percent: float
     limit: float | None
     multiplier: float
-    further: tuple[Held, ...] = ()
+    further: tuple[BudgetState, ...] = ()
 
 
 @dataclass

@@ -48,7 +48,7 @@ def check_optimizer(optimizer: Any) -> None:
         raise ProbqError(f"{hint}; what was given makes a {type(made).__name__}")
 
 
-def groups(q: Quantized, rates: Rates, searching: int | None) -> list[dict[str, Any]]:
+def parameter_groups(q: Quantized, rates: Rates, searching: int | None) -> list[dict[str, Any]]:
     """Parameters with their rates, for an optimizer; gates too in a search of so many steps."""
     gates = rates.gates if rates.gates is not None else max(GATES * rates.weights, 10 / (searching or 1000))
     chosen: dict[float, list[Tensor]] = {}

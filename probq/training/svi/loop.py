@@ -17,10 +17,10 @@ from probq.network.program.leave_one_out import law_parameters, leave_one_out
 from probq.network.program.program import Observation
 from probq.network.quantized.quantized import Quantized
 from probq.rules import Mover, Rule, State
-from probq.training.ptq.batch_norm import estimate_live
-from probq.training.svi.budget_constraint import Constraint, hold
-from probq.training.svi.gradients import check_kept, told_of_gradients
-from probq.training.svi.history import Held, Step
+from probq.training.ptq.batch_norm import estimate_before_use
+from probq.training.svi.budget_constraint import BudgetConstraint, enforce_chance
+from probq.training.svi.gradients import check_graph_kept, explain_gradients
+from probq.training.svi.history import BudgetState, Step
 from probq.utils.batches import Batches
 
 SNAPSHOT_EVERY = 25
@@ -32,7 +32,7 @@ class Loop:
     def __init__(self, q: Quantized, data: Batches, budget: Budgets, rule: Rule, draws: int) -> None:
         self.q, self.data, self.size = q, data, data.size
         self.rule, self.draws = rule, draws
-        self.constraints = tuple(Constraint(q, own) for own in budgets(budget))
+        self.constraints = tuple(BudgetConstraint(q, own) for own in budgets(budget))
         self.tables = q.cost_tables()  # of bit operations, shown where nothing is limited
         self.elbo = TraceMeanField_ELBO()
         self.unchecked = True  # Pyro's checks are for the first step; on every one they are a tenth of its time
@@ -49,7 +49,7 @@ class Loop:
                 yield self._step(moving, number, "search", states, mover, settling=number >= last // 2)
                 if schedule is not None:
                     schedule.step()
-            hold(self.q, self.constraints)
+            enforce_chance(self.q, self.constraints)
         finally:
             if mover is not None:
                 mover.close()
@@ -65,7 +65,7 @@ class Loop:
 
     def fold(self) -> None:
         """Estimate and fold batch normalisation, unless it is folded."""
-        estimate_live(self.q, self.data)
+        estimate_before_use(self.q, self.data)
         self.q.folded = True
         self.q.train()
 
@@ -96,7 +96,7 @@ class Loop:
         self._check(loss, number)
         if number % SNAPSHOT_EVERY == 0:
             self.good, self.good_step = _copied(self.q), number
-        with told_of_gradients():
+        with explain_gradients():
             self._backward(single, loss, laws, settling)
         self.unchecked = False
         if mover is not None:
@@ -123,11 +123,11 @@ class Loop:
         with torch.no_grad():
             return float(costs.percent(float(self.q.expected_cost(self.tables)), self.q.layers))
 
-    def _held(self, expected: list[Tensor], limits: list[float], multipliers: list[float]) -> tuple[Held, ...]:
+    def _held(self, expected: list[Tensor], limits: list[float], multipliers: list[float]) -> tuple[BudgetState, ...]:
         """Where every limit stands, if there is any; no multiplier is at work once widths are fixed."""
         rows = zip(self.constraints, expected, limits, multipliers or [0.0] * len(limits), strict=False)
         return tuple(
-            Held(float(mean.detach()) * 100 / c.full, limit * 100 / c.full, multiplier)
+            BudgetState(float(mean.detach()) * 100 / c.full, limit * 100 / c.full, multiplier)
             for c, mean, limit, multiplier in rows
         )
 
@@ -155,7 +155,7 @@ class Loop:
         nothing else moves.
         """
         if self.unchecked:
-            check_kept(loss)
+            check_graph_kept(loss)
         if laws:
             still = {id(parameter) for parameter in laws}
             still |= {id(quantizer.log2_scale) for _, quantizer in self.q.named_quantizers()}

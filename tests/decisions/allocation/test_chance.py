@@ -16,10 +16,17 @@ import probq
 from probq import Budget, ProbqError, Quantized
 from probq import cost as costs
 from probq.codebooks import ladder
-from probq.decisions.allocation.chance_constraints import Binned, Cantelli, Exact, ExactLargest, chance, moments
-from probq.decisions.constrained_posterior import problem_of
+from probq.decisions.allocation.chance_constraints import (
+    BinnedDistribution,
+    CantelliBound,
+    ExactDistribution,
+    LargestCost,
+    chance_constraint,
+    moments,
+)
+from probq.decisions.constrained_posterior import width_problem
 from probq.decisions.within_budget import probability_within
-from probq.training.svi.budget_constraint import Constraint, hold
+from probq.training.svi.budget_constraint import BudgetConstraint, enforce_chance
 
 LARGEST = costs.largest_activation
 
@@ -49,8 +56,8 @@ def logistic_gap(within: float, p: float, sd: float, limit: float) -> float:
 def test_an_exact_chance_is_that_of_enumeration(limit: float) -> None:
     q = network()
     costs, weights = every_choice(q)
-    law = chance(problem_of(q), 0.9)
-    assert isinstance(law, Exact)
+    law = chance_constraint(width_problem(q), 0.9)
+    assert isinstance(law, ExactDistribution)
     within, over = law.odds(probs(q), limit)
     assert 0.01 < float(within.detach()) < 0.99
     assert float(within.detach()) == pytest.approx(weights[costs <= limit].sum(), rel=1e-6)
@@ -62,13 +69,13 @@ def test_an_exact_chance_is_that_of_enumeration(limit: float) -> None:
     assert float(law.gap(probs(q), limit).detach()) == pytest.approx(gap, rel=1e-4)
 
 
-@pytest.mark.parametrize("kind", [Exact, Binned, Cantelli])
+@pytest.mark.parametrize("kind", [ExactDistribution, BinnedDistribution, CantelliBound])
 def test_the_gradient_of_a_chance_is_that_of_differences(kind: Any) -> None:
-    q = network("channel" if kind is Cantelli else "tensor").double()
-    law, limit = kind(problem_of(q), 0.9), 200.0
+    q = network("channel" if kind is CantelliBound else "tensor").double()
+    law, limit = kind(width_problem(q), 0.9), 200.0
 
     def value() -> Tensor:
-        return law.gap(probs(q), limit) if isinstance(law, Cantelli) else law.odds(probs(q), limit)[0]
+        return law.gap(probs(q), limit) if isinstance(law, CantelliBound) else law.odds(probs(q), limit)[0]
 
     value().backward()
     for name in ("0.weight", "2.weight", "2.input"):
@@ -87,7 +94,7 @@ def test_the_gradient_of_a_chance_is_that_of_differences(kind: Any) -> None:
 def test_bins_never_promise_too_much(limit: float) -> None:
     q = network()
     costs, weights = every_choice(q)
-    bound = float(Binned(problem_of(q), 0.9).odds(probs(q), limit)[0].detach())
+    bound = float(BinnedDistribution(width_problem(q), 0.9).odds(probs(q), limit)[0].detach())
     assert bound <= weights[costs <= limit].sum() + 1e-9
     assert bound >= weights[costs <= limit * 0.998].sum() - 1e-9
 
@@ -95,8 +102,8 @@ def test_bins_never_promise_too_much(limit: float) -> None:
 @pytest.mark.parametrize("gates", ["channel", "weight"])
 def test_the_bound_of_cantelli_holds_and_its_moments_are_those_of_draws(gates: str) -> None:
     q = network(gates)
-    law = chance(problem_of(q), 0.8)
-    assert isinstance(law, Cantelli)
+    law = chance_constraint(width_problem(q), 0.8)
+    assert isinstance(law, CantelliBound)
     generator = np.random.default_rng(0)
     bits = {
         name: np.array([generator.choice(quantizer.ladder.bits, 4000, p=row / row.sum()) for row in rows])
@@ -130,10 +137,10 @@ def test_a_file_holds_the_probability(tmp_path: Path) -> None:
 def test_a_chance_that_does_not_hold_is_made_to(gates: str) -> None:
     q, budget = network(gates), Budget(limit=200.0, probability=0.97)
     assert probability_within(q, budget) < 0.9
-    hold(q, [Constraint(q, budget)])
+    enforce_chance(q, [BudgetConstraint(q, budget)])
     assert probability_within(q, budget) >= 0.97
     after = {name: quantizer.logits.detach().clone() for name, quantizer in q.named_quantizers()}
-    hold(q, [Constraint(q, budget)])  # what holds is left alone
+    enforce_chance(q, [BudgetConstraint(q, budget)])  # what holds is left alone
     assert all(torch.equal(after[name], quantizer.logits) for name, quantizer in q.named_quantizers())
 
 
@@ -144,17 +151,17 @@ def test_gates_that_are_nearly_sure_are_made_to_keep_a_chance(gates: str) -> Non
     with torch.no_grad():
         for _, quantizer in q.named_quantizers():
             quantizer.logits.fill_(6.0 if gates == "channel" else 12.0)
-    budget = Budget(limit=1.5 * float(problem_of(q).cheapest[0]), probability=0.6)
+    budget = Budget(limit=1.5 * float(width_problem(q).cheapest[0]), probability=0.6)
     assert probability_within(q, budget) < 0.01
-    hold(q, [Constraint(q, budget)])
+    enforce_chance(q, [BudgetConstraint(q, budget)])
     assert probability_within(q, budget) >= 0.6
 
 
 def test_a_chance_that_cannot_hold_is_said() -> None:
     q = network("channel")
-    cheapest = problem_of(q).cheapest[0]
+    cheapest = width_problem(q).cheapest[0]
     with pytest.warns(UserWarning, match="could not make its widths keep the limit"):
-        hold(q, [Constraint(q, Budget(limit=cheapest, probability=0.9))])
+        enforce_chance(q, [BudgetConstraint(q, Budget(limit=cheapest, probability=0.9))])
 
 
 @pytest.mark.parametrize("percent", [0.2, 0.5, 2.0])
@@ -193,9 +200,9 @@ def every_largest(q: Quantized) -> tuple[np.ndarray, np.ndarray]:
     return np.array(values), np.array(weights)
 
 
-def largest(q: Quantized, p: float = 0.9) -> ExactLargest:
-    law = Constraint(q, Budget(limit=80, cost=LARGEST, probability=p)).chance
-    assert isinstance(law, ExactLargest)
+def largest(q: Quantized, p: float = 0.9) -> LargestCost:
+    law = BudgetConstraint(q, Budget(limit=80, cost=LARGEST, probability=p)).chance
+    assert isinstance(law, LargestCost)
     return law
 
 
@@ -248,10 +255,10 @@ def test_a_chance_with_pruned_channels_holds() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 2))
     q = probq.quantize(net, torch.randn(5, 6), probq.Plan(weight=ladder(0, 2, 4), gates="channel"))
-    full = Constraint(q, Budget(percent=100, cost=costs.pruned_bops))
+    full = BudgetConstraint(q, Budget(percent=100, cost=costs.pruned_bops))
     budget = Budget(limit=0.7 * float(full.expected().detach()), cost=costs.pruned_bops, probability=0.9)
     drawn = [a.cost(costs.pruned_bops) for a in q.sample(400, seed=0)]
     assert np.mean(np.array(drawn) <= budget.limit) < 0.5
-    hold(q, [Constraint(q, budget)])
+    enforce_chance(q, [BudgetConstraint(q, budget)])
     drawn = [a.cost(costs.pruned_bops) for a in q.sample(400, seed=0)]
     assert np.mean(np.array(drawn) <= budget.limit) >= 0.9

@@ -18,7 +18,7 @@ from probq import cost as costs
 from probq.codebooks import Ladder, ladder
 from probq.decisions.allocation.conditional_sampling import conditional_draws, probability_within
 from probq.decisions.allocation.most_probable import most_probable
-from probq.decisions.allocation.problem import Choice, Problem, problem
+from probq.decisions.allocation.problem import Choice, Problem, make_problem
 from probq.network.tracing.layer import Layer
 
 
@@ -109,7 +109,7 @@ def random_case(
             sites[other], ladders[other] = one, ladders[one]
             del log_probs[other]
     several = (cost,) if callable(cost) else cost
-    p = problem(members, ladders, log_probs, cost, sites)
+    p = make_problem(members, ladders, log_probs, cost, sites)
     return Case(p, members, ladders, log_probs, several, sites)
 
 
@@ -184,7 +184,7 @@ def test_limits_that_contradict_each_other_name_the_nearest_widths() -> None:
 
     ladders = {"l.weight": ladder(2, 4, 8), "l.input": ladder(2)}
     log_probs = {"l.weight": np.log(np.full(3, 1 / 3)), "l.input": np.zeros(1)}
-    p = problem([layer("l", 5)], ladders, log_probs, (narrow, wide))
+    p = make_problem([layer("l", 5)], ladders, log_probs, (narrow, wide))
     assert p.widths(most_probable(p, np.array([4, 6]))[0])["l.weight"] == 4
     sentence = "budgets of 3 narrow and 5 wide can each be kept, but not together.* nearest cost 4 narrow and 6 wide"
     with pytest.raises(ProbqError, match=sentence + ".*33.4 %"):
@@ -197,7 +197,7 @@ def test_values_of_choices_by_hand() -> None:
     members = [layer("a", 10), layer("b", 20, "a.weight"), layer("c", 5)]
     ladders = {"a.weight": ladder(1, 2), "a.input": ladder(4), "b.input": ladder(2, 8)}
     halves = {name: np.log(np.full(len(book), 1 / len(book))) for name, book in ladders.items()}
-    p = problem(members, ladders, halves, costs.bops)
+    p = make_problem(members, ladders, halves, costs.bops)
     assert p.constant == 5 * 32 * 32  # c has no quantizer
     assert p.full == 35 * 32 * 32
     assert p.cheapest == 5 * 1024 + 10 * 1 * 4 + 20 * 1 * 2
@@ -350,8 +350,8 @@ def test_many_shared_inputs() -> None:
     members = [layer(f"l{k}", 3, "l0.weight") for k in range(7)]
     ladders = {f"l{k}.input": ladder(1, 2, 3, 4) for k in range(7)} | {"l0.weight": ladder(2, 4)}
     log_probs = {name: np.log(np.full(len(book), 1 / len(book))) for name, book in ladders.items()}
-    (group,) = problem(members, ladders, log_probs, costs.bops).groups
+    (group,) = make_problem(members, ladders, log_probs, costs.bops).groups
     assert (group.shared, len(group.leaves)) == (("l0.weight",), 7)
     log_probs["l0.weight"] = np.log(np.full((3, 2), 0.5))
     with pytest.raises(ProbqError, match="shared by too many"):
-        problem(members, ladders, log_probs, costs.bops)
+        make_problem(members, ladders, log_probs, costs.bops)

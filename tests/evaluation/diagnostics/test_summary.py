@@ -14,7 +14,7 @@ from probq import cost as costs
 from probq.codebooks import ladder
 from probq.decisions.within_budget import probability_within
 from probq.evaluation.diagnostics import width_draws
-from probq.evaluation.diagnostics.table import text
+from probq.evaluation.diagnostics.table import format_table
 
 SIGMOID_1 = 1 / (1 + math.exp(-1))
 
@@ -175,7 +175,7 @@ def test_tied_weight_counts_all_its_layers() -> None:
 
 def test_text_shows_every_row() -> None:
     frame = probq.table(quantized())
-    lines = text(frame).splitlines()
+    lines = format_table(frame).splitlines()
     assert len(lines) == 5
     share = f"{frame['cost share']['0.input']:.1f}"
     assert " ".join(lines[2].split()) == f"0.input input 108 - - - - 1.000 8.00 0.00 0.00 8.00 {share}"

@@ -11,11 +11,11 @@ import pytest
 from probq.cli.command_line import main
 from probq.errors import ProbqError, printable
 from probq.export import c
-from probq.export.common.artifact_folder import replacing_folder
+from probq.export.common.artifact_folder import replace_folder
 from probq.integer import IntegerModel, Node
 from probq.integer.ensemble import Ensemble
 from probq.integer.layer_table import layers_of
-from probq.utils.atomic_write import replacing, temporary_name
+from probq.utils.atomic_write import replace_atomically, temporary_name
 
 EVIL = "fc\x1b[2J\x07\u202e"
 
@@ -53,20 +53,26 @@ def test_a_claimed_bound_is_proven_again(claimed: int, tmp_path: Path) -> None:
 
 
 def _folder(path: Path) -> None:
-    with replacing_folder(path) as folder:
+    with replace_folder(path) as folder:
         (folder / "probq.json").write_text("{}")
 
 
 def _file(path: Path) -> None:
-    with replacing(path) as temporary:
+    with replace_atomically(path) as temporary:
         temporary.write_text("1")
 
 
 WRITERS: dict[str, tuple[str, Callable[[Path], object]]] = {
-    "file": ("with replacing(path) as new: new.write_text('half'); os._exit(9)", _file),
-    "folder": ("with replacing_folder(path) as new: (new / 'half').write_text(''); os._exit(9)", _folder),
-    "model": ("with replacing(path) as new: new.write_text('half'); os._exit(9)", lambda path: model().save(path)),
-    "header": ("with replacing(path) as new: new.write_text('half'); os._exit(9)", lambda path: c.write(model(), path)),
+    "file": ("with replace_atomically(path) as new: new.write_text('half'); os._exit(9)", _file),
+    "folder": ("with replace_folder(path) as new: (new / 'half').write_text(''); os._exit(9)", _folder),
+    "model": (
+        "with replace_atomically(path) as new: new.write_text('half'); os._exit(9)",
+        lambda path: model().save(path),
+    ),
+    "header": (
+        "with replace_atomically(path) as new: new.write_text('half'); os._exit(9)",
+        lambda path: c.write(model(), path),
+    ),
     "ensemble": ("temporary_name(path).mkdir(); os._exit(9)", lambda path: Ensemble([model()]).save(path)),
 }
 
@@ -74,8 +80,9 @@ WRITERS: dict[str, tuple[str, Callable[[Path], object]]] = {
 @pytest.mark.parametrize("kind", WRITERS)
 def test_what_a_killed_writer_left_is_removed_by_the_next(kind: str, tmp_path: Path) -> None:
     killed, write = WRITERS[kind]
-    head = "import os, sys; from pathlib import Path; from probq.utils.atomic_write import replacing, temporary_name; "
-    head += "from probq.export.common.artifact_folder import replacing_folder; path = Path(sys.argv[1])\n"
+    head = "import os, sys; from pathlib import Path; "
+    head += "from probq.utils.atomic_write import replace_atomically, temporary_name; "
+    head += "from probq.export.common.artifact_folder import replace_folder; path = Path(sys.argv[1])\n"
     path, other = tmp_path / "a.h", tmp_path / "b.h"
     for target in (path, other):
         assert subprocess.run([sys.executable, "-c", head + killed, str(target)], check=False).returncode == 9

@@ -17,9 +17,9 @@ from torch.utils.data import DataLoader, TensorDataset
 import probq
 from probq import Budget, Plan, ProbqError, Quantized, Rates, estimators, priors
 from probq.codebooks import ladder
-from probq.evaluation.diagnostics.predictive import drawn
+from probq.evaluation.diagnostics.predictive import draw_outputs
 from probq.likelihoods import Normal
-from probq.training.svi.bound_trend import Drift, drift, warn_unsettled
+from probq.training.svi.bound_trend import BoundTrend, bound_trend, warn_unsettled
 from probq.training.svi.history import History, Step
 
 XS = torch.rand(48, 3, generator=torch.Generator().manual_seed(1))
@@ -159,7 +159,7 @@ def test_drift_is_the_median_of_pairwise_slopes() -> None:
     values = 5 - 0.002 * STEPS + NOISE
     blocks = values.reshape(60, 20).mean(1)[-20:]
     slopes = [(blocks[j] - blocks[i]) / (j - i) for i, j in itertools.combinations(range(20), 2)]
-    found = drift(values)
+    found = bound_trend(values)
     assert found is not None
     assert found.change == pytest.approx(19 * np.median(slopes))
     assert found.low < -0.002 * 20 * 19 < found.high < 0
@@ -168,29 +168,29 @@ def test_drift_is_the_median_of_pairwise_slopes() -> None:
 
 def test_settled_bounds() -> None:
     for values in (NOISE, 3 * np.exp(-STEPS / 60) + NOISE, np.where(STEPS == 1100, 500.0, NOISE), np.ones(1200)):
-        found = drift(values)
+        found = bound_trend(values)
         assert found is not None
         assert found.settled
-    assert drift(NOISE[:299]) is None
-    assert drift(NOISE[:300]) is not None
+    assert bound_trend(NOISE[:299]) is None
+    assert bound_trend(NOISE[:300]) is not None
 
 
 def test_settled_searches_seldom_warn() -> None:
     generator = np.random.default_rng(4)
-    found = [drift(generator.normal(size=600)) for _ in range(300)]
+    found = [bound_trend(generator.normal(size=600)) for _ in range(300)]
     assert sum(d is not None and not d.settled for d in found) <= 12  # 1 % expected
 
 
 def test_a_rising_bound_has_not_settled() -> None:
-    found = drift(0.002 * STEPS + NOISE)
+    found = bound_trend(0.002 * STEPS + NOISE)
     assert found is not None
     assert not found.settled
     assert found.change > 0
 
 
 def test_small_but_sure_changes_are_settled() -> None:
-    assert Drift(change=-0.1, low=-0.12, high=-0.08, passed=1.0).settled
-    assert not Drift(change=-0.3, low=-0.32, high=-0.28, passed=1.0).settled
+    assert BoundTrend(change=-0.1, low=-0.12, high=-0.08, passed=1.0).settled
+    assert not BoundTrend(change=-0.3, low=-0.32, high=-0.28, passed=1.0).settled
 
 
 def history(bound: np.ndarray) -> History:
@@ -235,7 +235,7 @@ def test_temperature_is_scored_at_the_widths_that_its_fit_tuned() -> None:
     )
 
     def averaged(q: Quantized) -> float:
-        probs = torch.stack(q.outputs(next(drawn(q, 9, 0, budget)), XS)).softmax(-1).mean(0)
+        probs = torch.stack(q.outputs(next(draw_outputs(q, 9, 0, budget)), XS)).softmax(-1).mean(0)
         return -float(probs[range(48), YS].log().mean())
 
     nll = found.table.loc[0.5, "nll"]
@@ -249,7 +249,7 @@ def test_averaged_predictive_of_numbers_by_hand() -> None:
     q = network(Normal(0.5))
     y = torch.rand(48, 2, generator=torch.Generator().manual_seed(4))
     found = _scores(q, [(XS, y)], draws=4, seed=9)
-    outputs = q.outputs(next(drawn(q, 4, 9)), XS)
+    outputs = q.outputs(next(draw_outputs(q, 4, 9)), XS)
     density = torch.stack([NormalLaw(o, 0.5).log_prob(y).sum(-1).exp() for o in outputs]).mean(0)
     assert found["nll"] == pytest.approx(-float(density.log().mean()), rel=1e-5)
     assert set(found) == {"nll", "mode nll"}

@@ -18,9 +18,9 @@ import probq
 from probq import Budget, Plan, ProbqError, Quantized
 from probq.codebooks import ladder, powers_of_two
 from probq.decisions.allocation.conditional_sampling import conditional_draws
-from probq.decisions.constrained_posterior import problem_of
-from probq.decisions.outputs import stacked
-from probq.evaluation.studies.ensemble import joint, together
+from probq.decisions.constrained_posterior import width_problem
+from probq.decisions.outputs import stacked_outputs
+from probq.evaluation.studies.ensemble import draw_members, repeat_problem
 from probq.integer import Node
 from probq.likelihoods import Normal
 from probq.testing import zoo
@@ -54,7 +54,7 @@ def undecided(**plan: Any) -> Quantized:
 def test_total_cost_keeps_the_budget(seed: int) -> None:
     q, budget = network(), Budget(percent=4.0)
     limit = budget.absolute(q.layers)
-    drawn = joint(q, 3, budget, seed)
+    drawn = draw_members(q, 3, budget, seed)
     assert sum(a.cost() for a in drawn) <= limit
     assert len(drawn) == 3
 
@@ -70,9 +70,9 @@ def test_joint_draws_have_the_enumerated_law_given_their_total() -> None:
         cost = 30 * bits["0.weight"] * 8 + 18 * bits["2.weight"] * bits["2.input"]
         single[cost] = single.get(cost, 0) + math.prod(laws[n][k] for n, k in zip(free, rungs, strict=True))
     pairs = {(a, b): single[a] * single[b] for a in single for b in single if a + b <= limit}
-    total, n, one = sum(pairs.values()), 5000, problem_of(q)
+    total, n, one = sum(pairs.values()), 5000, width_problem(q)
     found: dict[tuple[float, ...], int] = {}
-    for choice in conditional_draws(together(one, 2), limit, n, np.random.default_rng(0)):
+    for choice in conditional_draws(repeat_problem(one, 2), limit, n, np.random.default_rng(0)):
         half = len(one.groups)
         key = (float(one.value(choice[:half])[1][0]), float(one.value(choice[half:])[1][0]))
         found[key] = found.get(key, 0) + 1
@@ -87,12 +87,12 @@ def test_joint_draws_have_the_enumerated_law_given_their_total() -> None:
 def test_members_are_the_drawn_networks() -> None:
     q, budget = network(), Budget(percent=6.0)
     members = probq.ensemble(q, 3, budget, seed=4)
-    drawn = joint(q, 3, budget, 4)
+    drawn = draw_members(q, 3, budget, 4)
     expected = np.stack([q.at(a)(X.double()).numpy() for a in drawn])
     np.testing.assert_array_equal(members.outputs(X.numpy()), expected)
     assert members.metadata["costs"] == [a.cost() for a in drawn]
     assert members.metadata["total"] <= members.metadata["limit"] == budget.absolute(q.layers)
-    assert str(joint(q, 3, budget, 5)) != str(drawn)
+    assert str(draw_members(q, 3, budget, 5)) != str(drawn)
 
 
 def test_fixed_widths_share_the_budget() -> None:
@@ -295,7 +295,7 @@ def test_unfitted_posterior_warns() -> None:
 def test_members_that_were_not_tuned_warn(gates: str, tmp_path: Path) -> None:
     q = undecided(gates=gates)
     total, wide, mode = Budget(percent=8.0), Budget(percent=100.0), q.mode()
-    strangers = sum(str(a.widths) != str(mode.widths) for a in joint(q, 4, total, 0))
+    strangers = sum(str(a.widths) != str(mode.widths) for a in draw_members(q, 4, total, 0))
     assert strangers > 0
     with pytest.warns(UserWarning, match=f"^{strangers} of 4 members .*q.at"):
         probq.ensemble(q, 4, total)
@@ -303,7 +303,7 @@ def test_members_that_were_not_tuned_warn(gates: str, tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=f"^{strangers} of 4 members"):
         probq.ensemble(probq.load(tmp_path / "q.safetensors", q.net), 4, total)
     probq.ensemble(q.at(mode), 4, total)
-    other = next(q.at(a) for a in joint(q, 4, total, 0) if str(a.widths) != str(mode.widths))
+    other = next(q.at(a) for a in draw_members(q, 4, total, 0) if str(a.widths) != str(mode.widths))
     with pytest.warns(UserWarning, match="2 of 2 members"):
         probq.ensemble(other, 2, wide)
     probq.fit(other, PAIRS, epochs=1, progress=False)
@@ -335,7 +335,7 @@ def test_a_fit_that_learns_widths_to_its_end_has_tuned_none() -> None:
     q = network()
     probq.fit(q, PAIRS, Budget(percent=2.0), 1, search=0.5, progress=False)
     probq.fit(q, PAIRS, Budget(percent=2.0), 1, search=1, progress=False)
-    assert len({str(a.widths) for a in joint(q, 4, Budget(percent=8.0), 0)}) > 1
+    assert len({str(a.widths) for a in draw_members(q, 4, Budget(percent=8.0), 0)}) > 1
     probq.ensemble(q, 4, Budget(percent=8.0))
 
 
@@ -354,9 +354,9 @@ def test_draws_run_together_are_those_run_one_by_one(plan: dict[str, Any], monke
     fixed = q.at(q.mode())
     drawn = fixed.sample(5, seed=0)
     expected = [fixed._decided(a, (X,)) for a in drawn]
-    together = stacked(fixed, drawn, (X,))
-    assert together is not None
-    assert together.dtype == torch.float64
+    repeat_problem = stacked_outputs(fixed, drawn, (X,))
+    assert repeat_problem is not None
+    assert repeat_problem.dtype == torch.float64
     assert all(torch.equal(a, b) for a, b in zip(fixed.outputs(drawn, X), expected, strict=True))
     monkeypatch.setattr("probq.decisions.outputs.MOST_ROWS", 18)  # two networks at once
     assert torch.equal(fixed.predict(X, 5, seed=0), torch.stack(expected))
@@ -398,6 +398,6 @@ def test_networks_that_cannot_be_vectorised_run_one_by_one() -> None:
     q.calibrated = True
     fixed = q.at(q.mode())
     drawn = fixed.sample(3, seed=0)
-    assert stacked(fixed, drawn, (X,)) is None
+    assert stacked_outputs(fixed, drawn, (X,)) is None
     assert fixed.predict(X, 3, seed=0).shape == (3, 9, 2)
-    assert stacked(q, q.sample(8, seed=0), (X,)) is None  # their widths differ
+    assert stacked_outputs(q, q.sample(8, seed=0), (X,)) is None  # their widths differ

@@ -15,7 +15,7 @@ import probq
 from probq import Budget, Plan, ProbqError
 from probq import cost as costs
 from probq.codebooks import ladder
-from probq.evaluation.studies.pareto import dominated
+from probq.evaluation.studies.pareto import is_dominated
 from probq.network.tracing.layer import Layer
 from probq.testing import width_states
 
@@ -136,7 +136,7 @@ def test_dominated_is_what_the_definition_says() -> None:
     cost, loss = generator.integers(0, 6, 40), generator.integers(0, 6, 40)
     points = list(zip(cost, loss, strict=True))
     by_hand = [any(a <= c and b <= d and (a, b) != (c, d) for a, b in points) for c, d in points]
-    assert dominated(cost, loss).tolist() == by_hand
+    assert is_dominated(cost, loss).tolist() == by_hand
     assert any(by_hand) and not all(by_hand)  # noqa: PT018
 
 

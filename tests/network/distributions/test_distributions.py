@@ -12,7 +12,7 @@ from torch.distributions import Bernoulli, kl_divergence
 
 from probq import ProbqError
 from probq.codebooks import Grid, binary, powers_of_two, pruned, ternary, uniform
-from probq.codebooks.rounding.nearest import Grids, Levels, first_code, nearest_level
+from probq.codebooks.rounding.nearest import BroadcastGrid, Levels, first_code, nearest_level
 from probq.network.distributions.codes import Codes
 from probq.network.distributions.uniform_codes import UniformCodes
 from probq.network.distributions.widths import Widths
@@ -260,10 +260,10 @@ def test_code_laws_refuse() -> None:
 # The fused law of the two nearest levels
 
 
-def mixed_grid() -> Grids:
+def mixed_grid() -> BroadcastGrid:
     """Three channels: pruned, binary and three signed bits."""
     columns = [torch.tensor(v).reshape(3, 1) for v in ([0, -1, -3], [1, 2, 1], [1, 2, 7])]
-    return Grids(*columns)
+    return BroadcastGrid(*columns)
 
 
 @pytest.mark.parametrize("book", [ternary(), uniform(4), uniform(3, signed=False), Grid(-5, 4, 4), binary()], ids=str)

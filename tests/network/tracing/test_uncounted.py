@@ -11,8 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import probq
 from probq.cli.command_line import posterior_text
-from probq.evaluation.diagnostics.table import text
-from probq.network.tracing.trace import trace
+from probq.evaluation.diagnostics.table import format_table
+from probq.network.tracing.trace import trace_network
 
 T, N, H = 16, 32, 24  # steps, inputs, hidden numbers
 X = torch.randn(4, T, N, generator=torch.Generator().manual_seed(0))
@@ -77,7 +77,7 @@ UNCOUNTED: dict[str, tuple[Callable[[], Own], int, bool]] = {
 @pytest.mark.parametrize(("make", "outside", "known"), UNCOUNTED.values(), ids=UNCOUNTED.keys())
 def test_macs_outside_of_layers(make: Callable[[], Own], outside: int, known: bool) -> None:
     net = make().eval()
-    found = trace(net, X)
+    found = trace_network(net, X)
     assert found.uncounted == outside
     if known:
         with FlopCounterMode(display=False) as flops:
@@ -98,7 +98,7 @@ def test_they_are_said_beside_every_percentage(tmp_path: Path) -> None:
         frame = probq.table(each)
         assert any(note.startswith(sentence) for note in each.notes)
         assert frame.attrs["not counted"].startswith(sentence)
-        assert sentence in text(frame)
+        assert sentence in format_table(frame)
     assert posterior_text(tmp_path / "q.safetensors").splitlines()[-1].startswith(sentence)
     probq.fit(q, [(X, torch.tensor([0, 1, 2, 0]))], epochs=1, seed=0, progress=False)
     probq.report(q, tmp_path / "report.html")

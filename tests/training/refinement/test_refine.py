@@ -17,11 +17,11 @@ from probq import Budget, Plan, ProbqError, Quantized, Rates
 from probq import cost as costs
 from probq.codebooks import ladder
 from probq.decisions.allocation.most_probable import most_probable_first
-from probq.decisions.constrained_posterior import problem_of
+from probq.decisions.constrained_posterior import width_problem
 from probq.testing import width_states
-from probq.training.refinement.best_first import predicted
-from probq.training.refinement.decide import search_of
-from probq.training.refinement.space import Space, State, StateCost
+from probq.training.refinement.best_first import predict_losses
+from probq.training.refinement.decide import make_search
+from probq.training.refinement.space import State, StateCost, WidthSpace
 
 XS = torch.rand(40, 4, generator=torch.Generator().manual_seed(1))
 YS = (XS.sum(1) > 2).long() + (XS[:, 0] > 0.5)
@@ -57,7 +57,7 @@ def every(q: Quantized) -> list[tuple[float, float, dict[str, int]]]:
 def test_most_probable_first_is_the_enumerated_order(percent: float) -> None:
     q = network()
     limit = Budget(percent=percent).absolute(q.layers)
-    problem = problem_of(q)
+    problem = width_problem(q)
     found = list(itertools.islice(most_probable_first(problem, limit), 25))
     by_hand = sorted((p for p, cost, _ in every(q) if cost <= limit), reverse=True)
     assert [problem.value(choice)[0] for choice in found] == pytest.approx(by_hand[:25], abs=1e-5)
@@ -68,7 +68,7 @@ def test_most_probable_first_is_the_enumerated_order(percent: float) -> None:
 def test_most_probable_first_ends_when_all_were_given() -> None:
     q = network()
     limit = sorted(cost for _, cost, _ in every(q))[2] + 0.5
-    found = {str(problem_of(q).widths(c)) for c in most_probable_first(problem_of(q), limit)}
+    found = {str(width_problem(q).widths(c)) for c in most_probable_first(width_problem(q), limit)}
     assert len(found) == sum(cost <= limit for _, cost, _ in every(q))
 
 
@@ -76,14 +76,14 @@ def test_most_probable_first_ends_when_all_were_given() -> None:
 @pytest.mark.parametrize("percent", [0.6, 2.0, 100.0])
 def test_decisions_of_three_quantizers_are_the_enumerated_best(seed: int, percent: float) -> None:
     q, loss, budget = network(seed=seed), random_loss(seed), Budget(percent=percent)
-    search = search_of(q, budget, loss, evaluations=100)
+    search = make_search(q, budget, loss, evaluations=100)
     found = search.space.widths(search.run())
     feasible = [widths for _, cost, widths in every(q) if cost <= budget.absolute(q.layers)]
     assert found == min(feasible, key=loss)
     assert len(search.losses) == len(feasible) <= 64
 
 
-def steps(space: Space, state: State, keeps: Callable[[State], bool]) -> set[State]:
+def steps(space: WidthSpace, state: State, keeps: Callable[[State], bool]) -> set[State]:
     """The neighbourhood, by looking at all states one or two quantizers away."""
     result = set()
     sizes = [len(options) for options in space.options]
@@ -111,7 +111,7 @@ def test_larger_problems_end_where_no_step_helps(seed: int) -> None:
         smooth = sum(0.3 * 2.0 ** -int(bits) for bits in widths.values())
         return smooth + 0.1 * of_widths(widths)
 
-    search = search_of(q, budget, loss, evaluations=400)
+    search = make_search(q, budget, loss, evaluations=400)
     best, limit = search.run(), budget.absolute(q.layers)
 
     def keeps(state: State) -> bool:
@@ -125,7 +125,7 @@ def test_larger_problems_end_where_no_step_helps(seed: int) -> None:
     assert around == set(search.space.neighbours(best))
     assert around <= set(search.losses)
     assert search.losses[best] == min(search.losses.values()) < search.losses[search.starts[0]]
-    again = search_of(network(4, seed=seed), budget, loss, evaluations=400)
+    again = make_search(network(4, seed=seed), budget, loss, evaluations=400)
     again.run()
     assert list(again.losses.items()) == list(search.losses.items())
 
@@ -133,7 +133,7 @@ def test_larger_problems_end_where_no_step_helps(seed: int) -> None:
 @pytest.mark.filterwarnings("ignore:probq.lower will refuse")
 def test_a_handful_of_evaluations_is_kept_and_starts_at_the_mode() -> None:
     q, budget = network(4), Budget(percent=1.5)
-    search = search_of(q, budget, random_loss(0), evaluations=7)
+    search = make_search(q, budget, random_loss(0), evaluations=7)
     search.run()
     assert len(search.losses) == 7
     assert search.space.widths(next(iter(search.losses))) == q.mode(budget).widths
@@ -151,7 +151,7 @@ def test_local_steps_can_miss_the_best() -> None:
         moved = sum(widths[n] != rung[n] for n in rung)
         return 0.0 if all(widths[n] == better.get(n, rung[n]) for n in rung) else 1.0 + moved
 
-    search = search_of(q, Budget(percent=100), loss, evaluations=100)
+    search = make_search(q, Budget(percent=100), loss, evaluations=100)
     assert search.losses[search.run()] == loss(rung) == 1
     assert len(search.losses) < 100
     assert loss({**rung, **better}) == 0
@@ -159,15 +159,15 @@ def test_local_steps_can_miss_the_best() -> None:
 
 def test_what_widths_did_in_one_network_is_expected_in_others() -> None:
     """An additive loss: with both single steps measured, their pair is known."""
-    space = Space(("a", "b"), ((1, 2), (1, 2)), (np.zeros(2), np.zeros(2)), ())
-    guess, spread = predicted(space, [(0, 0), (1, 0), (0, 1)], np.array([5.0, 3.0, 4.5]), [(1, 1)])
+    space = WidthSpace(("a", "b"), ((1, 2), (1, 2)), (np.zeros(2), np.zeros(2)), ())
+    guess, spread = predict_losses(space, [(0, 0), (1, 0), (0, 1)], np.array([5.0, 3.0, 4.5]), [(1, 1)])
     assert guess[0] == pytest.approx(3.0 + 4.5 - 5.0, abs=1e-3)
     assert spread == pytest.approx(np.std([5.0, 3.0, 4.5]))
 
 
 def test_before_anything_else_is_known_the_posterior_orders() -> None:
-    space = Space(("a",), ((1, 2, 4),), (np.log([0.5, 0.2, 0.3]),), ())
-    guess, _ = predicted(space, [(0,)], np.array([1.0]), [(1,), (2,)])
+    space = WidthSpace(("a",), ((1, 2, 4),), (np.log([0.5, 0.2, 0.3]),), ())
+    guess, _ = predict_losses(space, [(0,)], np.array([1.0]), [(1,), (2,)])
     assert guess[0] - guess[1] == pytest.approx(math.log(0.3 / 0.2))
 
 
@@ -358,7 +358,7 @@ def test_costs_looked_up_are_those_of_the_widths(cost: costs.Cost, gates: str, t
     plan = Plan(weight=wide, input=wide, network_input=wide, gates=gates, tie_input="all" if tied else None)
     net = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3))
     q = probq.quantize(net, torch.rand(8, 4), plan=plan)
-    space = search_of(q, Budget(percent=100), lambda widths: 0.0, 1).space
+    space = make_search(q, Budget(percent=100), lambda widths: 0.0, 1).space
     sizes = [len(options) for options in space.options]
     states = np.random.default_rng(0).integers(0, sizes, (40, len(sizes)))
     expected = [costs.total(q.layers, space.widths(tuple(state)), cost) for state in states.tolist()]

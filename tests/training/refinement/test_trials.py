@@ -13,9 +13,9 @@ import probq
 from probq import Budget, Plan, ProbqError, Quantized, Rates
 from probq.codebooks import ladder
 from probq.decisions.within_budget import with_widths
-from probq.training.refinement.candidates import contenders, uniform_states
-from probq.training.refinement.decide import search_of
-from probq.training.refinement.trials import length, tried
+from probq.training.refinement.candidates import find_candidates, uniform_states
+from probq.training.refinement.decide import make_search
+from probq.training.refinement.trials import run_trials, steps_per_trial
 from probq.training.refinement.validation_loss import ValidationLoss
 from probq.utils.batches import Batches
 
@@ -43,7 +43,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     ("tuning", "number", "each"), [(3200, 4, 200), (3190, 4, 0), (10000, 4, 625), (1600, 2, 200), (10000, 1, 0)]
 )
 def test_trials_take_a_quarter_of_the_tuning_or_are_not_made(tuning: int, number: int, each: int) -> None:
-    assert length(tuning, number) == each
+    assert steps_per_trial(tuning, number) == each
 
 
 @pytest.mark.usefixtures("short")
@@ -54,8 +54,8 @@ def test_a_fit_takes_the_best_of_trials_made_by_hand(norm: bool, number: int) ->
     records = list(probq.steps(q, PAIRS, BUDGET, 64, validation=HELD, search=0.5, trials=number, **HOW))
     list(probq.steps(searched, PAIRS, BUDGET, 32, search=1.0, **HOW))
     held, data = Batches(HELD, q.device), Batches(PAIRS, q.device)
-    widths = contenders(searched, BUDGET, held, data, 100, False, number)
-    epochs = length(96, number) // 3
+    widths = find_candidates(searched, BUDGET, held, data, 100, False, number)
+    epochs = steps_per_trial(96, number) // 3
     losses, networks = [], []
     for own in widths:
         tuned = searched.at(with_widths(searched, own, BUDGET))
@@ -74,7 +74,7 @@ def test_a_fit_takes_the_best_of_trials_made_by_hand(norm: bool, number: int) ->
 @pytest.mark.parametrize("percent", [0.5, 0.6, 0.8, 3.0, 100.0])
 def test_uniform_contenders_are_the_widest_within_the_limit(percent: float) -> None:
     q, limit = network(), Budget(percent=percent).absolute(network().layers)
-    space = search_of(q, Budget(percent=percent), lambda widths: 0.0, 1).space
+    space = make_search(q, Budget(percent=percent), lambda widths: 0.0, 1).space
 
     def cost(w: int, a: int) -> int:
         return 24 * w * 8 + 18 * w * a  # the network's own input stays at 8 bits
@@ -95,8 +95,8 @@ def test_uniform_contenders_are_the_widest_within_the_limit(percent: float) -> N
 @pytest.mark.parametrize("number", [1, 2, 3, 4])
 def test_contenders_are_what_was_measured_best_and_uniform_widths(number: int) -> None:
     q, held, data = network(), Batches(HELD, torch.device("cpu")), Batches(PAIRS, torch.device("cpu"))
-    found = contenders(q, BUDGET, held, data, 100, False, number)
-    search = search_of(q, BUDGET, ValidationLoss(q, held, data, None), 100)
+    found = find_candidates(q, BUDGET, held, data, 100, False, number)
+    search = make_search(q, BUDGET, ValidationLoss(q, held, data, None), 100)
     search.run()
     ranked = [search.space.widths(state) for state in search.ranked]
     plain = [search.space.widths(state) for state in uniform_states(q, search.space)]
@@ -111,7 +111,7 @@ def test_contenders_are_what_was_measured_best_and_uniform_widths(number: int) -
 def test_widths_of_channels_have_no_uniform_contender() -> None:
     net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
     q = probq.quantize(net, XS, Plan(weight=ladder(1, 2, 4), gates="channel"))
-    assert uniform_states(q, search_of(q, BUDGET, lambda widths: 0.0, 1).space) == []
+    assert uniform_states(q, make_search(q, BUDGET, lambda widths: 0.0, 1).space) == []
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_every_trial_begins_alike_and_the_best_goes_on(losses: list[float], best
             own.net[0].weight += len(began)
         yield from (probq.Step(n, 0, "tune", 0.0, 0.0, 0.0, 0.0, None, 0.0) for n in numbers)
 
-    trials = tried(q, widths, range(10, 16), lambda own: own, tune, lambda own: losses[len(began) - 1])  # type: ignore[arg-type, return-value]
+    trials = run_trials(q, widths, range(10, 16), lambda own: own, tune, lambda own: losses[len(began) - 1])  # type: ignore[arg-type, return-value]
     assert [(record.step, record.phase) for record in trials] == [(n, "trial") for n in range(10, 16)]
     assert [w for w, _, _ in began] == [1, 2, 4]
     assert len({drawn for _, drawn, _ in began}) == 1

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from probq.export.c.code.program import Program
+from probq.export.c.code.program import CSource
 from probq.export.c.code.text import index, literal, loops, nest
-from probq.export.c.code.values import MOST, Range, Type, View
+from probq.export.c.code.values import MOST, ElementRange, Type, View
 from probq.integer import Node
 
 Body = Callable[[str, list[str], list[str]], list[str]]
@@ -25,7 +25,7 @@ class Operand:
         return f"{self.text}[{place}]" if any(self.strides) else self.text
 
 
-def operand(p: Program, tensor: np.ndarray, axes: int) -> Operand:
+def operand(p: CSource, tensor: np.ndarray, axes: int) -> Operand:
     """The tensor as it broadcasts to a value of so many axes."""
     if tensor.size and (tensor == tensor.flat[0]).all():
         return Operand(literal(int(tensor.flat[0])), (0,) * axes)
@@ -42,7 +42,7 @@ def order(view: View) -> tuple[int, ...]:
     return tuple(sorted(range(len(view.shape)), key=lambda k: (-view.strides[k] * (view.shape[k] != 1), k)))
 
 
-def elementwise(p: Program, title: str, y: View, xs: Sequence[View], operands: Sequence[Operand], body: Body) -> None:
+def elementwise(p: CSource, title: str, y: View, xs: Sequence[View], operands: Sequence[Operand], body: Body) -> None:
     """A step with one loop nest; `body(target, sources, operands)` gives the lines for C expressions of elements."""
     strides = [y.strides, *(x.strides for x in xs), *(o.strides for o in operands)]
     axes = nest(y.shape, strides)
@@ -62,14 +62,14 @@ def cast(kind: Type, expression: str, source: Type | None = None) -> str:
     return expression if source == kind else f"({kind.name})({expression})"
 
 
-def copied(p: Program, title: str, x: View, y: View) -> View:
+def copied(p: CSource, title: str, x: View, y: View) -> View:
     """`y`, filled with the elements of `x`."""
     same = x.buffer.type if x.buffer.type == y.buffer.type else None
     elementwise(p, title, y, [x], [], lambda t, s, _: [f"{t} = {cast(y.buffer.type, s[0], same)};"])
     return y
 
 
-def ordered(p: Program, title: str, x: View, axes: Sequence[int] | None = None) -> View:
+def ordered(p: CSource, title: str, x: View, axes: Sequence[int] | None = None) -> View:
     """The value with its axes dense in the given order, by default their own; a copy only where needed."""
     if x.is_dense(axes) and not x.offset:
         return x
@@ -108,7 +108,7 @@ class Rounding:
         return [*lines, f"{target} = {cast(self.type, level)};"]
 
 
-def rounding(p: Program, node: Node, x: Range) -> Rounding:
+def rounding(p: CSource, node: Node, x: ElementRange) -> Rounding:
     """How to requantize values of range `x`."""
     m, add, shift = (node.tensors[name] for name in ("multiplier", "add", "shift"))
     ends = [(end * m + add) >> shift for end in (x.low, x.high)]

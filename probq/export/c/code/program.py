@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from probq.export.c.code.text import array, comment, indented
-from probq.export.c.code.values import I8, I16, I32, I64, U8, U16, Buffer, Range, Type, View, dense, narrowest
+from probq.export.c.code.values import I8, I16, I32, I64, U8, U16, Buffer, ElementRange, Type, View, dense, narrowest
 
 LINE = 64  # bytes; every buffer begins on a multiple
 CONSTANTS = (U8, I8, U16, I16, I32, I64)
@@ -29,7 +29,7 @@ class Step:
 
 
 @dataclass
-class Program:
+class CSource:
     """What has been put together so far.
 
     Attributes:
@@ -42,7 +42,7 @@ class Program:
     """
 
     name: str
-    ranges: Mapping[str, Range]
+    ranges: Mapping[str, ElementRange]
     views: dict[str, View] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
     constants: list[str] = field(default_factory=list)
@@ -79,7 +79,7 @@ class Program:
         self.steps.append(Step(title, dict(inputs), dict(outputs), tuple(body)))
 
 
-def functions(program: Program) -> list[str]:
+def functions(program: CSource) -> list[str]:
     """C lines of every step's function."""
     lines: list[str] = []
     for number, step in enumerate(program.steps):
@@ -95,7 +95,7 @@ def functions(program: Program) -> list[str]:
     return lines
 
 
-def calls(program: Program) -> tuple[list[str], dict[int, int]]:
+def calls(program: CSource) -> tuple[list[str], dict[int, int]]:
     """C lines that call the steps, and the elements that the pool of each number of bits needs."""
     places, sizes = _placed(program.steps)
 

@@ -51,7 +51,7 @@ def narrowest(low: int, high: int, types: Sequence[Type] = (U8, I8, I16, I32)) -
 
 
 @dataclass(frozen=True)
-class Range:
+class ElementRange:
     """What a value can be: least and greatest integer of each element, and the largest partial sum on the way.
 
     Attributes:
@@ -76,19 +76,19 @@ class Range:
         return narrowest(*self.limits)
 
 
-def ranges(model: IntegerModel) -> Mapping[str, Range]:
+def ranges(model: IntegerModel) -> Mapping[str, ElementRange]:
     """The range of every node's value, found by running the interpreter on intervals.
 
     Raises:
         ProbqError: a value could leave 31 bits, or has no elements.
     """
-    found: dict[str, Range] = {}
+    found: dict[str, ElementRange] = {}
     for node in model.nodes:
         found[node.name] = _checked(node, _range(node, [found[name] for name in node.inputs]))
     return MappingProxyType(found)
 
 
-def _checked(node: Node, found: Range) -> Range:
+def _checked(node: Node, found: ElementRange) -> ElementRange:
     if not found.low.size:
         raise ProbqError(f"node {node.name} ({node.op}) has no elements (shape {found.low.shape}); C arrays need some")
     reached = max(found.most, -int(found.low.min()), int(found.high.max()))
@@ -100,37 +100,37 @@ def _checked(node: Node, found: Range) -> Range:
     return found
 
 
-def _range(node: Node, inputs: list[Range]) -> Range:
+def _range(node: Node, inputs: list[ElementRange]) -> ElementRange:
     if node.op == "input":
         return _input(node)
     if node.op == "embedding":
         shape = (*inputs[0].low.shape, node.tensors["weight"].shape[1])
         weight = node.tensors["weight"]
-        return Range(np.broadcast_to(weight.min(0), shape), np.broadcast_to(weight.max(0), shape), 0)
+        return ElementRange(np.broadcast_to(weight.min(0), shape), np.broadcast_to(weight.max(0), shape), 0)
     if node.op in LAYERS:
         return _layer(node, inputs[0])
     if node.op == "table":
         shape, entries = inputs[0].low.shape, reachable(node, *inputs[0].limits)[1]
-        return Range(np.full(shape, entries.min()), np.full(shape, entries.max()), 0)
+        return ElementRange(np.full(shape, entries.min()), np.full(shape, entries.max()), 0)
     ends = [evaluate(node, *(np.stack([each.low, each.high]) for each in inputs))]
     low, high = ends[0].min(0), ends[0].max(0)
     most = 0
     if node.op in SUMS:
         largest = (np.maximum(np.abs(each.low), np.abs(each.high))[None] for each in inputs)
         most = int(evaluate(node, *largest).max(initial=0))
-    return Range(low, high, most, _step(node, inputs))
+    return ElementRange(low, high, most, _step(node, inputs))
 
 
-def _input(node: Node) -> Range:
+def _input(node: Node) -> ElementRange:
     shape, attributes = tuple(node.attributes["shape"]), node.attributes
     if attributes.get("index"):
-        return Range(np.zeros(shape, np.int64), np.full(shape, attributes["count"] - 1), 0)
+        return ElementRange(np.zeros(shape, np.int64), np.full(shape, attributes["count"] - 1), 0)
     start, step = attributes.get("start", 0), attributes.get("step", 1)
     low, high = (np.full(shape, start + step * attributes[end], np.int64) for end in ("lo", "hi"))
-    return Range(low, high, 0, step)
+    return ElementRange(low, high, 0, step)
 
 
-def _layer(node: Node, x: Range) -> Range:
+def _layer(node: Node, x: ElementRange) -> ElementRange:
     weight, bias = node.tensors["weight"], node.tensors["bias"]
     parts = (
         (np.maximum(weight, 0), bias),
@@ -141,10 +141,10 @@ def _layer(node: Node, x: Range) -> Range:
     ends = np.stack([x.low, x.high])
     rising, falling = evaluate(up, ends), evaluate(down, ends[::-1])
     most = int(evaluate(size, np.maximum(np.abs(x.low), np.abs(x.high))[None]).max(initial=0))
-    return Range(rising[0] + falling[0], rising[1] + falling[1], most)
+    return ElementRange(rising[0] + falling[0], rising[1] + falling[1], most)
 
 
-def _step(node: Node, inputs: list[Range]) -> int:
+def _step(node: Node, inputs: list[ElementRange]) -> int:
     if node.op == "requantize":
         return int(node.attributes.get("step", 1))
     return inputs[0].step if node.op in SAME_LEVELS else 1

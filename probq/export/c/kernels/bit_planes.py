@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from probq.export.c.code.elementwise import elementwise
-from probq.export.c.code.program import Program
+from probq.export.c.code.program import CSource
 from probq.export.c.code.text import index, literal, loops
 from probq.export.c.code.values import I32, MOST, U8, U64, Buffer, View
 from probq.export.c.kernels.helper_text import COUNT, PACK, POPCOUNT
@@ -25,7 +25,7 @@ WASTE = 1.5  # words that rows are filled up to, of those needed
 
 
 @dataclass(frozen=True)
-class Grid:
+class BitGrid:
     """Levels `first + step * code` of codes with some bits."""
 
     first: int
@@ -33,20 +33,20 @@ class Grid:
     bits: int
 
 
-def _x_grid(product: Product) -> Grid | None:
+def _x_grid(product: Product) -> BitGrid | None:
     (low, high), step = product.range.limits, product.range.step
     if (high - low) // step >= LEVELS:
         return None
-    return Grid(low, step, max(1, ((high - low) // step).bit_length()))
+    return BitGrid(low, step, max(1, ((high - low) // step).bit_length()))
 
 
-def _w_grid(product: Product) -> Grid | None:
+def _w_grid(product: Product) -> BitGrid | None:
     weight, book = product.node.tensors["weight"], one_codebook(product.node)
     if not isinstance(book, range) or len(book) > LEVELS:
         book = smallest(weight).codebooks[0]
     if not isinstance(book, range) or len(book) > LEVELS:
         return None
-    return Grid(book[0], book.step, max(1, bits_of(book)))
+    return BitGrid(book[0], book.step, max(1, bits_of(book)))
 
 
 def _words(product: Product) -> tuple[int, int]:
@@ -55,7 +55,7 @@ def _words(product: Product) -> tuple[int, int]:
     return octets, -(-math.prod(product.kernel) * octets // 8)
 
 
-def fits(p: Program, product: Product) -> bool:
+def fits(p: CSource, product: Product) -> bool:
     """Whether a layer can be computed on bit planes, and is worth it."""
     x, w = _x_grid(product), _w_grid(product)
     if x is None or w is None or product.groups != 1:
@@ -70,7 +70,7 @@ def _largest_sum(product: Product) -> int:
     return int(np.abs(product.weight.reshape(product.outputs, -1).sum(1)).max())
 
 
-def emit(p: Program, product: Product) -> None:
+def emit(p: CSource, product: Product) -> None:
     """The step of a layer on bit planes."""
     x, w = _x_grid(product), _w_grid(product)
     if x is None or w is None:
@@ -92,7 +92,7 @@ def emit(p: Program, product: Product) -> None:
     p.step(title, {"x": codes}, buffers, head + loops(zip(names, counts, strict=True), lines))
 
 
-def _codes(p: Program, product: Product, grid: Grid) -> Buffer:
+def _codes(p: CSource, product: Product, grid: BitGrid) -> Buffer:
     """The input as codes in bytes."""
     if grid.first == 0 and grid.step == 1 and product.x.buffer.type == U8:
         return product.x.buffer
@@ -105,7 +105,7 @@ def _codes(p: Program, product: Product, grid: Grid) -> Buffer:
     return y.buffer
 
 
-def _planes(p: Program, product: Product, bits: int, octets: int, pixels: int) -> list[str]:
+def _planes(p: CSource, product: Product, bits: int, octets: int, pixels: int) -> list[str]:
     """C lines that pack the codes of an image."""
     pack, channels = p.helper("pack", PACK), product.x.shape[-1]
     size = pixels * octets
@@ -115,7 +115,7 @@ def _planes(p: Program, product: Product, bits: int, octets: int, pixels: int) -
     return loops([("i", pixels)], each)
 
 
-def _gather(p: Program, product: Product, bits: int, octets: int, words: int, pixels: int) -> list[str]:
+def _gather(p: CSource, product: Product, bits: int, octets: int, words: int, pixels: int) -> list[str]:
     """C lines that put the bits of one window into the words `v`."""
     if not product.sizes:
         pack, n = p.helper("pack", PACK), product.x.shape[-1]
@@ -133,7 +133,7 @@ def _gather(p: Program, product: Product, bits: int, octets: int, words: int, pi
     return lines
 
 
-def _weigh(p: Program, product: Product, x: Grid, w: Grid, words: int) -> list[str]:
+def _weigh(p: CSource, product: Product, x: BitGrid, w: BitGrid, words: int) -> list[str]:
     """C lines from the words of a window to the stored outputs."""
     popcount = p.helper("popcount", POPCOUNT)
     count = p.helper("count", COUNT.replace("POPCOUNT", popcount))
@@ -151,7 +151,7 @@ def _weigh(p: Program, product: Product, x: Grid, w: Grid, words: int) -> list[s
     return [*lines, f"to += {product.outputs};"]
 
 
-def _weight_planes(product: Product, grid: Grid, words: int) -> np.ndarray:
+def _weight_planes(product: Product, grid: BitGrid, words: int) -> np.ndarray:
     """Bytes `[plane, word, output, 8]` of the weights' codes."""
     codes = ((product.weight - grid.first) // grid.step).astype(np.uint8)
     planes = []

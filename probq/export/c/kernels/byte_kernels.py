@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from probq.export.c.code.program import LINE, Program
+from probq.export.c.code.program import LINE, CSource
 from probq.export.c.code.text import indented, index, loops
 from probq.export.c.code.values import I16, I32, Buffer
 from probq.export.c.kernels.dot_text import dots as dot_products
@@ -17,7 +17,7 @@ LONG = 3 * LINE  # elements from which copied windows begin on a line of the cac
 BLOCK = 4  # windows that share a row of weights while it is in registers
 
 
-def dots(p: Program, product: Product) -> None:
+def dots(p: CSource, product: Product) -> None:
     """For every output a row of weights, unpacked once, times every window, copied beforehand into one row each."""
     node, groups = product.node, product.groups
     matrix = rows(p, node, lambda w: product.arrange(w).reshape(product.outputs, -1))
@@ -70,7 +70,7 @@ def _patches(product: Product, pitch: int) -> list[str]:
     return ["for (int32_t t = 0; t < n; t++) {", *indented(lines + copy), "}"]
 
 
-def _blocks(p: Program, product: Product, source: str, matrix: Rows, pitch: int, tile: int) -> list[str]:
+def _blocks(p: CSource, product: Product, source: str, matrix: Rows, pitch: int, tile: int) -> list[str]:
     """C lines for one output at `n` positions."""
     length = matrix.length
     start, kind = bias(p, product).at("o"), product.x.buffer.type
@@ -95,7 +95,7 @@ def _blocks(p: Program, product: Product, source: str, matrix: Rows, pitch: int,
     return [*lines, "for (; t < n; t++) {", *block(1), "}"]
 
 
-def pairs(p: Program, product: Product) -> None:
+def pairs(p: CSource, product: Product) -> None:
     """A small convolution: all weights unpacked, every window met by all outputs side by side."""
     run, starts = product.runs()
     outputs, wide, half = product.outputs, -(-product.outputs // 16) * 16, -(-run // 2)
@@ -130,7 +130,7 @@ def _store(product: Product) -> list[str]:
     return [*lines, f"to += {product.outputs};"]
 
 
-def depthwise(p: Program, product: Product) -> None:
+def depthwise(p: CSource, product: Product) -> None:
     """Every channel with a kernel of its own, all channels side by side."""
     channels = product.outputs
     matrix = rows(p, product.node, lambda w: np.moveaxis(product.arrange(w), 0, -1).reshape(1, -1))

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from probq.export.c.code.elementwise import Operand, Rounding, cast, copied, operand
-from probq.export.c.code.program import Program
-from probq.export.c.code.values import I16, Buffer, Range, Type, View, dense
+from probq.export.c.code.program import CSource
+from probq.export.c.code.values import I16, Buffer, ElementRange, Type, View, dense
 from probq.integer import Node
 
 
@@ -45,7 +45,7 @@ class Product:
     x: View
     sizes: tuple[int, ...]
     outs: tuple[int, ...]
-    range: Range
+    range: ElementRange
     stride: tuple[int, ...]
     dilation: tuple[int, ...]
     arrange: Callable[[np.ndarray], np.ndarray]
@@ -97,13 +97,13 @@ class Product:
         return [step * stride for step, stride in zip(self.steps(), self.stride, strict=True)]
 
 
-def widened(p: Program, product: Product) -> Buffer:
+def widened(p: CSource, product: Product) -> Buffer:
     """The image as 16-bit integers, with one element more."""
     size = product.x.size
     wide = View(p.buffer(I16, size + 1), product.x.shape, product.x.strides)
     return copied(p, f"{product.node.name}: 16 bits", product.x, wide).buffer
 
 
-def bias(p: Program, product: Product) -> Operand:
+def bias(p: CSource, product: Product) -> Operand:
     """The bias for each output."""
     return operand(p, product.node.tensors["bias"], 1)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from probq.export.c.code.program import Program
+from probq.export.c.code.program import CSource
 from probq.export.c.code.text import INDENT, literal
 from probq.export.c.code.values import I8, I16, I32, MOST, U8, Type, narrowest
 from probq.integer import Node
@@ -47,7 +47,7 @@ class Rows:
         return [*lines, f"const {self.type.name} *{variable} = {into};"]
 
 
-def rows(p: Program, node: Node, arrange: Callable[[np.ndarray], np.ndarray]) -> Rows:
+def rows(p: CSource, node: Node, arrange: Callable[[np.ndarray], np.ndarray]) -> Rows:
     """The weight of a node as the matrix that `arrange` makes of it, a row at a time in its own codebook."""
     weight, packing = node.tensors["weight"], node.packing_of("weight")
     matrix = arrange(weight)
@@ -76,7 +76,7 @@ def _regular(book: Levels, values: np.ndarray) -> range:
     return range(found[0], found[-1] + 1)
 
 
-def _packed(p: Program, matrix: np.ndarray, book: Levels) -> Rows:
+def _packed(p: CSource, matrix: np.ndarray, book: Levels) -> Rows:
     bits, length = bits_of(book), matrix.shape[1]
     kind = narrowest(int(matrix.min()), int(matrix.max()), WEIGHTS)
     if (bits == kind.bits and book[-1] - book[0] == len(book) - 1) or bits > WIDEST:
@@ -94,7 +94,7 @@ def _packed(p: Program, matrix: np.ndarray, book: Levels) -> Rows:
     return Rows(name, kind, length, False, (call,))
 
 
-def _mixed(p: Program, matrix: np.ndarray, books: list[range]) -> Rows:
+def _mixed(p: CSource, matrix: np.ndarray, books: list[range]) -> Rows:
     widths = np.array([bits_of(book) for book in books])
     length = matrix.shape[1]
     if widths.max() > WIDEST:
@@ -116,7 +116,7 @@ def _mixed(p: Program, matrix: np.ndarray, books: list[range]) -> Rows:
     return Rows(name, kind, length, False, (*lines, "default: break;", "}"))
 
 
-def _unpacker(p: Program, bits: int, kind: Type, table: str = "") -> str:
+def _unpacker(p: CSource, bits: int, kind: Type, table: str = "") -> str:
     """Name of the function that unpacks groups of eight codes of some bits."""
     lines = []
     for j in range(8):
