@@ -1,0 +1,209 @@
+"""What every target must keep: the integers of every deployed network or a known refusal, proof, whole files.
+
+A new target is one line of `TARGETS`; what it refuses, a line of `REFUSED`. A cell that changes, from refused to
+supported or the other way round, fails: the table is then to be edited.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from deployed_models import NETWORKS, PROFILES, SMALL, lowered
+
+import probq
+from probq import IntegerModel
+from probq.export import c, certify, hls, memory, onnx, qonnx, verify, verilog
+
+
+class Target(NamedTuple):
+    """A target.
+
+    Attributes:
+        name: as `verify` reports it, and what is special.
+        write: of a model, to a path.
+        runs: of what stands at a path, on integers.
+        file: name of the artefact.
+        needs: packages and programs.
+        slow: whether it takes small networks only, and long for them.
+        stamped: whether artefacts hold where and when they were written, as hls4ml's do.
+    """
+
+    name: str
+    write: Callable[[IntegerModel, Path], Any]
+    runs: tuple[Callable[[Path, np.ndarray], np.ndarray], ...]
+    file: str
+    needs: tuple[str, ...] = ()
+    slow: bool = False
+    stamped: bool = False
+
+    def __str__(self) -> str:
+        return self.name
+
+
+ONNX_RUNS = (partial(onnx.run, optimize=False), onnx.run)
+TARGETS = (
+    Target("c", c.write, (partial(c.run, flags=("-O1",)),), "m.h", ("gcc",)),
+    Target("onnx", onnx.write, ONNX_RUNS, "m.onnx", ("onnxruntime",)),
+    Target("onnx, packed", partial(onnx.write, packed=True), ONNX_RUNS, "m.onnx", ("onnxruntime",)),
+    Target("qonnx, hls4ml", partial(qonnx.write, flavour="hls4ml"), (qonnx.run,), "m.onnx", ("qonnx",)),
+    Target("qonnx, finn", partial(qonnx.write, flavour="finn"), (qonnx.run,), "m.onnx", ("qonnx",)),
+    Target("memory", memory.write, (memory.run,), "m"),
+    Target("hls", hls.write, (hls.run,), "m", ("hls4ml", "g++"), slow=True, stamped=True),
+    Target("verilog", verilog.write, (verilog.run,), "m", ("da4ml", "iverilog"), slow=True),
+)
+
+SHIFTS = r"no power of two, and FPGA flows only shift"  # also of averages over other numbers than powers of two
+ADD, SUM_POOL, TRANSPOSED = "add has no memory form", "sum_pool has no memory form", "transposed .* no memory form"
+NO_TABLE, NO_PAD, NO_REPEAT = (f"QONNX has no {op}" for op in ("table", "pad", "repeat"))
+
+# Why QONNX (in both flavours) and memory files refuse, for shift and dyadic; "" where they compute the same integers.
+# C and ONNX refuse none.
+REFUSED = {
+    "mobilenet v2": {"qonnx": (SHIFTS, SHIFTS), "memory": (ADD, ADD)},
+    "resnet": {"qonnx": (NO_PAD, NO_PAD), "memory": (ADD, ADD)},
+    "resnet, padded shortcut": {"qonnx": (NO_PAD, NO_PAD), "memory": (ADD, ADD)},
+    "one-dimensional": {"qonnx": (NO_TABLE, SHIFTS), "memory": (SUM_POOL, SUM_POOL)},
+    "autoencoder, upsampled": {"qonnx": (NO_REPEAT, SHIFTS), "memory": ("", "")},
+    "autoencoder, transposed": {"qonnx": (NO_TABLE, SHIFTS), "memory": (TRANSPOSED, TRANSPOSED)},
+    "split and joined": {"qonnx": (NO_PAD, NO_PAD), "memory": (ADD, ADD)},
+    "functions": {"qonnx": (NO_TABLE, SHIFTS), "memory": ("", "")},
+    "plain": {"qonnx": ("", SHIFTS), "memory": ("", "")},
+    "perceptron": {"qonnx": ("", SHIFTS), "memory": ("", ""), "hls": ("", SHIFTS)},
+}
+
+
+every_cell = pytest.mark.parametrize("profile", PROFILES)
+every_network = pytest.mark.parametrize("network", NETWORKS)
+
+
+def test_the_table_has_every_network():
+    assert list(REFUSED) == list(NETWORKS)
+
+
+def usable(target: Target) -> None:
+    """Skip where what a target needs is missing."""
+    missing = [n for n in target.needs if importlib.util.find_spec(n) is None and shutil.which(n) is None]
+    if missing:
+        pytest.skip(f"needs {', '.join(missing)}")
+
+
+def content(path: Path) -> dict[str, bytes]:
+    """The bytes of every file of an artefact; the keys of JSON have no order."""
+    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+    return {str(file.relative_to(path)): _bytes(file) for file in files}
+
+
+def _bytes(file: Path) -> bytes:
+    text = file.read_bytes()
+    return json.dumps(json.loads(text), sort_keys=True).encode() if file.suffix == ".json" else text
+
+
+every_target = pytest.mark.parametrize("target", TARGETS, ids=str)
+
+
+@pytest.mark.parametrize("target", [target for target in TARGETS if not target.slow], ids=str)
+@every_cell
+@every_network
+def test_the_same_integers_or_the_known_refusal(network: str, profile: str, target: Target, tmp_path: Path) -> None:
+    check(network, profile, target, tmp_path / target.file)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")  # of hls4ml and qonnx
+@pytest.mark.parametrize("target", [target for target in TARGETS if target.slow], ids=str)
+def test_the_same_integers_of_a_small_network(target: Target, tmp_path: Path) -> None:
+    check(SMALL, "shift", target, tmp_path / target.file)
+
+
+def check(network: str, profile: str, target: Target, path: Path) -> None:
+    """0 integers differ where the table says so; elsewhere the refusal that it says, and nothing written."""
+    usable(target)
+    model, x, expected = lowered(network, profile)
+    reason = REFUSED[network].get(target.name.split(",")[0], ("", ""))[PROFILES.index(profile)]
+    if reason:
+        with pytest.raises(probq.ProbqError, match=rf"node .*{reason}"):
+            target.write(model, path)
+        assert not path.exists()
+        return
+    target.write(model, path)
+    for run in target.runs:
+        np.testing.assert_array_equal(run(path, x), expected)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+@every_target
+def test_artefacts_are_recognised_proved_and_certified(target: Target, tmp_path: Path) -> None:
+    usable(target)
+    model, path = lowered(SMALL, "shift")[0], tmp_path / target.file
+    target.write(model, path)
+    x = np.random.default_rng(0).normal(size=(20, 5))
+    report = verify(model, path, x)
+    assert (report.target, report.compared, report.differing) == (target.name.split(",")[0], 20, 0)
+    assert report
+    assert certify(model, path, report) == path.with_name(path.name + ".json")
+    layer = model.nodes[1]
+    other = replace(layer, tensors={**layer.tensors, "weight": -layer.tensors["weight"]})
+    wrong = IntegerModel([model.nodes[0], other, *model.nodes[2:]], model.output, model.output_scale)
+    assert verify(wrong, path, x).differing == (wrong(x) != model(x)).any(1).sum() > 0
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("target", [target for target in TARGETS if not target.stamped], ids=str)
+def test_the_same_model_gives_the_same_bytes(target: Target, tmp_path: Path) -> None:
+    usable(target)
+    model, found = lowered(SMALL, "shift")[0], []
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        target.write(model, tmp_path / folder / target.file)
+        found.append(content(tmp_path / folder / target.file))
+    assert found[0] == found[1]
+    model.save(tmp_path / "model")
+    target.write(
+        IntegerModel.load(tmp_path / "model"), tmp_path / "again" if target.file == "m" else tmp_path / target.file
+    )
+    assert content(tmp_path / "again" if target.file == "m" else tmp_path / target.file) == found[0]
+
+
+@every_target
+def test_what_cannot_be_written_leaves_nothing(target: Target, tmp_path: Path) -> None:
+    usable(target)
+    model = lowered(SMALL, "shift")[0]
+    with pytest.raises(probq.ProbqError, match="nowhere"):
+        target.write(model, tmp_path / "nowhere" / target.file)
+    assert not list(tmp_path.iterdir())
+
+
+WITHOUT_TORCH = """
+import sys
+sys.modules["torch"] = sys.modules["pyro"] = None
+from importlib import import_module
+import numpy as np
+from probq import IntegerModel
+from probq.export import verify
+model = IntegerModel.load(sys.argv[1])
+import_module("probq.export." + sys.argv[2]).write(model, sys.argv[3])
+assert verify(model, sys.argv[3], np.ones((2, 5)))
+"""
+
+
+@pytest.mark.parametrize(
+    "target", [target for target in TARGETS if not target.slow and "," not in target.name], ids=str
+)
+def test_a_target_needs_no_torch(target: Target, tmp_path: Path) -> None:
+    usable(target)
+    lowered(SMALL, "shift")[0].save(tmp_path / "model")
+    arguments = [str(tmp_path / "model"), target.name, str(tmp_path / target.file)]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
