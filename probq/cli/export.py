@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import importlib
-import importlib.util
 import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ import numpy as np
 
 from probq.cli.arguments import count, seed
 from probq.errors import ProbqError, printable
+from probq.export.targets import TARGETS
 from probq.export.verification import Report, verify_parts
 from probq.integer import IntegerModel
 
@@ -26,73 +24,18 @@ VECTORS, VECTOR_ELEMENTS = 16, 2**16  # in a C test program at most
 PATIENCE = 1.0  # seconds before a progress bar appears
 
 
-@dataclass(frozen=True)
-class Target:
-    """What `--to` takes.
-
-    Args:
-        name: as the user types it.
-        module: of `probq.export`.
-        ending: what replaces the ending of the model's file name.
-        text: what is written, for the help.
-        options: of the module's `write`.
-        packs: whether its `write` takes `packed`.
-        named: whether its `write` takes a name for what the artefact defines; in C it is that of the file.
-    """
-
-    name: str
-    module: str
-    ending: str
-    text: str
-    options: tuple[tuple[str, Any], ...] = ()
-    packs: bool = False
-    named: bool = False
-
-    @property
-    def exists(self) -> bool:
-        """Whether this probq has it."""
-        return importlib.util.find_spec(f"probq.export.{self.module}") is not None
-
-    def path(self, model: Path, folder: Path, packed: bool) -> Path:
-        """Where the artefact of a model's file goes."""
-        return folder / f"{model.stem}{'_packed' if packed else ''}{self.ending}"
-
-    def write(self, model: IntegerModel, path: Path, packed: bool, name: str | None = None) -> Any:
-        """Writes the artefact and returns what the writer says about it, if anything.
-
-        Raises:
-            ProbqError: as the module's `write`; or `packed` where there is no such form.
-        """
-        if packed and not self.packs:
-            raise ProbqError(f"--packed is a form of onnx; leave it out for {self.name}")
-        writer = importlib.import_module(f"probq.export.{self.module}")
-        more = {"packed": True} if packed else {"name": name} if self.named and name is not None else {}
-        return writer.write(model, path, **dict(self.options), **more)
-
-
-TARGETS = (
-    Target("onnx", "onnx", ".onnx", "standard operators, for ONNX Runtime and others", packs=True),
-    Target("c", "c", ".h", "one C99 header, and a test program with vectors"),
-    Target("qonnx", "qonnx", "_qonnx.onnx", "QONNX as hls4ml reads it"),
-    Target("qonnx-finn", "qonnx", "_finn.onnx", "QONNX as FINN reads it", (("flavour", "finn"),)),
-    Target("memory", "memory", "_memory", "$readmemh files and test vectors for hand-written hardware"),
-    Target("hls", "hls", "_hls", "an hls4ml project", named=True),
-    Target("verilog", "verilog", "_verilog", "Verilog by da4ml, for small networks", named=True),
-)
-
-
 def add_commands(commands: Any) -> None:
     """Add `export` and `verify` to the subcommands of a parser."""
-    known = {target.name: target for target in TARGETS if target.exists}
+    known = [target.name for target in TARGETS]
     export = commands.add_parser(
         "export",
         help="write an integer model for a target, and verify it",
         description="Write an integer model for a target. Nothing half-written is left behind.",
-        epilog="targets:\n" + "\n".join(f"  {target.name:12}{target.text}" for target in known.values()),
+        epilog="targets:\n" + "\n".join(f"  {target.name:12}{target.text}" for target in TARGETS),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     export.add_argument("file", type=Path, metavar="FILE", help="what model.save wrote")
-    export.add_argument("--to", required=True, choices=list(known), metavar="TARGET", help=", ".join(known))
+    export.add_argument("--to", required=True, choices=known, metavar="TARGET", help=", ".join(known))
     export.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the artefact")
     export.add_argument(
         "--verify",

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from probq.errors import ProbqError
+from probq.export.targets import TARGETS
 from probq.export.verification import Report
 from probq.integer import IntegerModel
 from probq.integer.ranges import LAYERS, accumulators
 from probq.utils.atomic_write import replace_atomically
 
-LIBRARIES = ("probq", "numpy", "onnx", "onnxruntime", "qonnx", "hls4ml", "da4ml")
+LIBRARIES = ("probq", "numpy", *dict.fromkeys(library for target in TARGETS for library in target.libraries))
 
 
 def certify(model: IntegerModel, path: str | PathLike[str], report: Report) -> Path:

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -10,13 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from probq.errors import ProbqError, sentence
-from probq.export.common.artifact_folder import target_of
+from probq.errors import ProbqError
+from probq.export.targets import recognize
 from probq.integer import IntegerModel
-from probq.utils.optional_import import require
-
-Opened = Callable[[Path], AbstractContextManager[Callable[[Any], np.ndarray]]]
-QONNX_DOMAINS = ("qonnx.", "finn.")
 
 
 @dataclass(frozen=True)
@@ -74,10 +69,10 @@ def verify_parts(
     Raises:
         ProbqError: as `verify`.
     """
-    target, opened = _target(Path(path))
+    target = recognize(Path(path))
     compared = differing = 0
     start = time.perf_counter()
-    with opened(Path(path)) as compute:
+    with target.open(Path(path)) as compute:
         seconds = time.perf_counter() - start
         for x in parts:
             integers = model.quantize_input(x)
@@ -89,7 +84,7 @@ def verify_parts(
             compared += len(expected)
             if done is not None:
                 done(len(expected))
-    return Report(target, compared, differing, seconds)
+    return Report(target.module, compared, differing, seconds)
 
 
 def _differing(found: np.ndarray, expected: np.ndarray, path: str | PathLike[str]) -> int:
@@ -104,31 +99,3 @@ def _differing(found: np.ndarray, expected: np.ndarray, path: str | PathLike[str
             "it was written from another model"
         )
     return int((found != expected).any(axis=tuple(range(1, expected.ndim))).sum())
-
-
-def _target(path: Path) -> tuple[str, Opened]:
-    """The target that wrote a file or folder, by its name and content, and what opens it."""
-    from probq.export import c, hls, memory, onnx, qonnx, verilog
-
-    if path.is_dir():
-        folders: dict[str, Opened] = {"memory": memory.opened, "verilog": verilog.opened, "hls": hls.opened}
-        target = target_of(path)
-        if target not in folders:
-            raise ProbqError(f"{path} is of no known target ({target!r:.40}); give a folder that write wrote")
-        return target, folders[target]
-    if not path.is_file():
-        raise ProbqError(f"there is no file {path}; give the path that write was given")
-    if path.suffix == ".h":
-        return "c", c.opened
-    if path.suffix != ".onnx":
-        raise ProbqError(f"{path} is of no known target; give a file that ends in .onnx or .h")
-    try:
-        proto = require("onnx", "onnx").load(str(path))
-    except ProbqError:
-        raise
-    except Exception as error:  # protobuf's exceptions have no common base with onnx's
-        raise ProbqError(f"{path} is not an ONNX file, or is damaged ({sentence(error)}); write it again") from error
-    domains = {node.domain for node in proto.graph.node}
-    if any(domain.startswith(QONNX_DOMAINS) for domain in domains):
-        return "qonnx", qonnx.opened
-    return "onnx", onnx.opened
