@@ -64,11 +64,11 @@ TARGETS = (
 )
 
 SHIFTS = r"no power of two, and FPGA flows only shift"  # also of averages over other numbers than powers of two
+TREES = r"no power of two, and adder trees only shift"
 ADD, SUM_POOL, TRANSPOSED = "add has no memory form", "sum_pool has no memory form", "transposed .* no memory form"
 NO_TABLE, NO_PAD, NO_REPEAT = (f"QONNX has no {op}" for op in ("table", "pad", "repeat"))
 
-# Why QONNX (in both flavours) and memory files refuse, for shift and dyadic; "" where they compute the same integers.
-# C and ONNX refuse none.
+# Why targets refuse, for shift and dyadic; "" where they compute the same integers. C and ONNX refuse none.
 REFUSED = {
     "mobilenet v2": {"qonnx": (SHIFTS, SHIFTS), "memory": (ADD, ADD)},
     "resnet": {"qonnx": (NO_PAD, NO_PAD), "memory": (ADD, ADD)},
@@ -79,7 +79,7 @@ REFUSED = {
     "split and joined": {"qonnx": (NO_PAD, NO_PAD), "memory": (ADD, ADD)},
     "functions": {"qonnx": (NO_TABLE, SHIFTS), "memory": ("", "")},
     "plain": {"qonnx": ("", SHIFTS), "memory": ("", "")},
-    "perceptron": {"qonnx": ("", SHIFTS), "memory": ("", ""), "hls": ("", SHIFTS)},
+    "perceptron": {"qonnx": ("", SHIFTS), "memory": ("", ""), "hls": ("", SHIFTS), "verilog": ("", TREES)},
 }
 
 
@@ -121,8 +121,9 @@ def test_the_same_integers_or_the_known_refusal(network: str, profile: str, targ
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")  # of hls4ml and qonnx
 @pytest.mark.parametrize("target", [target for target in TARGETS if target.slow], ids=str)
-def test_the_same_integers_of_a_small_network(target: Target, tmp_path: Path) -> None:
-    check(SMALL, "shift", target, tmp_path / target.file)
+@every_cell
+def test_the_same_integers_of_a_small_network(profile: str, target: Target, tmp_path: Path) -> None:
+    check(SMALL, profile, target, tmp_path / target.file)
 
 
 def check(network: str, profile: str, target: Target, path: Path) -> None:
