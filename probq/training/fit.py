@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -15,30 +14,27 @@ from probq.cost.budget import Budgets, budgets
 from probq.decisions.widths import fixed_by_decision
 from probq.decisions.within_budget import check_budget_reachable
 from probq.errors import ProbqError
-from probq.estimators import SecondOrder
 from probq.evaluation.diagnostics.held_out import validate
 from probq.likelihoods import Likelihood
 from probq.network.program.program import check_posterior
 from probq.network.quantized.quantized import Quantized
-from probq.rules import ConstraintGuided, DualAscent, Rule
-from probq.training.likelihood_choice import check_targets, usual_likelihood
+from probq.rules import DualAscent, Rule
+from probq.training.check_options import check_options, check_rule
 from probq.training.phases import run_phases
+from probq.training.preparation import prepare
 from probq.training.ptq.batch_norm import estimate_before_use
-from probq.training.ptq.input_scales import set_input_scales
-from probq.training.refinement.candidates import find_candidates
-from probq.training.refinement.trials import steps_per_trial
+from probq.training.refinement.refinement import Refinement
+from probq.training.small_posteriors import FEW, is_small, small_rates
 from probq.training.svi.bound_trend import warn_unsettled
 from probq.training.svi.history import History, Step
-from probq.training.svi.learning_rates import GATES, Rates, check_optimizer
-from probq.utils.arguments import check_number, check_seed
+from probq.training.svi.learning_rates import Rates, check_optimizer
+from probq.training.svi.trainer import Trainer
 from probq.utils.batches import Batches
 from probq.utils.random_stream import Apart, Stream
 
 ADAM = partial(torch.optim.Adam, fused=True)
 DUAL_ASCENT = DualAscent()
 SEARCH = 0.6
-SMALL_RATE = 50.0  # learning rate times steps of a posterior small enough to be checked
-FEW = 64  # quantized weights of a network whose posterior can be checked, and draws a step that its gradient takes
 OWN = ("validation", "seed", "progress")  # arguments of fit, not among its options
 
 
@@ -182,8 +178,8 @@ def steps(
         ProbqError: as in `fit`; what can be checked is checked before the first step.
     """
     check_posterior(q, "steps")
-    _check(epochs, evaluations, trials, seed, search, temperature)
-    _check_rule(rule, draws)
+    check_options(epochs, evaluations, trials, seed, search, temperature)
+    check_rule(rule, draws)
     check_optimizer(optimizer)
     if rates is not None and not isinstance(rates, Rates):
         raise ProbqError(f"rates is probq.Rates(...), such as probq.Rates(weights=1e-3), not {rates!r:.80}")
@@ -191,45 +187,24 @@ def steps(
     check_budget_reachable(q, budget)
     stream = Stream(seed)
     with stream.training():
-        _prepare(q, data, likelihood, temperature)
+        prepare(q, data, likelihood, temperature)
     several = budgets(budget)
     q.budget = (several if len(several) > 1 else several[0]) if several else q.budget
     total = epochs * len(data)
-    small = draws is None and _is_small(q, temperature, rule)
+    small = draws is None and is_small(q, temperature, rule)
     if search is None:
         search = 1.0 if small and not several else SEARCH
     searching = 0 if fixed_by_decision(q) else max(1, round(search * total))
-    rates = rates or (_small_rates(total) if small and searching == total else Rates())
-    choices = loss = None
+    rates = rates or (small_rates(total) if small and searching == total else Rates())
+    trainer = Trainer(data, several, rule, optimizer, rates, draws or (FEW if small else 1), rounding)
+    refinement = None
     if validation is not None and evaluations:
-        held = _read(validation, q, "validation data")
-        number = trials if steps_per_trial(total - searching, trials) else 1  # more would be measured in vain
-        choices = partial(find_candidates, q, budget or q.budget, held, data, evaluations, progress, number)
-        loss = partial(_loss, data=held)
-    draws = draws or (FEW if small else 1)
-    all_steps = run_phases(q, data, several, rule, optimizer, rates, searching, total, choices, loss, rounding, draws)
-    return Apart(all_steps, stream)
+        refinement = Refinement(_read(validation, q, "validation data"), evaluations, trials, progress)
+    return Apart(run_phases(q, trainer, refinement, searching, total), stream)
 
 
 def _read(batches: Iterable[Any], q: Quantized, name: str) -> Batches:
     return batches if isinstance(batches, Batches) else Batches(batches, q.device, name)
-
-
-def _loss(q: Quantized, data: Batches) -> float:
-    loss = validate(q, data)["loss"]
-    return loss if loss == loss else math.inf
-
-
-def _is_small(q: Quantized, temperature: float, rule: Rule) -> bool:
-    """Whether the posterior is small enough to be checked, and can be had by many draws in each step."""
-    weights = sum(math.prod(quantizer.shape) for quantizer in q.weights.values())
-    usual = all(type(quantizer.estimator) is SecondOrder for _, quantizer in q.named_quantizers())
-    return weights <= FEW and temperature == 1 and usual and not isinstance(rule, ConstraintGuided)
-
-
-def _small_rates(steps: int) -> Rates:
-    least = SMALL_RATE / steps
-    return Rates(max(Rates.weights, least), gates=max(GATES * Rates.weights, least))
 
 
 def _check_options(options: Mapping[str, Any]) -> None:
@@ -239,55 +214,3 @@ def _check_options(options: Mapping[str, Any]) -> None:
     unknown = [name for name in options if name not in known]
     if unknown:
         raise ProbqError(f"fit has no option {unknown[0]!r}; besides its own arguments it takes {', '.join(known)}")
-
-
-def _check(
-    epochs: int, evaluations: int, trials: int, seed: int | None, search: float | None, temperature: float
-) -> None:
-    check_number("epochs", epochs, 1)
-    check_number("evaluations", evaluations, 0)
-    check_number("trials", trials, 0)
-    check_seed(seed)
-    if search is not None and not 0 <= search <= 1:
-        raise ProbqError(f"search is the share of steps that learn widths, 0 to 1, not {search!r}")
-    if not temperature > 0 or not math.isfinite(temperature):
-        raise ProbqError(f"temperature must be a positive number, not {temperature!r}")
-
-
-def _check_rule(rule: Any, draws: int | None) -> None:
-    if not isinstance(rule, Rule):
-        raise ProbqError(f"rule is one of probq.rules, such as probq.rules.DualAscent(), not {rule!r}")
-    if draws is None:
-        return
-    check_number("draws", draws, 1)
-    if draws > 1 and isinstance(rule, ConstraintGuided):
-        raise ProbqError("rules.ConstraintGuided moves gates by the gradient of one draw; leave draws out, or use 1")
-
-
-def _prepare(q: Quantized, data: Batches, likelihood: Likelihood | None, temperature: float) -> None:
-    """Likelihood and scales, as the data has them; what does not fit it leaves the network's likelihood as it was."""
-    if likelihood is not None and not callable(likelihood):
-        raise ProbqError(
-            "likelihood is a function from outputs to a law, such as probq.likelihoods.categorical, not "
-            f"{likelihood!r:.80}"
-        )
-    before, q.temperature = q.likelihood, temperature
-    try:
-        if likelihood is not None:
-            _take(q, likelihood)
-        if q.likelihood is None:
-            x, y = next(iter(data))
-            q.likelihood = usual_likelihood(q, x, y)
-            check_targets(q, x, y)
-        if isinstance(q.likelihood, torch.nn.Module):
-            q.likelihood.to(q.device)
-        if not q.calibrated and not fixed_by_decision(q):
-            set_input_scales(q, data)
-    except ProbqError:
-        _take(q, before)
-        raise
-
-
-def _take(q: Quantized, likelihood: Likelihood | None) -> None:
-    del q.likelihood  # torch lets no function take a module's place
-    q.likelihood = likelihood

@@ -18,18 +18,7 @@ from torch import Tensor, nn
 
 import probq
 from probq import Plan, Quantized
-from probq.codebooks import (
-    Codebook,
-    Grid,
-    binary,
-    ladder,
-    learned,
-    levels,
-    powers_of_two,
-    pruned,
-    ternary,
-    uniform,
-)  # fmt: skip
+from probq.codebooks import Codebook, Grid, binary, ladder, learned, levels, powers_of_two, pruned, ternary, uniform
 from probq.testing import book_levels, code_probabilities, decided_copy
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from probq.cost.budget import Budgets
 from probq.network.quantized.quantized import Quantized
 from probq.training.refinement.decide import make_search
 from probq.training.refinement.space import State, WidthSpace
@@ -16,13 +15,7 @@ from probq.utils.batches import Batches
 
 
 def find_candidates(
-    q: Quantized,
-    budget: Budgets,
-    validation: Batches,
-    batches: Batches,
-    evaluations: int,
-    progress: bool,
-    number: int,
+    q: Quantized, validation: Batches, batches: Batches, evaluations: int, progress: bool, number: int
 ) -> list[dict[str, Any]]:
     """A number of different widths worth tuning, if there are so many, the decision of `probq.decide` first.
 
@@ -30,7 +23,7 @@ def find_candidates(
     contenders are the widest uniform widths that keep the budget, with steps up where those leave room. An interrupt
     is the caller's.
     """
-    search = make_search(q, budget, ValidationLoss(q, validation, batches, None), evaluations)
+    search = make_search(q, q.budget, ValidationLoss(q, validation, batches, None), evaluations)
     search.run(progress)
     measured, space = search.ranked, search.space
     best = measured[: number - number // 2]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from probq.decisions.widths import fix_widths
 from probq.network.quantized.quantized import Quantized
 from probq.training.svi.history import Step
-from probq.training.svi.loop import Loop
+from probq.training.svi.trainer import Trainer
 
 SHARE = 0.25  # of the tuning, for all trials together
 FEWEST = 200  # steps of one trial; in fewer, chance decides
@@ -27,10 +27,9 @@ def steps_per_trial(tuning: int, number: int) -> int:
 
 def run_trials(
     q: Quantized,
-    choices: Sequence[Mapping[str, Any]],
+    candidates: Sequence[Mapping[str, Any]],
     numbers: range,
-    begin: Callable[[Quantized], Loop],
-    tune: Callable[[Loop, range], Iterator[Step]],
+    trainer: Trainer,
     loss: Callable[[Quantized], float],
 ) -> Generator[Step, None, None]:
     """Steps of all trials, one after the other on copies of a network, which then is the one of least loss.
@@ -40,19 +39,18 @@ def run_trials(
 
     Args:
         q: the network as the search left it; afterwards the best copy, its widths fixed.
-        choices: of widths, the most promising first.
+        candidates: choices of widths, the most promising first.
         numbers: of the steps; as many for each choice.
-        begin: makes the loop of a network.
-        tune: gives the steps of tuning the network of a loop at its widths.
+        trainer: trains every copy.
         loss: of a tuned network.
     """
-    state, each = torch.get_rng_state(), len(numbers) // len(choices)
-    least, chosen, best = math.inf, choices[0], q
-    for place, widths in enumerate(choices):
+    state, each = torch.get_rng_state(), len(numbers) // len(candidates)
+    least, chosen, best = math.inf, candidates[0], q
+    for place, widths in enumerate(candidates):
         torch.set_rng_state(state)
         tuned = copy.deepcopy(q)
         fix_widths(tuned, widths)
-        for step in tune(begin(tuned), numbers[place * each : (place + 1) * each]):
+        for step in trainer.tune(trainer.loop(tuned), numbers[place * each : (place + 1) * each]):
             yield replace(step, phase="trial")
         found = loss(tuned)
         if place == 0 or found < least:

@@ -54,7 +54,7 @@ def test_a_fit_takes_the_best_of_trials_made_by_hand(norm: bool, number: int) ->
     records = list(probq.steps(q, PAIRS, BUDGET, 64, validation=HELD, search=0.5, trials=number, **HOW))
     list(probq.steps(searched, PAIRS, BUDGET, 32, search=1.0, **HOW))
     held, data = Batches(HELD, q.device), Batches(PAIRS, q.device)
-    widths = find_candidates(searched, BUDGET, held, data, 100, False, number)
+    widths = find_candidates(searched, held, data, 100, False, number)
     epochs = steps_per_trial(96, number) // 3
     losses, networks = [], []
     for own in widths:
@@ -95,7 +95,8 @@ def test_uniform_contenders_are_the_widest_within_the_limit(percent: float) -> N
 @pytest.mark.parametrize("number", [1, 2, 3, 4])
 def test_contenders_are_what_was_measured_best_and_uniform_widths(number: int) -> None:
     q, held, data = network(), Batches(HELD, torch.device("cpu")), Batches(PAIRS, torch.device("cpu"))
-    found = find_candidates(q, BUDGET, held, data, 100, False, number)
+    q.budget = BUDGET
+    found = find_candidates(q, held, data, 100, False, number)
     search = make_search(q, BUDGET, ValidationLoss(q, held, data, None), 100)
     search.run()
     ranked = [search.space.widths(state) for state in search.ranked]
@@ -123,17 +124,21 @@ def test_every_trial_begins_alike_and_the_best_goes_on(losses: list[float], best
     widths = [{"0.weight": w, "3.weight": 1, "0.input": 8, "3.input": 2} for w in (1, 2, 4)]
     began: list[tuple[int, float, bool]] = []
 
-    def tune(own: Quantized, numbers: range) -> Iterator[probq.Step]:
-        alike = all(torch.equal(own.state_dict()[name], tensor) for name, tensor in before.items())
-        untouched = all(torch.equal(q.state_dict()[name], tensor) for name, tensor in before.items())
-        free = all(quantizer.fixed is None for _, quantizer in q.named_quantizers())
-        began.append((own.mode().widths["0.weight"], float(torch.rand(())), alike and untouched and free))
-        own.folded = True
-        with torch.no_grad():
-            own.net[0].weight += len(began)
-        yield from (probq.Step(n, 0, "tune", 0.0, 0.0, 0.0, 0.0, None, 0.0) for n in numbers)
+    class Tuning:
+        def loop(self, own: Quantized) -> Quantized:
+            return own
 
-    trials = run_trials(q, widths, range(10, 16), lambda own: own, tune, lambda own: losses[len(began) - 1])  # type: ignore[arg-type, return-value]
+        def tune(self, own: Quantized, numbers: range) -> Iterator[probq.Step]:
+            alike = all(torch.equal(own.state_dict()[name], tensor) for name, tensor in before.items())
+            untouched = all(torch.equal(q.state_dict()[name], tensor) for name, tensor in before.items())
+            free = all(quantizer.fixed is None for _, quantizer in q.named_quantizers())
+            began.append((own.mode().widths["0.weight"], float(torch.rand(())), alike and untouched and free))
+            own.folded = True
+            with torch.no_grad():
+                own.net[0].weight += len(began)
+            yield from (probq.Step(n, 0, "tune", 0.0, 0.0, 0.0, 0.0, None, 0.0) for n in numbers)
+
+    trials = run_trials(q, widths, range(10, 16), Tuning(), lambda own: losses[len(began) - 1])  # type: ignore[arg-type]
     assert [(record.step, record.phase) for record in trials] == [(n, "trial") for n in range(10, 16)]
     assert [w for w, _, _ in began] == [1, 2, 4]
     assert len({drawn for _, drawn, _ in began}) == 1

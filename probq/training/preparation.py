@@ -1,0 +1,65 @@
+"""A network made ready for a fit: its likelihood, the scales of its inputs, and targets that fit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from probq.decisions.widths import fixed_by_decision
+from probq.errors import ProbqError
+from probq.likelihoods import Likelihood, for_target, only_tensor
+from probq.network.program.program import Observation, Program
+from probq.network.program.substitution import running, substitute
+from probq.network.quantized.quantized import Quantized
+from probq.network.tracing.arguments import arguments
+from probq.training.ptq.input_scales import set_input_scales
+from probq.utils.batches import Batches
+
+
+@torch.no_grad()
+def usual_likelihood(q: Program, x: Any, y: Tensor) -> Likelihood:
+    """The likelihood that `for_target` takes for a batch and what the float network makes of it."""
+    if y.is_floating_point():
+        return for_target(y)
+    with q.evaluating(), running(x):
+        output = substitute(q.net, {}, {}, {}, *arguments(x))
+    return for_target(y, only_tensor(output))
+
+
+@torch.no_grad()
+def check_targets(q: Program, x: Any, y: Tensor) -> None:
+    """Raise unless the targets of a batch can come from the likelihood's law for what the float network computes."""
+    with q.evaluating(), running(x):
+        output = substitute(q.net, {}, {}, {}, *arguments(x))
+    Observation(q.law(output, y)).log_prob(y)
+
+
+def prepare(q: Quantized, data: Batches, likelihood: Likelihood | None, temperature: float) -> None:
+    """Likelihood and scales, as the data has them; what does not fit it leaves the network's likelihood as it was."""
+    if likelihood is not None and not callable(likelihood):
+        raise ProbqError(
+            "likelihood is a function from outputs to a law, such as probq.likelihoods.categorical, not "
+            f"{likelihood!r:.80}"
+        )
+    before, q.temperature = q.likelihood, temperature
+    try:
+        if likelihood is not None:
+            _take(q, likelihood)
+        if q.likelihood is None:
+            x, y = next(iter(data))
+            q.likelihood = usual_likelihood(q, x, y)
+            check_targets(q, x, y)
+        if isinstance(q.likelihood, torch.nn.Module):
+            q.likelihood.to(q.device)
+        if not q.calibrated and not fixed_by_decision(q):
+            set_input_scales(q, data)
+    except ProbqError:
+        _take(q, before)
+        raise
+
+
+def _take(q: Quantized, likelihood: Likelihood | None) -> None:
+    del q.likelihood  # torch lets no function take a module's place
+    q.likelihood = likelihood

@@ -1,0 +1,61 @@
+"""Which widths a fit tunes for: measured on held-out data, and where there is time tried."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator
+from dataclasses import dataclass
+
+from probq.decisions.widths import fix_widths
+from probq.evaluation.diagnostics.held_out import validate
+from probq.network.quantized.quantized import Quantized
+from probq.training.refinement.candidates import find_candidates
+from probq.training.refinement.trials import run_trials, steps_per_trial
+from probq.training.svi.history import Step
+from probq.training.svi.trainer import Trainer
+from probq.utils.batches import Batches
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """Decides between a search and its tuning, by loss on held-out data.
+
+    Args:
+        validation: held-out batches.
+        evaluations: greatest number of networks measured.
+        trials: number of choices that are tuned for a while, if each gets enough steps.
+        progress: show a progress bar while networks are measured.
+    """
+
+    validation: Batches
+    evaluations: int
+    trials: int
+    progress: bool
+
+    def run(self, q: Quantized, trainer: Trainer, numbers: range) -> Generator[Step, None, range]:
+        """Fix the widths of a network.
+
+        Args:
+            q: the network as the search left it; afterwards with fixed widths, and tuned where trials were made.
+            trainer: trains in trials.
+            numbers: steps that are left for trials and tuning.
+
+        Yields:
+            The steps of trials.
+
+        Returns:
+            The numbers of the steps that are left for the tuning.
+        """
+        wanted = self.trials if steps_per_trial(len(numbers), self.trials) else 1  # more would be measured in vain
+        found = find_candidates(q, self.validation, trainer.data, self.evaluations, self.progress, wanted)
+        taken = steps_per_trial(len(numbers), len(found)) * len(found)
+        if taken:
+            yield from run_trials(q, found, numbers[:taken], trainer, self.loss)
+        else:
+            fix_widths(q, found[0])
+        return numbers[taken:]
+
+    def loss(self, q: Quantized) -> float:
+        """The held-out loss of a network for one example in nats; infinite where it is not a number."""
+        loss = validate(q, self.validation)["loss"]
+        return math.inf if math.isnan(loss) else loss

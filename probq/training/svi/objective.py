@@ -1,0 +1,106 @@
+"""The negative evidence lower bound (ELBO) of a batch, and its gradient."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from pyro.infer import TraceMeanField_ELBO
+from torch import Tensor, nn
+
+from probq.errors import ProbqError, sentence
+from probq.network.program.leave_one_out import law_parameters, leave_one_out
+from probq.network.program.program import Observation, Program
+from probq.training.svi.gradients import check_graph_kept, explain_gradients
+
+
+class Bound(NamedTuple):
+    """The bound of one batch, for one example in nats.
+
+    Attributes:
+        value: the negative ELBO with the gradient that moves the laws, a scalar.
+        single: the negative ELBO of one draw, a scalar; `value` itself where one draw is taken.
+        nll: the negative log-likelihood of that draw.
+        laws: the parameters that `value` moves, where it is a mean of several draws; otherwise none, and it moves all.
+    """
+
+    value: Tensor
+    single: Tensor
+    nll: float
+    laws: list[nn.Parameter]
+
+
+class Objective:
+    """The negative ELBO of a network: `E_q[-log p(y | x)] + temperature * KL / N`.
+
+    Args:
+        q: the network, with a likelihood.
+        size: number of examples `N`.
+        draws: of widths and codes; from 2 on, their laws have the gradient of `leave_one_out`.
+    """
+
+    def __init__(self, q: Program, size: int, draws: int) -> None:
+        self.q, self.size, self.draws = q, size, draws
+        self.elbo = TraceMeanField_ELBO()
+        self.unchecked = True  # Pyro's checks are for the first step; on every one they are a tenth of its time
+
+    def __call__(self, x: Any, y: Tensor) -> Bound:
+        """The bound of a batch."""
+        single, nll = self._single(x, y)
+        laws = law_parameters(self.q) if self.draws > 1 else []
+        value = leave_one_out(self.q, x, y, self.size, self.draws) / self.size if laws else single
+        return Bound(value, single, nll, laws)
+
+    def backward(self, loss: Tensor, bound: Bound, settling: bool) -> None:
+        """Give all parameters their gradients: from `loss`, and what belongs to no law from one draw where it has many.
+
+        Scales then stay: their gradient is straight-through, and can lead away from the best bound. While laws settle,
+        nothing else moves.
+
+        Args:
+            loss: the bound's value and what was added to it.
+            bound: of the same batch.
+            settling: whether laws settle.
+        """
+        with explain_gradients():
+            if self.unchecked:
+                check_graph_kept(loss)
+            if bound.laws:
+                still = {id(parameter) for parameter in bound.laws}
+                still |= {id(quantizer.log2_scale) for _, quantizer in self.q.named_quantizers()}
+                others = [p for p in self.q.parameters() if p.requires_grad and id(p) not in still]
+                loss.backward(inputs=bound.laws)
+                if others and not settling:
+                    bound.single.backward(inputs=others)
+            else:
+                loss.backward()
+        self.unchecked = False
+
+    def _single(self, x: Any, y: Tensor) -> tuple[Tensor, float]:
+        """Negative ELBO and negative log-likelihood of one draw."""
+        outputs: list[Any] = []
+
+        def model(*args: Any) -> None:
+            outputs.append(self.q.model(*args))
+
+        with pyro.validation_enabled(self.unchecked):
+            try:
+                loss = self.elbo.differentiable_loss(model, self.q.guide, x, y, self.size) / self.size
+            except ValueError as error:
+                told, cause = _told(error)
+                raise told from cause
+            with torch.no_grad():
+                nll = -Observation(self.q.law(outputs[-1], y)).log_prob(y).mean()
+        return loss, float(nll)
+
+
+def _told(error: Exception) -> tuple[ProbqError, BaseException | None]:
+    """An error of a step and its cause, without the shapes of all sites that Pyro adds where it passes through."""
+    chain: list[BaseException] = [error]
+    while chain[-1].__cause__ is not None:
+        chain.append(chain[-1].__cause__)
+    ours = [one for one in chain if isinstance(one, ProbqError)]
+    if ours:
+        return ours[-1], ours[-1].__cause__
+    return ProbqError(f"the model cannot be fitted: {sentence(chain[-1])}"), chain[-1]

@@ -1,0 +1,76 @@
+"""What all loops of a fit have in common, and the two kinds of training: the search for widths, and at fixed ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+from probq.cost.budget import Budgets
+from probq.network.quantized.quantized import Quantized
+from probq.rules import Rule
+from probq.training.ptq.batch_norm import has_norms
+from probq.training.svi.history import Step
+from probq.training.svi.learning_rates import Rates, parameter_groups
+from probq.training.svi.loop import Loop
+from probq.utils.batches import Batches
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """Trains networks alike: the one that is fitted, and in trials copies of it.
+
+    Args:
+        data: the batches.
+        budget: limit on the expected cost, several, or None.
+        rule: enforces it in the search.
+        optimizer: makes an optimizer of parameter groups.
+        rates: learning rates.
+        draws: of widths and codes in each step; from 2 on, their laws have the gradient of `leave_one_out`.
+        rounding: whether codes are rounded at fixed widths, or drawn.
+    """
+
+    data: Batches
+    budget: Budgets
+    rule: Rule
+    optimizer: Callable[..., torch.optim.Optimizer]
+    rates: Rates
+    draws: int = 1
+    rounding: bool = True
+
+    def loop(self, q: Quantized) -> Loop:
+        """The steps of one network, from the first batch on."""
+        return Loop(q, self.data, self.budget, self.draws)
+
+    def search(self, loop: Loop, steps: int) -> Iterator[Step]:
+        """Learn widths for a number of steps; with several draws the rates fall with a cosine."""
+        for _, quantizer in loop.q.named_quantizers():
+            quantizer.tuned = None
+        optimizer = self.optimizer(parameter_groups(loop.q, self.rates, steps))
+        cosine = CosineAnnealingLR(optimizer, steps) if self.draws > 1 else None
+        yield from loop.search(optimizer, cosine, self.rule, steps)
+
+    def tune(self, loop: Loop, numbers: range) -> Iterator[Step]:
+        """Train at fixed widths, in the numbered steps, while the rates fall with a cosine."""
+        q = loop.q
+        if _folds_late(q):
+            q.folded = False
+        else:
+            loop.fold()
+        for _, quantizer in q.named_quantizers():
+            quantizer.tuned = None if quantizer.fixed is None else quantizer.fixed.clone()
+        q.rounding = self.rounding
+        q.train()
+        optimizer = self.optimizer(parameter_groups(q, self.rates, None))
+        yield from loop.tune(optimizer, CosineAnnealingLR(optimizer, len(numbers)), numbers)
+
+
+def _folds_late(q: Quantized) -> bool:
+    """Whether batch normalisation can be folded when all is learned: integer multipliers follow its gains, codes stay.
+
+    Scales in powers of two do not follow, so that the folded network has to be trained.
+    """
+    folded = [layer.weight for layer in q.layers if layer.norm]
+    return bool(folded) and has_norms(q) and all(q.weights[name].multipliers > 1 for name in folded)
