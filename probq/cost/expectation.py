@@ -1,15 +1,15 @@
-"""Exact expectations of costs under the posterior over widths, with gradients."""
+"""Exact expectations of what layers cost under the posterior over widths, with gradients."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from probq import cost as costs
-from probq.errors import ProbqError
+from probq.cost.layer_costs import Cost
 from probq.network.tracing.layer import Layer
 
 
@@ -27,7 +27,7 @@ class CostTables:
             narrowest rung has 0 bits.
     """
 
-    cost: costs.Cost
+    cost: Cost
     pairs: tuple[tuple[Layer, Tensor], ...]
     sites: Mapping[str, str]
     reads: Mapping[str, str]
@@ -38,6 +38,20 @@ class CostTables:
     def site(self, name: str | None) -> str:
         """The name whose width a quantizer has: its own, or that of the one it is tied to."""
         return self.sites.get(name or "", name or "")
+
+
+def expected(table: np.ndarray | Tensor, weight_probs: Tensor, input_probs: Tensor) -> Tensor:
+    """Exact expectation of one layer's cost under independent widths, a scalar with gradients.
+
+        E[cost] = mean over gates g of sum_ij P_g(w = i) P(a = j) cost(i, j)
+
+    Args:
+        table: cost of every pair `[weight rungs, input rungs]`.
+        weight_probs: `[..., weight rungs]`, a row for each gate.
+        input_probs: `[input rungs]`.
+    """
+    share = weight_probs.reshape(-1, weight_probs.shape[-1]).mean(0).double()
+    return share @ torch.as_tensor(table, dtype=torch.float64, device=share.device) @ input_probs.double()
 
 
 def layer_expectation(tables: CostTables, layer: Layer, table: Tensor, laws: Mapping[str, Tensor]) -> Tensor:
@@ -54,7 +68,7 @@ def layer_expectation(tables: CostTables, layer: Layer, table: Tensor, laws: Map
     if tables.site(layer.weight) == tables.site(layer.input) and layer.weight in laws:
         result = weight.double() @ table.diagonal()  # one width, not two
     else:
-        result = costs.expected(table, weight, x)
+        result = expected(table, weight, x)
     if layer.name not in tables.reads:
         return result
     gone = laws[tables.reads[layer.name]][..., 0].double().reshape(-1)
@@ -66,38 +80,3 @@ def layer_expectation(tables: CostTables, layer: Layer, table: Tensor, laws: Map
     of_rungs = table @ x.double()
     together = law[:, 1:] @ of_rungs[1:]
     return result + (together - (law @ of_rungs) * (1 - gone)).mean() / len(gone)
-
-
-def expected_cost(tables: CostTables, laws: Mapping[str, Tensor]) -> Tensor:
-    """Exact `E[cost]` of a network, a float64 scalar with gradients.
-
-    Args:
-        tables: of the cost.
-        laws: probability of each rung of every quantizer, `[..., B]`.
-    """
-    if isinstance(tables.cost, costs.Largest):
-        return _largest(tables, laws)
-    return torch.stack([layer_expectation(tables, layer, table, laws) for layer, table in tables]).sum()
-
-
-def _largest(tables: CostTables, laws: Mapping[str, Tensor]) -> Tensor:
-    """`E[max] = sum over values v of v (P(max <= v) - P(max < v))`, with `P(max <= v)` a product over widths."""
-    fixed = 0.0
-    values: dict[str, Tensor] = {}
-    for layer, table in tables:
-        if (table != table[:1]).any():
-            raise ProbqError(
-                f"{costs.name(tables.cost)} takes the largest of a cost of the input alone; this one is not"
-            )
-        if layer.input is None or layer.input not in laws:
-            fixed = max(fixed, float(table[0].max()))
-        else:
-            site = tables.site(layer.input)
-            values[site] = torch.maximum(values[site], table[0]) if site in values else table[0]
-    least = torch.tensor([fixed], dtype=torch.float64, device=next(iter(tables))[1].device)
-    every = torch.unique(torch.cat([least, *values.values()]))
-    every = every[every >= fixed]
-    below = torch.ones_like(every)
-    for site, of_rungs in values.items():
-        below = below * ((of_rungs[None] <= every[:, None]).double() @ laws[site].double())
-    return (every * torch.diff(below, prepend=torch.zeros_like(below[:1]))).sum()

@@ -10,15 +10,16 @@ from typing import Any
 
 import numpy as np
 
+from probq.cost.layer_costs import FLOAT_BITS
+from probq.cost.network_cost import NetworkCost
 from probq.errors import ProbqError
 from probq.network.tracing.layer import Layer
 
 COLUMNS = ("layer", "weight_bits", "input_bits", "cost")
-FLOAT_BITS = 32
 
 
 @dataclass(frozen=True, repr=False)
-class CostTable:
+class CostTable(NetworkCost):
     """A cost that is looked up; made by `table`.
 
     Attributes:
@@ -63,6 +64,16 @@ class CostTable:
         if not own:
             raise ProbqError(f"the cost table has no row for layer {layer.name}; it needs some for every layer")
         return self.entries.get((layer.name, FLOAT_BITS, FLOAT_BITS), max(own))
+
+    def to_entry(self) -> dict[str, Any]:
+        """Its name and rows."""
+        return {"cost": self.label, "table": [[*key, cost] for key, cost in self.entries.items()]}
+
+    @classmethod
+    def from_entry(cls, entry: Mapping[str, Any]) -> CostTable:
+        """The table of what `to_entry` gave."""
+        rows = {(str(layer), int(w), int(a)): float(cost) for layer, w, a, cost in entry["table"]}
+        return cls(rows, str(entry["cost"]))
 
 
 def table(source: Any, name: str = "table") -> CostTable:

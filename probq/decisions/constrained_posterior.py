@@ -162,16 +162,18 @@ def constrain(q: Program, budgets: Sequence[Budget], strict: bool = True) -> Con
     Raises:
         ProbqError: as told; it names the layer.
     """
-    wanted = [(without_pruning(b.cost), b.cost, b.absolute(q.layers)) for b in budgets]
+    wanted = [(costs.as_network_cost(b.cost).by_layers(), b.cost, b.absolute(q.layers)) for b in budgets]
     barred: dict[str, np.ndarray] = {}
-    for cost, _, limit in wanted:
-        if isinstance(cost, costs.Largest) and not _bar(q, cost, limit, barred, strict):
+    barring = [row for row in wanted if costs.as_network_cost(row[0]).limits_each_layer]
+    for cost, _, limit in barring:
+        if not _bar(q, cost, limit, barred, strict):
             return None
-    rows = [row for row in wanted if not isinstance(row[0], costs.Largest)] or [(costs.bops, costs.bops, math.inf)]
+    rows = [row for row in wanted if not costs.as_network_cost(row[0]).limits_each_layer]
+    rows = rows or [(costs.bops, costs.bops, math.inf)]
     discrete = replace(
         width_problem(q, [cost for cost, _, _ in rows], barred),
         names=tuple(costs.name(cost) for _, cost, _ in rows),
-        within=_within(wanted),
+        within=_within(barring),
     )
     coupled = {k: (cost, limit) for k, (_, cost, limit) in enumerate(rows) if q.cost_tables(cost).reads}
     free = 2 * discrete.full + 1
@@ -181,15 +183,8 @@ def constrain(q: Program, budgets: Sequence[Budget], strict: bool = True) -> Con
 
 def _within(rows: Sequence[tuple[costs.Cost, costs.Cost, float]]) -> str:
     """The limits on a largest layer, for messages."""
-    largest = [
-        f"{format_number(limit)} {costs.name(cost)}" for cost, _, limit in rows if isinstance(cost, costs.Largest)
-    ]
+    largest = [f"{format_number(limit)} {costs.name(cost)}" for cost, _, limit in rows]
     return " within " + " and ".join(largest) if largest else ""
-
-
-def without_pruning(cost: costs.Cost) -> costs.Cost:
-    """A cost that knows pruned channels, without that knowledge."""
-    return cost.of if isinstance(cost, costs.Pruned) else cost
 
 
 def costs_by_input(q: Program, cost: costs.Cost) -> list[tuple[Layer, str, Tensor]]:

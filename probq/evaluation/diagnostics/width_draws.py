@@ -157,5 +157,4 @@ def draw_costs(q: Program, shares: dict[str, np.ndarray], cost: costs.Cost) -> n
     for layer, pairs in tables:
         left = 1 - shares[tables.reads[layer.name]][:, 0] if layer.name in tables.reads else 1.0
         parts.append(np.zeros(draws) + left * _pair(layer, shares, pairs.cpu().numpy()))
-    total = np.max(parts, 0) if isinstance(cost, costs.Largest) else sum(parts)
-    return np.asarray(costs.percent(total, q.layers, cost))
+    return np.asarray(costs.percent(costs.as_network_cost(cost).aggregate(parts), q.layers, cost))

@@ -122,7 +122,8 @@ def _check_total(n: int, least: float, limit: float) -> None:
 
 def _sums(q: Quantized, several: tuple[Budget, ...]) -> tuple[Problem, np.ndarray]:
     """The discrete problem of one member, and the limits on sums over all members."""
-    if any(isinstance(b.cost, costs.Largest | costs.Pruned) for b in several):
+    kinds = [costs.as_network_cost(b.cost) for b in several]
+    if any(kind.limits_each_layer or kind.sees_pruned for kind in kinds):
         raise ProbqError("the members' costs are added up, so an ensemble takes costs that are sums over layers")
     found = constrain(q, several)
     assert found is not None  # nothing is barred

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from probq import cost as costs
 from probq.codebooks.codebook import half_up
 from probq.codebooks.rounding.nearest import BroadcastGrid
-from probq.cost.expectation import CostTables, expected_cost
+from probq.cost.expectation import CostTables
+from probq.cost.totals import expected_cost
 from probq.estimators import drawn_law
 from probq.likelihoods import Likelihood
 from probq.network.program.folding import Fold, fold, shift_bias
@@ -135,7 +136,8 @@ class Network(nn.Module):
                 for name in (layer.weight, layer.input)
             )
             tables.append((layer, torch.as_tensor(costs.pairs(layer, weight, x, cost), device=self.device)))
-        return CostTables(cost, tuple(tables), self.sites, self._reads() if isinstance(cost, costs.Pruned) else {})
+        reads = self._reads() if costs.as_network_cost(cost).sees_pruned else {}
+        return CostTables(cost, tuple(tables), self.sites, reads)
 
     def _reads(self) -> dict[str, str]:
         """For each layer, the weight it reads where that one has a gate for each channel and may prune it."""

@@ -11,17 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from probq import cost as costs
 from probq.codebooks import Codebook, Grid, Ladder, Table
 from probq.cost.budget import Budget
-from probq.cost.measured import CostTable
+from probq.cost.entries import from_entry
 from probq.errors import ProbqError
 from probq.likelihoods import Categorical, Likelihood, Normal, categorical
 from probq.network.quantized.file_format import read
 from probq.network.quantized.law_entries import laws_from_entry
 from probq.network.quantized.network_entry import NET, check_computes_the_same, check_fits
 from probq.network.quantized.quantized import Quantized
-from probq.network.quantized.save import COSTS, LIKELIHOOD
+from probq.network.quantized.save import LIKELIHOOD
 from probq.network.quantizers.activation import Activation
 from probq.network.quantizers.base import InputQuantizer
 from probq.network.quantizers.plan import Plan
@@ -150,12 +149,7 @@ def _budgets(entry: Any) -> Budget | tuple[Budget, ...] | None:
 def _budget(entry: Mapping[str, Any] | None) -> Budget | None:
     if entry is None or "note" in entry:
         return None
-    if "table" in entry:
-        rows = {(str(layer), int(w), int(a)): float(cost) for layer, w, a, cost in entry["table"]}
-        cost: costs.Cost = CostTable(rows, str(entry["cost"]))
-    else:
-        cost = next(c for c in COSTS if costs.name(c) == entry["cost"])
-    return Budget(entry["percent"], entry["limit"], cost, entry.get("probability"))
+    return Budget(entry["percent"], entry["limit"], from_entry(entry), entry.get("probability"))
 
 
 def _likelihood(entry: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Likelihood | None:

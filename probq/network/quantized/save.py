@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from probq import cost as costs
 from probq.cost.budget import Budget, Budgets, budgets
-from probq.cost.measured import CostTable
+from probq.cost.entries import to_entry
 from probq.errors import ProbqError
 from probq.likelihoods import Categorical, Likelihood, Normal, categorical
 from probq.network.program.program import Program
@@ -22,12 +21,6 @@ from probq.network.quantizers.base import Quantizer
 from probq.network.quantizers.weight import WeightQuantizer
 from probq.network.tracing.fingerprint import fingerprint
 from probq.utils.version import probq_version
-
-# costs that a file can name
-COSTS = (
-    costs.bops, costs.pruned_bops, costs.ebops, costs.storage, costs.activations, costs.largest_activation,
-)  # fmt: skip
-
 
 LIKELIHOOD = "likelihood."  # how the keys of its tensors begin
 
@@ -109,14 +102,12 @@ def _budget_entries(budget: Budgets, notes: list[str]) -> Any:
 
 
 def _budget_entry(budget: Budget, notes: list[str]) -> dict[str, Any]:
-    if isinstance(budget.cost, CostTable):
-        table = [[*key, cost] for key, cost in budget.cost.entries.items()]
-        return {"percent": budget.percent, "limit": budget.limit, "cost": budget.cost.label, "table": table}
-    if budget.cost not in COSTS:
+    cost = to_entry(budget.cost)
+    if cost is None:
         notes.append(f"{budget!r} was not saved, because a file cannot hold its cost; give it to fit, mode and sample")
         return {"note": notes[-1]}
     chance = {} if budget.probability is None else {"probability": budget.probability}
-    return {"percent": budget.percent, "limit": budget.limit, "cost": costs.name(budget.cost), **chance}
+    return {"percent": budget.percent, "limit": budget.limit, **cost, **chance}
 
 
 def _likelihood_entry(likelihood: Likelihood | None, notes: list[str]) -> dict[str, Any]:

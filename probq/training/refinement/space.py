@@ -127,7 +127,7 @@ class StateCost:
     """
 
     def __init__(self, layers: Sequence[Layer], cost: costs.Cost, space: WidthSpace) -> None:
-        self.cost = cost
+        self.cost = costs.as_network_cost(cost)
         place = {name: k for k, name in enumerate(space.names)}
         place |= {name: place[site] for name, site in space.sites.items()}
         self.tables = []
@@ -146,4 +146,4 @@ class StateCost:
         each = np.empty((len(self.tables), len(states)))
         for row, (places, table) in zip(each, self.tables, strict=True):
             row[:] = table[tuple(states[:, k] for k in places)]
-        return each.max(0) if isinstance(self.cost, costs.Largest) else each.cumsum(0)[-1]  # in the order of the layers
+        return np.asarray(self.cost.aggregate(each))  # summed in the order of the layers, as `cost.total` does

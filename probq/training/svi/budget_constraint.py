@@ -12,7 +12,7 @@ from torch import Tensor
 from probq import cost as costs
 from probq.cost.budget import Budget
 from probq.decisions.allocation.chance_constraints import ChanceConstraint, LargestCost, chance_constraint
-from probq.decisions.constrained_posterior import costs_by_input, width_problem, without_pruning
+from probq.decisions.constrained_posterior import costs_by_input, width_problem
 from probq.decisions.widths import widths_are_fixed
 from probq.network.program.program import Program
 
@@ -71,9 +71,10 @@ class BudgetConstraint:
 
 def _chance(q: Program, cost: costs.Cost, p: float) -> ChanceConstraint:
     """The chance that a cost keeps a limit; with pruned channels the bound that counts them as if they were there."""
-    if isinstance(cost, costs.Largest):
+    kind = costs.as_network_cost(cost)
+    if kind.limits_each_layer:
         return LargestCost([(site, of_rungs) for _, site, of_rungs in costs_by_input(q, cost)], p)
-    return chance_constraint(width_problem(q, without_pruning(cost)), p)
+    return chance_constraint(width_problem(q, kind.by_layers()), p)
 
 
 def enforce_chance(q: Program, constraints: Sequence[BudgetConstraint]) -> None:

@@ -1,0 +1,28 @@
+"""Costs as JSON, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from probq.cost.largest import largest_activation
+from probq.cost.layer_costs import Cost, activations, bops, ebops, name, storage
+from probq.cost.measured import CostTable
+from probq.cost.network_cost import as_network_cost
+from probq.cost.pruned import pruned_bops
+
+NAMED: tuple[Cost, ...] = (bops, pruned_bops, ebops, storage, activations, largest_activation)
+
+
+def to_entry(cost: Cost) -> dict[str, Any] | None:
+    """What JSON can hold of a cost; None for one of the user's own."""
+    return {"cost": name(cost)} if cost in NAMED else as_network_cost(cost).to_entry()
+
+
+def from_entry(entry: Mapping[str, Any]) -> Cost:
+    """The cost of an entry.
+
+    Raises:
+        StopIteration: if there is no such cost.
+    """
+    return CostTable.from_entry(entry) if "table" in entry else next(c for c in NAMED if name(c) == entry["cost"])
