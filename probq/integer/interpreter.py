@@ -15,7 +15,7 @@ import numpy as np
 from probq.errors import ProbqError
 from probq.integer.data_movement import MOVES, behind_batch, check_range
 from probq.integer.node import Node
-from probq.integer.windows import ceil_size, columns, pad, pool, span
+from probq.integer.windows import blind, ceil_size, columns, pad, pool, span
 
 COLUMNS = 2**22  # elements of one block of a convolution's unfolded input
 LOWEST = np.iinfo(np.int64).min
@@ -218,9 +218,7 @@ def _max_pool(node: Node, x: np.ndarray) -> np.ndarray:
         if spec["ceil_mode"]:
             size = ceil_size(length, (low, high), kernel, stride, dilation)
             high = max(high, (size - 1) * stride + dilation * (kernel - 1) + 1 - length - low)
-        start = np.arange(span(length + low + high, kernel, stride, dilation)) * stride - low
-        first = np.maximum(-(start // dilation), 0)  # the first tap that is not in front of the input
-        if ((first >= kernel) | (start + dilation * first >= length)).any():
+        if blind(length, low, span(length + low + high, kernel, stride, dilation), kernel, stride, dilation):
             raise ProbqError("a window sees nothing but padding; use less padding")
         padding.append([low, high])
     return pool(pad(x, padding, LOWEST), spec["kernel"], spec["stride"], spec["dilation"], np.maximum)

@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 from probq.errors import ProbqError
 from probq.integer.node import Node
-from probq.integer.windows import ceil_size, span
+from probq.integer.windows import blind, ceil_size, span
 
 Shape = tuple[int, ...]
 
@@ -110,6 +110,10 @@ def _pool(node: Node, x: Shape) -> Shape:
         size = [span(*each) for each in zip(wide, spec["kernel"], spec["stride"], dilation, strict=True)]
     if min(size, default=1) < 1:
         raise ProbqError(f"a kernel of {spec['kernel']} does not fit a value of shape {x}")
+    if node.op == "max_pool":
+        lows = [low for low, _ in spec["padding"]]
+        if any(map(blind, x[kept:], lows, size, spec["kernel"], spec["stride"], dilation)):
+            raise ProbqError("a window sees nothing but padding; use less padding")
     return (*x[:kept], *size)
 
 

@@ -8,6 +8,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from probq.errors import ProbqError
 
+MOST_CHECKED = 2**20  # windows before the input; more are in no model that fits into memory
 MOST_TAPS = 64  # passes over all windows; larger ones are joined one by one
 
 
@@ -34,6 +35,19 @@ def ceil_size(length: int, padding: Sequence[int], kernel: int, stride: int, dil
     """
     size = -(-(length + sum(padding) - dilation * (kernel - 1) - 1) // stride) + 1
     return size - ((size - 1) * stride >= length + padding[0])
+
+
+def blind(length: int, low: int, size: int, kernel: int, stride: int, dilation: int) -> bool:
+    """Whether one of `size` windows, the first of which starts `low` elements before the input, sees only padding.
+
+    >>> blind(1, 1, 1, 2, 2, 2), blind(2, 1, 2, 2, 1, 1)
+    (True, False)
+    """
+    if low > dilation * (kernel - 1) or (size - 1) * stride - low >= length:
+        return True
+    start = np.arange(min(size, -(-low // stride), MOST_CHECKED)) * stride - low
+    first = -(start // dilation)  # the first tap that is not in front of the input
+    return bool(((first >= kernel) | (start + dilation * first >= length)).any())
 
 
 def pad(x: np.ndarray, padding: Sequence[Sequence[int]], fill: int) -> np.ndarray:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from probq import IntegerModel
 from probq.errors import ProbqError
 from probq.integer import Node
 from probq.integer.interpreter import OPERATIONS, evaluate, quantize
@@ -143,9 +144,15 @@ def test_max_pool_padding_never_wins() -> None:
 
 
 def test_max_pool_that_sees_only_padding_is_refused() -> None:
-    pool = node("max_pool", kernel=[2], stride=[1], padding=[[2, 2]], dilation=[1], ceil_mode=False)
-    with pytest.raises(ProbqError, match="nothing but padding"):
-        evaluate(pool, np.ones((1, 1, 4), int))
+    """By the interpreter, and before anything runs by the model that holds it."""
+    for length, padding, dilation in ((4, [2, 2], 1), (1, [1, 1], 2), (4, [0, 3], 1)):
+        options = {"kernel": [2], "stride": [1], "padding": [padding], "dilation": [dilation], "ceil_mode": False}
+        pool = Node("pool", "max_pool", ("x",), options)
+        with pytest.raises(ProbqError, match="nothing but padding"):
+            evaluate(pool, np.ones((1, 1, length), int))
+        x = Node("x", "input", attributes={"shape": [1, length], "scale": 1.0, "lo": 0, "hi": 3})
+        with pytest.raises(ProbqError, match="nothing but padding"):
+            IntegerModel([x, pool], "pool", 1.0)
 
 
 @given(st.data())
