@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from probq.errors import ProbqError
 from probq.integer.lowering.exported import BATCH, Mark, exported, module_name, named_arguments, operation, where_of
 from probq.integer.lowering.operations.arithmetic import ARITHMETIC
-from probq.integer.lowering.operations.basic import OPERATIONS, whole_numbers
 from probq.integer.lowering.operations.data_movement import PARTS
+from probq.integer.lowering.operations.dispatch import OPERATIONS
+from probq.integer.lowering.operations.elementwise import whole_numbers
 from probq.integer.lowering.operations.layers import Layers, geometry
 from probq.integer.lowering.operations.tables import MODULES, argument, table
 from probq.integer.lowering.operations.values import Value, common, refusal

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from probq.errors import ProbqError
-from probq.integer.lowering.operations.basic import numbers
+from probq.integer.lowering.operations.elementwise import numbers
 from probq.integer.lowering.operations.values import MOST, Value, common, compressed, fine_enough, in_steps, refusal
 
 Shape: TypeAlias = tuple[int, ...]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from probq.codebooks import Grid
 from probq.codebooks.rounding.scales import MULTIPLIERS
 from probq.errors import ProbqError
-from probq.integer.lowering.operations.basic import many
+from probq.integer.lowering.operations.pooling import many
 from probq.integer.lowering.operations.requantize import Target
 from probq.integer.lowering.operations.values import MOST, Requantizer, Value, multiplied, refusal
 from probq.integer.packing import Packing

@@ -1,0 +1,52 @@
+"""Operations that change no width, element by element: clips, and what changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from probq.integer.lowering.operations.values import Value, clipped, refusal
+
+WIDEST = 2**16  # of whole numbers that enter the network
+
+
+def numbers(where: str, value: Value) -> Value:
+    """The value itself, unless it is the network's own input, which no quantizer has rounded yet."""
+    if value.op in ("real", "index"):
+        raise refusal(where, "it works on the network's own input before any layer; do it outside of the network")
+    return value
+
+
+def whole_numbers(given: Any, where: str) -> Any:
+    """An operand, where it is the network's own input of whole numbers as integers that are worth themselves."""
+    if not isinstance(given, Value) or given.op != "index":
+        return given
+    if given.bound > WIDEST:
+        raise refusal(
+            where, "it computes with whole numbers of any size; give uint8, or 16 bits at most, or real numbers"
+        )
+    attributes = {"shape": list(given.shape), "scale": 1.0, "lo": int(given.low), "hi": int(given.high)}
+    return Value("input", (), given.shape, given.where, low=given.low, high=given.high, attributes=attributes)
+
+
+def same(value: Value, *_: Any, **__: Any) -> Value:
+    """Operations that change nothing when the network is evaluated."""
+    return value
+
+
+def clip(low: float | None, high: float | None) -> Callable[..., Value]:
+    """A clip with fixed limits, such as a ReLU."""
+    return lambda value, where, shape: clipped(value, low, high, where)
+
+
+def clamp(value: Value, where: str, shape: tuple[int, ...], low: Any = None, high: Any = None) -> Value:
+    """`clamp` with fixed limits."""
+    if isinstance(low, Value) or isinstance(high, Value):
+        raise refusal(where, "its limits are computed")
+    limits = [None if c is None else float(c) for c in (low, high)]
+    return clipped(value, limits[0], limits[1], where)
+
+
+def hardtanh(value: Value, where: str, shape: tuple[int, ...], low: float = -1.0, high: float = 1.0) -> Value:
+    """`hardtanh`."""
+    return clamp(value, where, shape, low, high)
