@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
-
 from probq.errors import ProbqError
-from probq.likelihoods import Categorical
+from probq.likelihoods import as_network_likelihood
 from probq.network.quantized.quantized import Quantized
 from probq.network.quantizers.base import Quantizer
 from probq.network.quantizers.weight import WeightQuantizer
@@ -36,7 +34,7 @@ def _terms(a: Quantized, b: Quantized) -> list[tuple[str, Any, Any]]:
     return [
         ("layers", [(m.name, m.shape) for m in a.layers], [(m.name, m.shape) for m in b.layers]),
         ("plan", _plan(a), _plan(b)),
-        ("likelihood", _kind(a.likelihood), _kind(b.likelihood)),
+        ("likelihood", *(as_network_likelihood(q.likelihood).identity() for q in (a, b))),
         ("temperature", a.temperature, b.temperature),
         ("budget", a.budget, b.budget),
     ]
@@ -51,11 +49,3 @@ def _plan(q: Quantized) -> Any:
 def _laws(z: Quantizer) -> list[Any]:
     both = [z.ladder, z.gates, tuple(z.log2_scale.shape), z.multipliers, z.free, z.width_prior, z.chosen_estimator]
     return [*both, z.nearest, z.code_prior_law, z.free_codes] if isinstance(z, WeightQuantizer) else both
-
-
-def _kind(likelihood: Any) -> Any:
-    """A function itself; of a module with parameters of its own, what it is."""
-    if isinstance(likelihood, Categorical):
-        weight = None if likelihood.weight is None else likelihood.weight.tolist()
-        return Categorical, likelihood.axis, likelihood.ignore_index, weight
-    return type(likelihood) if isinstance(likelihood, nn.Module) else likelihood

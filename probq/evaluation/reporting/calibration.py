@@ -17,7 +17,8 @@ from probq.errors import ProbqError
 from probq.evaluation.metrics.reliability import reliability_of
 from probq.evaluation.reporting.page import figure, paragraph
 from probq.integer import IntegerModel
-from probq.likelihoods import Classes, for_target
+from probq.likelihoods import for_target
+from probq.likelihoods.classes import observed
 from probq.network.program.program import Observation
 from probq.network.quantized.quantized import Quantized
 
@@ -88,6 +89,6 @@ def _probabilities(laws: list[Distribution], y: Tensor) -> tuple[np.ndarray, np.
     if not all(isinstance(law, Categorical) for law in laws):
         raise ProbqError("calibration needs classes, and the likelihood is of another kind; leave out validation")
     y = Observation(laws[0]).shaped(y).to(laws[0].logits.device)  # type: ignore[attr-defined]
-    seen = laws[0].observed(y) if isinstance(laws[0], Classes) else torch.ones_like(y, dtype=torch.bool)
+    seen = observed(laws[0], y)
     probabilities = torch.stack([law.logits.double().softmax(-1)[seen] for law in laws]).mean(0)  # type: ignore[attr-defined]
     return probabilities.detach().cpu().numpy(), y[seen].cpu().numpy()

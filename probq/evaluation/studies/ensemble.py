@@ -19,7 +19,7 @@ from probq.decisions.within_budget import mode, sample
 from probq.errors import ProbqError
 from probq.integer.ensemble import Ensemble
 from probq.integer.lowering.lower import lower
-from probq.likelihoods import Categorical, Normal
+from probq.likelihoods import as_network_likelihood
 from probq.network.program.decided_codes import decided_codes
 from probq.network.program.program import check_posterior
 from probq.network.quantized.quantized import Quantized
@@ -61,7 +61,7 @@ def ensemble(q: Quantized, n: int, budget: Budgets = None, *, seed: int = 0) -> 
     warn_untuned(count_untuned(q, assignments), n, "members", "probq.ensemble(q.at(q.mode()), ...)")
     cost = several[0].cost if several else costs.bops
     spent = [a.cost(cost) for a in assignments]
-    noise = float(q.likelihood.log_sd.detach().exp()) ** 2 if isinstance(q.likelihood, Normal) else None
+    likelihood = as_network_likelihood(q.likelihood)
     metadata: dict[str, Any] = {
         "cost": costs.name(cost),
         "costs": spent,
@@ -70,10 +70,9 @@ def ensemble(q: Quantized, n: int, budget: Budgets = None, *, seed: int = 0) -> 
         "temperature": q.temperature,
         "seed": seed,
         "versions": {"probq": probq_version()},
+        **likelihood.metadata(),
     }
-    if isinstance(q.likelihood, Categorical):
-        metadata["class axis"] = q.likelihood.axis
-    return Ensemble([lower(q, a) for a in assignments], noise, metadata)
+    return Ensemble([lower(q, a) for a in assignments], likelihood.noise_variance, metadata)
 
 
 def draw_members(q: Quantized, n: int, budget: Budgets, seed: int) -> list[Assignment]:

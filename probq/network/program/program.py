@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, constraints
 
 from probq.errors import ProbqError, sentence
-from probq.likelihoods import Classes, categorical, fits, for_target, hits, is_usual, only_tensor
+from probq.likelihoods import categorical, fits, for_target, hits, is_usual, only_tensor
+from probq.likelihoods.classes import observed
 from probq.network.distributions.uniform_codes import UniformCodes
 from probq.network.distributions.whole import ONE_DRAW
 from probq.network.program.network import Network
@@ -245,7 +246,7 @@ def _way_out(law: Distribution, value: Tensor) -> str:
 def _reason(law: Distribution, value: Tensor, error: Exception) -> str:
     """Why a law cannot give targets."""
     if isinstance(law, Categorical) and value.numel():
-        seen = law.observed(value) if isinstance(law, Classes) else torch.ones_like(value, dtype=torch.bool)
+        seen = observed(law, value)
         last, strange = law.logits.shape[-1] - 1, value[seen & ((value < 0) | (value >= law.logits.shape[-1]))]
         if len(strange):
             return (

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from probq.codebooks import Codebook, Grid, Ladder, Table
 from probq.cost.budget import Budget
-from probq.cost.entries import from_entry
+from probq.cost.entries import from_entry as cost_from_entry
 from probq.errors import ProbqError
-from probq.likelihoods import Categorical, Likelihood, Normal, categorical
+from probq.likelihoods.entries import from_entry as likelihood_from_entry
 from probq.network.quantized.file_format import read
 from probq.network.quantized.law_entries import laws_from_entry
 from probq.network.quantized.network_entry import NET, check_computes_the_same, check_fits
@@ -99,7 +99,8 @@ def _assembled(manifest: Mapping[str, Any], tensors: Mapping[str, Tensor], net: 
     for name, (bits, signed) in manifest.get("activations", {}).items():
         tables[name] = Activation(int(bits), bool(signed), torch.empty(0, device="meta"), torch.clone)
         tables[name].to(tensors[f"tables.{name.replace('.', '/')}.input.log2_scale"].dtype)
-    likelihood, sites = _likelihood(manifest["likelihood"], tensors), manifest.get("sites", {})
+    own = {name.removeprefix(LIKELIHOOD): tensor for name, tensor in tensors.items() if name.startswith(LIKELIHOOD)}
+    likelihood, sites = likelihood_from_entry(manifest["likelihood"], own), manifest.get("sites", {})
     q = Quantized(net, layers, weights, inputs, tuple(manifest["notes"]), likelihood, tables, sites)
     q.temperature, q.budget = float(manifest["temperature"]), _budgets(manifest["budget"])
     q.folded, q.calibrated = bool(manifest["folded"]), bool(manifest["calibrated"])
@@ -149,12 +150,4 @@ def _budgets(entry: Any) -> Budget | tuple[Budget, ...] | None:
 def _budget(entry: Mapping[str, Any] | None) -> Budget | None:
     if entry is None or "note" in entry:
         return None
-    return Budget(entry["percent"], entry["limit"], from_entry(entry), entry.get("probability"))
-
-
-def _likelihood(entry: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Likelihood | None:
-    if entry["kind"] == "normal":
-        return Normal(None if entry["learned"] else entry["sd"])
-    if "axis" in entry:
-        return Categorical(entry["axis"], tensors.get(f"{LIKELIHOOD}weight"), entry["ignore_index"])
-    return categorical if entry["kind"] == "categorical" else None
+    return Budget(entry["percent"], entry["limit"], cost_from_entry(entry), entry.get("probability"))

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from probq.cost.budget import Budget, Budgets, budgets
-from probq.cost.entries import to_entry
+from probq.cost.entries import to_entry as cost_to_entry
 from probq.errors import ProbqError
-from probq.likelihoods import Categorical, Likelihood, Normal, categorical
+from probq.likelihoods import Likelihood
+from probq.likelihoods.entries import to_entry as likelihood_to_entry
 from probq.network.program.program import Program
 from probq.network.quantized.file_format import write
 from probq.network.quantized.law_entries import laws_to_entry
@@ -102,7 +103,7 @@ def _budget_entries(budget: Budgets, notes: list[str]) -> Any:
 
 
 def _budget_entry(budget: Budget, notes: list[str]) -> dict[str, Any]:
-    cost = to_entry(budget.cost)
+    cost = cost_to_entry(budget.cost)
     if cost is None:
         notes.append(f"{budget!r} was not saved, because a file cannot hold its cost; give it to fit, mode and sample")
         return {"note": notes[-1]}
@@ -111,16 +112,9 @@ def _budget_entry(budget: Budget, notes: list[str]) -> dict[str, Any]:
 
 
 def _likelihood_entry(likelihood: Likelihood | None, notes: list[str]) -> dict[str, Any]:
-    if likelihood is None or likelihood is categorical:
-        return {"kind": "none" if likelihood is None else "categorical"}
-    if type(likelihood) is Categorical:
-        return {"kind": "categorical", "axis": likelihood.axis, "ignore_index": likelihood.ignore_index}
-    if type(likelihood) is Normal:
-        return {
-            "kind": "normal",
-            "learned": likelihood.log_sd.requires_grad,
-            "sd": float(likelihood.log_sd.detach().exp()),
-        }
+    entry = likelihood_to_entry(likelihood)
+    if entry is not None:
+        return entry
     name = getattr(likelihood, "__name__", type(likelihood).__name__)
     notes.append(f"the likelihood {name} was not saved, because a file cannot hold a function; give it to fit again")
     return {"kind": "none", "note": notes[-1]}

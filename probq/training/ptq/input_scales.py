@@ -9,14 +9,13 @@ import torch
 from torch import Tensor
 
 from probq.codebooks import Ladder
-from probq.likelihoods import Normal
+from probq.likelihoods import as_network_likelihood
 from probq.network.program.program import Observation, Program
 from probq.network.program.substitution import running, substitute
 from probq.network.tracing.arguments import arguments
 from probq.utils.batches import Batches
 
 ROWS = 512
-LEAST_SD = 1e-6
 SPARING = 2  # bits, up to which levels that no value reaches are a loss to speak of
 
 
@@ -32,13 +31,14 @@ def set_input_scales(q: Program, data: Batches) -> None:
     """
     samples: dict[str, list[Tensor]] = {name: [] for name in (*q.input_names, *q.activations)}
     residuals: list[Tensor] = []
+    likelihood = as_network_likelihood(q.likelihood)
     rows = 0
     with q.evaluating():
         for x, y in data:
             recorders = {name.removesuffix(".input"): _recorder(kept) for name, kept in samples.items()}
             with running(x):
                 output = substitute(q.net, {}, recorders, {}, *arguments(x))
-            if isinstance(q.likelihood, Normal):
+            if likelihood.needs_residuals:
                 law = q.law(output, y)
                 residuals.append((Observation(law).shaped(y) - law.mean).reshape(-1))
             rows += y.shape[0]
@@ -51,9 +51,8 @@ def set_input_scales(q: Program, data: Batches) -> None:
             warnings.warn(f"{name} {misfit} for it", UserWarning, stacklevel=2)
     for name, activation in q.activations.items():
         activation.calibrate(torch.cat([part.reshape(-1) for part in samples[name]]), q.net.get_submodule(name).forward)
-    if isinstance(q.likelihood, Normal) and q.likelihood.log_sd.requires_grad:
-        sd = torch.cat(residuals).double().square().mean().sqrt()
-        q.likelihood.log_sd.copy_(sd.clamp_min(LEAST_SD).log())
+    if likelihood.needs_residuals:
+        likelihood.start(torch.cat(residuals))
     q.calibrated = True
 
 

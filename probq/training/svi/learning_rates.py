@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from probq.errors import ProbqError, sentence
+from probq.likelihoods import as_network_likelihood
 from probq.network.quantized.quantized import Quantized
 
 GATES = 20  # times the rate of the weights
@@ -51,6 +52,7 @@ def check_optimizer(optimizer: Any) -> None:
 def parameter_groups(q: Quantized, rates: Rates, searching: int | None) -> list[dict[str, Any]]:
     """Parameters with their rates, for an optimizer; gates too in a search of so many steps."""
     gates = rates.gates if rates.gates is not None else max(GATES * rates.weights, 10 / (searching or 1000))
+    scales = as_network_likelihood(q.likelihood).scale_parameters
     chosen: dict[float, list[Tensor]] = {}
     for name, parameter in q.named_parameters():
         last = name.rsplit(".", 1)[-1]
@@ -61,7 +63,7 @@ def parameter_groups(q: Quantized, rates: Rates, searching: int | None) -> list[
         if quantizing:
             rate = {"logits": gates, "log2_scale": rates.scales, "log_spread": rates.spread}.get(last, rates.weights)
             rate = gates if ".code_logits." in name else rate
-        elif name == "likelihood.log_sd":
+        elif name.startswith("likelihood.") and name.removeprefix("likelihood.") in scales:
             rate = rates.scales
         chosen.setdefault(rate, []).append(parameter)
     return [{"params": parameters, "lr": rate} for rate, parameters in chosen.items()]

@@ -1,19 +1,18 @@
-"""Likelihoods: functions from a network's output to a `torch.distributions` law of the target."""
+"""Targets that are classes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Distribution, Independent, OneHotCategorical
 from torch.distributions import Categorical as CategoricalLaw
-from torch.distributions import Normal as NormalLaw
 
 from probq.errors import ProbqError
+from probq.likelihoods.network_likelihood import NetworkLikelihood
 
-Likelihood: TypeAlias = Callable[[Tensor], Distribution]
 IGNORED = -100  # the target that `torch.nn.functional.cross_entropy` leaves out
 
 
@@ -54,7 +53,7 @@ def categorical(output: Tensor) -> Distribution:
     return Classes(_precise(output))
 
 
-class Categorical(nn.Module):
+class Categorical(NetworkLikelihood, nn.Module):
     """`target ~ Categorical(softmax(output))` with the classes on any axis, and options as in `cross_entropy`.
 
     The log-probability of a target `y` is `weight[y] * log softmax(output)[y]`, so that a sum over targets is minus
@@ -114,6 +113,19 @@ class Categorical(nn.Module):
         """The options."""
         return f"axis={self.axis}, weight={self.weight}, ignore_index={self.ignore_index}"
 
+    def metadata(self) -> dict[str, Any]:
+        """The axis of the classes."""
+        return {"class axis": self.axis}
+
+    def identity(self) -> Any:
+        """All options, for none is learned."""
+        weight = None if self.weight is None else self.weight.tolist()
+        return Categorical, self.axis, self.ignore_index, weight
+
+    def to_entry(self) -> dict[str, Any]:
+        """The options; weights are a tensor of the state."""
+        return {"kind": "categorical", "axis": self.axis, "ignore_index": self.ignore_index}
+
 
 def _weight(weight: Any) -> Tensor:
     try:
@@ -129,82 +141,9 @@ def _precise(output: Tensor) -> Tensor:
     return output.float() if output.dtype in (torch.bfloat16, torch.float16) else output
 
 
-class Normal(nn.Module):
-    """`target ~ Normal(output, sd)`.
-
-    Args:
-        sd: standard deviation of the noise; by default it is learned; `fit` starts it at the residuals of
-            the float network.
-    """
-
-    def __init__(self, sd: float | None = None) -> None:
-        super().__init__()
-        if sd is not None and not sd > 0:
-            raise ProbqError(f"Normal(sd=...) takes a standard deviation above 0, not {sd}")
-        self.log_sd = nn.Parameter(torch.tensor(sd or 1.0).log(), requires_grad=sd is None)
-
-    def forward(self, output: Tensor) -> Distribution:
-        """Law of the target given the output."""
-        return NormalLaw(output, self.log_sd.exp())
-
-
-def for_target(target: Tensor, output: Any = None) -> Likelihood:
-    """The usual likelihood of a target: categorical for integers, normal with learned noise for real numbers.
-
-    Args:
-        target: of a batch.
-        output: of the network for it. Where the shapes allow classes on axis 1 alone, as `cross_entropy` has them, they
-            are there, otherwise on the last axis.
-
-    Raises:
-        ProbqError: if both would do.
-    """
-    if target.is_floating_point():
-        return Normal()
-    if not isinstance(output, Tensor) or output.dim() < 3:
-        return categorical
-    found = [axis for axis in (1, -1) if fits(_without(output, axis), target.shape)]
-    if len(found) == 2:
-        raise ProbqError(
-            f"the classes of outputs of shape {tuple(output.shape)} for targets of shape {tuple(target.shape)} may be "
-            "on axis 1 or on the last one; say which by likelihood=probq.likelihoods.Categorical(axis=1) or (axis=-1)"
-        )
-    return Categorical(axis=1) if found == [1] else categorical
-
-
-def _without(output: Tensor, axis: int) -> torch.Size:
-    kept = list(output.shape)
-    del kept[axis]
-    return torch.Size(kept)
-
-
-def is_usual(likelihood: Likelihood) -> bool:
-    """Whether a likelihood is one of those here, which take a tensor."""
-    return likelihood is categorical or isinstance(likelihood, Categorical | Normal)
-
-
-def only_tensor(output: Any) -> Tensor:
-    """A network's output, or the one thing in it, as the likelihoods here take it.
-
-    Raises:
-        ProbqError: if it is not one tensor.
-    """
-    held = list(output.values()) if isinstance(output, Mapping) else output
-    if isinstance(held, list | tuple) and len(held) == 1:
-        return only_tensor(held[0])
-    if isinstance(output, Tensor):
-        return output
-    keys = f" with {', '.join(map(repr, output))}" if isinstance(output, Mapping) else ""
-    chosen = repr(next(iter(output))) if isinstance(output, Mapping) and output else "0"
-    raise ProbqError(
-        f"the network returns a {type(output).__name__}{keys}; give quantize or fit a likelihood, a function from it "
-        f"to a torch distribution, such as lambda output: probq.likelihoods.categorical(output[{chosen}])"
-    )
-
-
-def fits(shape: Sequence[int], target: Sequence[int]) -> bool:
-    """Whether targets have the shape of a law, up to axes of length 1."""
-    return [n for n in shape if n != 1] == [n for n in target if n != 1]
+def observed(law: Distribution, value: Tensor) -> Tensor:
+    """Which targets a law counts, bool of the targets' shape."""
+    return law.observed(value) if isinstance(law, Classes) else torch.ones_like(value, dtype=torch.bool)
 
 
 def hits(law: Distribution, value: Tensor) -> tuple[int, int] | None:
@@ -217,5 +156,5 @@ def hits(law: Distribution, value: Tensor) -> tuple[int, int] | None:
         return None
     value = value.argmax(-1) if isinstance(law, OneHotCategorical) else value.long()
     right = law.logits.argmax(-1) == value
-    seen = law.observed(value) if isinstance(law, Classes) else torch.ones_like(right)
+    seen = observed(law, value)
     return int((right & seen).sum()), int(seen.sum())

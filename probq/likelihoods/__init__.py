@@ -1,0 +1,20 @@
+"""Likelihoods: functions from a network's output to a `torch.distributions` law of the target."""
+
+from probq.likelihoods.classes import Categorical, Classes, categorical, hits
+from probq.likelihoods.network_likelihood import Likelihood as Likelihood
+from probq.likelihoods.network_likelihood import as_network_likelihood as as_network_likelihood
+from probq.likelihoods.network_likelihood import only_tensor
+from probq.likelihoods.normal import Normal
+from probq.likelihoods.usual import fits, for_target, is_usual
+
+__all__ = [
+    "Categorical",
+    "Classes",
+    "Normal",
+    "categorical",
+    "fits",
+    "for_target",
+    "hits",
+    "is_usual",
+    "only_tensor",
+]

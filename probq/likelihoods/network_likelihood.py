@@ -1,0 +1,88 @@
+"""What a fit, a file and an ensemble ask of a likelihood besides its law, as methods.
+
+A function of the user's own gives laws alone, which is what the base class says; a likelihood here overrides what it
+knows more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, TypeAlias
+
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from probq.errors import ProbqError
+
+Likelihood: TypeAlias = Callable[[Tensor], Distribution]
+
+
+class NetworkLikelihood:
+    """A likelihood of one tensor of outputs.
+
+    Attributes:
+        needs_residuals: whether `start` takes the residuals of the float network.
+        scale_parameters: names of those of its parameters that are learned at the rate of scales.
+    """
+
+    needs_residuals: ClassVar[bool] = False
+    scale_parameters: ClassVar[tuple[str, ...]] = ("log_sd",)  # users' own modules name it so too
+
+    def start(self, residuals: Tensor) -> None:
+        """Set what is learned from targets minus outputs of the float network, `[numbers]`."""
+
+    @property
+    def noise_variance(self) -> float | None:
+        """Variance of the targets around the output; None where targets are no real numbers, or it is not known."""
+        return None
+
+    def metadata(self) -> dict[str, Any]:
+        """What a model file needs for reading its outputs."""
+        return {}
+
+    def identity(self) -> Any:
+        """What two fits must have in common for their draws to be compared; parameters that are learned are not."""
+        return type(self)
+
+    def to_entry(self) -> dict[str, Any]:
+        """What JSON can hold of it; tensors of its state are kept beside."""
+        raise NotImplementedError
+
+
+class FunctionLikelihood(NetworkLikelihood):
+    """A likelihood of the user's own, or none.
+
+    Args:
+        of: the function or module.
+    """
+
+    def __init__(self, of: Likelihood | None) -> None:
+        self.of = of
+
+    def identity(self) -> Any:
+        """A function itself; of a module with parameters of its own, what it is."""
+        return type(self.of) if isinstance(self.of, nn.Module) else self.of
+
+
+def as_network_likelihood(likelihood: Likelihood | None) -> NetworkLikelihood:
+    """A likelihood with its methods."""
+    return likelihood if isinstance(likelihood, NetworkLikelihood) else FunctionLikelihood(likelihood)
+
+
+def only_tensor(output: Any) -> Tensor:
+    """A network's output, or the one thing in it, as the likelihoods here take it.
+
+    Raises:
+        ProbqError: if it is not one tensor.
+    """
+    held = list(output.values()) if isinstance(output, Mapping) else output
+    if isinstance(held, list | tuple) and len(held) == 1:
+        return only_tensor(held[0])
+    if isinstance(output, Tensor):
+        return output
+    keys = f" with {', '.join(map(repr, output))}" if isinstance(output, Mapping) else ""
+    chosen = repr(next(iter(output))) if isinstance(output, Mapping) and output else "0"
+    raise ProbqError(
+        f"the network returns a {type(output).__name__}{keys}; give quantize or fit a likelihood, a function from it "
+        f"to a torch distribution, such as lambda output: probq.likelihoods.categorical(output[{chosen}])"
+    )

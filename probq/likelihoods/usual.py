@@ -1,0 +1,54 @@
+"""Which likelihood targets suggest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from probq.errors import ProbqError
+from probq.likelihoods.classes import Categorical, categorical
+from probq.likelihoods.network_likelihood import Likelihood, NetworkLikelihood
+from probq.likelihoods.normal import Normal
+
+
+def for_target(target: Tensor, output: Any = None) -> Likelihood:
+    """The usual likelihood of a target: categorical for integers, normal with learned noise for real numbers.
+
+    Args:
+        target: of a batch.
+        output: of the network for it. Where the shapes allow classes on axis 1 alone, as `cross_entropy` has them, they
+            are there, otherwise on the last axis.
+
+    Raises:
+        ProbqError: if both would do.
+    """
+    if target.is_floating_point():
+        return Normal()
+    if not isinstance(output, Tensor) or output.dim() < 3:
+        return categorical
+    found = [axis for axis in (1, -1) if fits(_without(output, axis), target.shape)]
+    if len(found) == 2:
+        raise ProbqError(
+            f"the classes of outputs of shape {tuple(output.shape)} for targets of shape {tuple(target.shape)} may be "
+            "on axis 1 or on the last one; say which by likelihood=probq.likelihoods.Categorical(axis=1) or (axis=-1)"
+        )
+    return Categorical(axis=1) if found == [1] else categorical
+
+
+def _without(output: Tensor, axis: int) -> torch.Size:
+    kept = list(output.shape)
+    del kept[axis]
+    return torch.Size(kept)
+
+
+def is_usual(likelihood: Likelihood) -> bool:
+    """Whether a likelihood is one of those here, which take a tensor."""
+    return likelihood is categorical or isinstance(likelihood, NetworkLikelihood)
+
+
+def fits(shape: Sequence[int], target: Sequence[int]) -> bool:
+    """Whether targets have the shape of a law, up to axes of length 1."""
+    return [n for n in shape if n != 1] == [n for n in target if n != 1]
