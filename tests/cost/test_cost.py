@@ -289,7 +289,7 @@ def test_a_table_from_a_frame_and_a_file(tmp_path: Path) -> None:
     a = q.mode(Budget(limit=3.0, cost=table))
     assert (a.cost(table), a.widths["0.weight"], a.widths["2.weight"]) == (3.0, 8, 4)
     np.testing.assert_array_equal(table(q.layers[0], np.array([4, 8, 4]), 8), [1.0, 2.5, 1.0])
-    q.budget = Budget(limit=3.0, cost=table)
+    q.budget = Budget(limit=3.0, cost=table, probability=0.9)
     q.save(tmp_path / "q")
     again = probq.load(tmp_path / "q", nn.Sequential(nn.Linear(5, 3), nn.ReLU(), nn.Linear(3, 3)))
     assert again.budget == q.budget
