@@ -14,7 +14,7 @@ def format_number(value: float, digits: int = 6, up: bool = False) -> str:
         up: whether to round up, for what is needed; otherwise to the nearest.
 
     Example:
-        >>> figure(49224), figure(0.0578612, 3), figure(1.06112, 4, up=True)
+        >>> format_number(49224), format_number(0.0578612, 3), format_number(1.06112, 4, up=True)
         ('49,224', '0.0579', '1.062')
     """
     exact = Decimal(float(value))

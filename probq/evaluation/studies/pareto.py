@@ -197,7 +197,7 @@ def is_dominated(cost: np.ndarray, loss: np.ndarray) -> np.ndarray:
         loss: of each point, less is better.
 
     Example:
-        >>> dominated(np.array([1, 2, 3]), np.array([5, 6, 4])).tolist()
+        >>> is_dominated(np.array([1, 2, 3]), np.array([5, 6, 4])).tolist()
         [False, True, False]
     """
     no_worse = (cost[:, None] <= cost) & (loss[:, None] <= loss)

@@ -25,7 +25,7 @@ class CategoricalCodes(Codes):
 
     Example:
         >>> from probq.codebooks import ternary
-        >>> FreeCodes(torch.tensor([[0.0, 1.0, 3.0]]), torch.tensor(1.0), ternary()).mode
+        >>> CategoricalCodes(torch.tensor([[0.0, 1.0, 3.0]]), torch.tensor(1.0), ternary()).mode
         tensor([1.])
     """
 
