@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -23,8 +22,43 @@ def half_up(u: Tensor) -> Tensor:
     return floor + (u - floor >= 0.5).to(u.dtype)
 
 
+class Codebook:
+    """The finite set of values that a number may take, up to a scale.
+
+    A new kind says its levels and their number; whatever its own form makes faster, it overrides, as `Grid` does.
+    """
+
+    count: int
+
+    @property
+    def bits(self) -> int:
+        """Width in bits: `ceil(log2 K)`."""
+        return math.ceil(math.log2(self.count))
+
+    @property
+    def learned(self) -> bool:
+        """Whether training moves the levels."""
+        return False
+
+    def levels(self) -> Tensor:
+        """All levels in ascending order, shape `[K]`."""
+        raise NotImplementedError
+
+    def encode(self, values: Tensor) -> Tensor:
+        """Code (index of the nearest level, int64) of each value; ties go to the upper level."""
+        return encode(values, self.levels().to(values))
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Level of each code."""
+        return self.levels()[codes]
+
+    def nearest(self, values: Tensor) -> Tensor:
+        """Nearest level of each value, ties up: `decode(encode(values))` in the values' own dtype."""
+        return self.levels().to(values)[self.encode(values)]
+
+
 @dataclass(frozen=True)
-class Grid:
+class Grid(Codebook):
     """Equally spaced integer levels `start, start + step, ..., start + (count - 1) * step`.
 
     Args:
@@ -46,19 +80,9 @@ class Grid:
             raise ProbqError(f"a grid needs a step and a count of at least 1, not {self.step} and {self.count}")
 
     @property
-    def bits(self) -> int:
-        """Width in bits: `ceil(log2 K)`."""
-        return math.ceil(math.log2(self.count))
-
-    @property
     def stop(self) -> int:
         """Highest level."""
         return self.start + self.step * (self.count - 1)
-
-    @property
-    def learned(self) -> bool:
-        """Whether training moves the levels: never, for a grid."""
-        return False
 
     def levels(self) -> Tensor:
         """All levels in ascending order, shape `[K]`."""
@@ -90,7 +114,7 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Table:
+class Table(Codebook):
     """Any levels, given by the user or learned.
 
     Args:
@@ -112,33 +136,13 @@ class Table:
             raise ProbqError("the levels of a codebook must be given in strictly ascending order")
 
     @property
-    def bits(self) -> int:
-        """Width in bits: `ceil(log2 K)`."""
-        return math.ceil(math.log2(len(self.values)))
-
-    @property
-    def count(self) -> int:
+    def count(self) -> int:  # type: ignore[override]
         """Number of levels `K`."""
         return len(self.values)
 
     def levels(self) -> Tensor:
         """All levels in ascending order, shape `[K]`."""
         return torch.tensor(self.values, dtype=torch.get_default_dtype())
-
-    def encode(self, values: Tensor) -> Tensor:
-        """Code (index of the nearest level, int64) of each value; ties go to the upper level."""
-        return encode(values, self.levels().to(values))
-
-    def decode(self, codes: Tensor) -> Tensor:
-        """Level of each code."""
-        return self.levels()[codes]
-
-    def nearest(self, values: Tensor) -> Tensor:
-        """Nearest level of each value, ties up."""
-        return self.levels().to(values)[self.encode(values)]
-
-
-Codebook: TypeAlias = Grid | Table
 
 
 def encode(values: Tensor, levels: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from probq.codebooks.codebook import Codebook, Grid, Table
+from probq.codebooks.codebook import Codebook
 from probq.codebooks.pruned import pruned
 from probq.codebooks.uniform import uniform
 from probq.errors import ProbqError
@@ -52,12 +52,12 @@ def ladder(*rungs: int | Codebook, signed: bool = True) -> Ladder:
         (0, 1, 2, 4, 8)
     """
     for rung in rungs:
-        if not isinstance(rung, int | Grid | Table):
+        if not isinstance(rung, int | Codebook):
             raise ProbqError(f"a rung is a width in bits or a codebook, not {rung!r}")
     return Ladder(tuple(_codebook(rung, signed) for rung in rungs))
 
 
 def _codebook(rung: int | Codebook, signed: bool) -> Codebook:
-    if isinstance(rung, Grid | Table):
+    if isinstance(rung, Codebook):
         return rung
     return pruned() if rung == 0 and not isinstance(rung, bool) else uniform(rung, signed)

@@ -1,5 +1,6 @@
 """What a choice of widths costs, its exact expectation, and limits on it."""
 
+from probq.cost.expectation import expected as expected
 from probq.cost.largest import Largest, largest_activation
 from probq.cost.layer_costs import FLOAT_BITS as FLOAT_BITS
 from probq.cost.layer_costs import Cost, activations, bops, ebops, storage

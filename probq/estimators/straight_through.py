@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from probq.codebooks.rounding.nearest import nearest_level
+from probq.codebooks.rounding.nearest import nearest_level, without_gradient
 from probq.codebooks.rounding.stochastic import LevelGradient
 from probq.estimators.second_order import SecondOrder
 from probq.network.distributions.categorical_codes import CategoricalCodes
@@ -33,6 +33,5 @@ class StraightThrough(SecondOrder):
         if isinstance(law, CategoricalCodes):
             return super().draw(law)
         still = Codes(law.location.detach(), law.scale.detach(), law.levels, law.spread, law.nearest)
-        levels = law.levels.detach() if isinstance(law.levels, Tensor) else law.levels
-        through = nearest_level(law.location / law.scale, levels, straight_through=True)
+        through = nearest_level(law.location / law.scale, without_gradient(law.levels), straight_through=True)
         return super().draw(still) + (through - through.detach())

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 
+from probq.codebooks.rounding.nearest import all_levels
 from probq.errors import ProbqError
 from probq.evaluation.diagnostics import width_draws
 from probq.network.program.decided_codes import rung_onehots
@@ -57,7 +58,7 @@ def level_shares(q: Program, name: str) -> LevelShares:
     chosen = int(found[counts.argmax()])
     here = bits == chosen
     own = quantizer.levels(quantizer.ladder.bits.index(chosen))
-    levels = np.sort((own if isinstance(own, torch.Tensor) else own.levels()).detach().double().cpu().numpy())
+    levels = np.sort(all_levels(own).detach().double().cpu().numpy())
     probs = np.exp(log_probs[here])
     expected = _counts(levels, windows[here].reshape(-1), probs.reshape(-1)) / here.sum()
     decided = _counts(levels, modes[here]) / here.sum()

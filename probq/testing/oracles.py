@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from probq.codebooks import Codebook, Grid
+from probq.codebooks import Codebook, Grid, Table
 from probq.decisions.assignment import Assignment
 from probq.network.program.program import Program
 from probq.network.quantizers.base import FINEST_LEVEL, Quantizer
@@ -27,7 +27,7 @@ def book_levels(quantizer: Quantizer, rung: int) -> np.ndarray:
     book: Codebook = quantizer.ladder.rungs[rung]
     if isinstance(book, Grid):
         return np.arange(book.count) * float(book.step) + book.start
-    if not book.learned:
+    if isinstance(book, Table) and not book.learned:
         return np.array(book.values)
     return np.round(np.sort(_numbers(quantizer.tables[str(rung)])) / FINEST_LEVEL) * FINEST_LEVEL
 

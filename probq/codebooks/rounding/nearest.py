@@ -28,11 +28,27 @@ class BroadcastGrid:
 Levels: TypeAlias = Grid | BroadcastGrid | Tensor
 
 
+def counts(levels: Levels) -> int | Tensor:
+    """Number of levels, a tensor where codebooks differ between weights."""
+    return levels.shape[0] if isinstance(levels, Tensor) else levels.count
+
+
 def largest_count(levels: Levels) -> int:
     """Number of levels `K`, the largest where codebooks differ between weights."""
+    each = counts(levels)
+    return int(each.max()) if isinstance(each, Tensor) else each
+
+
+def all_levels(levels: Grid | Tensor, like: Tensor | None = None) -> Tensor:
+    """All levels of one codebook `[K]`, a grid's in the dtype and at the place of another tensor."""
     if isinstance(levels, Tensor):
-        return levels.shape[0]
-    return int(levels.count.max()) if isinstance(levels.count, Tensor) else levels.count
+        return levels
+    return levels.levels() if like is None else levels.levels().to(like)
+
+
+def without_gradient(levels: Levels) -> Levels:
+    """The levels as they are, where they are learned too."""
+    return levels.detach() if isinstance(levels, Tensor) else levels
 
 
 def nearest_level(u: Tensor, levels: Levels, straight_through: bool = False) -> Tensor:

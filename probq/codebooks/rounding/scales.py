@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from probq.codebooks import Grid
-from probq.codebooks.rounding.nearest import nearest_level
+from probq.codebooks.rounding.nearest import all_levels, nearest_level
 
 LEAST_SIZE = 1e-12  # of numbers that are quantized
 LEAST_GAIN = 2.0**-20  # of a normalisation: a dead channel needs a scale and a prior's width all the same
@@ -46,7 +46,7 @@ def best_log2_scale(values: Tensor, levels: Grid | Tensor, rows: int, multiplier
         multipliers: see `hardware_scale`; 1 tries powers of two only.
     """
     values = values.detach().reshape(rows, -1)
-    table = levels.levels().to(values) if isinstance(levels, Grid) else levels
+    table = all_levels(levels, values)
     reach = max(float(table.abs().max()), 1.0)
     sizes = values.abs().amax(1)
     sizes = torch.where(sizes > 0, sizes, sizes.max() if bool(sizes.any()) else 1.0)

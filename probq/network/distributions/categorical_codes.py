@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from probq.codebooks import Grid
+from probq.codebooks.rounding.nearest import all_levels
 from probq.network.distributions.codes import Codes
 
 MOST_LEVELS = 16
@@ -35,7 +36,7 @@ class CategoricalCodes(Codes):
 
     def all_levels(self) -> Tensor:
         """All levels `[K]`."""
-        return self.levels.levels().to(self.logits) if isinstance(self.levels, Grid) else self.levels  # type: ignore
+        return all_levels(self.levels, self.logits)  # type: ignore[arg-type]
 
     def window(self) -> tuple[Tensor, Tensor]:
         """All levels and their log-probabilities, both `[*shape, K]`."""

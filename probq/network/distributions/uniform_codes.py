@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from probq.codebooks.rounding.nearest import BroadcastGrid, Levels, decode, largest_count
+from probq.codebooks.rounding.nearest import Levels, counts, decode
 from probq.network.distributions.whole import UnbatchedLaw
 
 
@@ -40,14 +40,14 @@ class UniformCodes(UnbatchedLaw):
 
     def log_count(self) -> float:
         """`sum over weights of log K` in nats."""
-        if isinstance(self.levels, BroadcastGrid):
-            return float(self.levels.count.double().log().expand(self.event_shape).sum())
-        return self.event_shape.numel() * math.log(largest_count(self.levels))
+        each = counts(self.levels)
+        if isinstance(each, Tensor):
+            return float(each.double().log().expand(self.event_shape).sum())
+        return self.event_shape.numel() * math.log(each)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Independent levels `[*sample_shape, *shape]`."""
-        count = self.levels.shape[0] if isinstance(self.levels, Tensor) else self.levels.count
         uniform = torch.rand(*sample_shape, *self.event_shape, device=self.device)
-        codes = torch.floor(uniform * count).long()
+        codes = torch.floor(uniform * counts(self.levels)).long()
         flat = codes.reshape(-1, *self.event_shape)
         return torch.stack([decode(part, self.levels)[0] for part in flat]).reshape(codes.shape)

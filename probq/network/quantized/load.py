@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from probq.codebooks import Codebook, Grid, Ladder, Table
+from probq.codebooks import Ladder
+from probq.codebooks.entries import from_entry as codebook_from_entry
 from probq.cost.budget import Budget
 from probq.cost.entries import from_entry as cost_from_entry
 from probq.errors import ProbqError
@@ -115,7 +116,7 @@ def _assembled(manifest: Mapping[str, Any], tensors: Mapping[str, Tensor], net: 
 
 def _quantizer(entry: Mapping[str, Any]) -> WeightQuantizer | InputQuantizer:
     """A quantizer of the recorded shapes; meta tensors stand in for the data that would set its scales."""
-    ladder = Ladder(tuple(_codebook(rung) for rung in entry["ladder"]))
+    ladder = Ladder(tuple(codebook_from_entry(rung) for rung in entry["ladder"]))
     gates = tuple(entry["gates"])
     if entry["kind"] == "weight":
         shape = tuple(entry["shape"])
@@ -135,10 +136,6 @@ def _quantizer(entry: Mapping[str, Any]) -> WeightQuantizer | InputQuantizer:
     if entry.get("tuned"):
         made.tuned = torch.zeros(gates, dtype=torch.int64)
     return made
-
-
-def _codebook(entry: Mapping[str, Any]) -> Codebook:
-    return Table(tuple(entry["values"]), bool(entry["learned"])) if "values" in entry else Grid(**entry)
 
 
 def _budgets(entry: Any) -> Budget | tuple[Budget, ...] | None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from probq.codebooks.entries import to_entry as codebook_to_entry
 from probq.cost.budget import Budget, Budgets, budgets
 from probq.cost.entries import to_entry as cost_to_entry
 from probq.errors import ProbqError
@@ -83,7 +84,7 @@ def _tensors(q: Program, keep_likelihood: bool) -> tuple[dict[str, Tensor], dict
 def _quantizer_entry(quantizer: Quantizer) -> dict[str, Any]:
     entry: dict[str, Any] = {
         "kind": "weight" if isinstance(quantizer, WeightQuantizer) else "input",
-        "ladder": [asdict(rung) for rung in quantizer.ladder.rungs],
+        "ladder": [codebook_to_entry(rung) for rung in quantizer.ladder.rungs],
         "gates": list(quantizer.gates),
         "scales": list(quantizer.log2_scale.shape[1:]),
         "fixed": quantizer.fixed is not None,

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from probq.codebooks import Grid, Ladder, Table
+from probq.codebooks import Grid, Ladder
 from probq.codebooks.rounding.nearest import BroadcastGrid, Levels, nearest_level
 from probq.codebooks.rounding.scales import attach_scale_gradient, best_log2_scale, hardware_scale
 from probq.errors import ProbqError
@@ -67,16 +67,14 @@ class Quantizer(nn.Module):
         self.width_prior, self.chosen_estimator = prior, estimator
         if prior is not None:
             prior.logits(ladder)  # raises where they do not fit
-        if gates and not all(isinstance(rung, Grid) for rung in ladder.rungs):
+        if gates and self.grids() is None:
             raise ProbqError(
                 "gates per channel or weight need equally spaced codebooks (uniform, binary, ternary or pruned); "
                 'use Plan(gates="tensor") for powers of two and given levels'
             )
         self.logits = nn.Parameter(torch.full((*gates, len(ladder) - 1), OPEN), requires_grad=len(ladder) > 1)
         self.log2_scale = nn.Parameter(torch.zeros(len(ladder), *scales))
-        self.tables = nn.ParameterDict(
-            {str(k): r.levels() for k, r in enumerate(ladder.rungs) if isinstance(r, Table) and r.learned}
-        )
+        self.tables = nn.ParameterDict({str(k): r.levels() for k, r in enumerate(ladder.rungs) if r.learned})
         self.fixed: Tensor | None
         self.register_buffer("fixed", None)
         self.tuned: Tensor | None  # rungs that the last fit tuned the network at
@@ -161,7 +159,8 @@ class Quantizer(nn.Module):
         if not self.gates:
             k = int(index)
             return Rung(self.levels(k), self.scales()[k], k)
-        grids = [rung for rung in self.ladder.rungs if isinstance(rung, Grid)]
+        grids = self.grids()
+        assert grids is not None  # as was checked when it was made
         fields = torch.tensor([[g.start, g.step, g.count] for g in grids], device=index.device)
         start, step, count = fields[index].unbind(-1)
         scale = sum((index == k) * scale for k, scale in enumerate(self.scales()))

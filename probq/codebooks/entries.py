@@ -1,0 +1,27 @@
+"""Codebooks as JSON, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from probq.codebooks.codebook import Codebook, Grid, Table
+from probq.errors import ProbqError
+
+
+def to_entry(book: Codebook) -> dict[str, Any]:
+    """The fields of a codebook.
+
+    Raises:
+        ProbqError: if it is of the user's own.
+    """
+    if isinstance(book, Grid | Table):
+        return asdict(book)
+    kind = type(book).__name__
+    raise ProbqError(f"a file cannot hold a codebook of one's own ({kind}); use those of probq.codebooks")
+
+
+def from_entry(entry: Mapping[str, Any]) -> Codebook:
+    """The codebook of an entry."""
+    return Table(tuple(entry["values"]), bool(entry["learned"])) if "values" in entry else Grid(**entry)
