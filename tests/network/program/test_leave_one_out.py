@@ -115,7 +115,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         calls.append(draws)
         return leave_one_out(q, x, y, size, draws)
 
-    monkeypatch.setattr("probq.training.svi.loop.leave_one_out", count)
+    monkeypatch.setattr("probq.training.svi.objective.leave_one_out", count)
     return calls
 
 
