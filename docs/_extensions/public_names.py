@@ -20,7 +20,8 @@ MODULES = (*(name for name in probq.__all__ if inspect.ismodule(getattr(probq, n
 ELSEWHERE = ("torch.", "pyro.", "arviz.", "numpy.", "pandas.")
 # Short in hints, where a library is imported for the type checker alone or a hint stands in an alias.
 ALIASES = types.MappingProxyType({"Axes": "matplotlib.axes.Axes", "Tensor": "torch.Tensor"})
-PLAIN = frozenset({"Levels", "probq.json", "probq.output_exponent"})  # an alias, a file, a key of metadata
+METADATA = frozenset(f"probq.{key}" for key in ("input_scale", "output_exponent", "output_scale", "widths"))
+PLAIN = frozenset({"Levels", "probq.json", *METADATA})  # an alias, a file, keys of metadata
 VERBS = frozenset({"decide", "fit", "lower", "pareto", "quantize"})  # functions that docstrings name without "probq."
 NAME = re.compile(r"([A-Za-z_][\w.]*)(\(.*\))?", re.DOTALL)
 
