@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
-import torch
 from torch import Tensor, nn
 
 from probq.network.distributions.codes import Codes
@@ -73,6 +72,5 @@ def on_weight(module: nn.Module, weight: Tensor, x: Tensor) -> Tensor:
 
 
 def hard_draw(law: Codes) -> Tensor:
-    """Levels drawn from a law, without gradient."""
-    with torch.no_grad():
-        return law.draw()
+    """Levels drawn from a law, without gradient; the entropy that the draw leaves with the law keeps its own."""
+    return law.draw().detach()

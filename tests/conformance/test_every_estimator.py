@@ -58,12 +58,6 @@ def name_of(estimator: Any) -> str:
 
 
 every_estimator = pytest.mark.parametrize("estimator", ALL, ids=name_of)
-# Noisy estimators tell the codes nothing: the program loses the law that their draw came with, and the divergence of
-# two nearest levels is that of a draw without gradient. What is fixed fails here, and then needs no mark.
-TOLD = [
-    pytest.param(e, marks=pytest.mark.xfail(reason="codes are told nothing") if e.noisy else (), id=name_of(e))
-    for e in ALL
-]
 
 
 @every_estimator
@@ -107,7 +101,23 @@ def test_gradients_are_numbers_where_levels_have_no_probability(estimator: Any, 
         assert found.isfinite().all()
 
 
-@pytest.mark.parametrize("estimator", TOLD)
+@every_estimator
+@pytest.mark.parametrize("nearest", [2, 3])
+def test_a_draw_leaves_the_divergence_its_gradient(estimator: Estimator, nearest: int) -> None:
+    """The pass that fuses it with the draw included."""
+
+    def of_law(drawn: bool) -> tuple[torch.Tensor, ...]:
+        location = torch.linspace(-1.2, 1.1, 6, requires_grad=True)
+        scale, spread = torch.tensor(0.9, requires_grad=True), torch.tensor(0.4, requires_grad=True)
+        codes = Codes(location, scale, ternary(), spread, nearest)
+        if drawn:
+            estimator.draw(codes)
+        return torch.autograd.grad(codes.entropy(), [location, scale, spread])
+
+    torch.testing.assert_close(of_law(True), of_law(False))
+
+
+@every_estimator
 @pytest.mark.parametrize("codes", [2, 3])
 def test_every_parameter_of_the_law_is_told(estimator: Estimator, codes: int) -> None:
     """By the likelihood alone, at a temperature that takes the divergence away."""
@@ -132,7 +142,7 @@ def test_unbiased_gradients_are_the_enumerated_ones_on_average(case: Case) -> No
     assert ((mean - exact).abs() < 4 * error).all()
 
 
-@pytest.mark.parametrize("estimator", TOLD)
+@every_estimator
 def test_gradients_lead_where_the_enumerated_ones_do(estimator: Estimator) -> None:
     """Of the gates and of the codes, each by the cosine of the angle between them."""
     mean, _, exact = gradients(LOGISTIC, estimator, 150)

@@ -225,7 +225,8 @@ def _alone(site: str, law: Any) -> Tensor:
     value: Tensor = pyro.sample(site, law)
     if value.numel() != law.shape().numel():
         raise ProbqError(f"{site} was drawn {list(value.shape)} for {list(law.shape())}: {ONE_DRAW}")
-    return value.reshape(law.shape())
+    # the very tensor where it fits: a noisy estimator's draw carries its law, which a reshaped one would lose
+    return value if value.shape == law.shape() else value.reshape(law.shape())
 
 
 def _way_out(law: Distribution, value: Tensor) -> str:
