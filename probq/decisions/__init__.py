@@ -1,1 +1,1 @@
-"""From a posterior to widths and codes: the most probable ones or draws, always within the budget."""
+"""Decisions turn a posterior into widths and codes, the most probable ones or draws, always within the budget."""

@@ -1,4 +1,4 @@
-"""Assignment: one decided width for every quantizer and one code for every weight."""
+"""An assignment has one decided width for every quantizer and one code for every weight."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from probq.network.tracing.layer import Layer
 
 @dataclass(frozen=True)
 class Assignment:
-    """A decision: the most probable choice within a budget, or a draw.
+    """An assignment is a decision, the most probable choice within a budget or a draw.
 
     Attributes:
         widths: bits of every quantizer by name (`conv1.weight`, `conv1.input`; fixed ones included), an int or an
             array where channels or weights have their own.
         codes: for every weight, the index of the level that each number takes on its rung, int32.
-        layers: of the network.
+        layers: the layers of the network.
         log_prob: log-probability of the widths in nats.
         gap: nats by which a more probable choice within the limit could at most exceed this one; 0 is proven best.
         limit: the limit it was decided under, all of them where there were several, or None.
@@ -36,11 +36,11 @@ class Assignment:
     loss: float | None = None
 
     def cost(self, cost: costs.Cost = costs.bops) -> float:
-        """Cost of the widths, in the cost's own unit."""
+        """Return the cost of the widths, in the cost's own unit."""
         return costs.total(self.layers, self.widths, cost)
 
     def percent(self, cost: costs.Cost = costs.bops) -> float:
-        """Cost in percent of the network with 32-bit weights and inputs.
+        """Return the cost in percent of the network with 32-bit weights and inputs.
 
         Neither side counts what is outside of all layers, such as a GRU's products; `notes` of the network has its
         share of all MACs.

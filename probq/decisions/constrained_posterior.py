@@ -1,4 +1,4 @@
-"""A network's posterior over widths under all limits at once: the most probable choice, draws, and probabilities.
+"""A posterior over widths under all limits at once gives the most probable choice, draws, and probabilities.
 
 A limit on a sum over layers is a row of the discrete problem. One on the largest layer bars rungs one by one. One on a
 cost that knows pruned channels couples layers: it is checked on whole choices.
@@ -31,7 +31,7 @@ PROPOSALS = 64  # draws for each one wanted, at most, where a coupled limit reje
 def width_problem(
     q: Program, cost: costs.Cost | Sequence[costs.Cost] = costs.bops, barred: Mapping[str, np.ndarray] | None = None
 ) -> Problem:
-    """The discrete problem of a network's posterior over widths.
+    """Return the discrete problem of a network's posterior over widths.
 
     Args:
         q: the network.
@@ -50,13 +50,13 @@ def width_problem(
 
 @dataclass(frozen=True)
 class ConstrainedPosterior:
-    """The discrete problem under limits.
+    """A constrained posterior is the discrete problem of the widths under limits.
 
     Attributes:
         problem: with a row for each cost.
-        limits: of each row, `[K]`.
+        limits: the limits of each row, `[K]`.
         coupled: rows that stand in for a cost that knows pruned channels, with that cost and its limit.
-        layers: of the network.
+        layers: the layers of the network.
     """
 
     problem: Problem
@@ -65,12 +65,12 @@ class ConstrainedPosterior:
     layers: tuple[Layer, ...]
 
     def keeps(self, choice: Choice) -> bool:
-        """Whether a choice keeps the coupled limits."""
+        """Return whether a choice keeps the coupled limits."""
         widths = self.problem.widths(choice) if self.coupled else {}
         return all(costs.total(self.layers, widths, cost) <= limit for cost, limit in self.coupled.values())
 
     def most_probable(self) -> tuple[Choice, float]:
-        """The most probable choice within all limits, and its gap in nats.
+        """Return the most probable choice within all limits, and its gap in nats.
 
         Under a coupled limit it is the best one found for a stand-in, the cost without pruning, whose limit is searched
         for; the gap is then the distance to the best choice without that limit.
@@ -124,7 +124,7 @@ class ConstrainedPosterior:
         return ProbqError(f"no widths were found that keep the budget of {figures}{also}; raise the budget")
 
     def draws(self, n: int, generator: np.random.Generator) -> list[Choice]:
-        """Independent draws from the posterior given that all limits are kept, exact.
+        """Return independent, exact draws from the posterior given that all limits are kept.
 
         Raises:
             ProbqError: if no choice keeps the limits, or too few draws did.
@@ -142,7 +142,7 @@ class ConstrainedPosterior:
         )
 
     def probability(self, draws: int, seed: int) -> float:
-        """`P(all limits are kept)` of a draw; from `draws` draws where it cannot be summed exactly."""
+        """Return `P(all limits are kept)` of a draw, from `draws` draws where it cannot be summed exactly."""
         inside = probability_within(self.problem, self.limits, draws, seed)
         if not self.coupled or not inside:
             return inside
@@ -152,7 +152,7 @@ class ConstrainedPosterior:
 
 
 def constrain(q: Program, budgets: Sequence[Budget], strict: bool = True) -> ConstrainedPosterior | None:
-    """The discrete problem of a network under budgets.
+    """Return the discrete problem of a network under budgets.
 
     Args:
         q: the network.
@@ -182,17 +182,17 @@ def constrain(q: Program, budgets: Sequence[Budget], strict: bool = True) -> Con
 
 
 def _within(rows: Sequence[tuple[costs.Cost, costs.Cost, float]]) -> str:
-    """The limits on a largest layer, for messages."""
+    """Return the limits on a largest layer, for messages."""
     largest = [f"{format_number(limit)} {costs.name(cost)}" for cost, _, limit in rows]
     return " within " + " and ".join(largest) if largest else ""
 
 
 def costs_by_input(q: Program, cost: costs.Cost) -> list[tuple[Layer, str, Tensor]]:
-    """Each layer, the name of what has its input's width ("" if nothing has), and its cost on each rung of that.
+    """Return each layer, the name of what has its input's width ("" if nothing has), and its cost on each rung of that.
 
     Args:
         q: the network.
-        cost: of the input alone.
+        cost: the cost of the input alone.
     """
     tables = q.cost_tables(cost)
     found = [layer.input if layer.input is not None and layer.input in q else None for layer, _ in tables]

@@ -1,4 +1,4 @@
-"""Warnings about networks that are drawn: a posterior never fitted, widths never tuned."""
+"""This module warns when networks are drawn whose posterior was never fitted or whose widths were never tuned."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from probq.network.quantizers.base import OPEN
 
 
 def is_unfitted(q: Network) -> bool:
-    """Whether nothing was learned or set: no fit has seen the network, and every gate is where `quantize` left it.
+    """Return whether nothing was learned or set.
+
+    No fit has seen such a network, and every gate is where `quantize` left it.
 
     A network at the widths of an assignment is not unfitted: there is nothing left to learn of its widths.
     """
@@ -26,7 +28,7 @@ def is_unfitted(q: Network) -> bool:
 
 
 def warn_unfitted(*networks: Network) -> None:
-    """Warn, at the caller's caller's line, if one of the networks is unfitted."""
+    """Warn at the line of the caller's caller if one of the networks is unfitted."""
     if any(is_unfitted(q) for q in networks):
         warnings.warn(
             "the posterior was never fitted, so its draws are those of the starting point; run probq.fit first",
@@ -36,16 +38,16 @@ def warn_unfitted(*networks: Network) -> None:
 
 
 def count_untuned(q: Program, assignments: Sequence[Assignment]) -> int:
-    """How many draws have other widths than those the network was tuned at; none if a fit tuned none."""
+    """Return how many draws have other widths than the network was tuned at; none if a fit tuned none."""
     tuned = tuned_widths(q) or {}
     return sum(any(not np.array_equal(a.widths[name], tuned[name]) for name in tuned) for a in assignments)
 
 
 def untuned_caution(count: int, draws: int, what: str, instead: str) -> str:
-    """A sentence about draws at widths that were not tuned, empty if there are none.
+    """Return a sentence about draws at widths that were not tuned, empty if there are none.
 
     Args:
-        count: of such draws, from `count_untuned`.
+        count: the count of such draws, from `count_untuned`.
         draws: all of them.
         what: what the draws are called.
         instead: the call that draws codes alone.
@@ -60,6 +62,6 @@ def untuned_caution(count: int, draws: int, what: str, instead: str) -> str:
 
 
 def warn_untuned(count: int, draws: int, what: str, instead: str) -> None:
-    """Warn, at the caller's caller's line, with `untuned_caution` where it says something."""
+    """Warn at the line of the caller's caller with `untuned_caution`, if that says something."""
     if sentence := untuned_caution(count, draws, what, instead):
         warnings.warn(sentence, UserWarning, stacklevel=3)

@@ -1,4 +1,4 @@
-"""Effective bit operations of decided codes: products count by the binary digits that a constant really has."""
+"""Effective bit operations of decided codes count products by the binary digits that a constant really has."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from probq.network.quantizers.base import FINEST_LEVEL
 
 
 def effective_bops(q: Program, assignment: Assignment) -> float:
-    """`sum over layers of MACs * mean over weights of digits * input bits` of a decision, for one example.
+    """Return `sum over layers of MACs * mean over weights of digits * input bits` of a decision, for one example.
 
     The digits of a weight are those of its integer level in binary from the first to the last one that is not zero;
     none for a zero, and the sign is none. Every weight of a layer takes part in equally many products, as without
@@ -22,7 +22,7 @@ def effective_bops(q: Program, assignment: Assignment) -> float:
 
     Args:
         q: the network.
-        assignment: of that network.
+        assignment: the assignment of that network.
 
     Source: C. Sun, T. K. Aarrestad, V. Loncar, J. Ngadiuba, M. Spiropulu, 2024, "Gradient-based Automatic Mixed
     Precision Quantization for Neural Networks On-Chip" (EBOPs, with declared widths of the inputs, signs included).

@@ -1,4 +1,4 @@
-"""Outputs of several decided networks at once: one pass over all of them where they have the same widths."""
+"""Several decided networks give their outputs at once, in one pass over all that have the same widths."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ MOST_ROWS = 4096  # examples times networks held at once
 
 @torch.no_grad()
 def stacked_outputs(q: Program, assignments: Sequence[Assignment], args: tuple[Any, ...]) -> Tensor | None:
-    """Outputs `[assignments, batch, ...]` in float64 from one vectorised pass, or None where it would not work or pay.
+    """Return outputs `[assignments, batch, ...]` in float64 from one vectorised pass.
+
+    The result is None where that would not work or pay.
 
     It pays for linear and embedding layers; many convolutions with weights of their own are slower than one by one.
 
@@ -51,7 +53,7 @@ def _same_widths(assignments: Sequence[Assignment]) -> bool:
 
 
 def cast_like_inputs(output: Any, args: tuple[Any, ...]) -> Any:
-    """The output in the precision of the inputs."""
+    """Return the output in the precision of the inputs."""
     floats = [a.dtype for a in args if isinstance(a, Tensor) and a.is_floating_point()]
     dtype = floats[0] if floats else torch.get_default_dtype()
     if isinstance(output, Tensor):

@@ -1,4 +1,4 @@
-"""Widths that are known: fixed by a decision or tuned for, and their shapes as users read them."""
+"""Widths are known once a decision fixed them or a fit tuned for them; their shapes are those that users read."""
 
 from __future__ import annotations
 
@@ -16,17 +16,20 @@ from probq.network.quantizers.weight import WeightQuantizer
 
 
 def widths_are_fixed(q: Program) -> bool:
-    """Whether every width is fixed."""
+    """Return whether every width is fixed."""
     return not any(quantizer.free for _, quantizer in q.named_quantizers())
 
 
 def fixed_by_decision(q: Program) -> bool:
-    """Whether every width was fixed by a decision; a ladder of one rung alone is none."""
+    """Return whether every width was fixed by a decision; a ladder of one rung needs none."""
     return all(quantizer.fixed is not None for _, quantizer in q.named_quantizers())
 
 
 def known_rungs(q: Program, budget: Budgets) -> dict[str, np.ndarray] | None:
-    """Rungs of every quantizer where they are known without it: fixed, or those that a fit tuned for; else None."""
+    """Return the rungs of every quantizer where they are known.
+
+    They are fixed, or those that a fit tuned for under this budget; else the result is None.
+    """
     if widths_are_fixed(q):
         return {n: _rungs(quantizer, quantizer.fixed) for n, quantizer in q.named_quantizers()}
     if budgets(budget) and budgets(q.budget) and budgets(budget) != budgets(q.budget):
@@ -38,14 +41,17 @@ def known_rungs(q: Program, budget: Budgets) -> dict[str, np.ndarray] | None:
 
 
 def tuned_widths(q: Program) -> dict[str, Any] | None:
-    """Widths that the last fit tuned the network at, or None: no fit has, or it learned widths to its end."""
+    """Return the widths that the last fit tuned the network at.
+
+    The result is None where no fit has, or where a fit learned widths to its end.
+    """
     if any(quantizer.tuned is None for _, quantizer in q.named_quantizers()):
         return None
     return widths_of_rungs(q, {n: _rungs(quantizer, quantizer.tuned) for n, quantizer in q.named_quantizers()})
 
 
 def fixed_widths(q: Program) -> dict[str, Any]:
-    """Widths of a network where all are fixed."""
+    """Return the widths of a network where all are fixed."""
     return widths_of_rungs(q, {n: _rungs(quantizer, quantizer.fixed) for n, quantizer in q.named_quantizers()})
 
 
@@ -54,17 +60,17 @@ def _rungs(quantizer: Quantizer, rungs: Tensor | None) -> np.ndarray:
 
 
 def widths_of_rungs(q: Program, rungs: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Widths in bits of rungs given by number."""
+    """Return the widths in bits of rungs given by number."""
     return format_widths(q, {n: np.asarray(q.quantizer(n).ladder.bits)[r] for n, r in rungs.items()})
 
 
 def format_widths(q: Program, widths: dict[str, Any]) -> dict[str, Any]:
-    """Widths as the user reads them: an int for a tensor, `[channels]`, or the weight's own shape."""
+    """Return the widths as the user reads them: an int for a tensor, `[channels]`, or the weight's own shape."""
     return {name: format_bits(quantizer, np.asarray(widths[name])) for name, quantizer in q.named_quantizers()}
 
 
 def format_bits(quantizer: Quantizer, bits: np.ndarray) -> Any:
-    """Widths of one quantizer as in `format_widths`."""
+    """Return the widths of one quantizer as in `format_widths`."""
     if not quantizer.gates:
         return int(bits.reshape(-1)[0])
     own = isinstance(quantizer, WeightQuantizer) and quantizer.gates == quantizer.shape

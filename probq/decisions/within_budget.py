@@ -1,4 +1,4 @@
-"""Decisions: from the posterior to one choice of widths and codes that keeps a limit."""
+"""Decisions lead from the posterior to one choice of widths and codes that keeps a limit."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from probq.utils.random_stream import Stream
 
 
 def shipped_assignment(q: Program, budget: Budgets) -> Assignment:
-    """What ships: the widths that a fit tuned the network for under this budget, otherwise the mode."""
+    """Return what ships: the widths that a fit tuned the network for under this budget, otherwise the mode."""
     rungs = known_rungs(q, budget)
     if rungs is None or widths_are_fixed(q):
         return mode(q, budget)
@@ -36,7 +36,7 @@ def shipped_assignment(q: Program, budget: Budgets) -> Assignment:
 
 
 def with_widths(q: Program, widths: dict[str, Any], budget: Budgets) -> Assignment:
-    """An assignment of given widths and their most probable codes."""
+    """Return an assignment of given widths and their most probable codes."""
     discrete = constrained_posterior(q, budget)
     choice, gap = discrete.most_probable()
     best, greatest = format_widths(q, discrete.problem.widths(choice)), discrete.problem.value(choice)[0]
@@ -51,7 +51,7 @@ def with_widths(q: Program, widths: dict[str, Any], budget: Budgets) -> Assignme
 
 
 def mode(q: Program, budget: Budgets) -> Assignment:
-    """The most probable widths within the budget, or all of several, and the most probable code of every weight."""
+    """Return the most probable widths within the budget, or all of several, and the most probable codes."""
     if widths_are_fixed(q):
         return _fixed(q, budget)
     discrete = constrained_posterior(q, budget)
@@ -70,7 +70,7 @@ def check_budget_reachable(q: Program, budget: Budgets) -> None:
 
 
 def constrained_posterior(q: Program, budget: Budgets) -> ConstrainedPosterior:
-    """The discrete problem of a network under its limits."""
+    """Return the discrete problem of a network under its limits."""
     found = constrain(q, budgets(budget))
     assert found is not None  # it raises otherwise
     return found
@@ -82,7 +82,7 @@ def _limit(q: Program, budget: Budgets) -> float | tuple[float, ...] | None:
 
 
 def sample(q: Program, n: int, budget: Budgets, seed: int | None) -> list[Assignment]:
-    """Draws of widths from the posterior given that they keep the budget, and of codes given the widths."""
+    """Return draws of widths from the posterior given that they keep the budget, and of codes given the widths."""
     generator = np.random.default_rng(int(torch.randint(2**62, ())) if seed is None else seed)
     with Stream(int(generator.integers(2**62))).drawing():
         if widths_are_fixed(q):
@@ -98,14 +98,14 @@ def sample(q: Program, n: int, budget: Budgets, seed: int | None) -> list[Assign
 
 
 def probability_within(q: Program, budget: Budgets, draws: int | None = None, seed: int = 0) -> float:
-    """`P(cost <= limit)` of a draw of widths; 0 or 1 where they are fixed.
+    """Return `P(cost <= limit)` of a draw of widths, 0 or 1 where they are fixed.
 
     Args:
         q: the network.
         budget: the limit, or several that a draw must keep all.
         draws: where the cost takes too many values for an exact sum, the number of draws to estimate it from; by
             default 20,000, and at least 100 where very many gates would make that slow.
-        seed: of those draws.
+        seed: the seed of those draws.
     """
     if widths_are_fixed(q):
         widths = fixed_widths(q)

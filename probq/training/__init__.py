@@ -1,1 +1,1 @@
-"""Fitting a posterior: the search for widths, their refinement, and the tuning of what was decided."""
+"""Training fits a posterior: it searches for widths, refines them, and tunes the network at what was decided."""

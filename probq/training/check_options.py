@@ -1,4 +1,4 @@
-"""Options of `fit` and `steps` that are checked before the first step."""
+"""This module checks the options of `fit` and `steps` before the first step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A network made ready for a fit: its likelihood, the scales of its inputs, and targets that fit."""
+"""A network is made ready for a fit here: its likelihood, the scales of its inputs, and targets that suit it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from probq.utils.batches import Batches
 
 @torch.no_grad()
 def usual_likelihood(q: Program, x: Any, y: Tensor) -> Likelihood:
-    """The likelihood that `for_target` takes for a batch and what the float network makes of it."""
+    """Return the likelihood that `for_target` takes for a batch and what the float network makes of it."""
     if y.is_floating_point():
         return for_target(y)
     with q.evaluating(), running(x):
@@ -37,7 +37,7 @@ def check_targets(q: Program, x: Any, y: Tensor) -> None:
 
 
 def prepare(q: Quantized, data: Batches, likelihood: Likelihood | None, temperature: float) -> None:
-    """Likelihood and scales, as the data has them; what does not fit it leaves the network's likelihood as it was."""
+    """Set likelihood and scales as the data has them; on an error the network's likelihood stays as it was."""
     if likelihood is not None and not callable(likelihood):
         raise ProbqError(
             "likelihood is a function from outputs to a law, such as probq.likelihoods.categorical, not "

@@ -1,4 +1,4 @@
-"""Posteriors that are small enough to be checked by enumeration, and what a fit of them takes by default."""
+"""Some posteriors are small enough to be checked by enumeration; this module says which, and how a fit treats them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ FEW = 64  # quantized weights of a network whose posterior can be checked, and d
 
 
 def is_small(q: Quantized, temperature: float, rule: Rule) -> bool:
-    """Whether the posterior is small enough to be checked, and can be had by many draws in each step."""
+    """Return whether the posterior is small enough to be checked, and can be had by many draws in each step."""
     weights = sum(math.prod(quantizer.shape) for quantizer in q.weights.values())
     usual = all(type(quantizer.estimator) is SecondOrder for _, quantizer in q.named_quantizers())
     return weights <= FEW and temperature == 1 and usual and not isinstance(rule, ConstraintGuided)
 
 
 def small_rates(steps: int) -> Rates:
-    """Learning rates that lead a small posterior to where it belongs within a number of steps."""
+    """Return the learning rates that lead a small posterior to where it belongs within a number of steps."""
     least = SMALL_RATE / steps
     return Rates(max(Rates.weights, least), gates=max(GATES * Rates.weights, least))

@@ -122,6 +122,8 @@ def uniform(like: Tensor) -> Tensor:
     One 64-bit number makes four of them: torch's own 24-bit ones would take a quarter of a training step's overhead.
     """
     count = like.numel()
+    # 16 bits give a level its probability to within 2^-17, little beside the chance of one draw; odd multiples lie
+    # symmetrically around 1/2, so that this error favours neither level.
     bits = torch.empty(-(-count // 4), dtype=torch.int64, device=like.device).random_(-(2**63), None)
     short = bits.view(torch.int16)[:count].reshape(like.shape)
     return short.to(like.dtype).mul_(2.0**-16).add_(0.5 + 2.0**-17)

@@ -1,1 +1,1 @@
-"""Widths under limits as a discrete problem: its most probable choice, exact draws, and chances that a limit holds."""
+"""Widths under limits are a discrete problem, which is solved, sampled from, and given chances of its limits here."""

@@ -1,4 +1,4 @@
-"""Chance constraints: how likely a draw of widths keeps a limit, with gradients to the gates."""
+"""Chance constraints say how likely a draw of widths keeps a limit, with gradients to the gates."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FLOOR = 0.02  # of the sd, in units of the limit
 
 
 class ChanceConstraint(ABC):
-    """`P_q(cost <= limit) >= p` as a gap: 0 or less where it holds.
+    """A chance constraint is `P_q(cost <= limit) >= p` as a gap, 0 or less where it holds.
 
     Args:
         p: the probability to be held.
@@ -30,7 +30,7 @@ class ChanceConstraint(ABC):
 
     @abstractmethod
     def gap(self, probs: Mapping[str, Tensor], limit: float) -> Tensor:
-        """The gap, a float64 scalar with gradients.
+        """Return the gap, a float64 scalar with gradients.
 
         Args:
             probs: probability of each rung of every quantizer, `[*gates, B]`.
@@ -38,22 +38,22 @@ class ChanceConstraint(ABC):
         """
 
     def level(self, probs: Mapping[str, Tensor]) -> Tensor:
-        """The limit at which the gap is about 0: mean plus `tails` standard deviations."""
+        """Return the limit at which the gap is about 0, the mean plus `tails` standard deviations."""
         mean, variance = self.moments(probs)
         return mean + self.tails * (variance + TINY).sqrt()
 
     @abstractmethod
     def moments(self, probs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Mean and variance of the cost, exact."""
+        """Return the exact mean and variance of the cost."""
 
     @property
     @abstractmethod
     def tails(self) -> float:
-        """Standard deviations between the mean and the p-quantile, or a bound of it."""
+        """Return the standard deviations between the mean and the p-quantile, or a bound of them."""
 
 
 class ByProbability(ChanceConstraint):
-    """What has a probability `P`: the gap `s (logit(p) - logit(P)) / limit`, with `s = sqrt(3) / pi` times the sd.
+    """This constraint knows a probability `P`; its gap is `s (logit(p) - logit(P)) / limit`, `s = sqrt(3) / pi sd`.
 
     For a logistic law this is what lies between the limit and the cost's p-quantile, relative to the limit; the sign is
     right for any law. The logit keeps a slope where `P` is nearly 0. The sd counts as a constant, `FLOOR` at least.
@@ -61,10 +61,10 @@ class ByProbability(ChanceConstraint):
 
     @abstractmethod
     def odds(self, probs: Mapping[str, Tensor], limit: float) -> tuple[Tensor, Tensor]:
-        """`P(cost <= limit)` and what is left to 1."""
+        """Return `P(cost <= limit)` and its complement to 1."""
 
     def gap(self, probs: Mapping[str, Tensor], limit: float) -> Tensor:
-        """The gap."""
+        """Return the gap."""
         within, over = self.odds(probs, limit)
         logit = torch.log(within.clamp_min(TINY)) - torch.log(over.clamp_min(TINY))
         with torch.no_grad():
@@ -73,12 +73,12 @@ class ByProbability(ChanceConstraint):
 
     @property
     def tails(self) -> float:
-        """Those of a logistic law."""
+        """Return the standard deviations between the mean and the p-quantile of a logistic law."""
         return math.sqrt(3) / math.pi * math.log(self.p / (1 - self.p))
 
 
 class SumOfCosts(ChanceConstraint):
-    """Of a cost that is a sum over layers.
+    """This constraint limits a cost that is a sum over layers.
 
     Args:
         problem: the discrete problem of a network; its probabilities are not used, they come with each call.
@@ -90,12 +90,15 @@ class SumOfCosts(ChanceConstraint):
         self.problem = problem
 
     def moments(self, probs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Mean and variance of the sum."""
+        """Return the mean and variance of the sum."""
         return moments(self.problem, probs)
 
 
 class ExactDistribution(SumOfCosts, ByProbability):
-    """The cost's exact distribution, for one width a tensor: its values are few, and it is a convolution of groups."""
+    """This constraint has the cost's exact distribution.
+
+    It suits one width a tensor, where the cost has few values: the distribution is a convolution of groups.
+    """
 
     def __init__(self, problem: Problem, p: float) -> None:
         super().__init__(problem, p)
@@ -107,7 +110,7 @@ class ExactDistribution(SumOfCosts, ByProbability):
         self.costs = torch.from_numpy(costs)
 
     def odds(self, probs: Mapping[str, Tensor], limit: float) -> tuple[Tensor, Tensor]:
-        """Both sums of the distribution."""
+        """Return the sums of the distribution within the limit and beyond it."""
         law = torch.ones(1, dtype=torch.float64)
         for group, place in zip(self.problem.groups, self.places, strict=True):
             pairs = (law[:, None] * _pairs(group, probs)[None]).reshape(-1)
@@ -117,14 +120,14 @@ class ExactDistribution(SumOfCosts, ByProbability):
 
 
 class BinnedDistribution(SumOfCosts, ByProbability):
-    """A lower bound of `P(cost <= limit)`, for one width a tensor where the cost has too many values.
+    """This constraint has a lower bound of `P(cost <= limit)`, for a cost of one width a tensor with too many values.
 
     Each group's cost above its least one is rounded up to a multiple of 1/4096 of the room above the cheapest choice,
     so a choice counts as within only if it is.
     """
 
     def odds(self, probs: Mapping[str, Tensor], limit: float) -> tuple[Tensor, Tensor]:
-        """The bound and what is left."""
+        """Return the bound and its complement."""
         unit = max(limit - float(self.problem.cheapest[0]), 0.0) / BINS
         law = torch.zeros(BINS + 1, dtype=torch.float64)
         law[0] = 1
@@ -143,7 +146,7 @@ class BinnedDistribution(SumOfCosts, ByProbability):
 
 
 class LargestCost(ByProbability):
-    """The exact distribution of the largest layer's cost: `P(max <= v) = prod over widths of P(their layers <= v)`.
+    """This is the largest layer's cost exactly: `P(max <= v) = prod over widths of P(their layers <= v)`.
 
     Args:
         layers: cost of each layer on every rung of its input, and the name of what has that width, "" if nothing has.
@@ -160,14 +163,14 @@ class LargestCost(ByProbability):
         self.most = {name: costs for name, costs in most.items() if name}
 
     def odds(self, probs: Mapping[str, Tensor], limit: float) -> tuple[Tensor, Tensor]:
-        """The product and what is left; nothing is within a limit that some layer always exceeds."""
+        """Return the product and its complement; nothing is within a limit that some layer always exceeds."""
         within = torch.tensor(float(limit >= float(self.values[0])), dtype=torch.float64)
         for name, costs in self.most.items():
             within = within * (probs[name].double().cpu() * (costs <= limit)).sum()
         return within, 1 - within
 
     def moments(self, probs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Mean and variance by all values of the largest cost."""
+        """Return the mean and variance of the largest cost, from all its values."""
         below = torch.stack([self.odds(probs, float(value))[0] for value in self.values])
         law = torch.diff(below, prepend=below.new_zeros(1))
         mean = law @ self.values
@@ -175,7 +178,7 @@ class LargestCost(ByProbability):
 
 
 class CantelliBound(SumOfCosts):
-    """Cantelli's one-sided bound, for widths of channels or weights: the cost's exact mean and variance suffice.
+    """Cantelli's one-sided bound needs only the cost's mean and variance, and so suits widths of channels or weights.
 
         mean + sqrt(p / (1 - p)) sd <= limit   implies   P(cost <= limit) >= p,
 
@@ -184,17 +187,17 @@ class CantelliBound(SumOfCosts):
     """
 
     def gap(self, probs: Mapping[str, Tensor], limit: float) -> Tensor:
-        """The gap."""
+        """Return the gap."""
         return torch.log(self.level(probs) / limit)
 
     @property
     def tails(self) -> float:
-        """Those of the bound."""
+        """Return the standard deviations between the mean and the bound of the p-quantile."""
         return math.sqrt(self.p / (1 - self.p))
 
 
 def moments(problem: Problem, probs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Mean and variance of the cost, exact; arguments as in `ChanceConstraint`."""
+    """Return the exact mean and variance of the cost; arguments are those of `ChanceConstraint`."""
     means, variances = [torch.tensor(float(problem.constant[0]), dtype=torch.float64)], []
     for group in problem.groups:
         of_shared, of_leaves = _laws(group, probs)
@@ -211,7 +214,7 @@ def moments(problem: Problem, probs: Mapping[str, Tensor]) -> tuple[Tensor, Tens
 
 
 def chance_constraint(problem: Problem, p: float) -> ChanceConstraint:
-    """The sharpest of the three that a network allows: exact, binned, or by Cantelli's bound."""
+    """Return the sharpest of the three that a network allows: exact, binned, or by Cantelli's bound."""
     if any((group.counts > 1).any() for group in problem.groups):
         return CantelliBound(problem, p)
     values = 1
@@ -221,7 +224,7 @@ def chance_constraint(problem: Problem, p: float) -> ChanceConstraint:
 
 
 def _laws(group: Group, probs: Mapping[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """Probability of each combination of the shared widths `[T]`, and of the rungs of each leaf's gates `[n, B]`."""
+    """Return the probabilities of shared combinations, `[T]`, and of the rungs of each leaf's gates, `[n, B]`."""
     of_shared = torch.ones(len(group.combinations), dtype=torch.float64)
     for column, name in enumerate(group.shared):
         of_shared = of_shared * probs[name].double().cpu()[torch.from_numpy(group.combinations[:, column].copy())]
@@ -230,7 +233,7 @@ def _laws(group: Group, probs: Mapping[str, Tensor]) -> tuple[Tensor, list[Tenso
 
 
 def _costs(group: Group, problem: Problem) -> np.ndarray:
-    """Cost of each combination of the shared widths with each of the leaves' rungs, `[n]`."""
+    """Return the cost of each combination of the shared widths with each of the leaves' rungs, `[n]`."""
     costs = group.own[0][:, None]
     for v, name in enumerate(group.leaves):
         own = group.cost[0, :, v, None, : len(problem.ladders[name])]
@@ -239,7 +242,7 @@ def _costs(group: Group, problem: Problem) -> np.ndarray:
 
 
 def _pairs(group: Group, probs: Mapping[str, Tensor]) -> Tensor:
-    """Probability of each of the same, `[n]`."""
+    """Return the probability of each combination of `_costs`, `[n]`."""
     of_shared, of_leaves = _laws(group, probs)
     result = of_shared[:, None]
     for law in of_leaves:

@@ -1,4 +1,4 @@
-"""Exact draws of widths from the posterior given that they keep limits, and how probable that is."""
+"""This module draws widths exactly from the posterior given that they keep limits, and says how probable that is."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MOST_BATCHES = 2000
 
 
 def conditional_draws(problem: Problem, limit: Limits, n: int, generator: np.random.Generator) -> list[Choice]:
-    """Independent draws from the posterior over widths given that every limit is kept, exact.
+    """Return independent, exact draws from the posterior over widths given that every limit is kept.
 
     Proposals come from the posterior tilted by `exp(-prices * costs)`, which still factorises; a feasible one is kept
     with probability `exp(prices * (costs - limits))`. The prices with `E[cost] = limit` keep the most.
@@ -50,7 +50,10 @@ def _mean_costs(problem: Problem, prices: np.ndarray) -> np.ndarray:
 
 
 def _prices(problem: Problem, limits: np.ndarray) -> np.ndarray:
-    """Prices at which each mean cost is its limit, or 0 where it is below; one after the other, in rounds."""
+    """Return the prices at which each mean cost is its limit, or 0 where it is below.
+
+    They are found one after the other, in rounds.
+    """
     prices = np.zeros(len(limits))
     for k in list(range(len(limits))) * (1 if len(limits) == 1 else ROUNDS):
         prices = replace_price(prices, k, 0.0)
@@ -71,7 +74,7 @@ def _prices(problem: Problem, limits: np.ndarray) -> np.ndarray:
 def _propose(
     group: Group, prices: np.ndarray, n: int, generator: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Combinations `[n]`, rungs `[n, G]` and costs `[n, K]` of `n` draws."""
+    """Return the combinations `[n]`, rungs `[n, G]` and costs `[n, K]` of `n` draws."""
     gates, combinations = group.tilted(prices)
     t = _draw(softmax(combinations)[None].repeat(n, 0), generator)
     cumulative = softmax(gates, axis=2).cumsum(2)
@@ -93,7 +96,7 @@ def _draw(probs: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 
 
 def probability_within(problem: Problem, limit: Limits, draws: int = 20000, seed: int = 0) -> float:
-    """`P(cost <= limit)` under the posterior: exact where the costs take few values, else from `draws` draws."""
+    """Return `P(cost <= limit)` under the posterior: exact where the costs take few values, else from `draws` draws."""
     limits = np.broadcast_to(np.asarray(limit, float), problem.full.shape)
     every = [_states(group) for group in problem.groups]
     if any(states is None for states in every):
@@ -115,7 +118,7 @@ def probability_within(problem: Problem, limit: Limits, draws: int = 20000, seed
 
 
 def _behind(ends: list[np.ndarray], limits: np.ndarray) -> list[np.ndarray]:
-    """For each group the sum of what all later ones take at least, or at most."""
+    """Return for each group the sum of what all later ones take at least, or at most."""
     sums = [np.zeros(len(limits))]
     for end in reversed(ends[1:]):
         sums.append(sums[-1] + end)
@@ -125,7 +128,7 @@ def _behind(ends: list[np.ndarray], limits: np.ndarray) -> list[np.ndarray]:
 def _together(
     costs: np.ndarray, probs: np.ndarray, own_costs: np.ndarray, own_probs: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Costs `[N, K]` of two independent parts together, each value once, and their probabilities `[N]`."""
+    """Return the costs `[N, K]` of two independent parts together, each value once, and their probabilities `[N]`."""
     every = (costs[:, None] + own_costs[None]).reshape(-1, costs.shape[1])
     if every.shape[1] == 1:
         unique, inverse = np.unique(every[:, 0], return_inverse=True)
@@ -136,7 +139,7 @@ def _together(
 
 
 def _states(group: Group) -> tuple[np.ndarray, np.ndarray] | None:
-    """Costs `[n, K]` and probabilities `[n]` of everything that a small group may take."""
+    """Return the costs `[n, K]` and probabilities `[n]` of everything that a small group may take."""
     rungs = group.cost.shape[3]
     if (group.counts > 1).any() or len(group.log_shared) * float(rungs) ** len(group.leaves) > 100_000:
         return None

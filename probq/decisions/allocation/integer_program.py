@@ -1,4 +1,4 @@
-"""The integer programme of a discrete problem, and the widths that come nearest to keeping several limits together."""
+"""The discrete problem is an integer programme, which also finds the widths nearest to keeping several limits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from probq.errors import ProbqError
 
 
 def nearest_to_limits(problem: Problem, limits: np.ndarray) -> tuple[Choice, float]:
-    """The choice whose greatest excess `cost_k / limit_k` is least, and that excess; at most 1 if all can be kept.
+    """Return the choice whose greatest excess `cost_k / limit_k` is least, and that excess.
+
+    The excess is at most 1 if all limits can be kept.
 
         min s   s.t.   cost_k <= s limit_k for each k
 
@@ -41,7 +43,7 @@ def nearest_to_limits(problem: Problem, limits: np.ndarray) -> tuple[Choice, flo
 
 
 def to_columns(problem: Problem, extra: int = 0) -> tuple[np.ndarray, LinearConstraint]:
-    """Costs `[K, columns]` of the variables of an integer programme, and the equations between these.
+    """Return the costs `[K, columns]` of the variables of an integer programme, and the equations between these.
 
     Each group has a variable for each combination, and for each of those one for each rung of each leaf: the number of
     its gates there.
@@ -63,12 +65,12 @@ def to_columns(problem: Problem, extra: int = 0) -> tuple[np.ndarray, LinearCons
 
 
 def by_group(problem: Problem, values: np.ndarray) -> list[np.ndarray]:
-    """The variables of each group."""
+    """Return the variables of each group."""
     return np.split(values, _starts(problem)[1:])
 
 
 def to_choice(group: Group, numbers: np.ndarray) -> tuple[int, np.ndarray]:
-    """The choice with given numbers of gates on each rung; gates that like wide rungs get those."""
+    """Return the choice with given numbers of gates on each rung; gates that like wide rungs get those."""
     combinations = len(group.log_shared)
     t = int(numbers[:combinations].argmax())
     of_rungs = numbers[combinations:].reshape(combinations, len(group.leaves), -1)[t]
@@ -85,7 +87,7 @@ def _starts(problem: Problem) -> np.ndarray:
 
 
 def _most(group: Group) -> np.ndarray:
-    """Greatest value of each variable."""
+    """Return the greatest value of each variable."""
     finite = np.isfinite(group.log_gates)[np.cumsum(group.counts) - group.counts]
     allowed = (finite * group.counts[:, None]).ravel()
     combinations = len(group.log_shared)
@@ -93,7 +95,10 @@ def _most(group: Group) -> np.ndarray:
 
 
 def _equations(group: Group) -> list[tuple[np.ndarray, np.ndarray, float]]:
-    """Columns, values and right-hand side: one combination; given it, each leaf's gates are all on some rung."""
+    """Return the columns, values and right-hand sides of the equations.
+
+    One combination is taken; given it, each leaf's gates are all on some rung.
+    """
     combinations, leaves, rungs = len(group.log_shared), len(group.leaves), group.cost.shape[3]
     result = [(np.arange(combinations), np.ones(combinations), 1.0)]
     for t in range(combinations):

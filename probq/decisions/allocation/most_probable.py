@@ -1,4 +1,4 @@
-"""Solvers on the discrete problem: the most probable choices under limits."""
+"""These solvers find the most probable choices of the discrete problem under limits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROUNDS = 6
 
 
 def most_probable(problem: Problem, limit: Limits) -> tuple[Choice, float]:
-    """The choice of greatest log-probability with `cost <= limit`, and its proven gap in nats.
+    """Return the choice of greatest log-probability with `cost <= limit`, and its proven gap in nats.
 
     With one gate for each tensor it is an integer programme, solved to optimality (gap 0). With many gates it is the
     best choice found along the Lagrangian dual, and the gap is the distance to the dual bound.
@@ -38,7 +38,7 @@ def most_probable(problem: Problem, limit: Limits) -> tuple[Choice, float]:
 
 
 def check_reachable(problem: Problem, limit: Limits) -> tuple[np.ndarray, Choice]:
-    """The limits `[K]`, a rounding error lower where costs are fractions, and a choice that keeps them.
+    """Return the limits `[K]`, a rounding error lower where costs are fractions, and a choice that keeps them.
 
     Raises:
         ProbqError: if there is none; it names the limits that are in the way, and the nearest choice.
@@ -70,7 +70,7 @@ def _integer_programme(problem: Problem, limits: np.ndarray, start: Choice) -> C
 
 
 def most_probable_first(problem: Problem, limit: Limits) -> Iterator[Choice]:
-    """All choices with `cost <= limit`, in the order of falling log-probability, each from an integer programme.
+    """Yield all choices with `cost <= limit` by falling log-probability, each from an integer programme.
 
     Args:
         problem: the discrete problem, with one gate for each leaf.
@@ -86,7 +86,10 @@ def most_probable_first(problem: Problem, limit: Limits) -> Iterator[Choice]:
 
 
 def _in_order(problem: Problem, limits: np.ndarray) -> Iterator[Choice]:
-    """Columns: for each group its combinations, then for each of those the rungs of each leaf."""
+    """Yield choices in order.
+
+    The columns of the programme are, for each group, its combinations, and for each of those the rungs of each leaf.
+    """
     gain = np.concatenate(
         [np.append(g.log_shared, np.tile(g.log_gates.ravel(), g.own.shape[1])) for g in problem.groups]
     )
@@ -116,7 +119,10 @@ def _in_order(problem: Problem, limits: np.ndarray) -> Iterator[Choice]:
 
 
 def _has_room(problem: Problem, room: np.ndarray) -> np.ndarray:
-    """Columns that leave room for the least costs of all else; the solver's tolerance would let some others pass."""
+    """Return which columns leave room for the least costs of all else.
+
+    The solver's tolerance would let some others pass.
+    """
     parts = []
     for g in problem.groups:
         barred = np.where(np.isfinite(g.log_gates), 0, np.inf)  # one gate for each leaf
@@ -130,7 +136,7 @@ def _has_room(problem: Problem, room: np.ndarray) -> np.ndarray:
 
 
 def _priced(problem: Problem, prices: np.ndarray) -> tuple[Choice, float]:
-    """The choice that maximises `log-probability - prices * costs`, and that maximum."""
+    """Return the choice that maximises `log-probability - prices * costs`, and that maximum."""
     choice, total = [], float(-prices @ problem.constant)
     for g in problem.groups:
         gates = g.log_gates[None] - np.tensordot(prices, g.shares, 1)[:, g.owner]
@@ -142,7 +148,10 @@ def _priced(problem: Problem, prices: np.ndarray) -> tuple[Choice, float]:
 
 
 def _lagrangian(problem: Problem, limits: np.ndarray, start: Choice) -> tuple[Choice, float]:
-    """Bisection of each price in turn; with several limits in rounds, for the price of one moves the others."""
+    """Bisect each price in turn.
+
+    Several limits take rounds, for the price of one moves the others.
+    """
     choice, bound = _priced(problem, np.zeros(len(limits)))
     if problem.keeps(choice, limits):
         return choice, 0.0
@@ -169,14 +178,14 @@ def _lagrangian(problem: Problem, limits: np.ndarray, start: Choice) -> tuple[Ch
 
 
 def replace_price(prices: np.ndarray, k: int, price: float) -> np.ndarray:
-    """Prices with one of them replaced."""
+    """Return the prices with one of them replaced."""
     result = prices.copy()
     result[k] = price
     return result
 
 
 def _filled(problem: Problem, choice: Choice, limits: np.ndarray) -> Choice:
-    """Spend what is left: single gates moved to more probable rungs, best log-probability for the cost first."""
+    """Spend what is left by moving single gates to more probable rungs, best log-probability for the cost first."""
     room = limits - problem.value(choice)[1]
     unit = 1 / np.maximum(limits, 1e-300)
     result = []

@@ -1,4 +1,4 @@
-"""The discrete problem behind every decision: which widths, at which log-probability and at which costs.
+"""Every decision is a discrete problem: which widths, at which log-probability and at which costs.
 
 Quantizers that meet in a layer share a cost, and tied quantizers share one width. They form groups. In a group some
 widths are enumerated together, so that given those all others are independent: a group is a star, not a web.
@@ -27,7 +27,7 @@ MOST_COMBINATIONS = 4096
 
 @dataclass(frozen=True)
 class Group:
-    """Widths that are enumerated together, and others that are independent given those; `K` costs of each choice.
+    """A group is the widths that are enumerated together and others that are independent given those; `K` costs each.
 
     Attributes:
         shared: names of the widths that are enumerated, `S` of them.
@@ -52,21 +52,21 @@ class Group:
 
     @property
     def gates(self) -> int:
-        """Number of gates `G`."""
+        """Return the number of gates `G`."""
         return len(self.log_gates)
 
     @property
     def owner(self) -> np.ndarray:
-        """Leaf of each gate, `[G]`."""
+        """Return the leaf of each gate, `[G]`."""
         return np.repeat(np.arange(len(self.counts)), self.counts)
 
     @property
     def shares(self) -> np.ndarray:
-        """Costs of one gate of each leaf, `[K, T, V, B]`."""
+        """Return the costs of one gate of each leaf, `[K, T, V, B]`."""
         return self.cost / self.counts[:, None]
 
     def value(self, combination: int, rungs: np.ndarray) -> tuple[float, np.ndarray]:
-        """Log-probability and costs `[K]` of one choice, `rungs` of shape `[G]`."""
+        """Return the log-probability and costs `[K]` of one choice, `rungs` of shape `[G]`."""
         log_prob = self.log_shared[combination] + self.log_gates[np.arange(self.gates), rungs].sum()
         of_gates = self.cost[:, combination, self.owner, rungs]
         ends = np.cumsum(self.counts)
@@ -74,12 +74,15 @@ class Group:
         return float(log_prob), self.own[:, combination] + sum(parts)
 
     def tilted(self, prices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Unnormalised log-probabilities when costs have prices: of the gates `[T, G, B]`, of combinations `[T]`."""
+        """Return the unnormalised log-probabilities when costs have prices.
+
+        Those of the gates are `[T, G, B]`, those of combinations `[T]`.
+        """
         gates = self.log_gates[None] - np.tensordot(prices, self.shares, 1)[:, self.owner]
         return gates, self.log_shared - prices @ self.own + logsumexp(gates, axis=2).sum(1)
 
     def cheapest(self, index: int) -> tuple[int, np.ndarray]:
-        """The choice with the least of one cost."""
+        """Return the choice with the least of one cost."""
         allowed = np.isfinite(self.log_gates)[None]
         gates = np.where(allowed, self.shares[index][:, self.owner], np.inf)
         t = int((self.own[index] + gates.min(2).sum(1)).argmin())
@@ -88,15 +91,15 @@ class Group:
 
 @dataclass(frozen=True)
 class Problem:
-    """Groups of quantizers, the constant costs of everything else, and the ladders.
+    """A problem has groups of quantizers, the constant costs of everything else, and the ladders.
 
     Attributes:
         groups: all of them.
         constant: costs of what has no choice, `[K]`.
-        ladders: of every quantizer.
+        ladders: the ladders of every quantizer.
         full: costs of the 32-bit network, `[K]`.
         sites: for each tied quantizer, the one whose width it shares.
-        names: of the costs.
+        names: the names of the costs.
         within: for messages, the limits that bar rungs from the start, such as " within 600 largest_activation".
     """
 
@@ -110,13 +113,15 @@ class Problem:
 
     @property
     def cheapest(self) -> np.ndarray:
-        """Least reachable value of each cost alone, `[K]`."""
+        """Return the least reachable value of each cost alone, `[K]`."""
         # by way of a choice, summed like every other one, so that a limit of exactly this cost can be kept
         choices = [[group.cheapest(k) for group in self.groups] for k in range(len(self.full))]
         return np.array([self.value(choice)[1][k] for k, choice in enumerate(choices)])
 
     def inside(self, limits: float | np.ndarray) -> np.ndarray:
-        """The limits `[K]`, a rounding error lower where costs are fractions; raises if one of them is out of reach.
+        """Return the limits `[K]`, a rounding error lower where costs are fractions.
+
+        It raises if one of them is out of reach.
 
         Raises:
             ProbqError: with the cheapest reachable cost.
@@ -135,7 +140,7 @@ class Problem:
         return limits
 
     def widths(self, choice: Choice) -> dict[str, np.ndarray | int]:
-        """Bits of every quantizer for one choice: a combination and the gates' rungs for each group."""
+        """Return the bits of every quantizer for a choice, a combination and the gates' rungs for each group."""
         result: dict[str, np.ndarray | int] = {}
         for group, (combination, rungs) in zip(self.groups, choice, strict=True):
             for name, rung in zip(group.shared, group.combinations[combination], strict=True):
@@ -146,12 +151,12 @@ class Problem:
         return result | {name: result[site] for name, site in self.sites.items()}
 
     def value(self, choice: Choice) -> tuple[float, np.ndarray]:
-        """Log-probability and costs `[K]` of one choice."""
+        """Return the log-probability and costs `[K]` of one choice."""
         values = [group.value(*c) for group, c in zip(self.groups, choice, strict=True)]
         return sum(v[0] for v in values), self.constant + sum(v[1] for v in values)
 
     def keeps(self, choice: Choice, limits: float | np.ndarray) -> bool:
-        """Whether a choice keeps every limit."""
+        """Return whether a choice keeps every limit."""
         return bool((self.value(choice)[1] <= limits).all())
 
 
@@ -162,11 +167,11 @@ def make_problem(
     cost: costs.Cost | Sequence[costs.Cost],
     sites: Mapping[str, str] | None = None,
 ) -> Problem:
-    """The problem of a network.
+    """Return the problem of a network.
 
     Args:
-        layers: of the network.
-        ladders: of every quantizer.
+        layers: the layers of the network.
+        ladders: the ladders of every quantizer.
         log_probs: log-probability of every quantizer's rungs in nats, `[B]`, or `[gates, B]` for weights.
         cost: the cost, or several; each a sum over layers.
         sites: for each tied quantizer, the one whose width it shares.
@@ -190,7 +195,7 @@ def make_problem(
 
 
 def _components(ends: Iterable[tuple[str | None, ...]]) -> list[list[str]]:
-    """Names that meet in a layer, directly or by way of others; in the order of the layers."""
+    """Return the names that meet in a layer, directly or by way of others, in the order of the layers."""
     found: list[list[str]] = []
     for pair in ends:
         names = list(dict.fromkeys(n for n in pair if n is not None))
@@ -202,7 +207,7 @@ def _components(ends: Iterable[tuple[str | None, ...]]) -> list[list[str]]:
 
 
 def _shared(names: Sequence[str], pairs: Sequence[set[str]], laws: Mapping[str, np.ndarray]) -> list[str]:
-    """Names to enumerate so that all others are independent given those: one end of each pair at least.
+    """Return the names to enumerate so that all others are independent given those: one end of each pair at least.
 
     Those with many gates can never be enumerated; of the rest those that meet the fewest others need not be.
     """

@@ -113,6 +113,8 @@ class Codes(UnbatchedLaw):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-probability of one level for each weight, a scalar; `-inf` where a level is not among the nearest."""
+        # Pyro asks for the log-probability of the very tensor that it drew, which the fused draw already has; another
+        # tensor, even of equal levels, takes the long way, for it may come from another law or carry another gradient.
         if self._drawn is not None and value is self._drawn[0]:
             return self._drawn[1]
         levels, log_probs = self.window()

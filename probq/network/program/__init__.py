@@ -1,1 +1,1 @@
-"""The network as a Pyro program: called with other weights, with batch normalisation folded into them."""
+"""This room makes the network a Pyro program, called with other weights that batch normalisation is folded into."""

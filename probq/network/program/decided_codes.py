@@ -1,4 +1,4 @@
-"""Codes of every weight at decided widths, and rungs as one-hot vectors."""
+"""This module gives the codes of every weight at decided widths, and rungs as one-hot vectors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from probq.network.program.program import Program
 
 
 def rung_onehots(q: Program, widths: Any) -> dict[str, Tensor]:
-    """One-hot rungs of decided widths."""
+    """Return the one-hot rungs of decided widths."""
     result = {}
     for name, quantizer in q.named_quantizers():
         bits = np.asarray(widths[name]).reshape(quantizer.gates)
@@ -25,7 +25,7 @@ def rung_onehots(q: Program, widths: Any) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def decided_codes(q: Program, widths: Any, draw: bool = False) -> dict[str, np.ndarray]:
-    """Codes of every weight at decided widths: the most probable ones, or a draw."""
+    """Return the codes of every weight at decided widths: the most probable ones, or a draw."""
     chosen, result = rung_onehots(q, widths), {}
     with q.evaluating():  # the codes of what ships: normalisation folded
         for name, quantizer in q.weights.items():

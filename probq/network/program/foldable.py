@@ -1,4 +1,4 @@
-"""Which batch normalisations can be folded without changing what the network computes."""
+"""This module finds the batch normalisations that can be folded without changing what the network computes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from probq.network.tracing.trace import Tracing
 
 
 def check_norms(net: nn.Module, found: Tracing, example: Any) -> list[Layer]:
-    """The layers, with only those normalisations that can be folded without changing the network's output."""
+    """Return the layers, with only those normalisations that can be folded without changing the network's output."""
     layers = [m if foldable(net, m) else replace(m, norm=None) for m in found.layers]
     if _folds(net, layers, example):
         return layers
@@ -26,7 +26,7 @@ def check_norms(net: nn.Module, found: Tracing, example: Any) -> list[Layer]:
 
 @torch.no_grad()
 def _folds(net: nn.Module, layers: list[Layer], example: Any) -> bool:
-    """Whether folding leaves the output as it is, for other statistics than the present ones too (they will change)."""
+    """Return whether folding leaves the output as it is, also for other statistics, since these will change."""
     training = [m for m in net.modules() if m.training]
     net.eval()
     norms: dict[str, Any] = {m.norm: net.get_submodule(m.norm) for m in layers if m.norm is not None}
@@ -51,7 +51,7 @@ def _folds(net: nn.Module, layers: list[Layer], example: Any) -> bool:
 
 
 def _folded(net: nn.Module, layers: list[Layer]) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
-    """What `substitute` takes to fold the normalisations of some layers."""
+    """Return what `substitute` takes to fold the normalisations of some layers."""
     tensors: dict[str, Tensor] = {}
     outputs: dict[str, Any] = {}
     for layer in layers:
@@ -67,7 +67,7 @@ def _folded(net: nn.Module, layers: list[Layer]) -> tuple[dict[str, Tensor], dic
 
 
 def tensors_of(output: Any) -> list[Tensor]:
-    """All floating-point tensors in a network's output."""
+    """Return all floating-point tensors in a network's output."""
     if isinstance(output, Tensor):
         return [output] if output.is_floating_point() else []
     members = output.values() if isinstance(output, dict) else output if isinstance(output, tuple | list) else []

@@ -1,4 +1,4 @@
-"""Batch normalisation folded into the layer in front of it, as the integer model ships it."""
+"""Batch normalisation is folded into the layer in front of it, as the integer model ships it."""
 
 from __future__ import annotations
 
@@ -16,34 +16,37 @@ from probq.network.tracing.layer import Layer
 
 @dataclass(frozen=True)
 class Fold:
-    """`norm(layer(x)) = gain * layer(x) + shift` for each output channel; both `[channels]`."""
+    """A fold is the map `norm(layer(x)) = gain * layer(x) + shift` of each output channel; both are `[channels]`."""
 
     gain: Tensor
     shift: Tensor
 
     @property
     def alive(self) -> Tensor:
-        """Which channels are not dead, with weights of nearly 0, boolean `[channels]`."""
+        """Return which channels are not dead, with weights of nearly 0, boolean `[channels]`."""
         return self.gain.detach().abs() >= LEAST_GAIN
 
     @property
     def size(self) -> Tensor:
-        """Magnitude of the gain, 1 for a dead channel, whose scale stays its own; without gradient, `[channels]`."""
+        """Return the magnitude of the gain, without gradient, `[channels]`.
+
+        It is 1 for a dead channel, whose scale stays its own.
+        """
         return torch.where(self.alive, self.gain.detach().abs(), 1.0)
 
     @property
     def log2_gain(self) -> Tensor:
-        """Logarithm (base 2) of the gain's magnitude, without gradient, `[channels]`."""
+        """Return the logarithm (base 2) of the gain's magnitude, without gradient, `[channels]`."""
         return self.size.log2()
 
     def rest(self, multipliers: int) -> Tensor:
-        """What the weight takes of the gain beyond its scale, without gradient, `[channels]`; see `rung`."""
+        """Return the part of the gain that the weight takes beyond its scale, no gradient, `[channels]`; see `rung`."""
         if multipliers > 1:
             return torch.ones_like(self.gain.detach())
         return self.alive * self.gain.detach() / hardware_scale(self.log2_gain, multipliers)
 
     def rung(self, rung: Rung, layer: Layer, multipliers: int) -> Rung:
-        """A rung of the layer's weight with the normalisation folded in: its scale follows the gain.
+        """Return a rung of the layer's weight with the normalisation folded in, so that its scale follows the gain.
 
         Where integers multiply, the scale comes within 3 % of it, and the weight follows the scale: all codes stay
         what they were. In powers of two the scale may be off by a factor of 1.4; there the weight takes the whole gain,
@@ -61,7 +64,7 @@ class Fold:
 
 
 def fold(net: nn.Module, layer: Layer) -> Fold | None:
-    """The affine map of the batch normalisation behind a layer, with its running statistics; None without one.
+    """Return the affine map of the batch normalisation behind a layer, from its running statistics; None without one.
 
     gain = gamma / sqrt(variance + epsilon),    shift = beta - mean * gain
     """
@@ -76,7 +79,7 @@ def fold(net: nn.Module, layer: Layer) -> Fold | None:
 
 
 def per_channel(values: Tensor, layer: Layer) -> Tensor:
-    """`[channels]` in the shape that broadcasts to the layer's weight.
+    """Return `[channels]` in the shape that broadcasts to the layer's weight.
 
     A transposed convolution with groups holds the channels of all groups on one axis; there they must agree, so such
     layers are not folded (see `foldable`).
@@ -85,7 +88,7 @@ def per_channel(values: Tensor, layer: Layer) -> Tensor:
 
 
 def foldable(net: nn.Module, layer: Layer) -> bool:
-    """Whether the weight has an axis of exactly the normalisation's channels."""
+    """Return whether the weight has an axis of exactly the normalisation's channels."""
     if layer.norm is None:
         return False
     norm = net.get_submodule(layer.norm)
@@ -93,7 +96,7 @@ def foldable(net: nn.Module, layer: Layer) -> bool:
 
 
 def shift_bias(bias: Tensor | None) -> Callable[[Tensor], Tensor]:
-    """What stands in for a folded normalisation: nothing, or the bias that its layer has no place for."""
+    """Return what stands in for a folded normalisation: it adds the bias that its layer has no place for, if any."""
     if bias is None:
         return lambda x: x
     return lambda x: x + bias.to(x.dtype).reshape([1, -1] + [1] * (x.dim() - 2))

@@ -1,4 +1,4 @@
-"""What a network's owner has frozen, and how that is respected."""
+"""This module respects what a network's owner has frozen."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ FEW = 4  # names that a note spells out
 
 
 def keep_frozen(plan: Plan | None, net: nn.Module, layer: Layer) -> Plan | None:
-    """The plan of a layer; one whose weight is frozen rounds, because its codes are not to be learned."""
+    """Return the plan of a layer; where the weight is frozen it rounds, because the codes are not to be learned."""
     if plan is None or net.get_parameter(layer.weight).requires_grad:
         return plan
     return replace(plan, codes=1, free_codes=False, code_prior=None, estimator=None)
 
 
 def held_norms(net: nn.Module) -> tuple[str, ...]:
-    """Names of the batch normalisations whose statistics are held.
+    """Return the names of the batch normalisations whose statistics are held.
 
     They are in evaluation mode while the network is in training mode, or with all of their parameters frozen.
     """
@@ -34,7 +34,7 @@ def _is_held(norm: nn.Module, training: bool) -> bool:
 
 
 def freezing_notes(net: nn.Module) -> list[str]:
-    """Sentences on what `fit` will leave as it is."""
+    """Return sentences on what `fit` will leave as it is."""
     notes = []
     frozen = [name for name, p in net.named_parameters() if p.is_floating_point() and not p.requires_grad]
     if frozen:

@@ -1,4 +1,4 @@
-"""Scales that leave accumulators room: what a weight's scale must be at least, so that sums stay within 31 bits."""
+"""A weight's scale must leave accumulators room: it is at least such that sums stay within 31 bits."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ FINEST_BITS = 8  # of levels that are no integers
 def leave_headroom(
     rung: Rung, layer: Layer, weight: Callable[[], Tensor], bias: Tensor | None, x: InputQuantizer | None
 ) -> Rung:
-    """The rung with scales that leave a layer's sums room, where one is too fine.
+    """Return the rung, its scales widened where they are too fine to leave a layer's sums room.
 
     Sums of all channels meet in one step, at the latest in the output's. So a channel of zeros or of tiny weights has
     none that is much finer than the others: where the layer's sums would exceed `2^24` steps, no scale is below an
     eighth of the coarsest one, to the next power of two. And a bias beside which weights are tiny stays within `2^26`.
 
     Args:
-        rung: of the layer's weight, normalisation folded in.
+        rung: the rung of the layer's weight, normalisation folded in.
         layer: the layer.
         weight: gives what is rounded to the rung's levels.
-        bias: of the layer, normalisation folded in.
+        bias: the bias of the layer, normalisation folded in.
         x: quantizer of its input; None for an embedding, or a weight that is used without its layer.
     """
     with torch.no_grad():
@@ -49,7 +49,7 @@ def leave_headroom(
 
 
 def _sums(layer: Layer, weight: Tensor, x: InputQuantizer | None) -> Tensor:
-    """What a layer's output may reach without its bias."""
+    """Return what a layer's output may reach without its bias."""
     if x is None:
         return weight.abs().max().double()
     most = torch.stack([s * _largest(x.levels(k)) for k, s in enumerate(x.scales())]).max()
@@ -63,7 +63,7 @@ def _largest(levels: Grid | Tensor) -> float:
 
 
 def _unit(levels: Grid | BroadcastGrid | Tensor) -> float:
-    """The greatest power of two, 1 at most, that all levels are multiples of."""
+    """Return the greatest power of two, 1 at most, that all levels are multiples of."""
     if not isinstance(levels, Tensor):
         return 1.0
     finer = levels.detach().double() * 2.0 ** torch.arange(FINEST_BITS).double().unsqueeze(1)

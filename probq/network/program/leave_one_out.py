@@ -1,4 +1,4 @@
-"""An unbiased gradient for the posterior over widths and codes, from many draws: for small networks, and to check."""
+"""Many draws give an unbiased gradient of the posterior over widths and codes, for small networks and for checks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from probq.network.tracing.arguments import arguments
 
 
 def leave_one_out(q: Program, x: Any, y: Tensor, size: int | None = None, draws: int = 64) -> Tensor:
-    """Negative evidence lower bound in nats, whose gradient is the score function's with the draws' mean as baseline.
+    """Return the negative evidence lower bound in nats.
+
+    Its gradient is the score function's, with the draws' mean as baseline.
 
     With draws `z_1 .. z_S` of all widths and codes and `f_s = log q(z_s) - log p(y, z_s)`,
 
@@ -64,7 +66,9 @@ def leave_one_out(q: Program, x: Any, y: Tensor, size: int | None = None, draws:
 
 
 def law_parameters(q: Program) -> list[nn.Parameter]:
-    """The parameters of the laws that `leave_one_out` draws from: gates, locations, spreads, and logits of free laws.
+    """Return the parameters of the laws that `leave_one_out` draws from.
+
+    They are gates, locations, spreads, and logits of free laws.
 
     What is rounded instead of drawn has none.
     """
@@ -77,7 +81,7 @@ def law_parameters(q: Program) -> list[nn.Parameter]:
 
 
 def _drawn_widths(q: Program, draws: int) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    """Rungs of every quantizer `[draws, *gates]`, and their log-probability and log-prior `[draws]`."""
+    """Return the rungs of every quantizer `[draws, *gates]`, and their log-probability and log-prior `[draws]`."""
     rungs: dict[str, Tensor] = {}
     score = prior = torch.zeros(draws, device=q.device)
     for name, quantizer in q.named_quantizers():
@@ -96,7 +100,7 @@ def _drawn_widths(q: Program, draws: int) -> tuple[dict[str, Tensor], Tensor, Te
 
 
 def _groups(rungs: Mapping[str, Tensor], draws: int) -> list[list[int]]:
-    """Draws that have all rungs in common."""
+    """Return draws that have all rungs in common."""
     found: dict[bytes, list[int]] = {}
     stacked = torch.cat([k.reshape(draws, -1) for k in rungs.values()], 1).cpu().numpy()
     for row in range(draws):
@@ -105,7 +109,7 @@ def _groups(rungs: Mapping[str, Tensor], draws: int) -> list[list[int]]:
 
 
 def _drawn_codes(q: Program, onehots: Mapping[str, Tensor], draws: int) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    """Levels of every weight `[draws, *shape]`, and their log-probability and log-prior `[draws]`."""
+    """Return the levels of every weight `[draws, *shape]`, and their log-probability and log-prior `[draws]`."""
     levels: dict[str, Tensor] = {}
     score = prior = torch.zeros(draws, device=q.device)
     for name, quantizer in q.weights.items():
@@ -130,7 +134,7 @@ def _drawn_codes(q: Program, onehots: Mapping[str, Tensor], draws: int) -> tuple
 def _log_likelihood(
     q: Program, onehots: Mapping[str, Tensor], levels: Mapping[str, Tensor], x: Any, y: Tensor, size: int | None
 ) -> Tensor:
-    """Log-likelihood of the data set under networks of the same widths, `[draws]`."""
+    """Return the log-likelihood of the data set under networks of the same widths, `[draws]`."""
     count = len(next(iter(levels.values())))
     outputs: Any = vectorized_outputs(q, onehots, levels, arguments(x))
     if outputs is None:

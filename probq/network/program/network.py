@@ -1,4 +1,4 @@
-"""A network whose layers are called with levels for weights and with rounded inputs; no probability yet."""
+"""A network is called here with levels for weights and with rounded inputs of its layers; nothing is probable yet."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from probq.utils.random_stream import alone
 
 
 class Network(nn.Module):
-    """A copy of the user's network, the quantizers of its weights and inputs, and the call that brings them together.
+    """A network is a copy of the user's, the quantizers of its weights and inputs, and the call that joins them.
 
     Its parameters are the posterior: gate logits, scales and spreads of the quantizers, and the network's own weights
     as locations of the codes.
@@ -87,34 +87,34 @@ class Network(nn.Module):
 
     @property
     def weights(self) -> dict[str, WeightQuantizer]:
-        """Weight quantizers by name."""
+        """Return the weight quantizers by name."""
         return {name: self._by_name[name] for name in self.weight_names}  # type: ignore[misc]
 
     @property
     def inputs(self) -> dict[str, InputQuantizer]:
-        """Input quantizers by name."""
+        """Return the input quantizers by name."""
         return {name: self._by_name[name] for name in self.input_names}  # type: ignore[misc]
 
     @property
     def activations(self) -> dict[str, Activation]:
-        """The roundings around non-linear functions, by module name."""
+        """Return the roundings around non-linear functions, by module name."""
         return {name.replace("/", "."): table for name, table in self.tables.items()}  # type: ignore[misc]
 
     def quantizer(self, name: str) -> Quantizer:
-        """The quantizer of one name, for example `conv1.weight`."""
+        """Return the quantizer of one name, for example `conv1.weight`."""
         return self._by_name[name]
 
     def named_quantizers(self) -> Iterator[tuple[str, Quantizer]]:
-        """All quantizers, weights first."""
+        """Return all quantizers, weights first."""
         yield from self._by_name.items()
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters lie."""
+        """Return the device of the parameters."""
         return next(self.parameters()).device
 
     def train(self, mode: bool = True) -> Any:
-        """Training mode, with folded and held batch normalisation frozen: what ships is what is trained."""
+        """Set training mode, with folded and held batch normalisation frozen: what ships is what is trained."""
         super().train(mode)
         for name, module in self.net.named_modules():
             if isinstance(module, NORMS) and (self.folded or name in self.held):
@@ -122,13 +122,13 @@ class Network(nn.Module):
         return self
 
     def named_sites(self) -> Iterator[tuple[str, Quantizer]]:
-        """The quantizers with a width of their own: of those that are tied, the first one."""
+        """Return the quantizers with a width of their own; of those that are tied, this is the first one."""
         for name, quantizer in self.named_quantizers():
             if name not in self.sites:
                 yield name, quantizer
 
     def cost_tables(self, cost: costs.Cost = costs.bops) -> CostTables:
-        """Cost of every pair of widths of every layer, for `expected_cost`."""
+        """Return the cost of every pair of widths of every layer, for `expected_cost`."""
         tables = []
         for layer in self.layers:
             weight, x = (
@@ -140,7 +140,7 @@ class Network(nn.Module):
         return CostTables(cost, tuple(tables), self.sites, reads)
 
     def _reads(self) -> dict[str, str]:
-        """For each layer, the weight it reads where that one has a gate for each channel and may prune it."""
+        """Return the weight that each layer reads, if that one has a gate for each channel and may prune it."""
         channels = {layer.weight: layer.channels for layer in reversed(self.layers)}
         result = {}
         for layer in self.layers:
@@ -152,7 +152,7 @@ class Network(nn.Module):
         return result
 
     def expected_cost(self, tables: CostTables, probs: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Exact `E[cost]` under the posterior over widths, or other laws `probs`, a float64 scalar with gradients."""
+        """Return `E[cost]` exactly, under the posterior or laws `probs` of widths, a float64 scalar with gradients."""
         laws = {name: quantizer.probs() for name, quantizer in self.named_quantizers()} if probs is None else probs
         return expected_cost(tables, laws)
 
@@ -161,7 +161,7 @@ class Network(nn.Module):
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Within: evaluation mode and batch normalisation folded, as in everything that is decided."""
+        """Set evaluation mode and fold batch normalisation within the context, as for everything that is decided."""
         with alone():
             training, folded = [m for m in self.modules() if m.training], self.folded
             self.eval()
@@ -174,20 +174,20 @@ class Network(nn.Module):
                     module.training = True
 
     def fold(self, name: str) -> tuple[Fold, Layer] | None:
-        """The folded normalisation of the layer that owns a weight, if there is one and this network is folded."""
+        """Return the folded normalisation of the layer that owns a weight, or None where nothing is folded."""
         layer = next((m for m in self.layers if m.weight == name and m.norm), None)
         result = fold(self.net, layer) if layer is not None and self.folded else None
         return None if result is None or layer is None else (result, layer)
 
     def location(self, name: str, rung: Rung | None = None) -> Tensor:
-        """Real-valued location of a weight's codes: the network's own weight, on a rung with what is folded into it."""
+        """Return the location of a weight's codes: its own real values, with a folded gain on a given rung."""
         weight: Tensor = self.net.get_parameter(name)
         zeros = self.weights[name].zeros
         weight = weight if zeros is None else weight.masked_fill(zeros, 0.0)
         return weight if rung is None or rung.factor is None else weight * rung.factor
 
     def rung(self, name: str, onehot: Tensor) -> Rung:
-        """Levels and scale of a weight on a drawn rung, normalisation folded in; what is decided leaves sums room."""
+        """Return the levels and scale of a weight on a drawn rung, normalisation folded in; decided sums have room."""
         quantizer = self.quantizer(name)
         rung = quantizer.rung(onehot.detach().argmax(-1))
         folded = self.fold(name)
@@ -201,7 +201,7 @@ class Network(nn.Module):
         return rung
 
     def run(self, onehots: Mapping[str, Tensor], levels: Mapping[str, Tensor], x: Any, exact: bool = False) -> Any:
-        """The network's output on given rungs (one-hot) and levels of the weights.
+        """Return the network's output on given rungs (one-hot) and levels of the weights.
 
         Args:
             onehots: rung of every quantizer.
@@ -229,7 +229,7 @@ class Network(nn.Module):
         return substitute(self.net, tensors, *calls, results=after, noise=noise, dtype=dtype)
 
     def _noisy(self, name: str, levels: Tensor, rung: Rung, onehot: Tensor, noise: dict[str, Any]) -> Tensor:
-        """Mean levels for a weight whose estimator adds noise to its layer's outputs, and that noise."""
+        """Return the mean levels and the noise of a weight whose estimator adds noise to its layer's outputs."""
         quantizer, law = self.weights[name], drawn_law(levels)
         assert law is not None
 
@@ -256,7 +256,7 @@ class Network(nn.Module):
             outputs[layer.norm] = shift_bias(None if has_place else bias)
 
     def rounded_bias(self, layer: Layer, step: Tensor | None) -> Tensor | None:
-        """Bias of a layer, normalisation folded in, rounded to multiples of its accumulator's `step`; None without.
+        """Return a layer's bias, normalisation folded in, rounded to multiples of its accumulator's `step`, or None.
 
         It is float64 where it is rounded: its multiple may take all of an accumulator's 31 bits.
         """
@@ -267,7 +267,7 @@ class Network(nn.Module):
         return bias if bias is None or step is None else step.double() * _half_up_through(bias.double() / step.double())
 
     def accumulator_step(self, layer: Layer, weight: Rung, input_onehot: Tensor) -> Tensor:
-        """Step of a layer's accumulator: weight scale times input scale, `[channels]` or a scalar."""
+        """Return the step of a layer's accumulator, weight scale times input scale, `[channels]` or a scalar."""
         x = self.quantizer(layer.input or "").rung(input_onehot.detach().argmax(-1)).scale
         scale = (self.weight_step(layer, weight) * x.detach()).reshape(-1)
         if scale.numel() == 1:
@@ -276,7 +276,7 @@ class Network(nn.Module):
         return scale.repeat(channels.groups) if layer.transposed else scale
 
     def weight_step(self, layer: Layer, weight: Rung) -> Tensor:
-        """Step that all weights of an output channel are multiples of, in a shape that broadcasts to the weight.
+        """Return the step that all weights of an output channel are multiples of, shaped to broadcast to the weight.
 
         That is their scale, or the finest one where each weight has its own.
         """

@@ -1,4 +1,4 @@
-"""The probabilistic program: the model and the guide over a network's widths and codes."""
+"""The probabilistic program is the model and the guide over a network's widths and codes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from probq.network.quantizers.weight import WeightQuantizer
 
 
 class Observation(TorchDistribution):
-    """A likelihood's law with one batch axis, the examples; everything else is the event."""
+    """An observation is a likelihood's law whose one batch axis is the examples; everything else is the event."""
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
     support = constraints.independent(constraints.real, 0)
@@ -35,7 +35,7 @@ class Observation(TorchDistribution):
         super().__init__(law.batch_shape[:1], self._target[1:], validate_args=False)
 
     def shaped(self, value: Tensor) -> Tensor:
-        """Targets in the law's own shape, which may have or lack axes of length 1.
+        """Return the targets in the law's own shape, which may have or lack axes of length 1.
 
         Raises:
             ProbqError: if they have another shape.
@@ -50,7 +50,7 @@ class Observation(TorchDistribution):
         return value.reshape(self._target)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log-probability of each example's target, `[batch]`.
+        """Return the log-probability of each example's target, `[batch]`.
 
         Raises:
             ProbqError: if the targets cannot come from the law.
@@ -65,23 +65,26 @@ class Observation(TorchDistribution):
         return log_prob.reshape(log_prob.shape[0], -1).sum(-1)
 
     def hits(self, value: Tensor) -> tuple[int, int] | None:
-        """How many targets are the law's most probable class, and how many are observed; None without classes."""
+        """Return how many targets are the law's most probable class, and how many are observed.
+
+        The result is None where targets are no classes.
+        """
         return hits(self.law, self.shaped(value))
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Drawn targets."""
+        """Return drawn targets."""
         return self.law.sample(sample_shape)
 
 
 class ProgramModule(nn.Module):
-    """The model or the guide as a module that holds the network's parameters, as `ELBO()(model, guide)` wants it."""
+    """This module is the model or the guide with the network's parameters, as `ELBO()(model, guide)` wants it."""
 
     def __init__(self, program: Program, function: Callable[..., Any]) -> None:
         super().__init__()
         self.program, self.function = program, function
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the function returns."""
+        """Return what the function returns."""
         return self.function(*args, **kwargs)
 
 
@@ -90,7 +93,7 @@ def check_posterior(q: Any, function: str) -> None:
 
     Args:
         q: what was given.
-        function: of probq, to which it was given.
+        function: the function of probq, to which it was given.
     """
     if not isinstance(q, Program):
         raise ProbqError(
@@ -99,14 +102,16 @@ def check_posterior(q: Any, function: str) -> None:
 
 
 class Program(Network):
-    """A network with a posterior over the width of every quantizer and the code of every weight.
+    """A program is a network with a posterior over the width of every quantizer and the code of every weight.
 
     See `Network` for its attributes.
     """
 
     @property
     def model(self) -> ProgramModule:
-        """The model `model(x, y=None, size=None)`: prior over widths and codes, then the likelihood of the targets.
+        """Return the model `model(x, y=None, size=None)`.
+
+        It is the prior over widths and codes, then the likelihood of the targets.
 
         Sample sites: `NAME.width` (one-hot over the rungs) for every quantizer with more than one rung (of those that
         are tied, the first one), `NAME.code`
@@ -124,7 +129,10 @@ class Program(Network):
 
     @property
     def guide(self) -> ProgramModule:
-        """The guide: the variational posterior over widths, and over codes given widths. Arguments as `model`."""
+        """Return the guide, the variational posterior over widths, and over codes given widths.
+
+        It takes the arguments of `model`.
+        """
         return ProgramModule(self, self._guide)
 
     def _model(self, x: Any, y: Tensor | None = None, size: int | None = None) -> Any:
@@ -151,6 +159,8 @@ class Program(Network):
                 onehot = onehots[name] = self._width_site(name, quantizer, quantizer.widths, onehots)
                 if isinstance(quantizer, WeightQuantizer) and self._draws_codes(quantizer):
                     law = self._code_law(name, quantizer, self.rung(name, onehot))
+                    # The estimator only changes the gradient of draws, so it is set on the law rather than making a law
+                    # of its own: entropy and log-probability, and with them the KL, are the same for all estimators.
                     law.estimate = quantizer.code_estimator(self.temperature).draw if self.training else None
                     _alone(f"{name}.code", law)
 
@@ -172,7 +182,7 @@ class Program(Network):
         return _alone(f"{name}.code", self.code_prior(name, rung, onehot))
 
     def code_prior(self, name: str, rung: Rung, onehot: Tensor) -> UniformCodes:
-        """Prior of a weight's codes on a drawn rung, normalisation folded in as in the weight itself."""
+        """Return the prior of a weight's codes on a drawn rung, normalisation folded in as in the weight itself."""
         return self.weights[name].code_prior(rung, onehot, self.location(name, rung))
 
     def _code_law(self, name: str, quantizer: WeightQuantizer, rung: Rung, nearest: int | None = None) -> Any:
@@ -182,14 +192,17 @@ class Program(Network):
         """Announce the parameters to Pyro's handlers, so that `SVI` moves them, without the global parameter store."""
         for name, parameter in self.named_parameters():
             if parameter.requires_grad and poutine.runtime.am_i_wrapped():
-                # a stand-in carries what Pyro asks for, because a parameter that did could not be pickled
+                # `SVI` reads the parameter to train from `value.unconstrained()`. A stand-in carries this weak
+                # reference, because a parameter that did could not be pickled.
                 value = parameter.detach()
                 value.unconstrained = weakref.ref(parameter)  # type: ignore[attr-defined]
+                # `pyro.param` would keep the parameter in a store of the whole process, where two networks share what
+                # has the same name; `effectful` sends the same message to the handlers and stores nothing.
                 statement = poutine.runtime.effectful(type="param")(lambda *_, value=value, **__: value)
                 statement(name, constraint=constraints.real, event_dim=parameter.dim(), name=name)
 
     def law(self, output: Any, y: Tensor | None = None) -> Distribution:
-        """Law of the targets given the network's output.
+        """Return the law of the targets given the network's output.
 
         Where no likelihood was given, targets decide which it is, as in `fit`; the output is then a tensor, or holds
         one alone.
@@ -217,7 +230,9 @@ class Program(Network):
 
 
 def _alone(site: str, law: Any) -> Tensor:
-    """What Pyro draws at a site, in the law's own shape; earlier draws that are given back may have axes of size 1.
+    """Return what Pyro draws at a site, in the law's own shape.
+
+    Earlier draws that are given back may have axes of size 1.
 
     Raises:
         ProbqError: if it draws a batch.
@@ -230,7 +245,7 @@ def _alone(site: str, law: Any) -> Tensor:
 
 
 def _way_out(law: Distribution, value: Tensor) -> str:
-    """What to do about targets that have not the shape of a law."""
+    """Return what to do about targets that have not the shape of a law."""
     if not isinstance(law, Categorical):
         return "change the targets' shape or give another likelihood"
     if law.logits.dim() == value.dim():
@@ -245,7 +260,7 @@ def _way_out(law: Distribution, value: Tensor) -> str:
 
 
 def _reason(law: Distribution, value: Tensor, error: Exception) -> str:
-    """Why a law cannot give targets."""
+    """Return why a law cannot give targets."""
     if isinstance(law, Categorical) and value.numel():
         seen = observed(law, value)
         last, strange = law.logits.shape[-1] - 1, value[seen & ((value < 0) | (value >= law.logits.shape[-1]))]

@@ -1,4 +1,4 @@
-"""The only place that touches user code: calling a network with other weights and other inputs of its layers."""
+"""Only this module touches user code: it calls a network with other weights and other inputs of its layers."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def substitute(
         args: the network's arguments.
         results: for each module name, a function of its output.
         noise: for each module name, a function of the module and its input that gives what is added to its output.
-        dtype: of all floating-point numbers, arguments included; None leaves them as they are.
+        dtype: the dtype of all floating-point numbers, arguments included; None leaves them as they are.
     """
     with alone(), hooked(net, inputs, outputs, results, noise or {}):
         args = tuple(_converted(a, dtype) if isinstance(a, Tensor) else a for a in args)
@@ -60,7 +60,7 @@ def hooked(
     results: Functions = NOTHING,
     noise: Mapping[str, Callable[[Any, Tensor], Tensor]] = NO_NOISE,
 ) -> Iterator[None]:
-    """Within: the network's modules apply the functions that `substitute` takes."""
+    """Make the network's modules apply the functions that `substitute` takes, within the context."""
     handles = []
     for name, function in inputs.items():
         hook = _input_hook(function)
@@ -80,7 +80,7 @@ def hooked(
 
 @contextmanager
 def running(x: Any) -> Iterator[None]:
-    """Within: the network runs on a batch of the user's data, and what it raises is told together with the shapes.
+    """Run the network on a batch of the user's data within the context, and tell its errors together with the shapes.
 
     Args:
         x: a batch of inputs, or a tuple of the network's arguments.
@@ -100,7 +100,7 @@ def running(x: Any) -> Iterator[None]:
 
 
 def _by_place(net: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
-    """What stands in for each parameter and buffer, by one name for each place: a shared module is one place.
+    """Return what stands in for each parameter and buffer, by one name for each place; a shared module is one place.
 
     Given twice, under two names of one module, torch would not find the way back to what was there before.
     """
@@ -142,7 +142,7 @@ def _output_hook(function: Callable[[Tensor], Tensor]) -> Any:
 
 
 class _InsteadOfNorm(TorchFunctionMode):
-    """Within: a function stands in for batch normalisation, in a module that computes more than that."""
+    """A function stands in for batch normalisation within this context, in a module that computes more than that."""
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         super().__init__()

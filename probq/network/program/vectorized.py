@@ -1,4 +1,4 @@
-"""Outputs of several networks that differ in their codes, in one vectorised pass."""
+"""One vectorised pass gives the outputs of several networks that differ in their codes."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ def vectorized_outputs(
     args: tuple[Any, ...],
     chunk: int | None = None,
 ) -> Tensor | None:
-    """Outputs `[networks, batch, ...]` in float64 of networks that differ in their codes; None if not to be vectorised.
+    """Return the outputs `[networks, batch, ...]` in float64 of networks that differ in their codes.
+
+    The result is None where they cannot be vectorised.
 
     Args:
         q: the network.
         onehots: rungs that all share.
-        levels: of every weight, `[networks, *shape]`.
+        levels: the levels of every weight, `[networks, *shape]`.
         args: the network's arguments.
         chunk: greatest number of networks at once.
     """

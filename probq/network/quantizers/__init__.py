@@ -1,1 +1,1 @@
-"""What stands at each weight and each input of a layer: a ladder of codebooks, gates, scales, and the plan for them."""
+"""This room holds what stands at each weight and input of a layer: ladder, gates and scales, and the plan for them."""

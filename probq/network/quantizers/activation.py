@@ -1,4 +1,4 @@
-"""Non-linear functions between two roundings of fixed width: what makes them tables of integers."""
+"""A non-linear function becomes a table of integers when it stands between two roundings of fixed width."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Function = Callable[[Tensor], Tensor]
 
 
 class Activation(nn.Module):
-    """`round(f(round(x)))`: a function between two roundings, to levels of `bits` bits times powers of two.
+    """Computes `round(f(round(x)))`, a function between two roundings to levels of `bits` bits times powers of two.
 
     Neither width is learned, and neither costs bit operations; the two scales are trained like those of inputs.
 
@@ -50,16 +50,22 @@ class Activation(nn.Module):
         self.output.calibrate(function(sample.clone()))
 
     def before(self, x: Tensor, exact: bool) -> Tensor:
-        """The argument rounded; a copy, because a function may work in place."""
+        """Return the rounded argument.
+
+        It is a copy, because a function may work in place.
+        """
         return self.input(x, self.input.probs(), error_of_sums(x) if exact else None).clone()
 
     def after(self, y: Tensor, exact: bool) -> Tensor:
-        """The function's value rounded; a copy, because what follows may work in place."""
+        """Return the rounded value of the function.
+
+        It is a copy, because what follows may work in place.
+        """
         return self.output(y, self.output.probs(), error_of_values(y) if exact else None).clone()
 
     @torch.no_grad()
     def table(self, function: Function) -> tuple[Grid, Tensor]:
-        """The argument's grid, and for each of its levels that of the value, float64 `[2^bits]`.
+        """Return the argument's grid, and the value at each of its levels, float64 `[2^bits]`.
 
         It is computed as the decided network computes, in float64. What one and the same function gives in two places
         may differ in its last bits, which the rounding does not see: it takes what is 2^-44 below a tie as one.
@@ -71,12 +77,12 @@ class Activation(nn.Module):
 
 
 def activations(net: nn.Module, found: Tracing, plans: Mapping[str, Plan | None]) -> dict[str, Activation]:
-    """An `Activation` for each module of `probq.tracing.module_kinds.TABLES`, by its name.
+    """Return an `Activation` for each module of `probq.tracing.module_kinds.TABLES`, by its name.
 
     Args:
         net: the network.
         found: what a run of it showed.
-        plans: of the layers by name; a function has that of the layer last called before it.
+        plans: the plans of the layers by name; a function has that of the layer last called before it.
     """
     made: dict[str, Activation] = {}
     for name, (layer, sample) in found.activations.items():
@@ -88,7 +94,7 @@ def activations(net: nn.Module, found: Tracing, plans: Mapping[str, Plan | None]
 
 
 def hooks(made: Mapping[str, Activation], exact: bool) -> tuple[dict[str, Function], dict[str, Function]]:
-    """For each activation's name what rounds its input, and what rounds its output, as `substitute` takes them."""
+    """Return what rounds each activation's input, and what rounds its output, by name, as `substitute` takes them."""
     before: dict[str, Function] = {name: partial(a.before, exact=exact) for name, a in made.items()}
     after: dict[str, Function] = {name: partial(a.after, exact=exact) for name, a in made.items()}
     return before, after

@@ -1,4 +1,4 @@
-"""Quantizers: a ladder of codebooks, a scale per rung, the gates that choose a rung, and the law of the codes."""
+"""A quantizer has a ladder of codebooks, a scale for each rung, gates that choose a rung, and a law of the codes."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ FINEST_LEVEL = 1 / 16
 
 @dataclass(frozen=True)
 class Rung:
-    """One drawn rung: its levels and scale; where gates are not shared by all, tensors that broadcast.
+    """A drawn rung holds its levels and its scale, as tensors that broadcast where gates are not shared by all.
 
     Attributes:
-        levels: of the codes.
-        scale: of the levels.
+        levels: the levels of the codes.
+        scale: the scale of the levels.
         index: place on the ladder, where all weights share one.
         factor: what a folded normalisation multiplies the weight by; None: nothing is folded.
     """
@@ -42,15 +42,15 @@ class Rung:
 
 
 class Quantizer(nn.Module):
-    """What weights and inputs have in common: ladder, gates and scales.
+    """This class holds what weights and inputs have in common: ladder, gates and scales.
 
     Args:
         ladder: the codebooks to choose from.
         gates: shape of what has a width of its own, broadcastable to the tensor; `()` for one shared width.
         scales: shape of what has a scale of its own, broadcastable to the tensor.
         multipliers: see `snapped`.
-        prior: of the width; None: uniform.
-        estimator: of the gradients; None: see `Plan`.
+        prior: the prior of the width; None: uniform.
+        estimator: the estimator of the gradients; None: see `Plan`.
     """
 
     def __init__(
@@ -90,32 +90,38 @@ class Quantizer(nn.Module):
 
     @property
     def free(self) -> bool:
-        """Whether the width is unknown: more than one rung, and not fixed by a decision."""
+        """Return whether the width is unknown: more than one rung, and not fixed by a decision."""
         return len(self.ladder) > 1 and self.fixed is None
 
     @property
     def estimator(self) -> Estimator:
-        """Of the gates' gradient, and of the codes' unless `code_estimator` says otherwise."""
+        """Return the estimator of the gates' gradient.
+
+        The codes' gradient has it too, unless `code_estimator` says otherwise.
+        """
         return self.chosen_estimator or SecondOrder()
 
     def code_estimator(self, temperature: float) -> Estimator:
-        """Estimator of the codes' gradient at a temperature; what explores does so until the width is decided."""
+        """Return the estimator of the codes' gradient at a temperature.
+
+        A warm posterior explores with straight-through draws until the width is decided.
+        """
         explores = self.chosen_estimator is None and temperature < 1 and self.fixed is None
         return StraightThrough() if explores else self.estimator
 
     def widths(self) -> Widths:
-        """Posterior over the rungs, batch shape `gates`."""
+        """Return the posterior over the rungs, batch shape `gates`."""
         return self.estimator.widths(self.logits)
 
     def prior(self) -> Widths:
-        """Prior over the rungs, by default all equally probable."""
+        """Return the prior over the rungs, by default all equally probable."""
         if self.width_prior is not None:
             return Widths(self.width_prior.logits(self.ladder).to(self.logits).expand_as(self.logits))
         remaining = torch.arange(len(self.ladder) - 1, 0, -1, dtype=self.logits.dtype, device=self.logits.device)
         return Widths(remaining.log().expand_as(self.logits))
 
     def probs(self) -> Tensor:
-        """Probability of each rung `[*gates, B]`, all on one rung where the width is fixed."""
+        """Return the probability of each rung `[*gates, B]`, all on one rung where the width is fixed."""
         if self.fixed is not None:
             return F.one_hot(self.fixed, len(self.ladder)).to(self.logits.dtype)
         return self.widths().probs
@@ -135,7 +141,7 @@ class Quantizer(nn.Module):
         self.fixed = torch.as_tensor(np.searchsorted(self.ladder.bits, bits)).to(self.logits.device)
 
     def levels(self, rung: int) -> Grid | Tensor:
-        """Levels of one rung: a grid, or a tensor `[K]` (learned ones snapped to multiples of 1/16)."""
+        """Return the levels of one rung: a grid, or a tensor `[K]` (learned ones snapped to multiples of 1/16)."""
         book = self.ladder.rungs[rung]
         if isinstance(book, Grid):
             return book
@@ -146,16 +152,16 @@ class Quantizer(nn.Module):
         return hardware_scale + (values - values.detach())
 
     def grids(self) -> list[Grid] | None:
-        """The rungs where all of them are equally spaced, else None."""
+        """Return the rungs if all of them are equally spaced, else None."""
         grids = [rung for rung in self.ladder.rungs if isinstance(rung, Grid)]
         return grids if len(grids) == len(self.ladder) else None
 
     def scales(self) -> Tensor:
-        """Scale of every rung, `[B, *scales]`."""
+        """Return the scale of every rung, `[B, *scales]`."""
         return attach_scale_gradient(hardware_scale(self.log2_scale, self.multipliers), self.log2_scale)
 
     def rung(self, index: Tensor) -> Rung:
-        """The rung of each gate, `index` of shape `gates`."""
+        """Return the rung of each gate, `index` of shape `gates`."""
         if not self.gates:
             k = int(index)
             return Rung(self.levels(k), self.scales()[k], k)
@@ -168,7 +174,7 @@ class Quantizer(nn.Module):
 
 
 class InputQuantizer(Quantizer):
-    """Quantizer of a layer's input: unknown width, deterministic rounding, one scale for each rung."""
+    """An input quantizer rounds a layer's input deterministically, at an unknown width, with a scale for each rung."""
 
     def __init__(
         self, ladder: Ladder, sample: Tensor, prior: WidthPrior | None = None, estimator: Estimator | None = None
@@ -187,7 +193,7 @@ class InputQuantizer(Quantizer):
             self.log2_scale[k] = best_log2_scale(flat, self.levels(k), 1).reshape(())
 
     def forward(self, x: Tensor, onehot: Tensor, error: Tensor | float | None = None) -> Tensor:
-        """`scale * nearest(x / scale)` on the rung that the one-hot `onehot` `[B]` names.
+        """Return `scale * nearest(x / scale)` on the rung that the one-hot `onehot` `[B]` names.
 
         Args:
             x: the input.
@@ -215,7 +221,7 @@ class InputQuantizer(Quantizer):
 
 @torch.no_grad()
 def error_of_sums(x: Tensor) -> Tensor:
-    """What a float64 tensor of sums and averages may err by, far below the distance of any two of its numbers.
+    """Return what a float64 tensor of sums and averages may err by, far below the distance of any two of its numbers.
 
     In the integer model they have at most 31 bits in one step, so two that differ do so by `2^-32` of the largest.
     """
@@ -225,5 +231,5 @@ def error_of_sums(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def error_of_values(x: Tensor) -> Tensor:
-    """What each number of a float64 tensor may err by by itself, such as the value of a function."""
+    """Return what each number of a float64 tensor may err by by itself, such as the value of a function."""
     return ERROR * x.abs()

@@ -1,4 +1,4 @@
-"""The plan: which widths each layer may take, and what shares one."""
+"""The plan says which widths each layer may take, and what shares one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ PROFILES = ("shift", "dyadic")
 
 @dataclass(frozen=True)
 class Plan:
-    """How the layers are quantized. Give one `Plan` for all, or a function `Layer -> Plan | None` (None: float).
+    """A plan says how layers are quantized.
+
+    Give one `Plan` for all, or a function `Layer -> Plan | None` (None: float).
 
     Attributes:
         weight: ladder of the weight.
@@ -146,7 +148,7 @@ class Plan:
 
     @property
     def multipliers(self) -> int:
-        """The least `m` of the scales `m 2^e` of weights, below twice that; 1 where scales are powers of two."""
+        """Return the least `m` of the scales `m 2^e` of weights, below twice that; 1 where scales are powers of two."""
         return MULTIPLIERS if self.profile == "dyadic" else 1
 
     def check(self, layer: Layer, layers: Sequence[Layer]) -> None:
@@ -175,7 +177,7 @@ class Plan:
             )
 
     def input_ladder(self, layer: Layer) -> Ladder:
-        """Ladder of a layer's input, with the defaults filled in from what the example showed."""
+        """Return the ladder of a layer's input, with the defaults filled in from what the example showed."""
         signed = layer.smallest < 0
         if layer.first:
             return self.network_input or ladder(8, signed=signed)
@@ -186,7 +188,9 @@ Planner: TypeAlias = Plan | Callable[[Layer], Plan | None]
 
 
 def uniform(weight_bits: int, input_bits: int, **options: Any) -> Callable[[Layer], Plan]:
-    """One width for all weights and one for all inputs: the baseline that learned widths are to beat.
+    """Return a plan of one width for all weights and one for all inputs.
+
+    It is the baseline that learned widths are to beat.
 
     Nothing is left to learn but scales and codes; `fit` takes the same steps as for learned widths.
 
@@ -214,7 +218,7 @@ def uniform(weight_bits: int, input_bits: int, **options: Any) -> Callable[[Laye
 
 
 def plan_for(plan: Planner, layer: Layer) -> Plan | None:
-    """The plan of one layer."""
+    """Return the plan of one layer."""
     result: Any = plan if isinstance(plan, Plan) else plan(layer) if callable(plan) else plan
     if result is not None and not isinstance(result, Plan):
         names = ", ".join(f.name for f in fields(Plan))

@@ -1,4 +1,4 @@
-"""Ties: quantizers whose widths are one unknown."""
+"""Ties make the widths of several quantizers one unknown."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from probq.network.quantizers.base import Quantizer
 def tied_sites(
     ties: Mapping[str, Sequence[str]], weights: Mapping[str, Quantizer], inputs: Mapping[str, Quantizer]
 ) -> dict[str, str]:
-    """For each tied quantizer but the first of its name, the first one; weights come first, then inputs.
+    """Return the first quantizer of its name for each tied one but the first; weights come first, then inputs.
 
     Args:
         ties: the quantizers that carry each name.

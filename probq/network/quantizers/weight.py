@@ -1,4 +1,4 @@
-"""The quantizer of a weight: the laws of its codes, their priors, and the gradients that reach the gates."""
+"""A weight's quantizer gives the laws of its codes, their priors, and the gradients that reach the gates."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CERTAIN = 1e-3  # steps, a spread at which the nearest level is certain
 
 
 class WeightQuantizer(Quantizer):
-    """Quantizer of a weight: unknown width, unknown code for each weight.
+    """A weight quantizer has an unknown width, and an unknown code for each weight.
 
     Args:
         weight: the trained weight; it sets the scales and stays the location of the codes' law. A meta tensor gives
@@ -53,7 +53,7 @@ class WeightQuantizer(Quantizer):
         self._prior_of(given)
 
     def _free_laws(self, weight: Tensor) -> None:
-        """Parameters of a free law."""
+        """Make the parameters of a free law."""
         self.code_logits = nn.ParameterDict()
         for k, rung in enumerate(self.ladder.rungs if self.free_codes else ()):
             start = torch.zeros(*self.shape, rung.count)
@@ -63,7 +63,7 @@ class WeightQuantizer(Quantizer):
             self.code_logits[str(k)] = nn.Parameter(start, requires_grad=rung.count > 1)
 
     def _prior_of(self, weight: Tensor) -> None:
-        """Parameters of a prior other than the uniform one."""
+        """Make the parameters of a prior other than the uniform one."""
         prior = self.code_prior_law
         if prior is not None and prior.sd is None:
             sd = 1.0 if weight.is_meta else float(weight.detach().std(correction=0).clamp_min(1e-6))
@@ -87,24 +87,24 @@ class WeightQuantizer(Quantizer):
 
     @property
     def spread(self) -> Tensor:
-        """Spread of the codes' law in steps; next to none for a zero that is kept."""
+        """Return the spread of the codes' law in steps, next to none for a zero that is kept."""
         spread = self.log_spread.exp()
         return spread if self.zeros is None else torch.where(self.zeros, CERTAIN, spread)
 
     def law(self, location: Tensor, rung: Rung, nearest: int | None = None) -> Codes:
-        """Posterior of the codes on a drawn rung."""
+        """Return the posterior of the codes on a drawn rung."""
         if self.free_codes:
             logits = self.code_logits[str(rung.index)]
             return CategoricalCodes(logits, rung.scale, rung.levels, hard=nearest == 1)  # type: ignore[arg-type]
         return Codes(location, rung.scale, rung.levels, self.spread, nearest or self.nearest)
 
     def code_prior(self, rung: Rung, onehot: Tensor, location: Tensor) -> UniformCodes:
-        """Prior of the codes on a drawn rung, by default every level equally probable.
+        """Return the prior of the codes on a drawn rung; by default every level is equally probable.
 
         Args:
             rung: the drawn rung.
             onehot: the draw; if it carries a gradient, the code's divergence tells the gates what each rung costs.
-            location: of the codes' law.
+            location: the location of the codes' law.
         """
         prior = self._prior(rung, lambda tensor: tensor, torch.Size(self.shape), location.device)
         if onehot.requires_grad:
@@ -113,7 +113,10 @@ class WeightQuantizer(Quantizer):
         return prior
 
     def _prior(self, rung: Rung, part: Any, shape: torch.Size, device: torch.device) -> UniformCodes:
-        """Prior on a rung of a part of the weight, of the given shape; what is folded in scales the real weight."""
+        """Return the prior on a rung of a part of the weight.
+
+        The part has the given shape; a folded normalisation's gain scales the real weight.
+        """
         law = self.code_prior_law
         if law is None:
             return UniformCodes(shape, rung.levels, device)
@@ -125,7 +128,7 @@ class WeightQuantizer(Quantizer):
 
     @torch.no_grad()
     def _divergences(self, location: Tensor) -> Tensor:
-        """`KL(codes || prior)` on every rung in nats, `[*gates, B]`.
+        """Return `KL(codes || prior)` on every rung in nats, `[*gates, B]`.
 
         Where all weights share one gate it is estimated from a random part of them, scaled up.
         """
@@ -140,14 +143,14 @@ class WeightQuantizer(Quantizer):
         return sharing * counts.log() - torch.stack([e.sum_to_size(self.gates) for e in entropies], -1)
 
     def _entropies(self, location: Tensor, scales: Tensor, part: Any) -> Tensor:
-        """Entropy of every code on every rung in nats, `[B, *location]`."""
+        """Return the entropy of every code on every rung in nats, `[B, *location]`."""
         spread, grids = part(self.spread), self.grids()
         if grids is not None and self.nearest == 2 and not self.free_codes:
             return two_nearest_entropies(location, scales, spread, grids)
         return torch.stack([law.entropies() for law in self._laws(location, scales, part)])
 
     def _divergences_from(self, location: Tensor, part: Any) -> Tensor:
-        """`_divergences` under a prior that is not uniform."""
+        """Return what `_divergences` does, under a prior that is not uniform."""
         here, scales = part(location), self._parts(part)
         each = []
         for k, law in enumerate(self._laws(here, scales, part)):
@@ -157,14 +160,14 @@ class WeightQuantizer(Quantizer):
         return torch.stack([e.sum_to_size(self.gates) for e in each], -1) * share
 
     def _laws(self, location: Tensor, scales: Tensor, part: Any) -> list[Codes]:
-        """Posterior of a part of the codes on every rung, given that part of the location and the scales."""
+        """Return the posterior of a part of the codes on every rung, given that part of the location and the scales."""
         if self.free_codes:
             return [CategoricalCodes(part(self.code_logits[str(k)]), s, self.levels(k)) for k, s in enumerate(scales)]
         spread = part(self.spread)
         return [Codes(location, s, self.levels(k), spread, self.nearest) for k, s in enumerate(scales)]
 
     def weight(self, codes: Tensor, location: Tensor, rung: Rung, onehot: Tensor) -> Tensor:
-        """The weight `scale * level`; its backward pass also tells the gates what other rungs would have given."""
+        """Return `scale * level`, whose backward pass also tells the gates what other rungs would have given."""
         value = codes * rung.scale
         if not onehot.requires_grad:
             return value
@@ -182,11 +185,11 @@ class WeightQuantizer(Quantizer):
         return gate_gradient(value, onehot, inner)
 
     def through_gates(self, value: Tensor, location: Tensor, onehot: Tensor, of_rung: Any) -> Tensor:
-        """A number for each weight, whose backward pass tells the gates what other rungs would give on average.
+        """Return a number for each weight, whose backward pass tells the gates what other rungs would give on average.
 
         Args:
             value: on the drawn rung.
-            location: of the codes.
+            location: the location of the codes.
             onehot: the drawn rung.
             of_rung: from the scale and the code law of any rung to the same number there.
         """
@@ -199,7 +202,7 @@ class WeightQuantizer(Quantizer):
         return self._through(value, location.detach(), onehot, values)
 
     def _through(self, value: Tensor, location: Tensor, onehot: Tensor, values: Any) -> Tensor:
-        """`through_gates` with a function to what every rung gives on a part of the location and the scales."""
+        """Do as `through_gates`, with a function to every rung's value on a part of the location and the scales."""
 
         def inner(grad: Tensor, part: Any) -> Tensor:
             others = inner_products(grad, values(part(location), self._parts(part), part), self.gates)
@@ -210,7 +213,7 @@ class WeightQuantizer(Quantizer):
 
     @torch.no_grad()
     def _means(self, location: Tensor, scales: Tensor, part: Any) -> Sequence[Tensor]:
-        """Mean weight on every rung, `[B, *location]`."""
+        """Return the mean weight on every rung, `[B, *location]`."""
         grids = self.grids()
         if grids is not None and self.nearest == 2 and not self.free_codes:
             return two_nearest_means(location, scales, part(self.spread), grids).unbind()
@@ -222,7 +225,7 @@ class WeightQuantizer(Quantizer):
         self.code_logits[str(rung)].copy_(logits_at(codes, self.ladder.rungs[rung].count))
 
     def _parts(self, part: Any) -> Tensor:
-        """Scales of every rung on a part of the weight, without gradient, to broadcast against `[B, *part]`."""
+        """Return the scales of every rung on a part of the weight, without gradient, to broadcast with `[B, *part]`."""
         scales = hardware_scale(self.log2_scale, self.multipliers)
         if scales.dim() == 1:
             return scales.reshape(-1, *[1] * len(self.shape))

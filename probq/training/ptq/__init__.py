@@ -1,1 +1,1 @@
-"""What takes passes over data but no training: scales of inputs, statistics of batch normalisation."""
+"""This room makes passes over data without training, for scales of inputs and statistics of batch normalisation."""

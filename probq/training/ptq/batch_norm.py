@@ -1,4 +1,4 @@
-"""Statistics of batch normalisation, estimated anew once widths are decided."""
+"""Statistics of batch normalisation are estimated anew once widths are decided."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NORM_BATCHES = 20
 
 
 def has_norms(q: Program) -> bool:
-    """Whether the network has batch normalisation whose statistics training estimates."""
+    """Return whether the network has batch normalisation whose statistics training estimates."""
     return bool(_norms(q))
 
 
@@ -55,7 +55,7 @@ def estimate_norms(q: Program, data: Iterable[Any]) -> None:
 
 
 def decided_output(q: Program, args: tuple[Any, ...]) -> Any:
-    """Output at fixed widths with every code at its mode, normalisation as it stands."""
+    """Return the output at fixed widths with every code at its mode, normalisation as it stands."""
     onehots = {name: quantizer.probs() for name, quantizer in q.named_quantizers()}
     rungs = {name: q.rung(name, onehots[name]) for name in q.weights}
     levels = {n: w.law(q.location(n, rungs[n]), rungs[n], nearest=1).rsample() for n, w in q.weights.items()}

@@ -1,4 +1,4 @@
-"""Statistics from data: the inputs' scales before a fit, batch normalisation once widths are decided."""
+"""Data sets the inputs' scales before a fit."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def set_input_scales(q: Program, data: Batches) -> None:
 
 
 def _misfit(ladder: Ladder, least: float) -> str | None:
-    """Why a ladder does not suit the sign of an input whose least value this is, and which one does."""
+    """Return why a ladder does not suit the sign of an input with this least value, and which one does."""
     if not ladder.signed and least < 0:
         return (
             f"has negative values (least: {least:.3g}) but an unsigned ladder; they will be cut off. Use "
