@@ -1,4 +1,4 @@
-"""What values a quantized number may take: codebooks, and ladders of them."""
+"""A codebook says what values a quantized number may take; a ladder is codebooks of growing width."""
 
 from probq.codebooks.binary import binary
 from probq.codebooks.codebook import Codebook, Grid, Table

@@ -1,4 +1,4 @@
-"""The binary codebook."""
+"""The binary codebook has two levels."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from probq.codebooks.codebook import Grid
 
 
 def binary() -> Grid:
-    """The two levels `{-1, +1}`, 1 bit.
+    """Return the two levels `{-1, +1}`, 1 bit.
 
     Source: M. Courbariaux, Y. Bengio, J.-P. David, 2015, "BinaryConnect: Training Deep Neural Networks with binary
     weights during propagations".

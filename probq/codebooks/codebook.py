@@ -1,4 +1,4 @@
-"""What a codebook is: the finite set of values a number may take, up to a scale."""
+"""A codebook is the finite set of values a number may take, up to a scale."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from probq.errors import ProbqError
 
 
 def half_up(u: Tensor) -> Tensor:
-    """`floor(u + 1/2)` without the rounding error of the sum (`u = 0.5 - 2^-25` gives 0, not 1).
+    """Return `floor(u + 1/2)` without the rounding error of the sum (`u = 0.5 - 2^-25` gives 0, not 1).
 
     Example:
         >>> half_up(torch.tensor([-0.5, 0.5, 0.5 - 2.0**-25]))
@@ -23,7 +23,7 @@ def half_up(u: Tensor) -> Tensor:
 
 
 class Codebook:
-    """The finite set of values that a number may take, up to a scale.
+    """A codebook is the finite set of values that a number may take, up to a scale.
 
     A new kind says its levels and their number; whatever its own form makes faster, it overrides, as `Grid` does.
     """
@@ -32,34 +32,34 @@ class Codebook:
 
     @property
     def bits(self) -> int:
-        """Width in bits: `ceil(log2 K)`."""
+        """Return the width in bits, `ceil(log2 K)`."""
         return math.ceil(math.log2(self.count))
 
     @property
     def learned(self) -> bool:
-        """Whether training moves the levels."""
+        """Return whether training moves the levels."""
         return False
 
     def levels(self) -> Tensor:
-        """All levels in ascending order, shape `[K]`."""
+        """Return all levels in ascending order, shape `[K]`."""
         raise NotImplementedError
 
     def encode(self, values: Tensor) -> Tensor:
-        """Code (index of the nearest level, int64) of each value; ties go to the upper level."""
+        """Return the code (index of the nearest level, int64) of each value; ties go to the upper level."""
         return encode(values, self.levels().to(values))
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Level of each code."""
+        """Return the level of each code."""
         return self.levels()[codes]
 
     def nearest(self, values: Tensor) -> Tensor:
-        """Nearest level of each value, ties up: `decode(encode(values))` in the values' own dtype."""
+        """Return the nearest level of each value, ties up: `decode(encode(values))` in the values' own dtype."""
         return self.levels().to(values)[self.encode(values)]
 
 
 @dataclass(frozen=True)
 class Grid(Codebook):
-    """Equally spaced integer levels `start, start + step, ..., start + (count - 1) * step`.
+    """A grid has the equally spaced integer levels `start, start + step, ..., start + (count - 1) * step`.
 
     Args:
         start: lowest level.
@@ -81,23 +81,23 @@ class Grid(Codebook):
 
     @property
     def stop(self) -> int:
-        """Highest level."""
+        """Return the highest level."""
         return self.start + self.step * (self.count - 1)
 
     def levels(self) -> Tensor:
-        """All levels in ascending order, shape `[K]`."""
+        """Return all levels in ascending order, shape `[K]`."""
         return self.start + self.step * torch.arange(self.count, dtype=torch.get_default_dtype())
 
     def encode(self, values: Tensor) -> Tensor:
-        """Code (index of the nearest level, int64) of each value; ties go to the upper level."""
+        """Return the code (index of the nearest level, int64) of each value; ties go to the upper level."""
         return self._code(values).long()
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Level of each code."""
+        """Return the level of each code."""
         return (self.start + self.step * codes).to(torch.get_default_dtype())
 
     def nearest(self, values: Tensor) -> Tensor:
-        """Nearest level of each value, ties up: `decode(encode(values))` in the values' own dtype."""
+        """Return the nearest level of each value, ties up: `decode(encode(values))` in the values' own dtype."""
         return self.start + self.step * self._code(values)
 
     def _code(self, values: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ class Grid(Codebook):
 
 @dataclass(frozen=True)
 class Table(Codebook):
-    """Any levels, given by the user or learned.
+    """A table has any levels, given by the user or learned.
 
     Args:
         values: the levels, finite and strictly ascending.
@@ -137,15 +137,15 @@ class Table(Codebook):
 
     @property
     def count(self) -> int:  # type: ignore[override]
-        """Number of levels `K`."""
+        """Return the number of levels `K`."""
         return len(self.values)
 
     def levels(self) -> Tensor:
-        """All levels in ascending order, shape `[K]`."""
+        """Return all levels in ascending order, shape `[K]`."""
         return torch.tensor(self.values, dtype=torch.get_default_dtype())
 
 
 def encode(values: Tensor, levels: Tensor) -> Tensor:
-    """Code of the nearest of ascending `levels` `[K]` for each value, ties up, by bucketing at the midpoints."""
+    """Return the code of the nearest of ascending `levels` `[K]` for each value, ties up, by bucketing at midpoints."""
     midpoints = (levels[1:] + levels[:-1]) / 2
     return torch.bucketize(values.detach().contiguous(), midpoints, right=True)

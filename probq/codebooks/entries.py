@@ -1,4 +1,4 @@
-"""Codebooks as JSON, and back."""
+"""Codebooks are written as JSON here, and read back."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from probq.errors import ProbqError
 
 
 def to_entry(book: Codebook) -> dict[str, Any]:
-    """The fields of a codebook.
+    """Return the fields of a codebook.
 
     Raises:
         ProbqError: if it is of the user's own.
@@ -23,5 +23,5 @@ def to_entry(book: Codebook) -> dict[str, Any]:
 
 
 def from_entry(entry: Mapping[str, Any]) -> Codebook:
-    """The codebook of an entry."""
+    """Return the codebook of an entry."""
     return Table(tuple(entry["values"]), bool(entry["learned"])) if "values" in entry else Grid(**entry)

@@ -1,4 +1,4 @@
-"""The ladder: the codebooks of growing width one quantizer may choose from."""
+"""A ladder is the codebooks of growing width that one quantizer may choose from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from probq.errors import ProbqError
 
 @dataclass(frozen=True)
 class Ladder:
-    """Codebooks `rungs` of strictly growing width."""
+    """A ladder has codebooks `rungs` of strictly growing width."""
 
     rungs: tuple[Codebook, ...]
 
@@ -27,17 +27,17 @@ class Ladder:
 
     @property
     def bits(self) -> tuple[int, ...]:
-        """Width of every rung in bits."""
+        """Return the width of every rung in bits."""
         return tuple(rung.bits for rung in self.rungs)
 
     @property
     def signed(self) -> bool:
-        """Whether any rung has a negative level."""
+        """Return whether any rung has a negative level."""
         return any(float(rung.levels()[0]) < 0 for rung in self.rungs)
 
 
 def ladder(*rungs: int | Codebook, signed: bool = True) -> Ladder:
-    """The codebooks one quantizer may choose from, narrowest first.
+    """Return the codebooks one quantizer may choose from, narrowest first.
 
     Args:
         rungs: widths in bits (0 is pruned, 1 to 16 are uniform codebooks) or codebooks.

@@ -1,4 +1,4 @@
-"""Codebooks whose levels the user gives, fixed or as the start of training."""
+"""The user gives the levels of these codebooks, fixed or as the start of training."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from probq.codebooks.codebook import Table
 
 
 def levels(values: Iterable[float]) -> Table:
-    """A fixed codebook with the given levels, in units of the quantizer's scale.
+    """Return a fixed codebook with the given levels, in units of the quantizer's scale.
 
     Args:
         values: finite levels, strictly ascending.
@@ -24,7 +24,7 @@ def levels(values: Iterable[float]) -> Table:
 
 
 def learned(values: Iterable[float]) -> Table:
-    """A codebook whose levels start at `values` and are trained, a copy for each quantizer that uses it.
+    """Return a codebook whose levels start at `values` and are trained, a copy for each quantizer that uses it.
 
     Levels of the trained network are multiples of 1/16 of the scale, so that they stay integers on hardware.
 

@@ -1,4 +1,4 @@
-"""Signed powers of two: multiplications become shifts."""
+"""Signed powers of two make multiplications shifts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from probq.errors import ProbqError
 
 
 def powers_of_two(bits: int) -> Table:
-    """Zero and the signed powers of two `+-2^0 .. +-2^(2^(bits-1) - 2)`: `K = 2^bits - 1` levels.
+    """Return zero and the signed powers of two `+-2^0 .. +-2^(2^(bits-1) - 2)`, `K = 2^bits - 1` levels.
 
     Args:
         bits: width, 2 to 5 (6 bits would reach `2^30`, beyond any accumulator).

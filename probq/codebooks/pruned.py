@@ -1,4 +1,4 @@
-"""The codebook of a pruned tensor."""
+"""The codebook of a pruned tensor has one level."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from probq.codebooks.codebook import Grid
 
 
 def pruned() -> Grid:
-    """The one level `{0}`, 0 bits.
+    """Return the one level `{0}`, 0 bits.
 
     Example:
         >>> pruned().bits, pruned().levels().tolist()

@@ -1,4 +1,4 @@
-"""The ternary codebook."""
+"""The ternary codebook has three levels."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from probq.codebooks.codebook import Grid
 
 
 def ternary() -> Grid:
-    """The three levels `{-1, 0, +1}`, stored in 2 bits.
+    """Return the three levels `{-1, 0, +1}`, stored in 2 bits.
 
     Source: F. Li, B. Liu, X. Wang, B. Zhang, J. Yan, 2016, "Ternary Weight Networks".
 

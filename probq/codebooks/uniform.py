@@ -1,4 +1,4 @@
-"""Uniform codebooks: the integers of one width."""
+"""Uniform codebooks have the integers of one width as levels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ WIDEST = 16
 
 
 def uniform(bits: int, signed: bool = True) -> Grid:
-    """The integers that `bits` bits address.
+    """Return the integers that `bits` bits address.
 
     Signed codebooks are symmetric, `-(2^(bits-1) - 1) .. 2^(bits-1) - 1`, so that 2 bits are ternary and a product
     of two narrow integers never meets the one asymmetric value; 1 signed bit is binary `{-1, +1}`. Unsigned ones

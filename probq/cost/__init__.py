@@ -1,4 +1,4 @@
-"""What a choice of widths costs, its exact expectation, and limits on it."""
+"""A choice of widths has a cost; this room gives it, its exact expectation, and limits on it."""
 
 from probq.cost.expectation import expected as expected
 from probq.cost.largest import Largest, largest_activation

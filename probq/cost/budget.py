@@ -1,4 +1,4 @@
-"""The budget: an upper limit on the cost, of its expectation or of most draws."""
+"""A budget is an upper limit on the cost, on its expectation or on most draws."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from probq.network.tracing.layer import Layer
 
 @dataclass(frozen=True)
 class Budget:
-    """An upper limit on the cost of a network.
+    """A budget limits the cost of a network.
 
     Args:
         percent: limit in percent of the network with 32-bit weights and inputs.
@@ -62,7 +62,7 @@ class Budget:
         return f"Budget(percent={self.percent}, limit={self.limit}{name}{chance})"
 
     def absolute(self, layers: Iterable[Layer]) -> float:
-        """The limit in the cost's own unit, for a network with these layers.
+        """Return the limit in the cost's own unit, for a network with these layers.
 
         Raises:
             ProbqError: if it is a percentage of nothing.
@@ -70,7 +70,7 @@ class Budget:
         return _share(self.percent, self.full(layers)) if self.limit is None else float(self.limit)
 
     def full(self, layers: Iterable[Layer]) -> float:
-        """Cost of the 32-bit network, to which a percentage refers.
+        """Return the cost of the 32-bit network, to which a percentage refers.
 
         Raises:
             ProbqError: if that is nothing.
@@ -85,7 +85,7 @@ class Budget:
 
 
 def _share(percent: float | None, full: float) -> float:
-    """The largest cost with `100 * cost / full <= percent` in floating point, as `Assignment.percent` divides.
+    """Return the largest cost with `100 * cost / full <= percent` in floating point, as `Assignment.percent` divides.
 
     So what costs `a.percent()` keeps `Budget(percent=a.percent())`, and nothing that keeps a budget shows more.
     """
@@ -99,7 +99,7 @@ def _share(percent: float | None, full: float) -> float:
 
 
 def _real(value: Any) -> TypeGuard[float]:
-    """Whether a value is a real number of Python or numpy."""
+    """Return whether a value is a real number of Python or numpy."""
     return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
 
 
@@ -107,7 +107,7 @@ Budgets: TypeAlias = Budget | Iterable[Budget] | None
 
 
 def budgets(budget: Any) -> tuple[Budget, ...]:
-    """All limits of what a user gave: none, one, or several that hold at once.
+    """Return all limits of what a user gave: none, one, or several that hold at once.
 
     Args:
         budget: None, a `Budget`, or a list of them.

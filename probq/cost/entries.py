@@ -1,4 +1,4 @@
-"""Costs as JSON, and back."""
+"""Costs are written as JSON here, and read back."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ NAMED: tuple[Cost, ...] = (bops, pruned_bops, ebops, storage, activations, large
 
 
 def to_entry(cost: Cost) -> dict[str, Any] | None:
-    """What JSON can hold of a cost; None for one of the user's own."""
+    """Return what JSON can hold of a cost, or None for one of the user's own."""
     return {"cost": name(cost)} if cost in NAMED else as_network_cost(cost).to_entry()
 
 
 def from_entry(entry: Mapping[str, Any]) -> Cost:
-    """The cost of an entry.
+    """Return the cost of an entry.
 
     Raises:
         StopIteration: if there is no such cost.

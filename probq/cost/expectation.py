@@ -1,4 +1,4 @@
-"""Exact expectations of what layers cost under the posterior over widths, with gradients."""
+"""The expected cost of layers under the posterior over widths is exact, with gradients."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from probq.network.tracing.layer import Layer
 
 @dataclass(frozen=True)
 class CostTables:
-    """What a cost is for every layer and every pair of its widths, `[weight rungs, input rungs]`.
+    """These tables hold the cost of every layer at every pair of its widths, `[weight rungs, input rungs]`.
 
     Iterating gives pairs of a layer and its table.
 
     Attributes:
         cost: the cost.
-        pairs: of each layer.
+        pairs: the pairs of each layer.
         sites: for each tied quantizer, the one whose width it shares.
         reads: for a cost that knows pruned channels, the weight whose pruned channels each layer need not read; its
             narrowest rung has 0 bits.
@@ -36,12 +36,12 @@ class CostTables:
         return iter(self.pairs)
 
     def site(self, name: str | None) -> str:
-        """The name whose width a quantizer has: its own, or that of the one it is tied to."""
+        """Return the name whose width a quantizer has, its own or that of the one it is tied to."""
         return self.sites.get(name or "", name or "")
 
 
 def expected(table: np.ndarray | Tensor, weight_probs: Tensor, input_probs: Tensor) -> Tensor:
-    """Exact expectation of one layer's cost under independent widths, a scalar with gradients.
+    """Return the exact expectation of one layer's cost under independent widths, a scalar with gradients.
 
         E[cost] = mean over gates g of sum_ij P_g(w = i) P(a = j) cost(i, j)
 
@@ -55,10 +55,10 @@ def expected(table: np.ndarray | Tensor, weight_probs: Tensor, input_probs: Tens
 
 
 def layer_expectation(tables: CostTables, layer: Layer, table: Tensor, laws: Mapping[str, Tensor]) -> Tensor:
-    """Exact expected cost of one layer, a float64 scalar.
+    """Return the exact expected cost of one layer, a float64 scalar.
 
     Args:
-        tables: of the cost.
+        tables: the tables of the cost.
         layer: the layer.
         table: its own of these.
         laws: probability of each rung of every quantizer, `[..., B]`.

@@ -1,4 +1,4 @@
-"""A cost that is the largest of its layers."""
+"""This cost is that of the largest layer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from probq.errors import ProbqError
 
 @dataclass(frozen=True)
 class Largest(Derived):
-    """`max over layers of cost(layer)` instead of their sum, for a cost of the input alone.
+    """This cost is `max over layers of cost(layer)` instead of their sum, for a cost of the input alone.
 
     Args:
         of: cost of one layer; it must not depend on the weight's width.
@@ -28,11 +28,11 @@ class Largest(Derived):
     limits_each_layer: ClassVar[bool] = True
 
     def aggregate(self, parts: Sequence[Any] | np.ndarray) -> Any:
-        """The largest; nothing costs 0."""
+        """Return the largest part; a network without layers costs 0."""
         return np.max(parts, axis=0) if len(parts) else 0.0
 
     def expectation(self, tables: CostTables, laws: Mapping[str, Tensor]) -> Tensor:
-        """`E[max] = sum over values v of v (P(max <= v) - P(max < v))`, with `P(max <= v)` a product over widths.
+        """Return `E[max] = sum over values v of v (P(max <= v) - P(max < v))`; `P(max <= v)` is a product over widths.
 
         Raises:
             ProbqError: if the cost depends on the weight's width.

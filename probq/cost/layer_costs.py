@@ -1,4 +1,4 @@
-"""What one layer costs at two widths: plain functions, as a user's own cost is."""
+"""These plain functions say what one layer costs at two widths, as a user's own cost does."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FLOAT_BITS = 32
 
 
 def bops(layer: Layer, weight_bits: Any, input_bits: Any) -> Any:
-    """Bit operations `MACs * weight bits * input bits` of a layer for one example.
+    """Return the bit operations `MACs * weight bits * input bits` of a layer for one example.
 
     Args:
         layer: the layer.
@@ -31,12 +31,12 @@ def bops(layer: Layer, weight_bits: Any, input_bits: Any) -> Any:
 
 
 def storage(layer: Layer, weight_bits: Any, input_bits: Any) -> Any:
-    """Bits that store the layer's weight, `weights * weight bits`; a tied weight counts once."""
+    """Return the bits that store the layer's weight, `weights * weight bits`; a tied weight counts once."""
     return layer.weights * weight_bits + 0 * input_bits
 
 
 def activations(layer: Layer, weight_bits: Any, input_bits: Any) -> Any:
-    """Bits of the layer's input tensor for one example, `inputs * input bits`.
+    """Return the bits of the layer's input tensor for one example, `inputs * input bits`.
 
     A tensor that two layers read counts twice. Inputs that no quantizer reaches count 32 bits for each number.
     """
@@ -44,7 +44,7 @@ def activations(layer: Layer, weight_bits: Any, input_bits: Any) -> Any:
 
 
 def ebops(layer: Layer, weight_bits: Any, input_bits: Any) -> Any:
-    """Effective bit operations at most, `MACs * weight digits * input bits`, of a layer for one example.
+    """Return an upper bound of the effective bit operations of a layer, `MACs * weight digits * input bits`.
 
     The digits of a weight are the binary digits of its magnitude: none at 0 bits, 1 at 1 bit, one less than the width
     from 2 bits on, because the sign is none. The figure is what all weights of that width could cost: one whose outer
@@ -60,5 +60,5 @@ def ebops(layer: Layer, weight_bits: Any, input_bits: Any) -> Any:
 
 
 def name(cost: Cost) -> str:
-    """What a cost is called."""
+    """Return the name of a cost."""
     return str(getattr(cost, "__name__", cost))

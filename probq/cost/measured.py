@@ -1,4 +1,4 @@
-"""A cost that was measured: latency, energy or area of each layer at each pair of widths, from a table."""
+"""This cost was measured: latency, energy or area of each layer at each pair of widths, from a table."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COLUMNS = ("layer", "weight_bits", "input_bits", "cost")
 
 @dataclass(frozen=True, repr=False)
 class CostTable(NetworkCost):
-    """A cost that is looked up; made by `table`.
+    """This cost is looked up in measurements; `table` makes it.
 
     Attributes:
         entries: cost by layer, weight bits and input bits.
@@ -38,7 +38,7 @@ class CostTable(NetworkCost):
         return f"<cost table {self.label!r} of {len({name for name, _, _ in self.entries})} layers>"
 
     def __call__(self, layer: Layer, weight_bits: Any, input_bits: Any) -> Any:
-        """The measured cost, of the widths' shape.
+        """Return the measured cost, of the widths' shape.
 
         Raises:
             ProbqError: where it was not measured.
@@ -59,25 +59,27 @@ class CostTable(NetworkCost):
             )
 
     def reference(self, layer: Layer) -> float:
-        """Cost at 32 x 32 bits, or where that was not measured the dearest row of the layer."""
+        """Return the cost at 32 x 32 bits, or where that was not measured, of the dearest row of the layer."""
         own = [cost for (name, _, _), cost in self.entries.items() if name == layer.name]
         if not own:
             raise ProbqError(f"the cost table has no row for layer {layer.name}; it needs some for every layer")
         return self.entries.get((layer.name, FLOAT_BITS, FLOAT_BITS), max(own))
 
     def to_entry(self) -> dict[str, Any]:
-        """Its name and rows."""
+        """Return the name and the rows."""
         return {"cost": self.label, "table": [[*key, cost] for key, cost in self.entries.items()]}
 
     @classmethod
     def from_entry(cls, entry: Mapping[str, Any]) -> CostTable:
-        """The table of what `to_entry` gave."""
+        """Return the table of what `to_entry` gave."""
         rows = {(str(layer), int(w), int(a)): float(cost) for layer, w, a, cost in entry["table"]}
         return cls(rows, str(entry["cost"]))
 
 
 def table(source: Any, name: str = "table") -> CostTable:
-    """A cost from measurements, as latency or energy of every layer at every pair of widths on the user's hardware.
+    """Return a cost from measurements on the user's hardware.
+
+    They are, for example, the latency or the energy of every layer at every pair of widths.
 
         cost = sum over layers of table[layer, weight bits, input bits]
 
@@ -85,7 +87,7 @@ def table(source: Any, name: str = "table") -> CostTable:
         source: a `pandas.DataFrame`, or the path of a CSV file, with the columns `layer` (its name, as in
             `probq.layers`), `weight_bits`, `input_bits` and `cost` (any unit that adds up over layers). Inputs that no
             quantizer reaches, and layers that stay float, have 32 bits.
-        name: of the cost, in messages and pictures.
+        name: the name of the cost, in messages and pictures.
 
     Returns:
         A cost, for `Budget(limit=..., cost=...)` and wherever a cost is taken. A percentage refers to the rows at

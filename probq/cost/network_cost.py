@@ -1,4 +1,4 @@
-"""What a cost of layers means for a whole network, as methods: the one place that tells kinds of costs apart.
+"""A cost of layers says by methods what a whole network costs; nothing else tells kinds of costs apart.
 
 A plain function of a layer and two widths is a sum over layers, which is what the base class says. Another kind
 overrides what differs.
@@ -20,7 +20,7 @@ from probq.network.tracing.layer import Layer
 
 
 class NetworkCost:
-    """A cost of one layer that also says what a network costs: here the sum over layers, each by its own widths.
+    """A network's cost is one of layers that also says how they add up: here to a sum, each layer by its own widths.
 
     Attributes:
         limits_each_layer: whether a limit on it is the same limit on every layer alone, and on its input's width.
@@ -31,45 +31,48 @@ class NetworkCost:
     sees_pruned: ClassVar[bool] = False
 
     def __call__(self, layer: Layer, weight_bits: Any, input_bits: Any) -> Any:
-        """What one layer costs, of the widths' shape."""
+        """Return what one layer costs, in the widths' shape."""
         raise NotImplementedError
 
     def aggregate(self, parts: Sequence[Any] | np.ndarray) -> Any:
-        """Cost of a network from those of its layers, numbers or arrays of one shape."""
+        """Return the cost of a network from those of its layers, numbers or arrays of one shape."""
         return sum(parts)
 
     def expectation(self, tables: CostTables, laws: Mapping[str, Tensor]) -> Tensor:
-        """Exact `E[cost]` of a network, a float64 scalar with gradients.
+        """Return `E[cost]` of a network exactly, a float64 scalar with gradients.
 
         Args:
-            tables: of this cost.
+            tables: the tables of this cost.
             laws: probability of each rung of every quantizer, `[..., B]`.
         """
         return torch.stack([layer_expectation(tables, layer, table, laws) for layer, table in tables]).sum()
 
     def reference(self, layer: Layer) -> float:
-        """Cost of a layer at 32 bits, to which percentages refer."""
+        """Return the cost of a layer at 32 bits, to which percentages refer."""
         return self(layer, FLOAT_BITS, FLOAT_BITS)
 
     def check(self, layer: Layer, weight_bits: Sequence[int], input_bits: Sequence[int]) -> None:
         """Raise unless the cost is known at every pair of these widths."""
 
     def share_read(self, layer: Layer, layers: Sequence[Layer], widths: Mapping[str, Any]) -> float:
-        """Share of its cost that a layer has at a choice of all widths; less than 1 where it reads pruned channels."""
+        """Return the share of its cost that a layer has at a choice of all widths.
+
+        It is less than 1 where the layer reads pruned channels.
+        """
         return 1.0
 
     def by_layers(self) -> Cost:
-        """The cost as a sum over layers that ignores what couples them; never below this one."""
+        """Return the cost as a sum over layers that ignores what couples them, never below this one."""
         return self
 
     def to_entry(self) -> dict[str, Any] | None:
-        """What a file keeps of it, for `probq.cost.entries`; None where it cannot."""
+        """Return what a file keeps of it, for `probq.cost.entries`, or None where a file cannot."""
         return None
 
 
 @dataclass(frozen=True)
 class LayerSum(NetworkCost):
-    """A plain function, summed over layers.
+    """This cost is a plain function, summed over layers.
 
     Args:
         of: cost of one layer.
@@ -78,17 +81,17 @@ class LayerSum(NetworkCost):
     of: Cost
 
     def __call__(self, layer: Layer, weight_bits: Any, input_bits: Any) -> Any:
-        """What one layer costs."""
+        """Return what one layer costs."""
         return self.of(layer, weight_bits, input_bits)
 
     def by_layers(self) -> Cost:
-        """The function itself."""
+        """Return the function itself."""
         return self.of
 
 
 @dataclass(frozen=True)
 class Derived(NetworkCost):
-    """A cost of one layer under a name of its own, of which a network has more to say than the sum over layers.
+    """This cost of one layer has a name of its own and does more for a network than the sum over layers.
 
     Args:
         of: cost of one layer, with all its input channels.
@@ -99,7 +102,7 @@ class Derived(NetworkCost):
     label: str
 
     def __call__(self, layer: Layer, weight_bits: Any, input_bits: Any) -> Any:
-        """What one layer costs."""
+        """Return what one layer costs."""
         return self.of(layer, weight_bits, input_bits)
 
     @property
@@ -108,5 +111,5 @@ class Derived(NetworkCost):
 
 
 def as_network_cost(cost: Cost) -> NetworkCost:
-    """A cost with its methods; a plain function is summed over layers."""
+    """Return a cost with its methods; a plain function is summed over layers."""
     return cost if isinstance(cost, NetworkCost) else LayerSum(cost)

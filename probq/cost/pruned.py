@@ -1,4 +1,4 @@
-"""A cost that knows which channels are pruned."""
+"""This cost knows which channels are pruned."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from probq.network.tracing.layer import Layer
 
 @dataclass(frozen=True)
 class Pruned(Derived):
-    """`cost(layer) * share of the input channels that are left`, summed over layers.
+    """This cost is `cost(layer) * share of the input channels that are left`, summed over layers.
 
     A channel is gone where its producer's weight has a width of its own for each output channel, and 0 bits there: the
     channel then is a constant, and its products are too. That is known where a layer reads the output of one
@@ -32,7 +32,7 @@ class Pruned(Derived):
     sees_pruned: ClassVar[bool] = True
 
     def share_read(self, layer: Layer, layers: Sequence[Layer], widths: Mapping[str, Any]) -> float:
-        """Share of a layer's input channels that are not pruned."""
+        """Return the share of a layer's input channels that are not pruned."""
         producer = next((m for m in layers if m.weight == layer.reads), None)
         bits = np.asarray(widths.get(layer.reads or "", FLOAT_BITS))
         if producer is None or not bits.ndim or bits.size != producer.channels:
@@ -40,7 +40,7 @@ class Pruned(Derived):
         return float((bits > 0).mean())
 
     def by_layers(self) -> Cost:
-        """The cost with all channels."""
+        """Return the cost with all channels."""
         return self.of
 
 

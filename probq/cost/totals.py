@@ -1,4 +1,4 @@
-"""What a network costs: at one choice of widths, at 32 bits, in percent, in expectation."""
+"""A network has a cost at one choice of widths, at 32 bits, in percent, and in expectation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from probq.network.tracing.layer import Layer
 
 
 def full(layers: Iterable[Layer], cost: Cost = bops) -> float:
-    """Cost of the network with every width at 32 bits: what a percentage refers to.
+    """Return the cost of the network with every width at 32 bits, to which a percentage refers.
 
     Where a table has no row at 32 bits, the dearest of a layer's rows stands in.
     """
@@ -24,7 +24,7 @@ def full(layers: Iterable[Layer], cost: Cost = bops) -> float:
 
 
 def percent(amount: Any, layers: Iterable[Layer], cost: Cost = bops) -> Any:
-    """An amount, or an array of them, in percent of `full`; 0 where the 32-bit network costs nothing.
+    """Return an amount, or an array of them, in percent of `full`; 0 where the 32-bit network costs nothing.
 
     Products outside of all layers, such as a GRU's, are in neither; a network's `notes` has their share of all MACs.
     """
@@ -33,17 +33,19 @@ def percent(amount: Any, layers: Iterable[Layer], cost: Cost = bops) -> Any:
 
 
 def pairs(layer: Layer, weight_bits: Iterable[int], input_bits: Iterable[int], cost: Cost = bops) -> np.ndarray:
-    """Cost of every pair of widths of a layer, float64 `[weight rungs, input rungs]`."""
+    """Return the cost of every pair of widths of a layer, float64 `[weight rungs, input rungs]`."""
     weight_bits, input_bits = tuple(weight_bits), tuple(input_bits)
     as_network_cost(cost).check(layer, weight_bits, input_bits)
     return np.array([[float(cost(layer, w, a)) for a in input_bits] for w in weight_bits])
 
 
 def total(layers: Iterable[Layer], widths: Mapping[str, Any], cost: Cost = bops) -> float:
-    """Cost of one choice of widths. Where the weights of a layer have widths of their own, the mean over weights.
+    """Return the cost of one choice of widths.
+
+    Where the weights of a layer have widths of their own, it is the mean over weights.
 
     Args:
-        layers: of the network.
+        layers: the layers of the network.
         widths: bits of each quantizer, an int or an array; what is not named counts 32 bits.
         cost: the cost.
     """
@@ -52,7 +54,10 @@ def total(layers: Iterable[Layer], widths: Mapping[str, Any], cost: Cost = bops)
 
 
 def part(layer: Layer, layers: Sequence[Layer], widths: Mapping[str, Any], cost: Cost) -> float:
-    """What one layer of a network adds to `total`; it depends on its own widths, and on those of the layer it reads."""
+    """Return what one layer of a network adds to `total`.
+
+    It depends on the layer's own widths, and on those of the layer it reads.
+    """
     input_bits = int(widths.get(layer.input or "", FLOAT_BITS))
     bits, counts = np.unique(np.asarray(widths.get(layer.weight, FLOAT_BITS)), return_counts=True)
     every = sum(float(cost(layer, int(b), input_bits)) * int(n) for b, n in zip(bits, counts, strict=True))
@@ -60,10 +65,10 @@ def part(layer: Layer, layers: Sequence[Layer], widths: Mapping[str, Any], cost:
 
 
 def expected_cost(tables: CostTables, laws: Mapping[str, Tensor]) -> Tensor:
-    """Exact `E[cost]` of a network, a float64 scalar with gradients.
+    """Return `E[cost]` of a network exactly, a float64 scalar with gradients.
 
     Args:
-        tables: of the cost.
+        tables: the tables of the cost.
         laws: probability of each rung of every quantizer, `[..., B]`.
     """
     return as_network_cost(tables.cost).expectation(tables, laws)

@@ -1,4 +1,4 @@
-"""How training estimates the gradient of a code posterior: objects for `Plan(estimator=...)`."""
+"""An estimator says how training estimates the gradient of a code posterior; `Plan(estimator=...)` takes one."""
 
 from probq.estimators.estimator import Estimator, Noise, Through, drawn_law
 from probq.estimators.flipout import Flipout

@@ -1,4 +1,4 @@
-"""What an estimator is: how the draw of a code enters the forward pass of training, and its gradient."""
+"""An estimator says how the draw of a code enters the forward pass of training, and what its gradient is."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Through: TypeAlias = Callable[[Tensor, Callable[[Tensor, Codes], Tensor]], Tenso
 
 @dataclass(frozen=True)
 class Estimator:
-    """One way to estimate the gradient of `E_q[log p(y | x)]`; the law of the codes and its KL are the same for all.
+    """An estimator gives the gradient of `E_q[log p(y | x)]`; the law of the codes and its KL are the same for all.
 
     It acts while a network is in training mode and widths are still searched. Decisions and predictions always use
     hard draws of the law, or its mode.
@@ -35,42 +35,42 @@ class Estimator:
     exact_gates: ClassVar[bool] = False
 
     def draw(self, law: Codes) -> Tensor:
-        """Levels of the weights, the value of the code's site; their gradient is the estimator's."""
+        """Return levels of the weights, the value of the code's site; their gradient is the estimator's."""
         raise NotImplementedError
 
     def noise(self, law: Codes, levels: Tensor, through: Through) -> Noise:
-        """What a layer that runs on the mean weight adds to its output; for noisy estimators.
+        """Return what a layer that runs on the mean weight adds to its output; for noisy estimators.
 
         Args:
-            law: of the codes.
+            law: the law of the codes.
             levels: drawn from it.
             through: gives a number for each weight the gates' gradient.
         """
         raise NotImplementedError
 
     def widths(self, logits: Tensor) -> Widths:
-        """Law of the width, whose draws have the estimator's gradient."""
+        """Return the law of the width, whose draws have the estimator's gradient."""
         return Widths(logits)
 
 
 def remember(levels: Tensor, law: Codes) -> Tensor:
-    """The same levels, with the law that they were drawn from: the model's forward pass needs it."""
+    """Return the same levels, with the law that they were drawn from: the model's forward pass needs it."""
     levels.law = law  # type: ignore[attr-defined]
     return levels
 
 
 def drawn_law(levels: Tensor) -> Codes | None:
-    """The law that a noisy estimator drew these very levels from, else None."""
+    """Return the law that a noisy estimator drew these very levels from, else None."""
     return getattr(levels, "law", None)
 
 
 def on_weight(module: nn.Module, weight: Tensor, x: Tensor) -> Tensor:
-    """Output of a layer without its bias, on another weight; no hooks run."""
+    """Return the output of a layer without its bias, on another weight; no hooks run."""
     twin = copy.copy(module)
     twin.__dict__["_parameters"] = {"weight": weight, "bias": None}
     return type(module).forward(twin, x)
 
 
 def hard_draw(law: Codes) -> Tensor:
-    """Levels drawn from a law, without gradient; the entropy that the draw leaves with the law keeps its own."""
+    """Draw levels from a law, without gradient."""
     return law.draw().detach()

@@ -1,4 +1,4 @@
-"""Flipout: one draw of the weights, with signs of its own for every example."""
+"""Flipout draws the weights once, with signs of its own for every example."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SMALLEST = 1e-6
 
 @dataclass(frozen=True)
 class Flipout(SecondOrderGates):
-    """`out_n = layer(x_n, E[w]) + r_n * layer(s_n * x_n, w - E[w])`, random signs `r_n`, `s_n` for each example.
+    """The output is `out_n = layer(x_n, E[w]) + r_n * layer(s_n * x_n, w - E[w])`, with random signs `r_n` and `s_n`.
 
     The examples of a batch see almost independent perturbations of the weight, at the price of one more pass of the
     layer. The perturbation's gradient is that of its standard deviation. Signs keep the mean and the variance of every
@@ -32,11 +32,11 @@ class Flipout(SecondOrderGates):
     noisy: ClassVar[bool] = True
 
     def draw(self, law: Codes) -> Tensor:
-        """A draw without gradient; the layer sees its distance from the mean."""
+        """Draw without gradient; the layer sees the draw's distance from the mean."""
         return remember(hard_draw(law), law)
 
     def noise(self, law: Codes, levels: Tensor, through: Through) -> Noise:
-        """`r * layer(s * x, w - E[w])`."""
+        """Return `r * layer(s * x, w - E[w])`."""
         deviation = _deviation(law)
         unit = ((levels - law.mean) / deviation.clamp_min(SMALLEST)).detach()
         # where the drawn rung leaves nothing open, a sign stands for the perturbation that another one would have
@@ -51,13 +51,13 @@ class Flipout(SecondOrderGates):
 
 
 def _deviation(law: Codes) -> Tensor:
-    """Standard deviation of the levels; without gradient where nothing is open."""
+    """Return the standard deviation of the levels, without gradient where nothing is open."""
     variance = law.variance
     return torch.where(variance > SMALLEST**2, variance, torch.ones_like(variance)).sqrt() * (variance > SMALLEST**2)
 
 
 def _channels(x: Tensor, module: nn.Module) -> list[int]:
-    """Shape of a number for every example and channel: the last axis of a linear layer, else axis 1."""
+    """Return the shape of a number for every example and channel: the last axis of a linear layer, else axis 1."""
     if isinstance(module, nn.Linear):
         return [x.shape[0], *[1] * (x.dim() - 2), x.shape[-1]]
     return [*x.shape[:2], *[1] * (x.dim() - 2)]

@@ -1,4 +1,4 @@
-"""Rounding whose backward pass also tells the gates what other rungs would have given."""
+"""Numbers are rounded so that the backward pass also tells the gates what other rungs would have given."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ class _RoundInput(torch.autograd.Function):
 
 
 def products(grad: Tensor, x: Tensor, scales: Tensor, grids: Sequence[Grid]) -> Tensor:
-    """`<grad, on_grid(x)>` on every rung at once, shape `[B]`.
+    """Return `<grad, on_grid(x)>` on every rung at once, shape `[B]`.
 
     Args:
         grad: shaped like `x`.
         x: values.
-        scales: of every rung, `[B]` or `[B, *broadcastable to x]`.
-        grids: of every rung.
+        scales: the scales of every rung, `[B]` or `[B, *broadcastable to x]`.
+        grids: the grids of every rung.
     """
     start, step, count = per_rung(grids, x)
     scales = scales.reshape(start.shape) if scales.dim() == 1 else scales
@@ -75,7 +75,7 @@ def products(grad: Tensor, x: Tensor, scales: Tensor, grids: Sequence[Grid]) -> 
 
 
 def on_grid(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
-    """`scale * nearest(x / scale)` without a gradient, in as few passes as torch allows."""
+    """Return `scale * nearest(x / scale)` without a gradient, in as few passes as torch allows."""
     codes = (x * (1 / (scale * grid.step))).add_(0.5 - grid.start / grid.step).floor_().clamp_(0, grid.count - 1)
     if grid.start == 0:
         return codes.mul_(scale * grid.step)
@@ -83,7 +83,7 @@ def on_grid(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
 
 
 def random_part(x: Tensor, size: int = GATE_SAMPLE) -> Any:
-    """A function that takes the same random slice of the first axis, some `size` numbers, from tensors like `x`.
+    """Return a function that takes the same random slice of the first axis, some `size` numbers, from tensors like `x`.
 
     The slices are disjoint, each drawn with its share of the rows: what is scaled up by `rows / slice` is unbiased.
     """
@@ -95,7 +95,7 @@ def random_part(x: Tensor, size: int = GATE_SAMPLE) -> Any:
 
 
 def gate_gradient(value: Tensor, onehot: Tensor, inner: Any) -> Tensor:
-    """`value` unchanged, whose backward pass gives `onehot` the inner products `<gradient, value of rung k>`.
+    """Return `value` unchanged; its backward pass gives `onehot` the products `<gradient, value of rung k>`.
 
     Args:
         value: the tensor of the drawn rung.
@@ -124,7 +124,7 @@ class _GateGradient(torch.autograd.Function):
 
 
 def inner_products(grad: Tensor, values: Sequence[Tensor], gates: tuple[int, ...] = ()) -> Tensor:
-    """`<grad, value>` for each of the values of `B` rungs, summed over what shares a gate: `[*gates, B]`."""
+    """Return `<grad, value>` for each of the values of `B` rungs, summed over what shares a gate, `[*gates, B]`."""
     return torch.stack([(grad * value).sum_to_size(gates) for value in values], -1)
 
 
@@ -135,5 +135,8 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _wide(a: Tensor) -> Tensor:
-    """In float32 at least: products of bfloat16 vectors are slow loops on a CPU, and their results have 8 bits."""
+    """Return a tensor in float32 at least.
+
+    Products of bfloat16 vectors are slow loops on a CPU, and their results have 8 bits.
+    """
     return a.to(torch.promote_types(a.dtype, torch.float32))

@@ -1,4 +1,4 @@
-"""Gumbel straight-through: a categorical draw with the gradient of its relaxation."""
+"""Gumbel straight-through is a categorical draw with the gradient of its relaxation."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from probq.network.distributions.codes import Codes
 
 @dataclass(frozen=True)
 class Gumbel(Estimator):
-    """`w = l_j`, `j = argmax(log q + g)`, gradient of `sum_j softmax((log q + g) / temperature)_j l_j`.
+    """The draw is `w = l_j`, `j = argmax(log q + g)`.
+
+    Its gradient is that of `sum_j softmax((log q + g) / temperature)_j l_j`.
 
     Args:
-        temperature: of the relaxation, above 0; low ones have less bias and more variance.
+        temperature: the temperature of the relaxation, above 0; low ones have less bias and more variance.
 
     Raises:
         ProbqError: if the temperature is not positive.
@@ -32,7 +34,7 @@ class Gumbel(Estimator):
             raise ProbqError(f"Gumbel(temperature=...) takes a number above 0, not {self.temperature!r}")
 
     def draw(self, law: Codes) -> Tensor:
-        """A draw, with the gradient of the relaxed one."""
+        """Draw levels, with the gradient of relaxed ones."""
         levels, log_probs = law.window()
         uniform = torch.rand_like(log_probs).clamp_(1e-7, 1 - 1e-7)
         perturbed = log_probs - torch.log(-torch.log(uniform))

@@ -1,4 +1,4 @@
-"""The local reparametrization trick: a layer's outputs are drawn, not its weights."""
+"""The local reparametrization trick draws a layer's outputs, not its weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SMALLEST = 1e-12
 
 @dataclass(frozen=True)
 class LocalReparametrization(SecondOrderGates):
-    """`out ~ Normal(layer(x, E[w]), layer(x^2, Var[w]))` for each example, instead of `layer(x, w)`.
+    """Outputs are drawn `out ~ Normal(layer(x, E[w]), layer(x^2, Var[w]))` for each example, not `layer(x, w)`.
 
     Gradients go through mean and variance of the sum, so the price of a code's variance is seen, with noise that is
     independent between examples. The sums of a layer are taken as normal and as independent of each other; the first
@@ -34,11 +34,11 @@ class LocalReparametrization(SecondOrderGates):
     noisy: ClassVar[bool] = True
 
     def draw(self, law: Codes) -> Tensor:
-        """A draw without gradient; the layer does not see it."""
+        """Draw without gradient; the layer does not see the draw."""
         return remember(hard_draw(law), law)
 
     def noise(self, law: Codes, levels: Tensor, through: Through) -> Noise:
-        """`sqrt(layer(x^2, Var[w])) * standard normal`."""
+        """Return `sqrt(layer(x^2, Var[w])) * standard normal`."""
         variance = through(law.variance * law.scale.square(), lambda scale, of_rung: scale.square() * of_rung.variance)
 
         def added(module: nn.Module, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A categorical draw with the gradient of the exact mean."""
+"""This estimator draws a level and gives it the gradient of the exact mean."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from probq.network.distributions.codes import Codes
 
 @dataclass(frozen=True)
 class MeanGradient(Estimator):
-    """`w = l_j` with `j ~ q`, gradient `dL/dw dE_q[l]/dtheta`.
+    """The draw is `w = l_j` with `j ~ q`, and its gradient is `dL/dw dE_q[l]/dtheta`.
 
     It has little variance. It is that of a loss linear in the weight: what the variance of a code costs,
     `1/2 L'' Var_q[l]` and beyond, is not seen; `SecondOrder` adds it. On a rung of one level (pruned) a weight near
@@ -23,5 +23,5 @@ class MeanGradient(Estimator):
     """
 
     def draw(self, law: Codes) -> Tensor:
-        """A draw, as the law itself makes it."""
+        """Draw as the law itself does."""
         return law.draw()

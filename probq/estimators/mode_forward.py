@@ -1,4 +1,4 @@
-"""Forward at the mode of the codes, gradient of the exact mean."""
+"""This estimator takes the mode of the codes forward, and the gradient of the exact mean backward."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from probq.network.distributions.codes import Codes
 
 @dataclass(frozen=True)
 class ModeForward(Estimator):
-    """`w = argmax_l q(l)`, gradient `dL/dw dE_q[l]/dtheta`.
+    """The value is `w = argmax_l q(l)`, and its gradient is `dL/dw dE_q[l]/dtheta`.
 
     Training sees the network that ships, and no noise of codes; the KL still holds the posterior open. The data term
     is that of the mode, so the spread it leaves is the prior's choice, not the data's.
@@ -22,6 +22,6 @@ class ModeForward(Estimator):
     """
 
     def draw(self, law: Codes) -> Tensor:
-        """The mode, with the gradient of the mean."""
+        """Return the mode, with the gradient of the mean."""
         mean = law.mean
         return law.mode.detach() + (mean - mean.detach())

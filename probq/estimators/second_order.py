@@ -1,4 +1,4 @@
-"""Draws of codes and widths whose gradient is right to second order."""
+"""These draws of codes and widths have a gradient that is right to second order."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from probq.network.distributions.widths import Widths
 
 @dataclass(frozen=True)
 class SecondOrderGates(Estimator):
-    """An estimator whose gates have the gradient of `SecondOrder`, whatever it does with codes."""
+    """This estimator's gates have the gradient of `SecondOrder`, whatever it does with codes."""
 
     exact_gates: ClassVar[bool] = True
 
     def widths(self, logits: Tensor) -> Widths:
-        """Law of the width, draws with the second-order gradient."""
+        """Return the law of the width, draws of which have the second-order gradient."""
         return SecondOrderWidths(logits)
 
 
 @dataclass(frozen=True)
 class SecondOrder(SecondOrderGates):
-    """With `p = q`, `D` the one-hot draw, `g` the gradient with respect to it and `J(p) = diag(p) - p p'`,
+    """With `p = q`, the one-hot draw `D`, its gradient `g` and `J(p) = diag(p) - p p'`, the gradient of `log q` is
 
         dL/dlog q = 2 J((p + D) / 2) g - 1/2 J(p) g.
 
@@ -42,7 +42,7 @@ class SecondOrder(SecondOrderGates):
     """
 
     def draw(self, law: Codes) -> Tensor:
-        """A draw, with the second-order gradient."""
+        """Draw levels with the second-order gradient."""
         if law.fused:
             return law.draw_fused(LevelGradient.SECOND_ORDER)
         levels, log_probs = law.window()
@@ -51,21 +51,21 @@ class SecondOrder(SecondOrderGates):
 
 
 class SecondOrderWidths(Widths):
-    """The same law as `Widths`; its draws carry the second-order gradient."""
+    """This is the law of `Widths`; its draws carry the second-order gradient."""
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Widths:
-        """The same law for a larger batch."""
+        """Return the same law for a larger batch."""
         return SecondOrderWidths(self.logits.expand(*batch_shape, self.logits.shape[-1]))
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        """One-hot draws `[*sample_shape, ..., B]`."""
+        """Draw one-hot vectors `[*sample_shape, ..., B]`."""
         log_probs = self.log_probs
         onehot: Tensor = _Draw.apply(log_probs.expand(*sample_shape, *log_probs.shape))
         return onehot
 
 
 class _Draw(torch.autograd.Function):
-    """One-hot draws from log-probabilities on the last axis."""
+    """This function draws one-hot vectors from log-probabilities on the last axis."""
 
     @staticmethod
     def forward(ctx: Any, log_probs: Tensor) -> Tensor:
@@ -83,5 +83,5 @@ class _Draw(torch.autograd.Function):
 
 
 def _times_jacobian(probs: Tensor, grad: Tensor) -> Tensor:
-    """`(diag(p) - p p') g`: the derivative of a softmax at `p`."""
+    """Return `(diag(p) - p p') g`, the derivative of a softmax at `p` times `g`."""
     return probs * (grad - (probs * grad).sum(-1, keepdim=True))

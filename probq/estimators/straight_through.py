@@ -1,4 +1,4 @@
-"""Drawn codes whose gradient passes straight through to the location: what explores in a cold fit."""
+"""The gradient of drawn codes passes straight through to the location, which explores in a cold fit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from probq.network.distributions.codes import Codes
 
 @dataclass(frozen=True)
 class StraightThrough(SecondOrder):
-    """`w = l_j` with `j ~ q`; with `u = location / scale`, gradient `dL/dw du` within half a step of the levels' range.
+    """The draw is `w = l_j` with `j ~ q`.
+
+    With `u = location / scale` its gradient is `dL/dw du` within half a step of the levels' range.
 
     Every weight moves, also one far from the midpoint of two levels, where the true gradient all but vanishes: with
     that, codes soon stay where rounding put them. It is no gradient of the bound; where the bound's own optimum counts
@@ -27,7 +29,7 @@ class StraightThrough(SecondOrder):
     """
 
     def draw(self, law: Codes) -> Tensor:
-        """A draw, with the straight-through gradient."""
+        """Draw levels with the straight-through gradient."""
         if law.fused:
             return law.draw_fused(LevelGradient.STRAIGHT_THROUGH)
         if isinstance(law, CategoricalCodes):

@@ -1,1 +1,1 @@
-"""The user's network with unknown widths and codes: traced, given quantizers, made a probabilistic program."""
+"""The user's network gets unknown widths and codes here: it is traced, given quantizers and made a program."""

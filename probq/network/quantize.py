@@ -1,4 +1,4 @@
-"""`quantize`: from a trained network to one with a posterior over its widths and codes."""
+"""`quantize` leads from a trained network to one with a posterior over its widths and codes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from probq.network.tracing.trace import trace_network
 def quantize(
     net: nn.Module, example: Any, plan: Planner | None = None, likelihood: Likelihood | None = None
 ) -> Quantized:
-    """A quantized copy of a trained network, ready for `fit`; the network itself is left untouched.
+    """Return a quantized copy of a trained network, ready for `fit`; the network itself is left untouched.
 
     Args:
         net: any `torch.nn.Module`; its linear, convolution and embedding layers are quantized.
@@ -107,7 +107,9 @@ def _weight_quantizer(net: nn.Module, layer: Layer, plan: Plan) -> WeightQuantiz
 
 
 def _as_shipped(net: nn.Module, layer: Layer, multipliers: int) -> Tensor:
-    """A layer's weight, in units of which the scales are set: with that of a folded gain which no scale follows.
+    """Return the weight that a layer's scales are set on.
+
+    It has the part of a folded gain that no scale follows.
 
     Scales set on the plain weight would clip the folded one.
     """

@@ -1,4 +1,4 @@
-"""Priors over codes and widths: objects for `Plan(code_prior=...)`, `Plan(width_prior=...)`."""
+"""Priors give codes and widths their probabilities before data; `Plan` takes a `code_prior` and a `width_prior`."""
 
 from probq.priors.codes import CodePrior, Laplace, Normal, SpikeSlab
 from probq.priors.entries import from_entry, to_entry

@@ -1,4 +1,4 @@
-"""Priors over the codes of weights: a real-valued law, rounded to the levels."""
+"""Priors over the codes of weights are real-valued laws, rounded to the levels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from probq.errors import ProbqError
 
 @dataclass(frozen=True)
 class CodePrior:
-    """Law of `level = nearest((centre + sd e) / scale)`: a real weight `centre + sd e` rounded to its codebook.
+    """A code has the law of `level = nearest((centre + sd e) / scale)`, a real weight rounded to its codebook.
 
     Attributes:
         sd: standard deviation in the unit of the weights; None: one for each weight tensor is learned, starting at
@@ -35,21 +35,21 @@ class CodePrior:
 
     @property
     def zero(self) -> float:
-        """Probability of a spike at 0."""
+        """Return the probability of a spike at 0."""
         return 0.0
 
     def log_cdf(self, z: Tensor) -> Tensor:
-        """Logarithm of the distribution function of `e`, which has mean 0 and variance 1."""
+        """Return the logarithm of the distribution function of `e`, which has mean 0 and variance 1."""
         raise NotImplementedError
 
     def noise(self, shape: torch.Size, device: torch.device | None) -> Tensor:
-        """Draws of `e`."""
+        """Draw `e`."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Normal(CodePrior):
-    """Discretised Normal: `P(l_j) = Phi((c_j s - centre) / sd) - Phi((c_{j-1} s - centre) / sd)`, `c_j` the midpoints.
+    """This prior is `P(l_j) = Phi((c_j s - centre) / sd) - Phi((c_{j-1} s - centre) / sd)`, `c_j` the midpoints.
 
     The end levels have the tails. Fields as in `CodePrior`.
 
@@ -64,17 +64,17 @@ class Normal(CodePrior):
     kind: ClassVar[str] = "normal"
 
     def log_cdf(self, z: Tensor) -> Tensor:
-        """`log Phi(z)`."""
+        """Return `log Phi(z)`."""
         return torch.special.log_ndtr(z)
 
     def noise(self, shape: torch.Size, device: torch.device | None) -> Tensor:
-        """Standard normal numbers."""
+        """Draw standard normal numbers."""
         return torch.randn(shape, device=device)
 
 
 @dataclass(frozen=True)
 class Laplace(CodePrior):
-    """Discretised Laplace law, as `Normal` with `F(z) = exp(sqrt(2) z) / 2` for `z < 0`: heavier tails, more zeros.
+    """This prior is that of `Normal` with `F(z) = exp(sqrt(2) z) / 2` for `z < 0`: heavier tails, more zeros.
 
     Source: P. M. Williams, 1995, "Bayesian Regularization and Pruning Using a Laplace Prior".
     """
@@ -82,19 +82,19 @@ class Laplace(CodePrior):
     kind: ClassVar[str] = "laplace"
 
     def log_cdf(self, z: Tensor) -> Tensor:
-        """`log F(z)`."""
+        """Return `log F(z)`."""
         z = math.sqrt(2) * z
         return torch.where(z < 0, z - math.log(2), torch.log1p(-torch.exp(-z.clamp_min(0)) / 2))
 
     def noise(self, shape: torch.Size, device: torch.device | None) -> Tensor:
-        """Laplace numbers of variance 1."""
+        """Draw Laplace numbers of variance 1."""
         signs = torch.randint(0, 2, shape, device=device) * 2 - 1
         return signs * torch.empty(shape, device=device).exponential_() / math.sqrt(2)
 
 
 @dataclass(frozen=True)
 class SpikeSlab(CodePrior):
-    """`P(l) = spike [l = 0] + (1 - spike) slab(l)`; on a codebook without a level 0, the slab alone.
+    """This prior is `P(l) = spike [l = 0] + (1 - spike) slab(l)`; on a codebook without a level 0, the slab alone.
 
     Attributes:
         spike: probability of the spike, 0 to 1.
@@ -122,13 +122,13 @@ class SpikeSlab(CodePrior):
 
     @property
     def zero(self) -> float:
-        """Probability of the spike."""
+        """Return the probability of the spike."""
         return self.spike
 
     def log_cdf(self, z: Tensor) -> Tensor:
-        """That of the slab."""
+        """Return the logarithm of the slab's distribution function."""
         return self.slab.log_cdf(z)
 
     def noise(self, shape: torch.Size, device: torch.device | None) -> Tensor:
-        """Those of the slab."""
+        """Draw the slab's noise."""
         return self.slab.noise(shape, device)

@@ -1,4 +1,4 @@
-"""Priors as JSON, and back."""
+"""Priors are written as JSON here, and read back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ KINDS = (Normal, Laplace, SpikeSlab, Geometric, Energy)
 
 
 def to_entry(prior: CodePrior | WidthPrior | None) -> dict[str, Any] | None:
-    """What JSON can hold of a prior; None for the uniform one."""
+    """Return what JSON can hold of a prior, or None for the uniform one."""
     if prior is None:
         return None
     if type(prior) not in KINDS:
@@ -24,7 +24,7 @@ def to_entry(prior: CodePrior | WidthPrior | None) -> dict[str, Any] | None:
 
 
 def from_entry(entry: Mapping[str, Any] | None) -> Any:
-    """The prior of an entry.
+    """Return the prior of an entry.
 
     Raises:
         LookupError: if there is no such kind.

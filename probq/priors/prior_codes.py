@@ -1,4 +1,4 @@
-"""The law of codes under a prior: exact probabilities, draws and divergences."""
+"""The law of codes under a prior has exact probabilities, draws and divergences."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ FARTHEST = 1e4  # standard deviations; beyond, a cell's probability is no float6
 
 
 class PriorCodes(UniformCodes):
-    """`P(l_j) = F((c_j s - centre) / sd) - F((c_{j-1} s - centre) / sd)`, a spike at 0 added where the prior has one.
+    """This law is `P(l_j) = F((c_j s - centre) / sd) - F((c_{j-1} s - centre) / sd)`, and has its prior's spike at 0.
 
     Args:
         prior: the law before rounding.
-        shape: of the weight.
+        shape: the shape of the weight.
         levels: as in `Codes`.
         scale: the step `s`, broadcastable to the weight.
         sd: standard deviation, a scalar or broadcastable to the weight.
@@ -37,7 +37,7 @@ class PriorCodes(UniformCodes):
         super().__init__(shape, levels, sd.device)
 
     def log_probs(self, levels: Tensor) -> Tensor:
-        """Log-probability of levels, shaped as the weight or `[*weight, m]`."""
+        """Return the log-probability of levels, shaped as the weight or `[*weight, m]`."""
         if levels.dim() > len(self.event_shape):
             return torch.stack([self.log_probs(column) for column in levels.unbind(-1)], -1)
         last = decode(torch.zeros((), dtype=torch.int64, device=levels.device), self.levels)[1]
@@ -57,7 +57,7 @@ class PriorCodes(UniformCodes):
         return z.clamp(-FARTHEST, FARTHEST)
 
     def _cell(self, upper: Tensor, lower: Tensor) -> Tensor:
-        """`log(F(upper) - F(lower))`; cells with an open end apart, whose infinite bound has no gradient."""
+        """Return `log(F(upper) - F(lower))`; cells with an open end are apart, as an infinite bound has no gradient."""
         inside = lower.isfinite() & upper.isfinite()
         zero = torch.zeros_like(upper)
         width = log_difference(
@@ -75,21 +75,21 @@ class PriorCodes(UniformCodes):
         return torch.where(self._has_zero(), mixed, log_slab)
 
     def _has_zero(self) -> Tensor:
-        """Whether 0 is a level, broadcastable to the weight."""
+        """Return whether 0 is a level, broadcastable to the weight."""
         zero = torch.zeros(self.event_shape, device=self.device)
         return nearest_level(zero, self.levels).detach() == 0
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log-probability of one level for each weight, a scalar; the support is not checked."""
+        """Return the log-probability of one level for each weight, a scalar; the support is not checked."""
         return self.log_probs(value).sum() - self.gate_term
 
     def divergences(self, law: Codes) -> Tensor:
-        """`KL(law || prior)` of each code in nats, shape of the weight."""
+        """Return `KL(law || prior)` of each code in nats, shape of the weight."""
         levels, log_probs = law.window()
         return (times_log(log_probs) - log_probs.exp() * self.log_probs(levels)).sum(-1)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        """Independent levels `[*sample_shape, *shape]`, without gradient."""
+        """Draw independent levels `[*sample_shape, *shape]`, without gradient."""
         with torch.no_grad():
             shape = torch.Size([*sample_shape, *self.event_shape])
             real = self.centre + self.sd * self.prior.noise(shape, self.device)
@@ -102,5 +102,5 @@ class PriorCodes(UniformCodes):
 
 @register_kl(Codes, PriorCodes)
 def _kl_codes(p: Codes, q: PriorCodes) -> Tensor:
-    """`sum over weights of sum_j p_j log(p_j / q_j)`."""
+    """Return `sum over weights of sum_j p_j log(p_j / q_j)`."""
     return q.divergences(p).sum() + q.gate_term

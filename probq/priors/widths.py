@@ -1,4 +1,4 @@
-"""Priors over widths: the log-probability of every rung of a ladder."""
+"""Priors over widths give the log-probability of every rung of a ladder."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from probq.errors import ProbqError
 
 @dataclass(frozen=True)
 class WidthPrior:
-    """A law over the rungs of a ladder that knows no data."""
+    """A width prior is a law over the rungs of a ladder that knows no data."""
 
     kind: ClassVar[str] = ""
 
     def log_weights(self, ladder: Ladder) -> Tensor:
-        """Logarithms of the rungs' probabilities up to a constant, `[B]` in float64."""
+        """Return the logarithms of the rungs' probabilities up to a constant, `[B]` in float64."""
         raise NotImplementedError
 
     def logits(self, ladder: Ladder) -> Tensor:
-        """Log-odds of each gate, `[B - 1]` in float64: `log P(above rung k) - log P(rung k)`.
+        """Return the log-odds of each gate, `[B - 1]` in float64: `log P(above rung k) - log P(rung k)`.
 
         Raises:
             ProbqError: if the prior does not fit the ladder.
@@ -37,7 +37,7 @@ class WidthPrior:
 
 @dataclass(frozen=True)
 class Geometric(WidthPrior):
-    """`P(width = b) proportional to ratio^b`: every further bit multiplies the probability by `ratio`.
+    """This prior is `P(width = b) proportional to ratio^b`: every further bit multiplies the probability by `ratio`.
 
     Args:
         ratio: above 0; below 1 prefers few bits. A code of `b` bits has `2^b` values, so `ratio = 1/2` makes up for
@@ -60,13 +60,13 @@ class Geometric(WidthPrior):
             raise ProbqError(f"Geometric(ratio=...) takes a number above 0, not {self.ratio!r}")
 
     def log_weights(self, ladder: Ladder) -> Tensor:
-        """`b log ratio`."""
+        """Return `b log ratio`."""
         return torch.tensor(ladder.bits, dtype=torch.float64) * math.log(self.ratio)
 
 
 @dataclass(frozen=True)
 class Energy(WidthPrior):
-    """`P(rung k) proportional to exp(-beta energy_k)`: a sensitivity criterion, or a cost, as a prior.
+    """This prior is `P(rung k) proportional to exp(-beta energy_k)`, from a sensitivity criterion or a cost.
 
     Args:
         energies: one for each rung, any finite numbers; a sequence or an array.
@@ -92,7 +92,7 @@ class Energy(WidthPrior):
             raise ProbqError(f"Energy(beta=...) takes a number of 0 or more, not {self.beta!r}")
 
     def log_weights(self, ladder: Ladder) -> Tensor:
-        """`-beta energy`."""
+        """Return `-beta energy`."""
         if len(self.energies) != len(ladder):
             raise ProbqError(
                 f"a prior of {len(self.energies)} energies does not fit a ladder of {len(ladder)} rungs "

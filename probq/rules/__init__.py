@@ -1,4 +1,4 @@
-"""Rules that enforce a budget while widths are learned; one is given to `probq.fit(..., rule=...)`."""
+"""Rules enforce a budget while widths are learned; one is given to `probq.fit(..., rule=...)`."""
 
 from probq.rules.augmented_lagrangian import AugmentedLagrangian
 from probq.rules.constraint_guided import ConstraintGuided

@@ -1,4 +1,4 @@
-"""The method of multipliers: rounds of steps with a fixed multiplier, then one large step of it."""
+"""The method of multipliers takes rounds of steps with a fixed multiplier, then one large step of it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from probq.rules.rule import Rule, State, augmented, check_positive, check_share
 
 @dataclass(frozen=True)
 class AugmentedLagrangian(Rule):
-    """Adds `(max(0, m + r g)^2 - m^2) / (2 r)` to the loss: gap `g`, multiplier `m`, penalty `r`.
+    """This rule adds `(max(0, m + r g)^2 - m^2) / (2 r)` to the loss, with gap `g`, multiplier `m` and penalty `r`.
 
     The search is cut into rounds. At the end of one, with the round's mean gap `G`, the multiplier becomes
     `max(0, m + r G)`; where `G` is above 0 and did not shrink to a half of the last round's, the penalty is multiplied
@@ -43,12 +43,12 @@ class AugmentedLagrangian(Rule):
         check_share("ramp", self.ramp)
 
     def begin(self, start: float, limit: float, steps: int) -> MultiplierState:
-        """The state of one limit."""
+        """Return the state of one limit."""
         return MultiplierState(self, start, limit, ramp_steps(self.ramp, steps), max(1, round(steps / self.rounds)))
 
 
 class MultiplierState(State):
-    """State of `AugmentedLagrangian`.
+    """This is the state of `AugmentedLagrangian`.
 
     Args:
         rule: its options.
@@ -64,7 +64,7 @@ class MultiplierState(State):
         self.sum, self.last = 0.0, float("inf")
 
     def term(self, gap: Tensor, step: int) -> Tensor:
-        """What the loss gains."""
+        """Return what the loss gains."""
         loss = augmented(gap, self.multiplier, self.penalty)
         self.sum += float(gap.detach())
         if (step + 1) % self.length == 0:

@@ -1,4 +1,4 @@
-"""Gates that go down while the limit is exceeded and up while it is not, in place of a term of the loss."""
+"""Gates go down while the limit is exceeded and up while it is not, in place of a term of the loss."""
 
 from __future__ import annotations
 
@@ -61,24 +61,24 @@ class ConstraintGuided(Rule):
         check_share("settle", self.settle)
 
     def begin(self, start: float, limit: float, steps: int) -> NoPenaltyState:
-        """The state of one limit."""
+        """Return the state of one limit."""
         return NoPenaltyState(start, limit, ramp_steps(self.ramp, steps))
 
     def mover(self, q: Program, steps: int) -> GuidedGates:
-        """What moves the gates."""
+        """Return what moves the gates."""
         return GuidedGates(self, q, steps)
 
 
 class NoPenaltyState(State):
-    """A limit that adds nothing to the loss."""
+    """This state belongs to a limit that adds nothing to the loss."""
 
     def term(self, gap: Tensor, step: int) -> Tensor:
-        """Zero."""
+        """Return zero."""
         return torch.zeros_like(gap).detach()
 
 
 class GuidedGates(Mover):
-    """Moves all gates of a network by a rule.
+    """This mover moves all gates of a network by a rule.
 
     Args:
         rule: its options.
@@ -132,7 +132,7 @@ class GuidedGates(Mover):
         return hook
 
     def _magnitude(self, name: str, quantizer: Quantizer) -> Tensor:
-        """Mean magnitude of what shares a gate, `[*gates, 1]`."""
+        """Return the mean magnitude of what shares a gate, `[*gates, 1]`."""
         if name not in self.q.weight_names:
             return self.inputs.get(name, quantizer.logits.new_zeros(())).unsqueeze(-1)
         weight = self.q.location(name).abs()
@@ -145,6 +145,6 @@ def _gradient(quantizer: Quantizer) -> Tensor:
 
 
 def _typical(ways: list[Tensor]) -> Tensor:
-    """Geometric mean of all sizes, each tensor counting once."""
+    """Return the geometric mean of all sizes, each tensor counting once."""
     logs = torch.stack([way.abs().clamp(1e-30, 1e30).log().mean() for way in ways])
     return logs.mean().exp()

@@ -1,4 +1,4 @@
-"""How far a gate moves in `ConstraintGuided`, from its gradient and the magnitude of what it quantizes.
+"""A direction says how far a gate moves in `ConstraintGuided`, from its gradient and the magnitude it quantizes.
 
 Each function gives the size of one move before normalisation, for gradients and magnitudes of any shape. Down, while a
 limit is exceeded, those move most that matter least; up, those that matter most:
@@ -18,10 +18,10 @@ LEAST = 1e-12
 
 
 def gradient(grad: Tensor, magnitude: Tensor, exceeded: bool) -> Tensor:
-    """`1 / |grad|` where a limit is exceeded, else `-|grad|` (the paper's first direction).
+    """Return `1 / |grad|` where a limit is exceeded, else `-|grad|` (the paper's first direction).
 
     Args:
-        grad: of the negative ELBO to the gates' log-odds.
+        grad: the gradient of the negative ELBO to the gates' log-odds.
         magnitude: mean `|weight|` of what shares the gate, or mean `|input|` of the batch; broadcasts to `grad`.
         exceeded: whether a limit is exceeded.
 
@@ -32,7 +32,7 @@ def gradient(grad: Tensor, magnitude: Tensor, exceeded: bool) -> Tensor:
 
 
 def gradient_plus_magnitude(grad: Tensor, magnitude: Tensor, exceeded: bool) -> Tensor:
-    """`1 / (|grad| + |magnitude|)` where a limit is exceeded, else `-(|grad| + |magnitude|)` (the second).
+    """Return `1 / (|grad| + |magnitude|)` where a limit is exceeded, else `-(|grad| + |magnitude|)` (the second).
 
     Arguments and result as in `gradient`.
     """
@@ -40,7 +40,7 @@ def gradient_plus_magnitude(grad: Tensor, magnitude: Tensor, exceeded: bool) -> 
 
 
 def gradient_times_magnitude(grad: Tensor, magnitude: Tensor, exceeded: bool) -> Tensor:
-    """`1 / (|grad| |magnitude|)` where a limit is exceeded, else `-|grad| |magnitude|` (the third).
+    """Return `1 / (|grad| |magnitude|)` where a limit is exceeded, else `-|grad| |magnitude|` (the third).
 
     Arguments and result as in `gradient`.
     """

@@ -1,4 +1,4 @@
-"""Dual ascent on an augmented Lagrangian, its limit ramped down: the default rule."""
+"""Dual ascent on an augmented Lagrangian, its limit ramped down, is the default rule."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from probq.rules.rule import Rule, State, augmented, check_positive, check_share
 
 @dataclass(frozen=True)
 class DualAscent(Rule):
-    """Adds `(max(0, m + c g)^2 - m^2) / (2 c)` to the loss: gap `g` to the limit in force, multiplier `m`, penalty `c`.
+    """This rule adds `(max(0, m + c g)^2 - m^2) / (2 c)` to the loss.
+
+    Here `g` is the gap to the limit in force, `m` the multiplier and `c` the penalty.
 
     So the gap weighs `max(0, m + c g)`: more while the limit is exceeded, and less, down to nothing, as soon as it is
     kept, long before the multiplier has come down. Without that the gates run on past the limit, and are slow to come
@@ -40,20 +42,20 @@ class DualAscent(Rule):
             check_positive("rate", self.rate)
 
     def begin(self, start: float, limit: float, steps: int) -> DualAscentState:
-        """The state of one limit."""
+        """Return the state of one limit."""
         rate = min(0.1, 20 / steps) if self.rate is None else self.rate
         return DualAscentState(start, limit, ramp_steps(self.ramp, steps), rate, self.penalty)
 
 
 class DualAscentState(State):
-    """State of `DualAscent`; `rate` and `penalty` as there, the rest as in `State`."""
+    """This is the state of `DualAscent`; `rate` and `penalty` are as there, the rest is as in `State`."""
 
     def __init__(self, start: float, limit: float, ramp: int, rate: float, penalty: float) -> None:
         super().__init__(start, limit, ramp)
         self.rate, self.penalty = rate, penalty
 
     def term(self, gap: Tensor, step: int) -> Tensor:
-        """What the loss gains."""
+        """Return what the loss gains."""
         loss = augmented(gap, self.multiplier, self.penalty)
         self.multiplier = max(0.0, self.multiplier + self.rate * float(gap.detach()))
         return loss

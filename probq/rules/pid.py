@@ -1,4 +1,4 @@
-"""A PID controller on the multiplier."""
+"""A PID controller moves the multiplier."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from probq.rules.rule import Rule, State, check_positive, check_share, ramp_step
 
 @dataclass(frozen=True)
 class PID(Rule):
-    """Adds `m g` to the loss: gap `g`, and a multiplier `m` that a PID controller sets,
+    """This rule adds `m g` to the loss, with gap `g` and a multiplier `m` that a PID controller sets,
 
         I <- max(0, I + ki g),    m = max(0, kp g' + I + kd max(0, g' - g'_before)),
 
@@ -50,13 +50,13 @@ class PID(Rule):
             check_positive("ki", self.ki)
 
     def begin(self, start: float, limit: float, steps: int) -> PIDState:
-        """The state of one limit."""
+        """Return the state of one limit."""
         ki = min(0.1, 20 / steps) if self.ki is None else self.ki
         return PIDState(self, start, limit, ramp_steps(self.ramp, steps), ki)
 
 
 class PIDState(State):
-    """State of `PID`.
+    """This is the state of `PID`.
 
     Args:
         rule: its options.
@@ -72,7 +72,7 @@ class PIDState(State):
         self.smoothed: tuple[float, ...] = ()
 
     def term(self, gap: Tensor, step: int) -> Tensor:
-        """What the loss gains."""
+        """Return what the loss gains."""
         now = float(gap.detach())
         kept = self.rule.smooth if self.smoothed else 0.0
         last = self.smoothed[-1] if self.smoothed else 0.0

@@ -1,4 +1,4 @@
-"""What all rules have in common: the limit in force at each step, and what the loss gains."""
+"""All rules have this in common: the limit in force at each step, and a term of the loss."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from probq.network.program.program import Program
 
 
 class State(ABC):
-    """One limit during one search. Its ramp runs geometrically from the starting cost to the limit:
+    """A limit's ramp runs geometrically from the starting cost to the limit during one search:
 
         limit_at(k) = max(start, limit)^(1 - d) limit^d,    d = min(1, (k + 1) / ramp).
 
@@ -33,13 +33,13 @@ class State(ABC):
         self.multiplier = 0.0
 
     def limit_at(self, step: int) -> float:
-        """The limit in force at a step."""
+        """Return the limit in force at a step."""
         done = min(1.0, (step + 1) / max(self.ramp, 1))
         return float(max(self.start, self.limit) ** (1 - done) * self.limit**done)
 
     @abstractmethod
     def term(self, gap: Tensor, step: int) -> Tensor:
-        """What the loss gains at a step, a scalar; called once a step, it moves the multiplier.
+        """Return what the loss gains at a step, a scalar; called once a step, it moves the multiplier.
 
         Args:
             gap: how far the limit in force is exceeded, a scalar with gradients: `log(E[cost] / limit_at(step))`, or
@@ -49,7 +49,7 @@ class State(ABC):
 
 
 class Mover(ABC):
-    """Moves the gates in the optimizer's stead, after each backward pass."""
+    """A mover moves the gates in the optimizer's stead, after each backward pass."""
 
     @abstractmethod
     def move(self, exceeded: bool, step: int) -> None:
@@ -61,16 +61,19 @@ class Mover(ABC):
         """
 
     def close(self) -> None:
-        """Called once, when the search has ended."""
+        """End the moves; this is called once, when the search has ended."""
         return
 
 
 class Rule(ABC):
-    """Options of a rule, a frozen dataclass. `begin` is called for each limit at the start of a search."""
+    """A rule has its options as a frozen dataclass.
+
+    `begin` is called for each limit at the start of a search.
+    """
 
     @abstractmethod
     def begin(self, start: float, limit: float, steps: int) -> State:
-        """The state of one limit.
+        """Return the state of one limit.
 
         Args:
             start: cost before training.
@@ -79,17 +82,17 @@ class Rule(ABC):
         """
 
     def mover(self, q: Program, steps: int) -> Mover | None:
-        """What moves the gates of a network in a search; None leaves them to the loss and its optimizer."""
+        """Return what moves the gates of a network in a search, or None to leave them to the loss and its optimizer."""
         return None
 
 
 def augmented(gap: Tensor, multiplier: float, penalty: float) -> Tensor:
-    """The augmented Lagrangian's term for an inequality `gap <= 0`: `(max(0, m + c g)^2 - m^2) / (2 c)`."""
+    """Return the augmented Lagrangian's term of an inequality `gap <= 0`, `(max(0, m + c g)^2 - m^2) / (2 c)`."""
     return ((multiplier + penalty * gap).clamp_min(0) ** 2 - multiplier**2) / (2 * penalty)
 
 
 def ramp_steps(ramp: float, steps: int) -> int:
-    """Number of steps until the full limit holds: a share of the search, rounded down."""
+    """Return the number of steps until the full limit holds: a share of the search, rounded down."""
     return max(1, int(ramp * steps))
 
 

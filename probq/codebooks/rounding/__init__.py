@@ -1,1 +1,1 @@
-"""How a real number becomes a level of a codebook: to the nearest one, or by chance, on a scale that hardware has."""
+"""A real number becomes a level of a codebook, the nearest one or one by chance, on a scale that hardware has."""

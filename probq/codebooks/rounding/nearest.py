@@ -1,4 +1,4 @@
-"""Rounding to levels with the gradients that training needs; everything above is written with these few functions.
+"""Numbers are rounded to levels here, with the gradients that training needs; all other rounding builds on this.
 
 Rounding is half up everywhere, `floor(u + 1/2)`, as in the integers that leave probq.
 """
@@ -18,7 +18,7 @@ from probq.codebooks.codebook import encode, half_up
 
 @dataclass(frozen=True)
 class BroadcastGrid:
-    """A grid for each number: fields of `Grid` as tensors that broadcast to the numbers."""
+    """This is a grid for each number, with the fields of `Grid` as tensors that broadcast to the numbers."""
 
     start: Tensor
     step: Tensor
@@ -29,30 +29,30 @@ Levels: TypeAlias = Grid | BroadcastGrid | Tensor
 
 
 def counts(levels: Levels) -> int | Tensor:
-    """Number of levels, a tensor where codebooks differ between weights."""
+    """Return the number of levels, a tensor where codebooks differ between weights."""
     return levels.shape[0] if isinstance(levels, Tensor) else levels.count
 
 
 def largest_count(levels: Levels) -> int:
-    """Number of levels `K`, the largest where codebooks differ between weights."""
+    """Return the number of levels `K`, the largest where codebooks differ between weights."""
     each = counts(levels)
     return int(each.max()) if isinstance(each, Tensor) else each
 
 
 def all_levels(levels: Grid | Tensor, like: Tensor | None = None) -> Tensor:
-    """All levels of one codebook `[K]`, a grid's in the dtype and at the place of another tensor."""
+    """Return all levels of one codebook `[K]`, those of a grid in the dtype and at the place of another tensor."""
     if isinstance(levels, Tensor):
         return levels
     return levels.levels() if like is None else levels.levels().to(like)
 
 
 def without_gradient(levels: Levels) -> Levels:
-    """The levels as they are, where they are learned too."""
+    """Return the levels as they are, where they are learned too."""
     return levels.detach() if isinstance(levels, Tensor) else levels
 
 
 def nearest_level(u: Tensor, levels: Levels, straight_through: bool = False) -> Tensor:
-    """Nearest level of each `u`, ties up.
+    """Return the nearest level of each `u`, ties up.
 
     Args:
         u: values in units of the scale.
@@ -84,7 +84,10 @@ class _NearestThrough(torch.autograd.Function):
 
 
 def inside_range(grad: Tensor, u: Tensor, low: float, high: float) -> Tensor:
-    """The gradient where `low < u < high`, else 0, in one pass; a product with a mask takes fifty times longer."""
+    """Return the gradient where `low < u < high`, else 0.
+
+    This takes one pass; a product with a mask takes fifty times longer.
+    """
     return torch.ops.aten.hardtanh_backward(grad, u, low, high)
 
 
@@ -98,21 +101,21 @@ def _nearest(u: Tensor, levels: Levels) -> Tensor:
 
 
 def _reach(levels: Levels) -> Tensor | float:
-    """Farthest distance of a value inside the range from its nearest level."""
+    """Return the farthest distance of a value inside the range from its nearest level."""
     if isinstance(levels, Tensor):
         return float((levels[1:] - levels[:-1]).detach().max()) / 2 if levels.shape[0] > 1 else 0.0
     return levels.step / 2
 
 
 def clip_codes(codes: Tensor, highest: int | Tensor) -> Tensor:
-    """Codes limited to `0 .. highest`."""
+    """Return the codes limited to `0 .. highest`."""
     if isinstance(highest, Tensor):
         return torch.minimum(codes.clamp_min(0), highest)
     return codes.clamp(0, highest)
 
 
 def first_code(u: Tensor, levels: Levels, nearest: int) -> Tensor:
-    """Code of the lowest of the `nearest` neighbouring levels around each `u`, int64."""
+    """Return the code of the lowest of the `nearest` neighbouring levels around each `u`, int64."""
     if isinstance(levels, Tensor):
         below = torch.bucketize(u.detach().contiguous(), levels.detach(), right=True) - 1
         centre = encode(u, levels.detach())
@@ -127,7 +130,7 @@ def first_code(u: Tensor, levels: Levels, nearest: int) -> Tensor:
 
 
 def decode(codes: Tensor, levels: Levels) -> tuple[Tensor, int | Tensor]:
-    """Level of each code, and the last valid code (broadcastable to the codes)."""
+    """Return the level of each code, and the last valid code (broadcastable to the codes)."""
     if isinstance(levels, Tensor):
         return levels[codes], levels.shape[0] - 1
     start, step, last = levels.start, levels.step, levels.count - 1
@@ -137,19 +140,19 @@ def decode(codes: Tensor, levels: Levels) -> tuple[Tensor, int | Tensor]:
 
 
 def per_rung(grids: Sequence[Grid], like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Start, step and count of every rung, each `[B, 1, ..]`, to broadcast against `[B, *like]`."""
+    """Return start, step and count of every rung, each `[B, 1, ..]`, to broadcast against `[B, *like]`."""
     rows = torch.tensor([[g.start, g.step, g.count] for g in grids], dtype=like.dtype, device=like.device)
     start, step, count = rows.reshape(len(grids), 3, *[1] * like.dim()).unbind(1)
     return start, step, count
 
 
 def code_indices(levels: Levels, values: Tensor) -> Tensor:
-    """Code (int64) of level values."""
+    """Return the code (int64) of level values."""
     if isinstance(levels, Tensor):
         return encode(values, levels.detach())
     return torch.round((values - levels.start) / levels.step).long()
 
 
 def code_levels(levels: Levels, codes: Tensor) -> Tensor:
-    """Level values of codes."""
+    """Return the level values of codes."""
     return decode(codes, levels)[0]

@@ -1,4 +1,4 @@
-"""Scales that hardware applies exactly: powers of two, or small integers times one."""
+"""Hardware applies these scales exactly: powers of two, or small integers times one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MULTIPLIERS = 16  # integers 16 .. 31: scales 3 % apart from any real one at mos
 
 @torch.no_grad()
 def hardware_scale(log2_scale: Tensor, multipliers: int) -> Tensor:
-    """The scale nearest to `2^t` that hardware applies exactly.
+    """Return the scale nearest to `2^t` that hardware applies exactly.
 
     A power of two (a shift) where `multipliers` is 1; otherwise `m 2^e` with an integer `m = multipliers ..
     2 multipliers - 1` (a multiplication, then a shift).
@@ -30,18 +30,18 @@ def hardware_scale(log2_scale: Tensor, multipliers: int) -> Tensor:
 
 
 def attach_scale_gradient(value: Tensor, log2_scale: Tensor) -> Tensor:
-    """A snapped scale with the gradient of `2^t`."""
+    """Return a snapped scale with the gradient of `2^t`."""
     return value * (1 + math.log(2) * (log2_scale - log2_scale.detach()))
 
 
 def best_log2_scale(values: Tensor, levels: Grid | Tensor, rows: int, multipliers: int = 1) -> Tensor:
-    """Logarithm (base 2) of the scale with the least squared rounding error, one for each of `rows` rows.
+    """Return the logarithm (base 2) of the scale with the least squared rounding error, for each of `rows` rows.
 
     A row of zeros, which every scale fits, has one as if its largest value were that of all rows, or else 1.
 
     Args:
         values: numbers to be quantized, reshaped to `[rows, -1]`.
-        levels: of the codebook.
+        levels: the levels of the codebook.
         rows: number of scales.
         multipliers: see `hardware_scale`; 1 tries powers of two only.
     """

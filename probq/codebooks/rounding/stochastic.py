@@ -1,4 +1,4 @@
-"""Drawing codes from the two levels nearest to a location, fused into few passes over the weights."""
+"""Codes are drawn from the two levels nearest to a location, fused into few passes over the weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PRODUCT = 64
 
 
 class LevelGradient(Enum):
-    """What the gradient of a drawn level is; `a` are its log-odds, `u` is its location in units of the scale.
+    """This says what the gradient of a drawn level is, with log-odds `a` and location `u` in units of the scale.
 
     MEAN: that of the exact mean, `p (1 - p) da`. SECOND_ORDER: `1/2 (1 - P(draw)) da`, which has the same mean over
     draws. STRAIGHT_THROUGH: `du` within half a step of the levels' range; for the spread as SECOND_ORDER.
@@ -97,7 +97,7 @@ class _TwoNearest(torch.autograd.Function):
 
 
 def _inside(grad: Tensor, u: Tensor, start: Any, step: Any, count: Any) -> Tensor:
-    """The gradient where `u` is within half a step of the levels' range, else 0."""
+    """Return the gradient where `u` is within half a step of the levels' range, else 0."""
     low, high = start - step / 2, start + (count - 0.5) * step
     return inside_range(grad, u, low, high) if isinstance(count, int) else grad * ((u > low) & (u < high))
 
@@ -105,7 +105,7 @@ def _inside(grad: Tensor, u: Tensor, start: Any, step: Any, count: Any) -> Tenso
 def _log_odds(
     location: Tensor, scale: Tensor, spread: Tensor, start: Any, step: Any, count: Any
 ) -> tuple[Tensor, Tensor]:
-    """The code below each location, and the log-odds `a` of the one above it (-80 where there is one level only)."""
+    """Return the code below each location, and the log-odds `a` of the one above it, -80 where there is one level."""
     t = location * (1 / (scale * step))
     t -= start / step
     code = torch.floor(t)
@@ -117,7 +117,7 @@ def _log_odds(
 
 
 def uniform(like: Tensor) -> Tensor:
-    """Uniform random numbers in (0, 1), odd multiples of 2^-17, shaped like a tensor.
+    """Return uniform random numbers in (0, 1), odd multiples of 2^-17, shaped like a tensor.
 
     One 64-bit number makes four of them: torch's own 24-bit ones would take a quarter of a training step's overhead.
     """
@@ -130,7 +130,7 @@ def uniform(like: Tensor) -> Tensor:
 
 
 def softplus_sum(a: Tensor, p: Tensor) -> Tensor:
-    """`sum log(1 + e^a)` given `p = sigmoid(a)`, as `sum max(a, 0) - log prod max(p, 1 - p)`: few logarithms."""
+    """Return `sum log(1 + e^a)` given `p = sigmoid(a)`, as `sum max(a, 0) - log prod max(p, 1 - p)`: few logarithms."""
     likely = torch.maximum(p, 1 - p).reshape(-1)
     whole = likely.numel() // PRODUCT * PRODUCT
     logs = likely[:whole].reshape(PRODUCT, whole // PRODUCT).prod(0).log().sum() + likely[whole:].log().sum()
@@ -138,13 +138,15 @@ def softplus_sum(a: Tensor, p: Tensor) -> Tensor:
 
 
 def two_nearest_entropies(location: Tensor, scales: Tensor, spread: Tensor, grids: Sequence[Grid]) -> Tensor:
-    """Entropies in nats of the code law over the two nearest levels, on every rung, `[B, *location]`, no gradient.
+    """Return the entropies in nats of the code law over the two nearest levels, on every rung, `[B, *location]`.
+
+    They have no gradient.
 
     Args:
         location: real-valued locations.
-        scales: of every rung, `[B, *broadcastable to location]`.
-        spread: of the law in steps.
-        grids: of every rung.
+        scales: the scales of every rung, `[B, *broadcastable to location]`.
+        spread: the spread of the law in steps.
+        grids: the grids of every rung.
     """
     start, step, count = per_rung(grids, location)
     _, a = _log_odds(location, scales, spread, start, step, count)
@@ -152,7 +154,7 @@ def two_nearest_entropies(location: Tensor, scales: Tensor, spread: Tensor, grid
 
 
 def two_nearest_means(location: Tensor, scales: Tensor, spread: Tensor, grids: Sequence[Grid]) -> Tensor:
-    """Mean value `scale E[level]` of the code law over the two nearest levels, on every rung, `[B, *location]`.
+    """Return the mean value `scale E[level]` of the law over the two nearest levels, on every rung, `[B, *location]`.
 
     Args: as `two_nearest_entropies`. No gradient.
     """
@@ -162,7 +164,9 @@ def two_nearest_means(location: Tensor, scales: Tensor, spread: Tensor, grids: S
 
 
 def log_difference(upper: Tensor, lower: Tensor, log_cdf: Callable[[Tensor], Tensor] = F.logsigmoid) -> Tensor:
-    """`log(F(upper) - F(lower))` of a symmetric law, for `lower <= upper`, exact in both tails; `-inf` where equal.
+    """Return `log(F(upper) - F(lower))` of a symmetric law, for `lower <= upper`, exact in both tails.
+
+    It is `-inf` where both are equal.
 
     Args:
         upper: bounds, possibly infinite.
@@ -178,7 +182,7 @@ def log_difference(upper: Tensor, lower: Tensor, log_cdf: Callable[[Tensor], Ten
 
 
 def times_log(log_probs: Tensor) -> Tensor:
-    """`p log p` in nats, 0 where `p = 0`, and so is its gradient there."""
+    """Return `p log p` in nats, 0 where `p = 0`, and so is its gradient there."""
     probs = log_probs.exp()
     return probs * log_probs.masked_fill(probs == 0, 0.0)
 

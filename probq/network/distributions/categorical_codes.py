@@ -1,4 +1,4 @@
-"""A code law with log-odds of its own for every weight and level."""
+"""This law of codes has log-odds of its own for every weight and level."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LEAST_LOG_PROB = -10.0  # of a level when training begins: not so far off that i
 
 
 class CategoricalCodes(Codes):
-    """Free categorical law: `P(l_j) = softmax(logits)_j` over all `K` levels of a codebook.
+    """A free categorical law has `P(l_j) = softmax(logits)_j` over all `K` levels of a codebook.
 
     Args:
         logits: log-odds of every level for every weight, `[*shape, K]`.
@@ -35,25 +35,25 @@ class CategoricalCodes(Codes):
         self.logits, self.hard = logits, hard
 
     def all_levels(self) -> Tensor:
-        """All levels `[K]`."""
+        """Return all levels `[K]`."""
         return all_levels(self.levels, self.logits)  # type: ignore[arg-type]
 
     def window(self) -> tuple[Tensor, Tensor]:
-        """All levels and their log-probabilities, both `[*shape, K]`."""
+        """Return all levels and their log-probabilities, both `[*shape, K]`."""
         return self.all_levels().expand(self.logits.shape), torch.log_softmax(self.logits, -1)
 
     @property
     def mode(self) -> Tensor:
-        """Most probable level of each weight."""
+        """Return the most probable level of each weight."""
         return self.all_levels()[self.logits.argmax(-1)]
 
     @property
     def fused(self) -> bool:
-        """Never: probabilities do not follow from a location."""
+        """Return False, because probabilities do not follow from a location."""
         return False
 
     def draw(self) -> Tensor:
-        """One level for each weight, drawn (or the mode, where the law is hard), gradient of the exact mean."""
+        """Draw one level for each weight, with the gradient of the exact mean; a hard law gives its mode."""
         if not self.hard:
             return self.draw_window()
         mean = self.mean
@@ -62,11 +62,11 @@ class CategoricalCodes(Codes):
 
 @torch.no_grad()
 def logits_like(law: Codes) -> Tensor:
-    """Logits over all levels of a code law with `m = K`, to begin from, `[*shape, K]`."""
+    """Return logits over all levels of a code law with `m = K`, to begin from, `[*shape, K]`."""
     return law.window()[1].clamp_min(LEAST_LOG_PROB)
 
 
 def logits_at(codes: Tensor, count: int) -> Tensor:
-    """Logits that make given codes almost certain, `[*shape, K]`."""
+    """Return logits that make given codes almost certain, `[*shape, K]`."""
     onehot = torch.nn.functional.one_hot(codes.long(), count).to(torch.get_default_dtype())
     return LEAST_LOG_PROB * (1 - onehot)

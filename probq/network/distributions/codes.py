@@ -1,4 +1,4 @@
-"""The two discrete laws of probq: `Widths` (a chain of gates) and `Codes` (the levels nearest to a location).
+"""`Codes`, over the levels nearest to a location, is one of the two discrete laws of probq; `Widths` is the other.
 
 Both have exact probabilities, entropies and Kullback-Leibler divergences, all in nats, and draws with a hard forward
 value whose gradient is a straight-through one.
@@ -21,7 +21,7 @@ from probq.network.distributions.whole import UnbatchedLaw
 
 
 class Codes(UnbatchedLaw):
-    """Law of the levels that weights take: a discretised logistic law over the `nearest` levels around a location.
+    """This law of the levels that weights take is a discretised logistic law over the `nearest` ones to a location.
 
     With `u = location / scale` and the `m` neighbouring levels `l_1 < ... < l_m` around `u`, whose midpoints are
     `c_1 .. c_{m-1}` (`c_0 = -inf`, `c_m = inf`) and `F` the logistic distribution function,
@@ -36,7 +36,7 @@ class Codes(UnbatchedLaw):
         location: real-valued locations, any shape; all of it is one event.
         scale: the step, positive, broadcastable to the location.
         levels: a `Grid`, `Grids` (one for each location) or ascending levels `[K]`.
-        spread: of the law in steps, positive, broadcastable.
+        spread: the spread of the law in steps, positive, broadcastable.
         nearest: number `m` of levels with positive probability.
 
     Source: C. Louizos, M. Reisser, T. Blankevoort, E. Gavves, M. Welling, 2019, "Relaxed Quantization for
@@ -68,12 +68,12 @@ class Codes(UnbatchedLaw):
 
     @property
     def mode(self) -> Tensor:
-        """Most probable level of each weight: the nearest one, ties up."""
+        """Return the most probable level of each weight, the nearest one, ties up."""
         return nearest_level(self.location / self.scale, self.levels)
 
     @property
     def mean(self) -> Tensor:
-        """Exact mean of the levels, shape of the location."""
+        """Return the exact mean of the levels, shape of the location."""
         if self.nearest == 1:
             return self.mode
         levels, log_probs = self.window()
@@ -81,12 +81,12 @@ class Codes(UnbatchedLaw):
 
     @property
     def variance(self) -> Tensor:
-        """Exact variance of the levels, shape of the location."""
+        """Return the exact variance of the levels, shape of the location."""
         levels, log_probs = self.window()
         return ((levels - self.mean.detach().unsqueeze(-1)).square() * log_probs.exp()).sum(-1)
 
     def window(self) -> tuple[Tensor, Tensor]:
-        """The `m` levels around each location and their log-probabilities, both `[*location, m]`."""
+        """Return the `m` levels around each location and their log-probabilities, both `[*location, m]`."""
         u = self.location / self.scale
         first = first_code(u, self.levels, self.nearest)
         codes = first.unsqueeze(-1) + torch.arange(self.nearest, device=u.device)
@@ -100,19 +100,22 @@ class Codes(UnbatchedLaw):
         return levels, log_difference(upper, lower)
 
     def entropy(self) -> Tensor:
-        """Entropy of all codes together in nats, a scalar."""
+        """Return the entropy of all codes together in nats, a scalar."""
         if self._entropy is not None:
             return self._entropy
         return self.entropies().sum()
 
     def entropies(self) -> Tensor:
-        """Entropy of each code in nats, shape of the location."""
+        """Return the entropy of each code in nats, shape of the location."""
         if self.nearest == 1:
             return torch.zeros_like(self.location)
         return -times_log(self.window()[1]).sum(-1)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log-probability of one level for each weight, a scalar; `-inf` where a level is not among the nearest."""
+        """Return the log-probability of one level for each weight, a scalar.
+
+        It is `-inf` where a level is not among the nearest.
+        """
         # Pyro asks for the log-probability of the very tensor that it drew, which the fused draw already has; another
         # tensor, even of equal levels, takes the long way, for it may come from another law or carry another gradient.
         if self._drawn is not None and value is self._drawn[0]:
@@ -123,14 +126,14 @@ class Codes(UnbatchedLaw):
         return chosen.sum()
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        """Levels `[*sample_shape, *location]`, hard forward, by default with the gradient of the exact mean."""
+        """Draw levels `[*sample_shape, *location]`, hard forward, by default with the gradient of the exact mean."""
         if tuple(sample_shape):
             draws = [self.rsample() for _ in range(torch.Size(sample_shape).numel())]
             return torch.stack(draws).reshape(*sample_shape, *self.event_shape)
         return self.draw() if self.estimate is None else self.estimate(self)
 
     def draw(self) -> Tensor:
-        """One level for each weight, hard forward, gradient of the exact mean."""
+        """Draw one level for each weight, hard forward, with the gradient of the exact mean."""
         if self.fused:
             return self.draw_fused()
         if self.nearest == 1:
@@ -139,18 +142,18 @@ class Codes(UnbatchedLaw):
 
     @property
     def fused(self) -> bool:
-        """Whether `draw_fused` takes this law: the two nearest levels of a grid."""
+        """Return whether `draw_fused` takes this law, one of the two nearest levels of a grid."""
         return not isinstance(self.levels, Tensor) and self.nearest == 2
 
     def draw_fused(self, kind: LevelGradient = LevelGradient.MEAN) -> Tensor:
-        """`draw` in one pass, which also gives entropy and log-probability; see `stochastic_rounding.two_nearest`."""
+        """Draw in one pass, which also gives entropy and log-probability; see `stochastic_rounding.two_nearest`."""
         assert not isinstance(self.levels, Tensor)
         value, self._entropy, log_prob = two_nearest(self.location, self.scale, self.spread, self.levels, kind)
         self._drawn = (value, log_prob)
         return value
 
     def draw_window(self) -> Tensor:
-        """`draw` for any levels and probabilities that `window` gives."""
+        """Draw from any levels and probabilities that `window` gives."""
         levels, log_probs = self.window()
         probs = log_probs.exp()
         draw = torch.rand_like(probs[..., :1])

@@ -1,4 +1,4 @@
-"""The default prior over codes: every level of a codebook is equally probable."""
+"""By default the prior over codes makes every level of a codebook equally probable."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from probq.network.distributions.whole import UnbatchedLaw
 
 
 class UniformCodes(UnbatchedLaw):
-    """Every level of a codebook is equally probable for every weight: the default prior over codes.
+    """This prior makes every level of a codebook equally probable for every weight.
 
     Args:
-        shape: of the weight; all of it is one event.
+        shape: the shape of the weight; all of it is one event.
         levels: a `Grid`, `BroadcastGrid` (one for each weight) or ascending levels `[K]`.
         device: where draws are made.
 
@@ -35,18 +35,18 @@ class UniformCodes(UnbatchedLaw):
         super().__init__(torch.Size(), shape, validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """`- sum over weights of log K`, a scalar; the support is not checked."""
+        """Return `- sum over weights of log K`, a scalar; the support is not checked."""
         return value.new_tensor(-self.log_count()) - self.gate_term
 
     def log_count(self) -> float:
-        """`sum over weights of log K` in nats."""
+        """Return `sum over weights of log K` in nats."""
         each = counts(self.levels)
         if isinstance(each, Tensor):
             return float(each.double().log().expand(self.event_shape).sum())
         return self.event_shape.numel() * math.log(each)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        """Independent levels `[*sample_shape, *shape]`."""
+        """Draw independent levels `[*sample_shape, *shape]`."""
         uniform = torch.rand(*sample_shape, *self.event_shape, device=self.device)
         codes = torch.floor(uniform * counts(self.levels)).long()
         flat = codes.reshape(-1, *self.event_shape)

@@ -1,4 +1,4 @@
-"""A distribution over a whole tensor."""
+"""This module has the base class of laws over a whole tensor."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ ONE_DRAW = (
 
 
 class UnbatchedLaw(TorchDistribution):
-    """A law over a whole tensor, without a batch."""
+    """An unbatched law is one over a whole tensor."""
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
     support = constraints.independent(constraints.real, 0)
     has_rsample = True
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> UnbatchedLaw:
-        """The law itself: it has no batch.
+        """Return the law itself, which has no batch.
 
         Raises:
             ProbqError: if it is to have one.

@@ -1,4 +1,4 @@
-"""The distribution of a width: a chain of gates."""
+"""The distribution of a width is that of a chain of gates."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.distributions import constraints
 
 
 class Widths(TorchDistribution):
-    """Law of a width: the number of leading open gates of a chain (stick breaking).
+    """The width is the number of leading open gates of a chain (stick breaking).
 
     With gate probabilities `p_k = sigmoid(logits_k)`,
 
@@ -23,7 +23,7 @@ class Widths(TorchDistribution):
 
     Args:
         logits: log-odds of each gate, shape `[..., B - 1]`.
-        temperature: of the gates' relaxation, above 0. It changes gradients only, never a drawn value.
+        temperature: the temperature of the gates' relaxation, above 0. It changes gradients only, never a drawn value.
 
     Source: E. Jang, S. Gu, B. Poole, 2017, "Categorical Reparameterization with Gumbel-Softmax" (relaxed Bernoulli,
     straight-through).
@@ -42,41 +42,41 @@ class Widths(TorchDistribution):
         super().__init__(logits.shape[:-1], torch.Size([logits.shape[-1] + 1]), validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Widths:
-        """The same law for a larger batch."""
+        """Return the same law for a larger batch."""
         return Widths(self.logits.expand(*batch_shape, self.logits.shape[-1]), self.temperature, validate_args=False)
 
     @property
     def log_probs(self) -> Tensor:
-        """Log-probability of each rung, shape `[..., B]`."""
+        """Return the log-probability of each rung, shape `[..., B]`."""
         reached = F.pad(F.logsigmoid(self.logits).cumsum(-1), (1, 0))
         return reached + F.pad(F.logsigmoid(-self.logits), (0, 1))
 
     @property
     def probs(self) -> Tensor:
-        """Probability of each rung, shape `[..., B]`."""
+        """Return the probability of each rung, shape `[..., B]`."""
         return self.log_probs.exp()
 
     @property
     def mean(self) -> Tensor:
-        """Mean of the one-hot vector, that is `probs`."""
+        """Return the mean of the one-hot vector, which is `probs`."""
         return self.probs
 
     @property
     def mode(self) -> Tensor:
-        """One-hot vector of the most probable rung (the narrowest of equally probable ones)."""
+        """Return the one-hot vector of the most probable rung, the narrowest of equally probable ones."""
         return F.one_hot(self.log_probs.argmax(-1), self.event_shape[0]).to(self.logits.dtype)
 
     def entropy(self) -> Tensor:
-        """Entropy in nats, shape `[...]`."""
+        """Return the entropy in nats, shape `[...]`."""
         log_probs = self.log_probs
         return -(log_probs.exp() * log_probs).sum(-1)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log-probability of one-hot draws `[..., B]`."""
+        """Return the log-probability of one-hot draws `[..., B]`."""
         return (value * self.log_probs).sum(-1)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        """One-hot draws `[*sample_shape, ..., B]`, hard forward, relaxed backward."""
+        """Draw one-hot vectors `[*sample_shape, ..., B]`, hard forward, relaxed backward."""
         logits = self.logits.expand(*sample_shape, *self.logits.shape)
         uniform = torch.rand_like(logits).clamp_(1e-7, 1 - 1e-7)
         relaxed = torch.sigmoid((logits + torch.logit(uniform)) / self.temperature)
@@ -85,7 +85,7 @@ class Widths(TorchDistribution):
 
 
 def _break_stick(gates: Tensor) -> Tensor:
-    """One-hot rung `[..., B]` of gates `[..., B - 1]`: the number of leading open ones."""
+    """Return the one-hot rung `[..., B]` of gates `[..., B - 1]`, the number of leading open ones."""
     reached, parts = gates.new_ones(gates.shape[:-1]), []
     for gate in gates.unbind(-1):
         parts.append(reached * (1 - gate))

@@ -1,1 +1,1 @@
-"""`Quantized`, what users hold: the program with its decisions, and its file."""
+"""`Quantized` is what users hold: the program with its decisions, and its file."""

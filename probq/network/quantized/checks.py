@@ -1,4 +1,4 @@
-"""What a posterior's file must hold, checked before anything is made of it: kinds, numbers in range, sizes that fit."""
+"""A posterior's file is checked before anything is made of it: kinds, numbers in range, sizes that fit."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def check(manifest: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
 
 
 def _quantizer(name: str, entry: Any, layers: list[dict[str, Any]], tensors: Mapping[str, Tensor]) -> None:
-    """A layer has a weight or an input of that name, and every size is that of a tensor in the file."""
+    """Check that a layer has a weight or an input of that name, and that every size is that of a tensor in the file."""
     required = ("kind", "ladder", "gates", "scales", "fixed", "shape", "channel_axis", "nearest")
     weight = isinstance(entry, dict) and entry.get("kind") == "weight"
     _of_kinds(f"quantizer {name!r}", entry, QUANTIZER, required if weight else required[:5])
@@ -141,7 +141,7 @@ def _of_kinds(what: str, value: Any, kinds: Mapping[str, Any], required: tuple[s
 
 
 def _is(value: Any, kind: Any) -> bool:
-    """Whether a JSON value is of a kind; true and false are no numbers."""
+    """Return whether a JSON value is of a kind; true and false are no numbers."""
     return isinstance(value, kind) and (not isinstance(value, bool) or kind is bool)
 
 

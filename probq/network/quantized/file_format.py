@@ -1,4 +1,4 @@
-"""The safetensors file of a posterior: tensors under their own keys, everything else as JSON, one hash over both."""
+"""A posterior's safetensors file holds tensors under their own keys and all else as JSON, with one hash over both."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def write(path: str | PathLike[str], content: Mapping[str, Any], tensors: Mappin
     """Write a file under a temporary name beside `path`, then move it there: it appears whole or not at all.
 
     Args:
-        path: of the file; an existing one is replaced.
+        path: the path of the file; an existing one is replaced.
         content: what JSON can hold; kept under the metadata key `probq` with format, version and SHA-256 added.
         tensors: on the CPU, no two of them in the same memory.
 
@@ -40,7 +40,7 @@ def write(path: str | PathLike[str], content: Mapping[str, Any], tensors: Mappin
 
 
 def read(path: str | PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The manifest and the tensors of a posterior file, their hash checked; needs no network.
+    """Return the manifest and the tensors of a posterior file after checking their hash; this needs no network.
 
     Raises:
         ProbqError: if there is no such file, or it is damaged, edited or of another kind, or its parts are

@@ -1,4 +1,4 @@
-"""How a posterior's file names its estimators and priors, as JSON."""
+"""A posterior's file names its estimators and priors as JSON."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ESTIMATORS = (
 
 
 def laws_to_entry(quantizer: Quantizer) -> dict[str, Any]:
-    """Estimator of a quantizer, unless it is the mean gradient, and priors, unless they are uniform.
+    """Return the estimator of a quantizer, unless it is the mean gradient, and priors, unless they are uniform.
 
     An estimator of null is the default.
 
@@ -51,7 +51,7 @@ def laws_to_entry(quantizer: Quantizer) -> dict[str, Any]:
 
 
 def laws_from_entry(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """The same as arguments of a `Plan`.
+    """Return the same as arguments of a `Plan`.
 
     Raises:
         LookupError: if there is no such kind.

@@ -1,4 +1,4 @@
-"""The file of a posterior: a safetensors file of the quantized network's tensors and a JSON manifest; never pickle."""
+"""A posterior is loaded from a safetensors file with the network's tensors and a JSON manifest, never with pickle."""
 
 from __future__ import annotations
 
@@ -35,10 +35,12 @@ DTYPES = MappingProxyType(
 
 
 def load(path: str | PathLike[str], net: nn.Module) -> Quantized:
-    """The posterior of a file, on a copy of the network it was made for; ready to decide, and to continue with `fit`.
+    """Return the posterior of a file, on a copy of the network it was made for.
+
+    It is ready to decide, and to continue with `fit`.
 
     Args:
-        path: of a file that `Quantized.save` wrote.
+        path: the path of a file that `Quantized.save` wrote.
         net: a network of the same sizes that computes the same; in the copy its weights are replaced by those of the
             file.
 
@@ -66,7 +68,9 @@ def load(path: str | PathLike[str], net: nn.Module) -> Quantized:
 def assemble(
     path: str | PathLike[str], manifest: dict[str, Any], tensors: Mapping[str, Tensor], net: nn.Module | None = None
 ) -> Quantized:
-    """A quantized network, on `net` itself, from what `read` gave. Without one it has widths and costs, but cannot run.
+    """Return a quantized network, on `net` itself, from what `read` gave.
+
+    Without `net` it has widths and costs, but cannot run.
 
     Raises:
         ProbqError: if the parts do not fit one another.
@@ -85,7 +89,7 @@ def assemble(
 
 
 def _assembled(manifest: Mapping[str, Any], tensors: Mapping[str, Tensor], net: nn.Module) -> Quantized:
-    """The object without the values of its tensors."""
+    """Return the object without the values of its tensors."""
     layers = tuple(Layer(**{**entry, "shape": tuple(entry["shape"])}) for entry in manifest["layers"])
     weights: dict[str, WeightQuantizer] = {}
     inputs: dict[str, InputQuantizer] = {}
@@ -115,7 +119,7 @@ def _assembled(manifest: Mapping[str, Any], tensors: Mapping[str, Tensor], net: 
 
 
 def _quantizer(entry: Mapping[str, Any]) -> WeightQuantizer | InputQuantizer:
-    """A quantizer of the recorded shapes; meta tensors stand in for the data that would set its scales."""
+    """Return a quantizer of the recorded shapes; meta tensors stand in for the data that would set its scales."""
     ladder = Ladder(tuple(codebook_from_entry(rung) for rung in entry["ladder"]))
     gates = tuple(entry["gates"])
     if entry["kind"] == "weight":

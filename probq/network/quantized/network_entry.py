@@ -1,4 +1,4 @@
-"""Whether a network is the one that a posterior's file was made for."""
+"""This module checks that a network is the one that a posterior's file was made for."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NET = "net."  # how the keys of the network's tensors begin
 
 
 def place(tensor: Tensor) -> Any:
-    """What two names of one tensor have in common; None for an empty tensor."""
+    """Return what two names of one tensor have in common, or None for an empty tensor."""
     return (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) if tensor.numel() else None
 
 
@@ -83,7 +83,7 @@ def check_computes_the_same(path: str | PathLike[str], q: Program, manifest: Map
 
 
 def _difference(there: list[str], here: list[str]) -> str:
-    """The first difference of two lists of operations, as the end of a sentence."""
+    """Return the first difference of two lists of operations, as the end of a sentence."""
     step = next((k for k, pair in enumerate(zip(there, here, strict=False)) if pair[0] != pair[1]), None)
     if step is None:
         return f"it has {len(there)} operations, the one given {len(here)}"

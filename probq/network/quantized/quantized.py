@@ -1,4 +1,4 @@
-"""`quantize`, and `Quantized`: a network with a posterior over its widths and codes."""
+"""`Quantized` is a network with a posterior over its widths and codes."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from probq.utils.random_stream import alone
 
 
 class Quantized(Program):
-    """A network with a posterior over the width of every quantizer and the code of every weight.
+    """A quantized network has a posterior over the width of every quantizer and the code of every weight.
 
     Made by `quantize`, trained by `fit`. Calling it runs the network at its mode. To Pyro it is a program,
     `model` and `guide`.
     """
 
     def mode(self, budget: Budgets = None, measured: bool = True) -> Assignment:
-        """The most probable widths whose cost keeps the budget, and the most probable codes.
+        """Return the most probable widths whose cost keeps the budget, and the most probable codes.
 
         Where `fit` had validation batches and measured that other widths do better, it is those it tuned the network
         for, and those are returned for the budget that it kept; the assignment's `gap` says by how many nats the most
@@ -52,7 +52,7 @@ class Quantized(Program):
         return choose(self, budget or self.budget)
 
     def sample(self, n: int, budget: Budgets = None, seed: int | None = None) -> list[Assignment]:
-        """Draws from the posterior given that the cost keeps the budget; each one does.
+        """Return draws from the posterior given that the cost keeps the budget, so that each one does.
 
         Args:
             n: number of draws.
@@ -75,7 +75,7 @@ class Quantized(Program):
         return draws_within(self, n, budget or self.budget, seed)
 
     def at(self, assignment: Assignment) -> Quantized:
-        """A copy of the network with its widths fixed, batch normalisation folded, and its codes those decided.
+        """Return a copy of the network with its widths fixed, batch normalisation folded, and its codes those decided.
 
         Args:
             assignment: from `mode` or `sample` of this network.
@@ -111,7 +111,7 @@ class Quantized(Program):
                 self.net.get_parameter(name)[differ] = (value / factor)[differ]
 
     def forward(self, *args: Any) -> Any:
-        """The network's output at its mode: exactly what the integer model computes, in the inputs' precision."""
+        """Return the network's output at its mode, exactly that of the integer model, in the inputs' precision."""
         with alone():
             if self.training and widths_are_fixed(self):
                 return self._at_fixed(arguments(args), exact=False)
@@ -126,7 +126,7 @@ class Quantized(Program):
 
     @torch.no_grad()
     def _decided(self, assignment: Assignment, args: tuple[Any, ...]) -> Any:
-        """Output at an assignment: evaluation mode, normalisation folded, float64 inside."""
+        """Return the output at an assignment, in evaluation mode, normalisation folded, in float64 inside."""
         chosen = rung_onehots(self, assignment.widths)
         with self.evaluating():
             levels = {
@@ -143,7 +143,7 @@ class Quantized(Program):
                 return self.run(chosen, levels, args)
 
     def outputs(self, assignments: list[Assignment], x: Any) -> list[Any]:
-        """Outputs at several assignments, each exactly what its integer model computes, in the inputs' precision.
+        """Return the outputs at several assignments, each exactly that of its integer model, in the inputs' precision.
 
         Args:
             assignments: from `mode` or `sample` of this network; those that share all widths are computed together
@@ -156,7 +156,7 @@ class Quantized(Program):
         return [self._decided(a, arguments(x)) for a in assignments]
 
     def predict(self, x: Any, draws: int = 16, seed: int | None = None, budget: Budgets = None) -> Tensor:
-        """Outputs of networks drawn from the posterior, `[draws, batch, ...]`, one network a row.
+        """Return the outputs of networks drawn from the posterior, `[draws, batch, ...]`, one network a row.
 
         Args:
             x: a batch of inputs, or a tuple of the network's arguments.

@@ -1,4 +1,4 @@
-"""Writing a posterior: its tensors, and all else as JSON."""
+"""A posterior is saved as its tensors, and all else as JSON."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def save(q: Program, path: str | PathLike[str]) -> None:
 
 
 def _tensors(q: Program, keep_likelihood: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Every tensor once, and for each name of a tied one the name it is stored under."""
+    """Return every tensor once, and for each name of a tied one the name it is stored under."""
     stored: dict[str, Tensor] = {}
     tied: dict[str, str] = {}
     owners: dict[Any, str] = {}

@@ -1,1 +1,1 @@
-"""What a network computes is seen here: one run of it on an example, and the layers found on the way."""
+"""One run of a network on an example shows what it computes, and the layers found on the way."""

@@ -1,4 +1,4 @@
-"""The arguments that networks and their modules are called with."""
+"""This module handles the arguments that networks and their modules are called with."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ ROWS = 16  # of the example that are kept for the check of the integers
 
 
 def arguments(example: Any) -> tuple[Any, ...]:
-    """The positional arguments that an example stands for: itself, or its members if it is a tuple or a list."""
+    """Return the positional arguments that an example stands for: itself, or its members if it is a tuple or a list."""
     return tuple(example) if isinstance(example, tuple | list) else (example,)
 
 
 def signature(example: Any) -> tuple[tuple[tuple[int, ...], torch.dtype], ...]:
-    """Shape without the batch, and type, of every tensor among the network's arguments."""
+    """Return the shape without the batch, and type, of every tensor among the network's arguments."""
     return tuple((tuple(a.shape[1:]), a.dtype) for a in arguments(example) if isinstance(a, Tensor))
 
 
 def first_rows(example: Any) -> tuple[Any, ...]:
-    """The arguments of an example, a copy of a few rows of each tensor, on the CPU."""
+    """Return the arguments of an example with a copy of a few rows of each tensor, on the CPU."""
     return tuple(a[:ROWS].detach().cpu().clone() if isinstance(a, Tensor) else a for a in arguments(example))
 
 
 def hook_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The input tensor of a module called with `args` and `kwargs`."""
+    """Return the input tensor of a module called with `args` and `kwargs`."""
     return args[0] if args else kwargs.get("input", next(iter(kwargs.values()), None))

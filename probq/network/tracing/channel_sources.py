@@ -1,4 +1,4 @@
-"""Which layer's output channels another layer reads, followed backwards through autograd's graph of one run."""
+"""The layer whose output channels another one reads is found by following autograd's graph of one run backwards."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ FLATTENS = frozenset(["View", "UnsafeView", "ReshapeAlias"])
 
 
 def channel_source(module: Any, x: Tensor, made: Mapping[Any, tuple[str, Any]]) -> str | None:
-    """Name of the layer whose output channels `module` reads in `x`, each in equally many products; else None.
+    """Return the layer whose output channels `module` reads in `x`, each in equally many products; else None.
 
     Args:
         module: a linear or convolution layer.
@@ -88,20 +88,20 @@ def channel_source(module: Any, x: Tensor, made: Mapping[Any, tuple[str, Any]]) 
 
 
 def _flattens(node: Any, x: Tensor) -> bool:
-    """Whether a view only joins all axes behind the batch, so that each channel's numbers stay together."""
+    """Return whether a view only joins all axes behind the batch, so that each channel's numbers stay together."""
     shape = tuple(getattr(node, "_saved_self_sym_sizes", ()))
     return len(shape) > 2 and x.dim() == 2 and x.shape[0] == shape[0]
 
 
 def _over_places(node: Any) -> bool:
-    """Whether a mean leaves the batch and the channels apart."""
+    """Return whether a mean leaves the batch and the channels apart."""
     shape, axes = tuple(node._saved_self_sym_sizes), node._saved_dim or ()
     wrapped = {axis - 2**64 if axis >= 2**63 else axis for axis in axes}
     return bool(wrapped) and not {axis % len(shape) for axis in wrapped} & {0, 1}
 
 
 def _fits(module: Any, producer: Any, x: Tensor, flattened: bool, pooled: bool) -> bool:
-    """Whether the producer's channels are the axis that `module` sums over."""
+    """Return whether the producer's channels are the axis that `module` sums over."""
     if isinstance(producer, nn.Embedding) or (isinstance(producer, TRANSPOSED) and producer.groups != 1):
         return False
     from_convolution, to_convolution = hasattr(producer, "kernel_size"), hasattr(module, "kernel_size")

@@ -1,4 +1,4 @@
-"""What a network computes, in words: its operations in order, with their options and constants but not its weights."""
+"""A fingerprint says what a network computes: its operations in order, with options and constants but no weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DROPOUTS = frozenset({"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_d
 
 
 def fingerprint(net: nn.Module, signature: Sequence[tuple[tuple[int, ...], torch.dtype]]) -> list[str]:
-    """The operations that a network in evaluation mode calls, a line each; `#3` is the result of the third.
+    """Return the operations that a network in evaluation mode calls, a line each; `#3` is the result of the third.
 
     Two networks with equal lines and equal tensors give equal outputs. A network that cannot run on tensors of this
     signature alone is described by its modules instead.
@@ -48,7 +48,7 @@ def fingerprint(net: nn.Module, signature: Sequence[tuple[tuple[int, ...], torch
 
 
 class _Watch(TorchFunctionMode):
-    """Writes down every call of a torch function that gives or changes a tensor."""
+    """This mode writes down every call of a torch function that gives or changes a tensor."""
 
     def __init__(self, net: nn.Module, args: Sequence[Tensor]) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class _Watch(TorchFunctionMode):
         self._kept.append(out)
 
     def text(self, value: Any) -> str:
-        """A value as it stands in a line."""
+        """Return a value as it stands in a line."""
         if isinstance(value, Tensor):
             return self._labels.get(id(value)) or _constant(value)
         if isinstance(value, tuple | list):
@@ -97,7 +97,7 @@ class _Watch(TorchFunctionMode):
 
 
 def _name(func: Any) -> str:
-    """A function's name, the same for one in place and its twin, for a method and its function."""
+    """Return a function's name, the same for one in place and its twin, for a method and its function."""
     name = str(getattr(func, "__name__", type(func).__name__))
     if name == "__get__":
         return str(getattr(func.__self__, "__name__", name))
@@ -105,7 +105,7 @@ def _name(func: Any) -> str:
 
 
 def _arguments(func: Any, args: Any, kwargs: Any) -> dict[str, Any]:
-    """Arguments by name where the function tells them, defaults included."""
+    """Return the arguments by name where the function tells them, defaults included."""
     try:
         bound = inspect.signature(func).bind(*args, **kwargs)
     except (TypeError, ValueError):
@@ -125,7 +125,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def _constant(tensor: Tensor) -> str:
-    """Type, shape and contents of a tensor that is neither stored nor computed."""
+    """Return the type, shape and contents of a tensor that is neither stored nor computed."""
     data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
     kind = str(tensor.dtype).removeprefix("torch.")
     return f"{kind}{list(tensor.shape)} {hashlib.sha256(data).hexdigest()[:16]}"

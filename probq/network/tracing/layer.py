@@ -1,4 +1,4 @@
-"""A layer: one multiply-accumulate (MAC) operation of a network, and the geometry a cost may depend on."""
+"""A layer is one multiply-accumulate (MAC) operation of a network, with the geometry a cost may depend on."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Layer:
-    """One multiply-accumulate operation of a network with its weight and its input. Counts are for one example.
+    """A layer is one multiply-accumulate operation of a network with its weight and input; counts are for one example.
 
     Attributes:
-        name: of the module, as in `named_modules()`.
+        name: the name of the module, as in `named_modules()`.
         weight: name of the weight tensor, as in `named_parameters()`; tied layers name the same one.
         input: name of the input's quantizer, or None where no quantizer can reach it.
         macs: multiply-accumulates, all calls together.
         weights: numbers in the weight tensor; 0 where an earlier layer owns it (tied weights are stored once).
         inputs, outputs: numbers in the input and output tensors, all calls together.
-        shape: of the weight.
+        shape: the shape of the weight.
         channel_axis: axis of the weight that runs over output channels.
         transposed: whether it is a transposed convolution.
         first: whether the input is the network's own input, reached by no trained parameter.
@@ -45,5 +45,5 @@ class Layer:
 
     @property
     def channels(self) -> int:
-        """Number of output channels that a weight can have widths of their own for."""
+        """Return the number of output channels that a weight can have widths of their own for."""
         return self.shape[self.channel_axis]

@@ -1,4 +1,4 @@
-"""The kinds of module that probq knows: layers, normalisations, and functions that become tables."""
+"""probq knows these kinds of module: layers, normalisations, and functions that become tables."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TABLES = (
 
 
 def has_plain_forward(module: Any) -> bool:
-    """Whether a layer's forward is that of its kind in `torch.nn`, not one of a subclass or of the object's own."""
+    """Return whether a layer's forward is that of its kind in `torch.nn`, not of a subclass or of the object's own."""
     kind = next(kind for kind in QUANTIZABLE if isinstance(module, kind))
     return all(
         name not in vars(module) and getattr(type(module), name, None) is getattr(kind, name, None)

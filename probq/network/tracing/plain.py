@@ -1,4 +1,4 @@
-"""A network as probq takes it: a copy without wrappers, whose weights are plain parameters."""
+"""probq takes a network as a copy without wrappers, whose weights are plain parameters."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ORIGINALS = ("_g", "_v", "_orig")  # how the names end of what the older utiliti
 
 
 def plain_copy(net: nn.Module) -> tuple[nn.Module, list[str]]:
-    """A copy of a network without wrappers, whose weights are plain parameters, and notes on what was fused.
+    """Return a copy of a network without wrappers, whose weights are plain parameters, and notes on what was fused.
 
     `DataParallel`, `DistributedDataParallel` and `torch.compile` are taken off; weights that `weight_norm`,
     `spectral_norm`, a pruning mask or another parametrization computes become what they are in evaluation mode.
@@ -45,7 +45,7 @@ def plain_copy(net: nn.Module) -> tuple[nn.Module, list[str]]:
 
 
 def check_kind(net: nn.Module) -> None:
-    """Raise, with what to give instead, for networks whose layers or weights are out of reach."""
+    """Raise for networks whose layers or weights are out of reach, and say what to give instead."""
     for name, module in net.named_modules():
         where = f"{name} ({type(module).__name__})" if name else f"the network ({type(module).__name__})"
         if isinstance(module, torch.jit.ScriptModule):
@@ -64,7 +64,7 @@ def check_kind(net: nn.Module) -> None:
 
 
 def _computed(net: nn.Module) -> dict[int, Any]:
-    """For `deepcopy`: copies of the tensors that modules hold and that have a history, which it refuses."""
+    """Return copies of the tensors that modules hold and that have a history, which `deepcopy` refuses."""
     memo: dict[int, Any] = {}
     for module in net.modules():
         for value in vars(module).values():
@@ -74,7 +74,7 @@ def _computed(net: nn.Module) -> dict[int, Any]:
 
 
 def _unwrapped(net: nn.Module) -> nn.Module:
-    """The network with wrappers taken off everywhere."""
+    """Return the network with wrappers taken off everywhere."""
     while True:
         inner = vars(net)["_modules"].get("_orig_mod")  # of what torch.compile returns
         if isinstance(net, nn.DataParallel | nn.parallel.DistributedDataParallel):
@@ -89,7 +89,7 @@ def _unwrapped(net: nn.Module) -> nn.Module:
 
 
 def _fuse(module: nn.Module) -> list[str]:
-    """Make the computed tensors of a module plain parameters; their names."""
+    """Make the computed tensors of a module plain parameters, and return their names."""
     removers = ((WeightNorm, remove_weight_norm), (SpectralNorm, remove_spectral_norm))
     fused = []
     for hook in list(module._forward_pre_hooks.values()):
@@ -111,7 +111,10 @@ def _fuse(module: nn.Module) -> list[str]:
 
 
 def _fuse_parametrizations(module: Any) -> list[str]:
-    """The same for `torch.nn.utils.parametrize`, whose own removal would change the class that the original shares."""
+    """Do the same for `torch.nn.utils.parametrize`.
+
+    Its own removal would change the class that the original shares.
+    """
     found = {name: (getattr(module, name).detach().clone(), made) for name, made in module.parametrizations.items()}
     del module._modules["parametrizations"]
     module.__class__ = type(module).__bases__[0]

@@ -1,4 +1,4 @@
-"""Which operations multiply matrices, and how many multiply-accumulates (MACs) a call of one takes."""
+"""Some operations multiply matrices; this module says which, and how many multiply-accumulates (MACs) a call takes."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ PARTS = ("attention", "rnn", "lstm", "gru", "embedding_bag", "trilinear")
 
 
 def is_product(func: Any) -> bool:
-    """Whether an operation multiplies matrices, or has such products inside."""
+    """Return whether an operation multiplies matrices, or has such products inside."""
     name = func.overloadpacket.__name__.lstrip("_")
     return name in NAMED or any(part in name for part in PARTS)
 
 
 def macs_of(func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> int:
-    """MACs of one call, by torch's own count where there is one; 0 where nothing is known."""
+    """Return the MACs of one call, by torch's own count where there is one, 0 where nothing is known."""
     count = flop_registry.get(func.overloadpacket)
     if count is not None:
         return int(count(*args, **kwargs, out_val=out)) // 2
@@ -38,5 +38,5 @@ def macs_of(func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any) ->
 
 
 def _rows(x: Tensor) -> int:
-    """How often a weight meets a tensor's last axis."""
+    """Return how often a weight meets a tensor's last axis."""
     return x.numel() // x.shape[-1]

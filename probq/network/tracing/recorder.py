@@ -1,4 +1,4 @@
-"""Watching one run of a network: the calls of its layers, and every matrix product outside of one."""
+"""A recorder watches one run of a network: the calls of its layers, and every matrix product outside of one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from probq.network.tracing.products import is_product, macs_of
 
 @dataclass
 class LayerRecord:
-    """What the calls of one layer showed, all together."""
+    """A layer's record holds what all its calls showed together."""
 
     name: str
     module: Any
@@ -34,12 +34,12 @@ class LayerRecord:
 
     @property
     def plain(self) -> bool:
-        """Whether a call computes what `torch.nn` says of its kind, and nothing else."""
+        """Return whether a call computes what `torch.nn` says of its kind, and nothing else."""
         return has_plain_forward(self.module)
 
 
 class Recorder(TorchDispatchMode):
-    """Records the calls of layers, and every matrix product that happens outside of one."""
+    """A recorder notes the calls of layers, and every matrix product that happens outside of one."""
 
     def __init__(self, net: nn.Module, modules: Mapping[str, Any], storages: Mapping[int, str]) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class Recorder(TorchDispatchMode):
 
     @contextmanager
     def hooked(self) -> Iterator[None]:
-        """Within: every module of the network announces when it is entered and left."""
+        """Let every module of the network announce when it is entered and left, within the context."""
         handles = []
         for name, module in self.net.named_modules():
             handles.append(module.register_forward_pre_hook(self._enter(name), with_kwargs=True))

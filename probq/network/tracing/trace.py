@@ -1,4 +1,4 @@
-"""What one run of a network on an example shows: its layers, their inputs, and what cannot be quantized."""
+"""One run of a network on an example shows its layers, their inputs, and what cannot be quantized."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from probq.network.tracing.recorder import LayerRecord, Recorder
 
 @dataclass
 class Tracing:
-    """What one run of the network on the example showed.
+    """A tracing is what one run of the network on the example showed.
 
     Attributes:
         layers: in the order in which the example reaches them.
         notes: sentences on what stays float.
-        inputs: of each layer, by its name.
+        inputs: the inputs of each layer, by its name.
         activations: for each function that may become a table, the layer called before, and its input.
         uncounted: MACs of one example outside of all layers.
     """
@@ -39,7 +39,7 @@ class Tracing:
 
 
 def layers(net: nn.Module, example: Any) -> tuple[Layer, ...]:
-    """The layers of a network in the order in which the example reaches them.
+    """Return the layers of a network in the order in which the example reaches them.
 
     Args:
         net: the network; it is left untouched.
@@ -84,7 +84,7 @@ def trace_network(net: nn.Module, example: Any) -> Tracing:
 
 
 def uncounted_note(layers: Iterable[Layer], uncounted: int) -> str:
-    """What to say beside a percentage of a network with products outside of its layers."""
+    """Return what to say beside a percentage of a network with products outside of its layers."""
     every = sum(layer.macs for layer in layers) + uncounted
     return (
         f"{uncounted:,} of {every:,} MACs ({100 * uncounted / every:.3g} %) are outside of all layers; what "
@@ -106,7 +106,7 @@ def _check_finite(net: nn.Module) -> None:
 
 
 def _owners(modules: Mapping[str, Any]) -> dict[str, str]:
-    """Name of each module's weight tensor; tied modules share the first one's."""
+    """Return the name of each module's weight tensor; tied modules share the first one's."""
     first: dict[int, str] = {}
     return {name: first.setdefault(id(module.weight), f"{name}.weight") for name, module in modules.items()}
 
@@ -163,7 +163,7 @@ def _layer(record: LayerRecord, weight: str, batch: int, seen: set[str], alone: 
 
 
 def _functional(watch: Recorder, owners: Mapping[str, str], batch: int) -> Iterator[Layer]:
-    """Layers for products that use a module's weight outside of the module: their input cannot be reached."""
+    """Yield layers for products that use a module's weight outside of the module, whose input is out of reach."""
     for (place, operation, module), macs in watch.stray.items():
         if module is not None:
             shape = tuple(watch.modules[module].weight.shape)
@@ -206,7 +206,7 @@ def _check_reached(net: nn.Module, args: tuple[Any, ...], owners: Mapping[str, s
 
 
 def _reached_in_training(net: nn.Module, args: tuple[Any, ...]) -> set[str]:
-    """Names of the modules that a run in training mode enters, even if it cannot go on to its end."""
+    """Return the names of the modules that a run in training mode enters, even if it cannot go on to its end."""
     trial, reached = copy.deepcopy(net).train(), set()
     for name, module in trial.named_modules():
         module.register_forward_pre_hook(lambda *_, name=name: reached.add(name))
