@@ -1,1 +1,1 @@
-"""How good what was found is: metrics, diagnostics of a posterior, studies of many fits, and reports."""
+"""Evaluation says how good a result is: metrics, diagnostics of a posterior, studies of many fits, and reports."""

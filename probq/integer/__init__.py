@@ -1,4 +1,4 @@
-"""Networks of integers: what they hold, what they mean, and their files; numpy only."""
+"""Networks of integers have a content, a meaning and a file; numpy is all they need."""
 
 from probq.integer.model import IntegerModel
 from probq.integer.node import Node

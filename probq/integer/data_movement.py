@@ -1,4 +1,4 @@
-"""Operations of an integer model that only move integers, or look them up in a table."""
+"""These operations of an integer model only move integers, or look them up in a table."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -11,7 +11,7 @@ from probq.integer.windows import pad
 
 
 def behind_batch(axis: int, x: np.ndarray) -> int:
-    """The axis of a value with its batch, from the axis without.
+    """Return the axis of a value with its batch, from the axis without.
 
     Raises:
         ProbqError: there is no such axis.
@@ -44,14 +44,14 @@ def _concat(node: Node, *values: np.ndarray) -> np.ndarray:
 
 
 def _table(node: Node, x: np.ndarray) -> np.ndarray:
-    """`table[x - first]`."""
+    """Return `table[x - first]`."""
     table, first = node.tensors["table"], node.attributes["first"]
     check_range(x, first, first + len(table) - 1)
     return table[x - first]
 
 
 def _repeat(node: Node, x: np.ndarray) -> np.ndarray:
-    """Every element `factors[k]` times along the k-th of the last axes: nearest upsampling."""
+    """Return every element `factors[k]` times along the k-th of the last axes, which is nearest upsampling."""
     factors = node.attributes["factors"]
     if len(factors) >= x.ndim:
         raise ProbqError(f"factors for {len(factors)} axes of a value with {x.ndim - 1}")
@@ -61,12 +61,12 @@ def _repeat(node: Node, x: np.ndarray) -> np.ndarray:
 
 
 def _pad(node: Node, x: np.ndarray) -> np.ndarray:
-    """Zeros around the last axes."""
+    """Return the value with zeros around its last axes."""
     return pad(x, node.attributes["padding"], 0)
 
 
 def _slice(node: Node, x: np.ndarray) -> np.ndarray:
-    """`x[start : stop : step]` along one axis."""
+    """Return `x[start : stop : step]` along one axis."""
     spec = node.attributes
     axis = behind_batch(spec["axis"], x) % x.ndim
     if not 0 <= spec["start"] < spec["stop"] <= x.shape[axis]:

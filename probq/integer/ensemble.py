@@ -1,4 +1,4 @@
-"""Ensemble: several integer models that answer together. Numpy only, like the models; one folder, nothing pickled."""
+"""An ensemble is several integer models that answer together. It needs numpy only; nothing in its folder is pickled."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ FIELDS = ("format", "version", "members", "noise", "metadata", "sha256")
 
 
 class Ensemble:
-    """Integer models drawn from one posterior, whose predictions are averaged.
+    """An ensemble has integer models drawn from one posterior, and averages their predictions.
 
     Args:
         models: the members; they take the same inputs.
@@ -53,7 +53,7 @@ class Ensemble:
         return len(self.models)
 
     def __call__(self, x: Any) -> np.ndarray:
-        """The members' outputs in integers, each in units of its own `output_scale`, int64 `[members, batch, ...]`.
+        """Return the members' outputs in integers, each in units of its `output_scale`, int64 `[members, batch, ...]`.
 
         Raises:
             ProbqError: as `IntegerModel`; or the members' outputs have different shapes.
@@ -64,13 +64,13 @@ class Ensemble:
         return np.stack(outputs)
 
     def outputs(self, x: Any) -> np.ndarray:
-        """The members' outputs as real numbers, float64 `[members, batch, ...]`."""
+        """Return the members' outputs as real numbers, float64 `[members, batch, ...]`."""
         integers = self(x)
         scales = np.array([model.output_scale for model in self.models])
         return np.asarray(integers * scales.reshape(-1, *[1] * (integers.ndim - 1)))
 
     def classes(self, x: Any, axis: int | None = None) -> Uncertainty:
-        """Averaged probabilities `[batch, ..., classes]`, and the parts of their uncertainty in nats.
+        """Return the averaged probabilities `[batch, ..., classes]`, and the parts of their uncertainty in nats.
 
         `epistemic` is the mutual information between class and member (BALD); see `probq.uncertainty.classification`.
 
@@ -91,7 +91,7 @@ class Ensemble:
         return uncertainty.classification(uncertainty.softmax(np.moveaxis(outputs, axis + (axis > 0), -1)))
 
     def numbers(self, x: Any) -> Uncertainty:
-        """Averaged outputs `[batch, ...]` and the parts of the targets' variance; see `probq.uncertainty.regression`.
+        """Return averaged outputs `[batch, ...]` and the parts of the targets' variance; see `uncertainty.regression`.
 
         Raises:
             ProbqError: the outputs are logits of classes.

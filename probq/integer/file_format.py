@@ -1,4 +1,4 @@
-"""The file of an integer model: safetensors with one bit-packed u8 blob per tensor and a JSON manifest.
+"""The file of an integer model is safetensors with one bit-packed u8 blob per tensor and a JSON manifest.
 
 The metadata key `probq` holds the manifest, `probq.sha256` its hash; the manifest holds the hash of every blob. A
 blob's key is `node/tensor`; where the values of a tensor lie on several codebooks, `node/tensor/rung` says which. The
@@ -45,7 +45,7 @@ Tensors = tuple[dict[str, np.ndarray], dict[str, Packing]]
 def describe(
     nodes: Iterable[Node], output: str, output_scale: float, metadata: dict[str, Any]
 ) -> tuple[str, dict[str, np.ndarray]]:
-    """The manifest of a model and the blobs it refers to, by key; equal models give equal text.
+    """Return the manifest of a model and the blobs it refers to, by key; equal models give equal text.
 
     Raises:
         ProbqError: a tensor's value is not a level of its codebook.
@@ -118,7 +118,7 @@ def write(path: str | PathLike[str], manifest: str, blobs: Mapping[str, np.ndarr
 
 
 def read(path: str | PathLike[str]) -> tuple[dict[str, Any], list[Tensors]]:
-    """The manifest without format, version and tensors, and for each node its tensors and their packing.
+    """Return the manifest without format, version and tensors, and for each node its tensors and their packing.
 
     Raises:
         ProbqError: there is no such file, or it is damaged, edited or of another kind.
@@ -141,7 +141,7 @@ def read(path: str | PathLike[str]) -> tuple[dict[str, Any], list[Tensors]]:
 
 
 def _manifest(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """The parsed and checked manifest out of a file's metadata."""
+    """Return the parsed and checked manifest out of a file's metadata."""
     if "probq" not in metadata:
         raise ProbqError("it is a safetensors file, but probq did not write it; give one that IntegerModel.save wrote")
     try:
@@ -187,7 +187,7 @@ def _check(entry: Any, fields: Fields, where: str) -> None:
 
 
 def _nodes(entries: list[Any], blobs: dict[str, np.ndarray]) -> Iterable[tuple[dict[str, Any], Tensors]]:
-    """Each node's fields and tensors; takes the blobs in use out of `blobs`."""
+    """Return each node's fields and tensors, and take the blobs in use out of `blobs`."""
     check_count(entries)
     allowance = _allowance(blobs)
     for k, entry in enumerate(entries):
@@ -206,7 +206,7 @@ def _nodes(entries: list[Any], blobs: dict[str, np.ndarray]) -> Iterable[tuple[d
 
 
 def _tensor(entry: Any, key: str, blobs: dict[str, np.ndarray], allowance: int) -> tuple[np.ndarray, Packing, int]:
-    """One tensor, its packing, and its number of elements; those of 0 bits take memory where they are used."""
+    """Return one tensor, its packing, and its number of elements; those of 0 bits take memory where they are used."""
     _check(entry, _TENSOR, "its entry")
     shape = _shape(entry["shape"])
     codebooks = tuple(_levels(levels) for levels in entry["codebooks"])

@@ -1,4 +1,4 @@
-"""What each operation of an integer model means, on int64 with the batch first: the reference for every exporter.
+"""The interpreter says what each operation of an integer model means, on int64 with the batch first.
 
 A matrix product of integers is held in floating point so that BLAS computes it. That is exact while
 `max|x| * max_o sum|w_o| + max|b|` stays below 2^24 in float32 and below 2^53 in float64; both are checked on the values
@@ -22,7 +22,7 @@ LOWEST = np.iinfo(np.int64).min
 
 
 def evaluate(node: Node, *values: np.ndarray) -> np.ndarray:
-    """The node's output, int64 `[batch, ...]`, from the outputs of its inputs.
+    """Return the node's output, int64 `[batch, ...]`, from the outputs of its inputs.
 
     Raises:
         ProbqError: the operation is unknown, shapes do not fit, or the result would not be exact.
@@ -39,7 +39,7 @@ def evaluate(node: Node, *values: np.ndarray) -> np.ndarray:
 
 
 def quantize(node: Node, x: Any) -> np.ndarray:
-    """The integers that enter the network, int64 `[batch, *shape]`: `clip(floor(x / scale + 1/2), lo, hi)`.
+    """Return the integers that enter the network, int64 `[batch, *shape]`: `clip(floor(x / scale + 1/2), lo, hi)`.
 
     With levels `start + step * code` the code is `clip(floor(x / (scale step) + 1/2 - start / step), lo, hi)`.
 
@@ -71,7 +71,7 @@ def quantize(node: Node, x: Any) -> np.ndarray:
 
 
 def as_array(x: Any) -> np.ndarray:
-    """A numpy array of what numpy can read.
+    """Return a numpy array of what numpy can read.
 
     Raises:
         ProbqError: numpy cannot.
@@ -103,7 +103,7 @@ def _input(node: Node, x: np.ndarray) -> np.ndarray:
 
 
 def _largest(x: np.ndarray) -> int:
-    """Largest magnitude, as a Python integer that cannot overflow."""
+    """Return the largest magnitude, as a Python integer that cannot overflow."""
     return max(-int(x.min()), int(x.max())) if x.size else 0
 
 
@@ -113,7 +113,7 @@ def _check_int64(largest: int) -> None:
 
 
 def _exact(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> type[np.floating[Any]]:
-    """The floating-point type in which the product of `weight` [O, I] with `x`, plus `bias`, is exact."""
+    """Return the floating-point type in which the product of `weight` [O, I] with `x`, plus `bias`, is exact."""
     row_sum = float(np.abs(weight.astype(np.float64)).sum(axis=1).max(initial=0))
     bound = _largest(x) * row_sum * (1 + 2**-20) + _largest(bias)  # the margin covers this line's own rounding
     if bound >= 2**53:
@@ -157,7 +157,7 @@ def _conv(node: Node, x: np.ndarray) -> np.ndarray:
 
 
 def _upright(x: np.ndarray, weight: np.ndarray, spec: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, list[Any]]:
-    """A transposed convolution as an ordinary one of stride 1: zeros between inputs, the kernel flipped."""
+    """Return a transposed convolution as one of stride 1, with zeros between inputs and the kernel flipped."""
     kernel, groups, spatial = weight.shape[2:], spec["groups"], weight.ndim - 2
     sizes = [(n - 1) * s + 1 for n, s in zip(x.shape[2:], spec["stride"], strict=True)]
     spread = np.zeros((*x.shape[:2], *sizes), np.int64)
@@ -193,7 +193,7 @@ def _requantize(node: Node, x: np.ndarray) -> np.ndarray:
 
 
 def _levels(node: Node, codes: np.ndarray) -> np.ndarray:
-    """`start + step * code`: the identity but for codebooks such as binary {-1, +1}."""
+    """Return `start + step * code`, which is the identity but for codebooks such as binary {-1, +1}."""
     start, step = node.attributes.get("start", 0), node.attributes.get("step", 1)
     return codes if (start, step) == (0, 1) else start + step * codes
 

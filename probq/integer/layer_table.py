@@ -1,4 +1,4 @@
-"""The layers of an integer model as plain numbers."""
+"""The layers of an integer model are shown as plain numbers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ from probq.integer.ranges import accumulators
 
 @dataclass(frozen=True)
 class LayerNumbers:
-    """One layer of an integer model; None where the file does not say.
+    """These are the numbers of one layer of an integer model, None where the file does not say.
 
     Attributes:
         name, op: of the node.
-        shape: of the weight.
+        shape: the shape of the weight.
         weight_bits: mean width of the weight's codes in bits.
         input_bits: width of the input in bits.
         accumulator_bits: signed bits that hold every accumulated sum, as proven.
@@ -39,7 +39,7 @@ class LayerNumbers:
 
 
 def layers_of(model: IntegerModel) -> list[LayerNumbers]:
-    """The layers in the order of the model."""
+    """Return the layers in the order of the model."""
     known = {name: entry for entry in _entries(model.metadata) if isinstance(name := entry.get("name"), str)}
     return [
         _numbers(node, known.get(node.name, {}), _accumulator_bits(model, node))
@@ -49,19 +49,19 @@ def layers_of(model: IntegerModel) -> list[LayerNumbers]:
 
 
 def number(entry: Mapping[str, Any], name: str) -> float | None:
-    """A number of free metadata, or None where there is none."""
+    """Return a number of free metadata, or None where there is none."""
     value = entry.get(name)
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _entries(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What lowering noted on each layer; metadata is free, so nothing in it is sure."""
+    """Return what lowering noted on each layer; metadata is free, so nothing in it is sure."""
     found = metadata.get("layers")
     return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
 
 
 def _accumulator_bits(model: IntegerModel, node: Node) -> int | None:
-    """Proven here: the `bound` in a file is what its writer claims."""
+    """Return the accumulator's bits as proven here; the `bound` in a file is what its writer claims."""
     if node.op not in SUMMED or not node.bound:
         return None
     low, high = accumulators(node, model.ranges[node.inputs[0]])

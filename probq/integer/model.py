@@ -21,13 +21,16 @@ CHUNK = 2**20  # elements of any value interpreted at once
 
 
 def _chunks(x: np.ndarray, largest: int) -> list[np.ndarray]:
-    """Parts of a batch, at least one, for which a value of `largest` elements for one example has about CHUNK."""
+    """Return the parts of a batch, at least one.
+
+    Each is such that a value of `largest` elements for one example has about CHUNK in all.
+    """
     size = max(1, CHUNK // max(1, largest))
     return [x[start : start + size] for start in range(0, max(1, len(x)), size)] if x.ndim else [x]
 
 
 class IntegerModel:
-    """A network of integers with one exact meaning; its real output is `model(x) * model.output_scale`.
+    """An integer model is a network with one exact meaning; its real output is `model(x) * model.output_scale`.
 
     Args:
         nodes: operations in an order in which each comes after its inputs; one of them is the input.
@@ -85,11 +88,11 @@ class IntegerModel:
 
     @property
     def input(self) -> Node:
-        """The node with operation `input`."""
+        """Return the node with operation `input`."""
         return next(node for node in self.nodes if node.op == "input")
 
     def quantize_input(self, x: Any) -> np.ndarray:
-        """The integers that enter the first layer, int64 `[batch, ...]`: `clip(floor(x / scale + 1/2), lo, hi)`.
+        """Return the integers that enter the first layer, `clip(floor(x / scale + 1/2), lo, hi)`, int64 `[batch, ...]`.
 
         Raises:
             ProbqError: the shape is wrong, or values are not finite, not real numbers or not valid indices.
@@ -97,7 +100,7 @@ class IntegerModel:
         return quantize(self.input, x)
 
     def __call__(self, x: Any) -> np.ndarray:
-        """The output for a batch of real inputs (or indices), int64 `[batch, ...]`, in units of `output_scale`.
+        """Return the output for a batch of real inputs (or indices), int64 `[batch, ...]`, in units of `output_scale`.
 
         Args:
             x: a numpy array or anything that numpy can read, as a torch tensor on the CPU.
@@ -109,7 +112,7 @@ class IntegerModel:
         return np.concatenate([self._output(self.quantize_input(part)) for part in _chunks(x, self._largest)])
 
     def run(self, integers: Any) -> np.ndarray:
-        """The output for integers that `quantize_input` gave, int64 `[batch, ...]`.
+        """Return the output for integers that `quantize_input` gave, int64 `[batch, ...]`.
 
         Raises:
             ProbqError: as `__call__`; or the integers leave the input's range.
@@ -136,7 +139,7 @@ class IntegerModel:
             yield node.name, evaluate(node, *inputs)
 
     def values(self, integers: Any) -> dict[str, np.ndarray]:
-        """Every node's output by name, int64 `[batch, ...]`, all held at once: for the tests of exporters."""
+        """Return every node's output by name, int64 `[batch, ...]`, all held at once, for the tests of exporters."""
         values: dict[str, np.ndarray] = {}
         for name, value in self._walk(np.asarray(integers), values):
             values[name] = value
@@ -173,7 +176,7 @@ class IntegerModel:
         return file_format.describe(self.nodes, self.output, self.output_scale, self.metadata)
 
     def sha256(self) -> str:
-        """Hash of everything the file holds, in hexadecimal; a loaded model has that of the saved one."""
+        """Return the hash of everything the file holds, in hexadecimal; a loaded model has that of the saved one."""
         return hashlib.sha256(self._content()[0].encode()).hexdigest()
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""Node: one operation of an integer model with its attributes and integer tensors."""
+"""A node is one operation of an integer model with its attributes and integer tensors."""
 
 import json
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ MOST_DIGITS = 300  # of an integer; more are beyond float64
 
 @dataclass(frozen=True, eq=False)
 class Node:
-    """One operation of an integer model.
+    """A node is one operation of an integer model.
 
     Args:
         name: unique in the model, without a slash.
@@ -67,17 +67,17 @@ class Node:
         object.__setattr__(self, "tensors", tensors)
 
     def packing_of(self, tensor: str) -> Packing:
-        """How the named tensor is stored."""
+        """Return how the named tensor is stored."""
         return self.packing[tensor] if tensor in self.packing else smallest(self.tensors[tensor])
 
     @property
     def bits(self) -> int:
-        """Bits that the codes of the node's tensors take."""
+        """Return the bits that the codes of the node's tensors take."""
         return sum(size_in_bits(tensor.shape, self.packing_of(name)) for name, tensor in self.tensors.items())
 
 
 def json_copy(value: Any, what: str) -> Any:
-    """A copy as JSON reads it back, so that what is saved equals what is loaded.
+    """Return a copy as JSON reads it back, so that what is saved equals what is loaded.
 
     Raises:
         ProbqError: the value, called `what`, is not JSON, or a number in it is beyond float64.
@@ -89,7 +89,7 @@ def json_copy(value: Any, what: str) -> Any:
 
 
 def metadata_copy(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Free information as JSON reads it back.
+    """Return free information as JSON reads it back.
 
     Raises:
         ProbqError: it is no dict, or not JSON.

@@ -1,4 +1,4 @@
-"""What a node of an integer model must hold: for each operation its inputs, tensors and attributes."""
+"""A node of an integer model must hold the inputs, tensors and attributes of its operation."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ MOST_ENTRIES = 2**16  # of a table
 
 @dataclass(frozen=True)
 class Signature:
-    """The parts of one operation.
+    """A signature names the parts of one operation.
 
     Args:
         inputs: how many values it takes; None for one or more.
@@ -157,7 +157,7 @@ def _check_names(part: str, given: Mapping[str, Any], known: Mapping[str, Any], 
 
 
 def _check_levels(op: str, attributes: Mapping[str, Any]) -> None:
-    """The levels `start + step * code` of an input are exact in float64, those of a requantization in int64."""
+    """Check that levels `start + step * code` are exact, those of an input in float64, of a requantization in int64."""
     if "lo" not in attributes or op == "clip":
         return
     start, step, ends = attributes.get("start", 0), attributes.get("step", 1), (attributes["lo"], attributes["hi"])
@@ -170,7 +170,7 @@ def _check_levels(op: str, attributes: Mapping[str, Any]) -> None:
 
 
 def _check_agreement(op: str, tensors: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> None:
-    """What the parts of one node must have in common."""
+    """Check what the parts of one node must have in common."""
     if "lo" in attributes and None not in (attributes["lo"], attributes["hi"]) and attributes["lo"] > attributes["hi"]:
         raise ProbqError(f"lo = {attributes['lo']} is above hi = {attributes['hi']}")
     _check_levels(op, attributes)

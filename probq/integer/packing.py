@@ -1,4 +1,4 @@
-"""Integer tensors as codes on codebooks, bit-packed at their own width: `value = codebook[rung][code]`."""
+"""Integer tensors are codes on codebooks, bit-packed at their own width: `value = codebook[rung][code]`."""
 
 import itertools
 import math
@@ -17,7 +17,7 @@ MOST_ELEMENTS = 2**31  # per tensor
 
 @dataclass(frozen=True, eq=False)
 class Packing:
-    """How an integer tensor is stored: `value = codebooks[rung][code]`.
+    """A packing says how an integer tensor is stored: `value = codebooks[rung][code]`.
 
     Args:
         codebooks: ascending integer levels, one codebook per rung; `K` levels take `ceil(log2 K)` bits per code.
@@ -64,7 +64,7 @@ def _check_levels(levels: Levels) -> None:
 
 
 def bits_of(levels: Levels) -> int:
-    """Width `ceil(log2 K)` in bits of a code that addresses `K` levels; one level takes 0 bits.
+    """Return the width `ceil(log2 K)` in bits of a code that addresses `K` levels; one level takes 0 bits.
 
     >>> bits_of(range(-1, 2)), bits_of((0,))
     (2, 0)
@@ -73,7 +73,7 @@ def bits_of(levels: Levels) -> int:
 
 
 def smallest(values: Any) -> Packing:
-    """The contiguous codebook `min .. max` of integers of any shape, one rung for all.
+    """Return the contiguous codebook `min .. max` of integers of any shape, one rung for all.
 
     >>> smallest([3, -4, 0]).codebooks
     (range(-4, 4),)
@@ -84,7 +84,7 @@ def smallest(values: Any) -> Packing:
 
 
 def pack(values: Any, packing: Packing) -> np.ndarray:
-    """Codes of `values` concatenated in C order, each at its own width, least significant bit first.
+    """Return the codes of `values` concatenated in C order, each at its own width, least significant bit first.
 
     Args:
         values: integers of any shape to which `packing.rung` broadcasts.
@@ -110,7 +110,7 @@ def pack(values: Any, packing: Packing) -> np.ndarray:
 
 
 def unpack(blob: Any, shape: tuple[int, ...], packing: Packing) -> np.ndarray:
-    """The integers that `pack` wrote: int64 of the given shape.
+    """Return the integers that `pack` wrote, int64 of the given shape.
 
     A tensor of 0 bits is a read-only view that takes no memory, whatever its shape.
 
@@ -138,7 +138,7 @@ def unpack(blob: Any, shape: tuple[int, ...], packing: Packing) -> np.ndarray:
 
 
 def size_in_bits(shape: tuple[int, ...], packing: Packing) -> int:
-    """Bits that the codes of a tensor of this shape take; allocates nothing of the tensor's size.
+    """Return the bits that the codes of a tensor of this shape take, without allocating anything of its size.
 
     >>> size_in_bits((2, 3), Packing((range(4), range(1)), np.array([[0], [1]])))
     6
@@ -173,7 +173,7 @@ def _one_rung(packing: Packing) -> bool:
 
 
 def _offsets(shape: tuple[int, ...], packing: Packing) -> np.ndarray | None:
-    """The bit at which each value starts, int64 [elements]; None where all have one rung."""
+    """Return the bit at which each value starts, int64 [elements]; None where all have one rung."""
     if _one_rung(packing):
         return None
     widths = np.array([bits_of(levels) for levels in packing.codebooks], np.uint8)[packing.rung]
@@ -184,7 +184,7 @@ def _offsets(shape: tuple[int, ...], packing: Packing) -> np.ndarray | None:
 
 
 def _groups(shape: tuple[int, ...], packing: Packing) -> Iterator[tuple[Levels, Any]]:
-    """Each codebook in use with the index of the flattened values that are stored on it."""
+    """Return each codebook in use with the index of the flattened values that are stored on it."""
     if _one_rung(packing):
         yield packing.codebooks[packing.rung.reshape(-1)[0] if packing.rung.size else 0], slice(None)
         return
@@ -222,6 +222,6 @@ def _values(codes: np.ndarray, levels: Levels) -> np.ndarray:
 
 
 def _to_bits(codes: np.ndarray, width: int) -> np.ndarray:
-    """uint8 [elements, width], least significant bit first."""
+    """Return the bits of codes, uint8 [elements, width], least significant bit first."""
     octets = codes.astype("<i8").view(np.uint8).reshape(-1, 8)[:, : -(-width // 8)]
     return np.unpackbits(octets, axis=1, bitorder="little", count=width)

@@ -1,4 +1,4 @@
-"""What every node of an integer model may reach: intervals that hold for all inputs, and shapes."""
+"""Every node of an integer model has a range that holds for all inputs, and a shape."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,10 @@ EXACT, MOST = 2**53, 2**63  # of layers, which are held in float64, and of int64
 
 @dataclass(frozen=True)
 class Range:
-    """The integers `low .. high` (Python integers, which cannot overflow) of a value of a shape without the batch."""
+    """A range is the integers `low .. high` of a value of a shape without the batch.
+
+    They are Python integers, which cannot overflow.
+    """
 
     low: int
     high: int
@@ -25,16 +28,16 @@ class Range:
 
     @property
     def bound(self) -> int:
-        """Largest magnitude."""
+        """Return the largest magnitude."""
         return max(-self.low, self.high, 0)
 
     def within(self, low: int, high: int) -> bool:
-        """Whether the whole range lies in `low .. high`."""
+        """Return whether the whole range lies in `low .. high`."""
         return low <= self.low and self.high <= high
 
 
 def ranges(nodes: Sequence[Node], shapes: Mapping[str, Shape]) -> dict[str, Range]:
-    """Every node's range by name, proven by interval arithmetic for all inputs that the nodes accept.
+    """Return every node's range by name, proven by interval arithmetic for all inputs that the nodes accept.
 
     Raises:
         ProbqError: a sum of a layer could reach 2^53, or another value 2^63. A requantization's products may be proven
@@ -52,7 +55,7 @@ def ranges(nodes: Sequence[Node], shapes: Mapping[str, Shape]) -> dict[str, Rang
 
 
 def _sums(node: Node, x: Range) -> int:
-    """Largest magnitude of any partial sum of a layer, as the interpreter checks it."""
+    """Return the largest magnitude of any partial sum of a layer, as the interpreter checks it."""
     row = int(np.abs(rows(node).astype(np.float64)).sum(1).max(initial=0))
     return x.bound * row * (2**20 + 1) // 2**20 + max(map(abs, _extent(node.tensors["bias"])))
 
@@ -67,7 +70,7 @@ def _check_exact(node: Node, largest: int, limit: int) -> None:
 
 
 def rows(node: Node) -> np.ndarray:
-    """A layer's weight as `[outputs, products]`: each row meets the inputs of one accumulator."""
+    """Return a layer's weight as `[outputs, products]`: each row meets the inputs of one accumulator."""
     weight = node.tensors["weight"]
     if node.attributes.get("transposed"):
         groups = node.attributes["groups"]
@@ -77,7 +80,7 @@ def rows(node: Node) -> np.ndarray:
 
 
 def accumulators(node: Node, x: Range) -> tuple[np.ndarray, np.ndarray]:
-    """Least and greatest accumulator of every output channel of a layer, int64 `[outputs]`.
+    """Return the least and greatest accumulator of every output channel of a layer, int64 `[outputs]`.
 
     low_o = b_o + sum_i min(w_oi x_low, w_oi x_high), high_o likewise; zero padding is an input too.
     """
@@ -139,7 +142,7 @@ def _table(node: Node, values: list[Range]) -> tuple[int, int]:
 
 
 def reachable(node: Node, low: int, high: int) -> tuple[int, np.ndarray]:
-    """The part of a table for arguments `low .. high`: its first argument, and its entries."""
+    """Return the part of a table for arguments `low .. high`, as its first argument and its entries."""
     first = node.attributes["first"]
     start = max(low - first, 0)
     return first + start, node.tensors["table"][start : high - first + 1]

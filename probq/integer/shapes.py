@@ -1,4 +1,4 @@
-"""The shapes that the values of an integer model take, from its nodes alone: nothing is computed or allocated."""
+"""The values of an integer model have shapes that its nodes alone give: nothing is computed or allocated."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +12,7 @@ Shape = tuple[int, ...]
 
 
 def shape_of(node: Node, inputs: Sequence[Shape]) -> Shape:
-    """The shape of a node's output from those of its inputs, all without the batch.
+    """Return the shape of a node's output from those of its inputs, all without the batch.
 
     Raises:
         ProbqError: they do not fit the operation.
@@ -24,7 +24,7 @@ def shape_of(node: Node, inputs: Sequence[Shape]) -> Shape:
 
 
 def axis_of(axis: int, shape: Shape) -> int:
-    """An axis counted from the front.
+    """Return an axis counted from the front.
 
     Raises:
         ProbqError: there is no such axis.
@@ -35,7 +35,7 @@ def axis_of(axis: int, shape: Shape) -> int:
 
 
 def padded(shape: Shape, padding: Sequence[Sequence[int]]) -> Shape:
-    """A shape whose last axes are widened by a pair [low, high] of elements each.
+    """Return a shape whose last axes are widened by a pair [low, high] of elements each.
 
     Raises:
         ProbqError: there are more pairs than axes.
@@ -48,7 +48,7 @@ def padded(shape: Shape, padding: Sequence[Sequence[int]]) -> Shape:
 
 
 def spread(node: Node, x: Shape) -> Shape:
-    """What the kernel of a convolution moves over: the padded input, with zeros between where it is transposed.
+    """Return what the kernel of a convolution moves over, the padded input, with zeros between where it is transposed.
 
     Raises:
         ProbqError: the input does not fit the weight.

@@ -1,4 +1,4 @@
-"""How much memory and work one example takes, known from the nodes alone and limited in proportion to the model.
+"""The nodes alone tell how much memory and work one example takes; both are limited in proportion to the model.
 
 A file of a thousand bytes can ask for a kernel of a billion elements; what a trained network asks for is far less for
 each bit of its parameters and each element of its input. Everything is counted in Python integers before anything is
@@ -51,7 +51,7 @@ def check_sizes(nodes: Sequence[Node], shapes: Mapping[str, Shape]) -> None:
 
 
 def _peak(nodes: Sequence[Node], shapes: Mapping[str, Shape], scratch: Mapping[str, int]) -> int:
-    """Most elements that are held at once where a value goes after its last use."""
+    """Return how many elements are held at once at most, where a value goes after its last use."""
     last = {name: k for k, node in enumerate(nodes) for name in (*node.inputs, node.name)}
     ending: dict[int, int] = {}
     for name, k in last.items():
@@ -65,7 +65,7 @@ def _peak(nodes: Sequence[Node], shapes: Mapping[str, Shape], scratch: Mapping[s
 
 
 def _scratch(node: Node, shapes: Mapping[str, Shape]) -> int:
-    """Elements of what is made on the way to a node's value."""
+    """Return the number of elements that are made on the way to a node's value."""
     x = shapes[node.inputs[0]] if node.inputs else ()
     if node.op == "conv":
         return math.prod(spread(node, x))
@@ -75,7 +75,7 @@ def _scratch(node: Node, shapes: Mapping[str, Shape]) -> int:
 
 
 def _reach(node: Node, shape: Shape) -> Shape:
-    """What the windows of a pool see, to the end of the last one."""
+    """Return what the windows of a pool see, to the end of the last one."""
     spec = node.attributes
     kept = len(shape) - len(spec["kernel"])
     dilation = spec.get("dilation") or [1] * len(spec["kernel"])
@@ -84,7 +84,7 @@ def _reach(node: Node, shape: Shape) -> Shape:
 
 
 def _work(node: Node, shapes: Mapping[str, Shape]) -> int:
-    """Products of a layer, comparisons or additions of a pool, elements of anything else."""
+    """Return how many products a layer, comparisons or additions a pool, or elements anything else takes."""
     count = math.prod(shapes[node.name])
     if node.op == "linear":
         return count * node.tensors["weight"].shape[1]

@@ -1,4 +1,4 @@
-"""A kernel moved over the last axes of an array: sizes, padding, unfolding and pooling (numpy only)."""
+"""A kernel moves over the last axes of an array: sizes, padding, unfolding and pooling (numpy only)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ MOST_TAPS = 64  # passes over all windows; larger ones are joined one by one
 
 
 def span(length: int, kernel: int, stride: int, dilation: int) -> int:
-    """Positions of a kernel on `length` padded elements: `floor((length - dilation (kernel - 1) - 1) / stride) + 1`.
+    """Return the positions of a kernel on padded elements, `floor((length - dilation (kernel - 1) - 1) / stride) + 1`.
 
     >>> span(28, 5, 2, 1)
     12
@@ -28,7 +28,7 @@ def span(length: int, kernel: int, stride: int, dilation: int) -> int:
 
 
 def ceil_size(length: int, padding: Sequence[int], kernel: int, stride: int, dilation: int) -> int:
-    """Positions where a last, incomplete window counts too, unless it starts beyond the input.
+    """Return the number of positions where a last, incomplete window counts too, unless it starts beyond the input.
 
     >>> ceil_size(6, [0, 0], 3, 2, 1), span(6, 3, 2, 1)
     (3, 2)
@@ -38,7 +38,9 @@ def ceil_size(length: int, padding: Sequence[int], kernel: int, stride: int, dil
 
 
 def blind(length: int, low: int, size: int, kernel: int, stride: int, dilation: int) -> bool:
-    """Whether one of `size` windows, the first of which starts `low` elements before the input, sees only padding.
+    """Return whether one of `size` windows sees only padding.
+
+    The first of them starts `low` elements before the input.
 
     >>> blind(1, 1, 1, 2, 2, 2), blind(2, 1, 2, 2, 1, 1)
     (True, False)
@@ -51,7 +53,7 @@ def blind(length: int, low: int, size: int, kernel: int, stride: int, dilation: 
 
 
 def pad(x: np.ndarray, padding: Sequence[Sequence[int]], fill: int) -> np.ndarray:
-    """The last axes widened by a pair [low, high] of elements each; negative numbers cut off.
+    """Return the value with its last axes widened by a pair [low, high] of elements each; negative numbers cut off.
 
     Raises:
         ProbqError: there are more pairs than axes after the batch.
@@ -73,7 +75,7 @@ def _take(x: np.ndarray, last: Sequence[slice]) -> np.ndarray:
 
 
 def columns(x: np.ndarray, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> np.ndarray:
-    """Every window of a padded value `[batch, channels, *in]`, contiguous `[batch, channels, *kernel, *out]`."""
+    """Return every window of a padded value `[batch, channels, *in]`, contiguous `[batch, channels, *kernel, *out]`."""
     spatial = len(kernel)
     window = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
     view = sliding_window_view(x, window, axis=tuple(range(2, 2 + spatial)))
@@ -88,7 +90,7 @@ def pool(
     dilation: Sequence[int],
     join: np.ufunc,
 ) -> np.ndarray:
-    """`join` (numpy.add, numpy.maximum) of a padded value over every window of its last axes, one axis at a time."""
+    """Return `join` (numpy.add, numpy.maximum) of a padded value over windows of its last axes, one axis at a time."""
     for axis, (k, s, d) in enumerate(zip(kernel, stride, dilation, strict=True), x.ndim - len(kernel)):
         x = _pool_axis(np.moveaxis(x, axis, -1), k, s, d, join)
         x = np.moveaxis(x, -1, axis)

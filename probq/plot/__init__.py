@@ -1,4 +1,4 @@
-"""Pictures of a posterior, of what it costs, of a fit and of predictions; each function returns matplotlib Axes."""
+"""These pictures show a posterior, its costs, a fit and predictions; each function returns matplotlib Axes."""
 
 from probq.plot.channels import channels
 from probq.plot.cost import cost

@@ -1,4 +1,4 @@
-"""A heat map of the widths of channels."""
+"""A heat map shows the widths of channels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from probq.plot.style import height_of, name_rows, new_axes, shortened, title
 
 
 def channels(q: Program, ax: Axes | None = None) -> Axes:
-    """Mean width in bits of every output channel, a row for each layer whose channels or weights have their own.
+    """Plot the mean width in bits of every output channel, a row for each layer with widths of channels or weights.
 
     All rows are equally long, so that layers of 16 and of 512 channels can be compared; the number of channels stands
     behind the name. Where each weight has its own width, the mean over a channel's weights is shown.
@@ -47,7 +47,7 @@ def channels(q: Program, ax: Axes | None = None) -> Axes:
 
 
 def channel_means(q: Program, name: str) -> np.ndarray:
-    """Expected width of each output channel of a weight in bits, `[channels]`; one number where they share one."""
+    """Return the expected width of each output channel of a weight in bits, `[channels]`, or one number for all."""
     quantizer = q.quantizer(name)
     means = width_draws.probabilities(q, name) @ np.array(quantizer.ladder.bits)
     if isinstance(quantizer, WeightQuantizer) and quantizer.gates and quantizer.gates == quantizer.shape:

@@ -1,4 +1,4 @@
-"""The distribution of the cost against the limit."""
+"""This picture shows the distribution of the cost against the limit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from probq.plot.style import DARK, LIMIT, PALE, legend, new_axes, title, unit
 
 
 def cost(q: Program, budget: Budgets = None, ax: Axes | None = None) -> Axes:
-    """Distribution of the cost of 10,000 draws of widths, in percent of the 32-bit network.
+    """Plot the distribution of the cost of 10,000 draws of widths, in percent of the 32-bit network.
 
     A vertical line marks the limit, a triangle what `q.mode(budget)` costs; the title gives `P(cost <= limit)`. The
     most expensive thousandth of the draws may lie outside of the picture. Of several limits the picture shows the
@@ -56,7 +56,7 @@ def cost(q: Program, budget: Budgets = None, ax: Axes | None = None) -> Axes:
 
 
 def _edges(seen: list[float]) -> np.ndarray:
-    """Bounds of 61 bins that hold all that is seen, with a margin; a single value is in the middle of one."""
+    """Return the bounds of 61 bins that hold all that is seen, with a margin; a single value is mid-bin."""
     low, high = float(min(seen)), float(max(seen))
     margin = 0.06 * (high - low) or max(0.05 * abs(high), 1e-6)
     return np.linspace(low - margin, high + margin, 62)

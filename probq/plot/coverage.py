@@ -1,4 +1,4 @@
-"""Coverage of predictive intervals."""
+"""This picture shows the coverage of predictive intervals."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COLOURS = (LOSS, COST, "#2a7f62", "#7b3f98")
 
 
 def coverage(found: Coverage | Mapping[str, Coverage], ax: Axes | None = None) -> Axes:
-    """Share of the targets within their predictive intervals in %, against what these promise, with 94 % bands.
+    """Plot the share of targets within their predictive intervals in %, against what these promise, with 94 % bands.
 
     On the diagonal a promise is kept; below it intervals are too narrow, above it too wide.
 

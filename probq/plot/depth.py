@@ -1,4 +1,4 @@
-"""Stacked probabilities of widths along the depth of a network."""
+"""Stacked bars show the probabilities of widths along the depth of a network."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FLOAT = "#bbbbbb"
 
 
 def depth(q: Program, kind: Literal["weight", "input"] = "weight", ax: Axes | None = None) -> Axes:
-    """Probability of every width of the layers' weights (or inputs), a stacked bar for each layer along the depth.
+    """Plot the probability of every width of weights (or inputs), a stacked bar for each layer along the depth.
 
     A dot marks what was decided within `q.budget`, as in `widths`, where all numbers of a tensor share one width; the
     bar of others shows the mean over their gates. A layer in float is grey, a width that is not learned hatched. The
@@ -48,7 +48,7 @@ def depth(q: Program, kind: Literal["weight", "input"] = "weight", ax: Axes | No
 
 
 def _bars(ax: Axes, q: Program, names: Sequence[str | None], laws: dict[str, np.ndarray]) -> dict[str, Any]:
-    """A stacked bar for each layer; returns the legend's entries."""
+    """Draw a stacked bar for each layer, and return the legend's entries."""
     bits = sorted({b for name in laws for b in q.quantizer(name).ladder.bits})
     colours, columns = widths_colours(q), np.arange(len(names))
     fixed = [name in laws and not q.quantizer(name).free for name in names]
@@ -67,7 +67,7 @@ def _bars(ax: Axes, q: Program, names: Sequence[str | None], laws: dict[str, np.
 
 
 def _dots(ax: Axes, q: Program, names: Sequence[str | None], laws: dict[str, np.ndarray]) -> dict[str, Any]:
-    """What was decided, where a tensor has one width; returns the legend's entry."""
+    """Draw what was decided, where a tensor has one width, and return the legend's entry."""
     decided = width_draws.decided_widths(q, q.budget)
     free = [(k, name) for k, name in enumerate(names) if name is not None and name in laws and q.quantizer(name).free]
     whole = [(k, name) for k, name in free if np.ndim(decided[name]) == 0]
@@ -79,13 +79,13 @@ def _dots(ax: Axes, q: Program, names: Sequence[str | None], laws: dict[str, np.
 
 
 def _share(q: Program, name: str | None, laws: dict[str, np.ndarray], b: int) -> float:
-    """Probability of one width, 0 where it is not on the ladder."""
+    """Return the probability of one width, 0 where it is not on the ladder."""
     if name not in laws or b not in q.quantizer(name).ladder.bits:
         return 0.0
     return float(laws[name][q.quantizer(name).ladder.bits.index(b)])
 
 
 def _middle(q: Program, name: str, laws: dict[str, np.ndarray], width: int) -> float:
-    """Height of the middle of the decided width's part of a bar."""
+    """Return the height of the middle of the decided width's part of a bar."""
     rung = q.quantizer(name).ladder.bits.index(int(width))
     return float(min(max(laws[name][:rung].sum() + laws[name][rung] / 2, 0.02), 0.98))

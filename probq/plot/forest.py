@@ -1,4 +1,4 @@
-"""A forest of widths: mean and highest-density interval of every quantizer."""
+"""A forest of widths shows mean and highest-density interval of every quantizer."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ INNER = 0.5
 
 
 def interval(bits: Sequence[int], probs: np.ndarray, mass: float) -> tuple[int, int]:
-    """Shortest interval of widths, from rung to rung, that holds a mass; of equally short ones the most probable.
+    """Return the shortest interval of widths, from rung to rung, that holds a mass.
+
+    Of equally short ones it is the most probable.
 
     Args:
         bits: ascending widths `[B]`.
@@ -48,7 +50,7 @@ def interval(bits: Sequence[int], probs: np.ndarray, mass: float) -> tuple[int, 
 
 
 def forest(q: Program, mass: float = 0.94, ax: Axes | None = None) -> Axes:
-    """Mean width in bits of every quantizer, with the highest-density interval that holds `mass` of its probability.
+    """Plot the mean width in bits of every quantizer, with the highest-density interval that holds `mass`.
 
     A thick line holds half of the probability, a short one where a single width does; a white dot marks what was
     decided within `q.budget`. Where channels or weights have widths of their own, the law is that of one picked at
@@ -56,7 +58,7 @@ def forest(q: Program, mass: float = 0.94, ax: Axes | None = None) -> Axes:
 
     Args:
         q: a quantized network, fitted or not.
-        mass: of the interval, above 0 and below 1.
+        mass: the mass of the interval, above 0 and below 1.
         ax: where to draw; by default a new figure.
 
     Raises:

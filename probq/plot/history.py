@@ -1,4 +1,4 @@
-"""Traces of a fit."""
+"""This picture shows the traces of a fit."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COSTS = (COST, "#007a5e", "#8c3f8c")  # of the first, second and third budget
 
 
 def history(history: History, ax: Axes | None = None) -> Axes:
-    """Loss of every step in nats (left), and `E[cost]` with the limit in force in percent (right, logarithmic).
+    """Plot the loss of every step in nats (left), and `E[cost]` with the limit in force in percent (right, log scale).
 
     Of several budgets every one has its two lines, numbered in the order of the budgets.
 
@@ -61,7 +61,7 @@ def history(history: History, ax: Axes | None = None) -> Axes:
 
 
 def _cost_axis(ax: Axes, frame: pandas.DataFrame) -> None:
-    """Expected cost and limit on a second axis, phases shaded, one legend for both axes."""
+    """Draw expected cost and limit on a second axis, with phases shaded and one legend for both axes."""
     right, steps = ax.twinx(), frame["step"].to_numpy()
     several = "percent 2" in frame
     ends = [name.removeprefix("percent") for name in frame if name.startswith("percent")]
@@ -102,7 +102,7 @@ def _positive(values: pandas.Series) -> pandas.Series:
 
 
 def _range(smooth: np.ndarray, raw: np.ndarray) -> tuple[float, float]:
-    """Ends of the loss axis: all of the smooth curves, and all but the outliers of the raw one."""
+    """Return the ends of the loss axis, which shows all of the smooth curves and all of the raw one but outliers."""
     low, high = min(np.nanmin(smooth), np.quantile(raw, 0.01)), max(np.nanmax(smooth), np.quantile(raw, 0.99))
     margin = 0.05 * (high - low) or 0.5
     return float(low - margin), float(high + margin)

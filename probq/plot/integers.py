@@ -1,4 +1,4 @@
-"""Widths of an integer model along its depth."""
+"""This picture shows the widths of an integer model along its depth."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ACCUMULATOR = "#555555"
 
 
 def integers(model: IntegerModel, ax: Axes | None = None) -> Axes:
-    """Bits of weights, inputs and accumulators of an integer model, layer for layer along its depth.
+    """Plot the bits of weights, inputs and accumulators of an integer model, layer for layer along its depth.
 
     Args:
         model: an integer model.

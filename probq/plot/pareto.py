@@ -1,4 +1,4 @@
-"""Accuracy against cost under several budgets."""
+"""This picture shows accuracy against cost under several budgets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from probq.plot.style import DARK, LIMIT, LOSS, PALE, legend, new_axes, title, u
 
 
 def pareto(table: pandas.DataFrame, ax: Axes | None = None) -> Axes:
-    """Accuracy in percent (or loss in nats) over the cost decided, a point for each budget.
+    """Plot the accuracy in percent (or loss in nats) over the cost decided, a point for each budget.
 
     A bar from `low` to `high` holds 94 % of the costs of draws from the posterior, with a tick at their expectation.
     A line joins the points that no other dominates; crosses are dominated.

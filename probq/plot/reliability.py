@@ -1,4 +1,4 @@
-"""A reliability diagram."""
+"""A reliability diagram shows whether confidences mean what they say."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from probq.plot.style import DARK, PALE, WEIGHT, legend, new_axes, title
 
 
 def reliability(predictions: Any, targets: Any, bins: int = 10, ax: Axes | None = None) -> Axes:
-    """Accuracy in % against confidence in %, with 94 % intervals; on the diagonal a confidence means what it says.
+    """Plot the accuracy in % against confidence in %, with 94 % intervals.
+
+    On the diagonal a confidence means what it says.
 
     Bars show the share of examples in each bin; the title gives the expected calibration error (ECE).
 

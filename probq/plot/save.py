@@ -1,4 +1,4 @@
-"""Pictures to files and pages."""
+"""Pictures are written to files and pages here."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def save(ax: Axes, path: str | PathLike[str]) -> None:
 
 
 def svg(ax: Axes) -> str:
-    """The figure of `ax` as an SVG document; closes the figure. The same picture always gives the same text."""
+    """Return the figure of `ax` as an SVG document, and close it; the same picture always gives the same text."""
     from matplotlib import pyplot
 
     figure = ax.get_figure(root=True)

@@ -1,4 +1,4 @@
-"""What all pictures share: sizes, colours that all kinds of colour vision tell apart, names of rows, legends."""
+"""All pictures share sizes, colours that all kinds of colour vision tell apart, names of rows, and legends."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PALE = "#7a9cc6"
 
 
 def new_axes(ax: Axes | None, height: float) -> Axes:
-    """The given axes, or those of a new figure as wide as a notebook."""
+    """Return the given axes, or those of a new figure as wide as a notebook."""
     if ax is not None:
         return ax
     from matplotlib import pyplot
@@ -32,12 +32,12 @@ def new_axes(ax: Axes | None, height: float) -> Axes:
 
 
 def height_of(rows: int) -> float:
-    """Inches that a picture with this many rows takes; never more than a page."""
+    """Return the inches that a picture with this many rows takes; never more than a page."""
     return max(2.1, 1.2 + min((0.27 if rows <= CROWDED else 0.18) * rows, TALLEST))
 
 
 def in_order(names: Sequence[str], weights: Sequence[str]) -> list[str]:
-    """Rows of a picture: the order of the network; of very many, weights first and inputs below, to be seen apart."""
+    """Return the rows of a picture in the order of the network; of very many, weights come first and inputs below."""
     return list(names) if len(names) <= PACKED else sorted(names, key=lambda name: name not in weights)
 
 
@@ -64,28 +64,31 @@ def name_columns(ax: Axes, names: Sequence[str]) -> None:
 
 
 def colours_of(bits: Sequence[int]) -> dict[int, Any]:
-    """A colour for each width: more bits are darker."""
+    """Return a colour for each width, darker for more bits."""
     positions = np.linspace(0.97, 0.08, len(bits)) if len(bits) > 1 else [0.45]
     return dict(zip(bits, colormaps["viridis"](positions), strict=True))
 
 
 def widths_colours(q: Program) -> dict[int, Any]:
-    """The colours of all widths on a network's ladders, the same in every picture of it."""
+    """Return the colours of all widths on a network's ladders, the same in every picture of it."""
     return colours_of(sorted({b for _, quantizer in q.named_quantizers() for b in quantizer.ladder.bits}))
 
 
 def title(ax: Axes, text: str) -> None:
-    """A title that may serve as a caption."""
+    """Add a title that may serve as a caption."""
     ax.set_title(text, fontsize=11, x=0, ha="left")
 
 
 def legend(ax: Axes, handles: Sequence[Any], labels: Sequence[str]) -> None:
-    """A legend right of the picture."""
+    """Add a legend right of the picture."""
     ax.legend(handles, labels, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, borderaxespad=0)
 
 
 def dot(ax: Axes, x: Any, y: Any, size: float = 30, cores: Sequence[Any] = ()) -> Any:
-    """White dots with a dark edge: what was decided. Cores show its colour where dots are large enough for one."""
+    """Draw white dots with a dark edge, which mark what was decided.
+
+    Cores show its colour where dots are large enough for one.
+    """
     cored = len(cores) > 0 and size > 12
     white = ax.scatter(
         x, y, 1.6 * size if cored else size, "white", edgecolors=DARK, linewidths=1.2 if size > 12 else 0.5, zorder=3
@@ -96,24 +99,24 @@ def dot(ax: Axes, x: Any, y: Any, size: float = 30, cores: Sequence[Any] = ()) -
 
 
 def dot_size(count: int) -> float:
-    """Area of a dot in square points, so that this many stand beside one another."""
+    """Return the area of a dot in square points, so that this many stand beside one another."""
     return 30 if count <= PACKED else max(3.0, 30 * PACKED / count)
 
 
 def bits_text(b: int) -> str:
-    """`3 bits`."""
+    """Return a width as text, `3 bits`."""
     return "0 bits (pruned)" if b == 0 else f"{b} bit" if b == 1 else f"{b} bits"
 
 
 def shortened(name: str) -> str:
-    """A name of 32 characters at most, all of which can be drawn, in which a dollar begins no formula."""
+    """Return a name of 32 characters at most, all of which can be drawn, in which a dollar begins no formula."""
     short = name if len(name) <= 32 else f"{name[:12]}…{name[-19:]}"
     short = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in short)
     return short.replace("$", r"\$")
 
 
 def unit(name: str) -> str:
-    """Unit of a cost's name."""
+    """Return the unit of a cost's name."""
     units = {"bops": "BOPs", "storage": "bits of storage", "ebops": "effective BOPs", "pruned_bops": "BOPs"}
     bits = {"activations": "bits of activations", "largest_activation": "bits of the largest activation"}
     return (units | bits).get(name, name)

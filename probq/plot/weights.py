@@ -1,4 +1,4 @@
-"""Weights against the levels they will take."""
+"""This picture shows weights against the levels they will take."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ MOST_BINS = 512
 
 @dataclass(frozen=True)
 class LevelShares:
-    """Weights of one tensor in steps of their scale, and what becomes of them at one width.
+    """The weights of one tensor in steps of their scale have these shares of its levels at one width.
 
     Attributes:
         bits: the width.
         values: weights in units of the scale `[weights]`.
-        levels: of the codebook, ascending `[K]`.
+        levels: the levels of the codebook, ascending `[K]`.
         expected: expected share of weights on each level under the codes' law `[K]`.
         decided: share of weights on each level once codes are decided `[K]`.
         part: share of the tensor's weights that have this width.
@@ -42,7 +42,7 @@ class LevelShares:
 
 
 def level_shares(q: Program, name: str) -> LevelShares:
-    """What `weights` draws, at the width decided within `q.budget` (that of most weights, where they differ)."""
+    """Return what `weights` draws, at the width decided within `q.budget` (that of most weights, where they differ)."""
     widths = width_draws.decided_widths(q, q.budget)
     quantizer = q.weights[name]
     with torch.no_grad(), q.evaluating():
@@ -66,13 +66,13 @@ def level_shares(q: Program, name: str) -> LevelShares:
 
 
 def _counts(levels: np.ndarray, values: np.ndarray, masses: np.ndarray | None = None) -> np.ndarray:
-    """Mass of the values on each level."""
+    """Return the mass of the values on each level."""
     place = np.searchsorted((levels[1:] + levels[:-1]) / 2, values)
     return np.bincount(place, masses, len(levels))
 
 
 def weights(q: Program, name: str | None = None, ax: Axes | None = None) -> Axes:
-    """Histogram of a tensor's weights over the levels of its decided codebook, with the probabilities of the codes.
+    """Plot the histogram of a tensor's weights over its decided codebook's levels, with the probabilities of the codes.
 
     Weights are in units of their scale, so that all channels share one axis. Grey: weights before rounding, for each
     step between levels; beyond the levels, the outermost thousandth of them is left out. Blue: expected share of each
@@ -80,7 +80,7 @@ def weights(q: Program, name: str | None = None, ax: Axes | None = None) -> Axes
 
     Args:
         q: a quantized network with its network, fitted or not.
-        name: of the weight, as `conv1.weight`; by default the largest one.
+        name: the name of the weight, as `conv1.weight`; by default the largest one.
         ax: where to draw; by default a new figure.
 
     Raises:

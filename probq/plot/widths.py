@@ -1,4 +1,4 @@
-"""Stacked probabilities of widths, a row for each quantizer."""
+"""Stacked bars show the probabilities of widths, a row for each quantizer."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from probq.plot.style import (
 
 
 def widths(q: Program, ax: Axes | None = None) -> Axes:
-    """Probability of every width, a stacked bar for each quantizer in the order of the network.
+    """Plot the probability of every width, a stacked bar for each quantizer in the order of the network.
 
     Of more than 60, those of weights come first.
 
@@ -65,7 +65,7 @@ def widths(q: Program, ax: Axes | None = None) -> Axes:
 
 
 def _stack(ax: Axes, rows: Any, probs: dict[int, Any], colours: dict[int, Any], hatched: Any) -> None:
-    """Stacked bars, a colour for each width; of very many rows they touch."""
+    """Draw stacked bars, a colour for each width; of very many rows they touch."""
     left, many = np.zeros(len(rows)), len(rows) > PACKED
     for b, share in probs.items():
         style = {"color": colours[b], "edgecolor": "white", "linewidth": 0 if many else 0.6}
@@ -78,7 +78,7 @@ def _stack(ax: Axes, rows: Any, probs: dict[int, Any], colours: dict[int, Any], 
 def _mark(
     ax: Axes, q: Program, rows: Sequence[tuple[str, Any]], probs: dict[int, Any], colours: dict[int, Any]
 ) -> set[str]:
-    """Show what was decided for each row; returns how."""
+    """Draw what was decided for each row, and return how."""
     free = [(row, decided) for row, (name, decided) in enumerate(rows) if q.quantizer(name).free]
     whole = [(row, int(decided)) for row, decided in free if np.ndim(decided) == 0]
     starts = [sum(share[row] for b, share in probs.items() if b < decided) for row, decided in whole]
@@ -92,7 +92,7 @@ def _mark(
 
 
 def _strips(ax: Axes, rows: np.ndarray, decided: Sequence[Any], colours: dict[int, Any], count: int) -> None:
-    """Shares of the gates decided at each width, a strip on the bar; of very many rows without an edge."""
+    """Draw the shares of the gates decided at each width as a strip on the bar; of very many rows it has no edge."""
     left = np.zeros(len(rows))
     for b, colour in colours.items():
         share = np.array([float(np.mean(widths == b)) for widths in decided])

@@ -1,1 +1,1 @@
-"""What one posterior says: its table, draws of widths, predictions, loss on held-out data, and ArviZ's view of it."""
+"""Diagnostics say what one posterior holds: its table, draws of widths, predictions, held-out loss, ArviZ's view."""

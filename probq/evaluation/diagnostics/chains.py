@@ -1,4 +1,4 @@
-"""Restarts of one fit as chains: what they must have in common to be compared."""
+"""Restarts of one fit are compared as chains if they have the same layers, plan, likelihood, temperature and budget."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from probq.network.quantizers.weight import WeightQuantizer
 
 
 def check_chains(q: Quantized | Sequence[Quantized]) -> list[Quantized]:
-    """One network, or several of the same layers, plan, likelihood, temperature and budget, as a list.
+    """Return one network, or several that can be compared as chains, as a list.
 
     Raises:
         ProbqError: if there is none, or they differ; chains of different problems cannot be compared.
@@ -41,7 +41,7 @@ def _terms(a: Quantized, b: Quantized) -> list[tuple[str, Any, Any]]:
 
 
 def _plan(q: Quantized) -> Any:
-    """All of the plan that the posterior depends on; where training began (the spread) is not compared."""
+    """Return all of the plan that the posterior depends on; where training began (the spread) is not compared."""
     tables = {name: (table.bits, table.signed) for name, table in q.activations.items()}
     return q.sites, tables, [(name, *_laws(z)) for name, z in q.named_quantizers()]
 

@@ -1,4 +1,4 @@
-"""Loss and accuracy of a network on held-out data."""
+"""This module measures loss and accuracy of a network on held-out data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from probq.utils.batches import Batches
 
 @torch.no_grad()
 def validate(q: Quantized, data: Batches) -> dict[str, float]:
-    """Negative log-likelihood for one example in nats at the mode, and accuracy in [0, 1] where targets are classes.
+    """Return loss and accuracy on data.
+
+    The loss is the negative log-likelihood for one example in nats at the mode; the accuracy, in [0, 1], is there where
+    targets are classes.
 
     Accuracy is the share of observed targets that are the most probable class of the likelihood's law; a law without
     classes has none.
@@ -31,7 +34,7 @@ def validate(q: Quantized, data: Batches) -> dict[str, float]:
 
 
 def scores(q: Quantized, data: Iterable[tuple[Any, Tensor]], run: Callable[[Any], Any]) -> dict[str, float]:
-    """Loss and accuracy as `validate`, of the outputs that `run` gives for a batch of inputs.
+    """Return the loss and accuracy, as `validate` does, of the outputs that `run` gives for a batch of inputs.
 
     Raises:
         ProbqError: if the targets do not fit the likelihood.

@@ -32,7 +32,7 @@ def to_arviz(
     batches: Iterable[Any] | None = None,
     log_likelihood: bool | None = None,
 ) -> Any:
-    """Draws for ArviZ: `InferenceData` with ArviZ 0.x, `xarray.DataTree` with 1.x.
+    """Return draws for ArviZ, as `InferenceData` with ArviZ 0.x, as `xarray.DataTree` with 1.x.
 
     The draws are independent, from the whole posterior: those of `q.sample` keep the budget, these need not. Groups:
 
@@ -93,7 +93,7 @@ def to_arviz(
 
 
 def rhat_and_ess(values: np.ndarray) -> tuple[float, float]:
-    """R-hat and effective sample size (bulk) of draws `[chains, draws]`.
+    """Return R-hat and effective sample size (bulk) of draws `[chains, draws]`.
 
     Where all draws are equal R-hat is 1; where chains are constant but differ it is infinite, and the size is the
     number of chains.
@@ -113,7 +113,7 @@ def rhat_and_ess(values: np.ndarray) -> tuple[float, float]:
 
 
 class _Chain(NamedTuple):
-    """Draws of one chain: of widths, what they say about data if there is any, and how many were not tuned."""
+    """A chain has draws of widths, what they say about data if there is any, and how many were not tuned."""
 
     widths: Draws
     met: Predictive | None = None
@@ -135,7 +135,7 @@ def _chain(q: Quantized, draws: int, seed: int, data: list[tuple[Any, Tensor]] |
 
 
 def _widths(q: Quantized, assignments: Sequence[Assignment]) -> Draws:
-    """Of assignments, what `draw_widths` gives of the posterior."""
+    """Return of assignments what `draw_widths` gives of the posterior."""
     shares, widths = {}, {}
     for name, quantizer in q.named_quantizers():
         bits = np.stack([np.asarray(a.widths[name]) for a in assignments])
@@ -157,7 +157,7 @@ def _posterior(chains: Sequence[Quantized], found: Sequence[Draws]) -> Any:
 
 
 def _array(values: np.ndarray, units: str, coordinates: Mapping[str, Any] = MappingProxyType({})) -> Any:
-    """Draws `[chain, draw, ...]`, with the coordinates of further dimensions."""
+    """Return draws `[chain, draw, ...]`, with the coordinates of further dimensions."""
     import xarray
 
     leading = {"chain": np.arange(values.shape[0]), "draw": np.arange(values.shape[1])}
@@ -180,7 +180,7 @@ def _gates(q: Quantized, found: Sequence[Draws], name: str) -> dict[str, Any]:
 
 @torch.no_grad()
 def _scales(q: Quantized, name: str, shares: np.ndarray, widths: np.ndarray) -> np.ndarray:
-    """Geometric mean of the scales of the drawn rungs, `[draws]`."""
+    """Return the geometric mean of the scales of the drawn rungs, `[draws]`."""
     quantizer = q.quantizer(name)
     table = torch.log2(quantizer.scales().double()).cpu().numpy().reshape(len(quantizer.ladder), -1)
     if widths.ndim > 1 and table.shape[1] > 1:  # every channel on its own rung, with its own scale

@@ -1,4 +1,4 @@
-"""What draws from the posterior say about data: log-likelihood of every observation, and replicated targets."""
+"""Draws from the posterior say about data the log-likelihood of every observation, and replicated targets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MOST_CODES = 2**24  # codes of drawn networks held at once
 
 
 class Predictive(NamedTuple):
-    """Draws of networks met with data.
+    """This holds what draws of networks say about data.
 
     Attributes:
         log_likelihood: `log p(y_i | network)` in nats, `[draws, observations]`.
@@ -33,12 +33,12 @@ class Predictive(NamedTuple):
 
 
 def in_memory(q: Quantized, batches: Any) -> list[tuple[Any, Tensor]]:
-    """All batches on the network's device, in one order however often they are read."""
+    """Return all batches on the network's device, in one order however often they are read."""
     return list(Batches(batches, q.device))
 
 
 def draw_outputs(q: Quantized, draws: int, seed: int, budget: Any = None) -> Iterator[list[Assignment]]:
-    """Draws of widths and codes in parts small enough to hold; without a budget from the whole posterior."""
+    """Draw widths and codes in parts small enough to hold; without a budget from the whole posterior."""
     if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
         raise ProbqError(f"draws is a number of draws, 1 or more, not {draws!r}")
     generator = np.random.default_rng(seed)
@@ -51,13 +51,13 @@ def draw_outputs(q: Quantized, draws: int, seed: int, budget: Any = None) -> Ite
 def predictive(
     q: Quantized, assignments: Sequence[Assignment], data: Sequence[tuple[Any, Tensor]], seed: int | None = None
 ) -> Predictive:
-    """Log-likelihood of data under drawn networks.
+    """Return the log-likelihood of data under drawn networks.
 
     Args:
         q: the network.
         assignments: the draws.
         data: from `in_memory`.
-        seed: of replicated targets; None for none.
+        seed: the seed of replicated targets; None for none.
 
     Raises:
         ProbqError: if the targets do not fit the likelihood.

@@ -1,4 +1,4 @@
-"""The posterior over widths in a table, and draws of widths with their costs."""
+"""This module puts the posterior over widths in a table."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ CONVENTION = "BOP = MACs * weight bits * input bits; percentages refer to 32-bit
 
 
 def table(q: Program) -> pandas.DataFrame:
-    """The posterior over widths, a row for each quantizer in the order of the network; tied ones share the first's row.
+    """Return the posterior over widths, a row for each quantizer in the order of the network.
+
+    Tied quantizers share the first one's row.
 
     Columns, for a width `W` in bits. Where channels or weights have widths of their own, it is the width of a gate
     picked at random, so that `Var W = E[Var(W | gate)] + Var(E[W | gate])`:
@@ -68,7 +70,10 @@ def table(q: Program) -> pandas.DataFrame:
 
 
 def format_table(frame: pandas.DataFrame) -> str:
-    """What `table` gave, in columns of fixed width, probabilities with three decimals; below it what is not counted."""
+    """Return what `table` gave as text in columns of fixed width, probabilities with three decimals.
+
+    Below it stands what is not counted.
+    """
     shown = frame.drop(columns="layer").rename(columns={"cost share": "cost %"})
     decimals = {"mean bits": 2, "sd bits": 2, "entropy": 2, "mode": 2, "cost %": 1}
     for column in shown.columns.difference(["kind", "MACs"]):
@@ -80,7 +85,7 @@ def format_table(frame: pandas.DataFrame) -> str:
 
 
 def _law(quantizer: Quantizer, probs: np.ndarray, widths: list[int]) -> dict[str, float]:
-    """Probabilities, moments and entropy of the rows `[gates, B]`."""
+    """Return the probabilities, moments and entropy of the rows `[gates, B]`."""
     bits = np.array(quantizer.ladder.bits, dtype=float)
     share = dict(zip(quantizer.ladder.bits, probs.mean(0), strict=True))
     mean = probs @ bits

@@ -1,4 +1,4 @@
-"""Probabilities of widths, draws of widths, and what they cost."""
+"""Widths have probabilities and draws, and draws have costs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MOST_NUMBERS = 2**23  # random numbers held at once
 
 
 def network_order(q: Program) -> list[str]:
-    """Names of the widths in the order in which the example reached them, a layer's weight before its input.
+    """Return the names of the widths in the order in which the example reached them, a layer's weight before its input.
 
     A width that several quantizers share has the name of the first weight, or without one the first input.
     """
@@ -36,12 +36,12 @@ def network_order(q: Program) -> list[str]:
 
 
 def cost_of(q: Program) -> costs.Cost:
-    """The cost that a network was last fitted for, the first of several; bit operations without a budget."""
+    """Return the cost that a network was last fitted for, the first of several; bit operations without a budget."""
     return next((budget.cost for budget in budgets(q.budget)), costs.bops)
 
 
 def expected_costs(q: Program) -> dict[str, float]:
-    """Exact expected cost of each layer by name, in the unit of `cost_of(q)`."""
+    """Return the exact expected cost of each layer by name, in the unit of `cost_of(q)`."""
     tables = q.cost_tables(cost_of(q))
     with torch.no_grad():
         laws = {name: quantizer.probs() for name, quantizer in q.named_quantizers()}
@@ -49,23 +49,23 @@ def expected_costs(q: Program) -> dict[str, float]:
 
 
 def _pair(layer: Layer, shares: dict[str, np.ndarray], table: np.ndarray) -> Any:
-    """`sum_ij shares(weight)_i shares(input)_j table_ij` over the last axes."""
+    """Return `sum_ij shares(weight)_i shares(input)_j table_ij` over the last axes."""
     certain = np.ones(1)
     weight, x = shares.get(layer.weight, certain), shares.get(layer.input or "", certain)
     return ((weight @ table) * x).sum(-1)
 
 
 def width_probabilities(q: Program) -> dict[str, np.ndarray]:
-    """Probability of each rung, float64 `[gates, B]`, by quantizer."""
+    """Return the probability of each rung, float64 `[gates, B]`, by quantizer."""
     return {name: probabilities(q, name) for name, _ in q.named_quantizers()}
 
 
 def probabilities(q: Program, name: str) -> np.ndarray:
-    """Probability of each rung of a quantizer, a row for each of its gates, float64 `[gates, B]`.
+    """Return the probability of each rung of a quantizer, a row for each of its gates, float64 `[gates, B]`.
 
     Args:
         q: a quantized network, fitted or not.
-        name: of the quantizer, as `conv1.weight`.
+        name: the name of the quantizer, as `conv1.weight`.
 
     Raises:
         ProbqError: if the gates hold NaN, as after a fit that diverged.
@@ -78,7 +78,7 @@ def probabilities(q: Program, name: str) -> np.ndarray:
 
 
 def decided_widths(q: Program, budget: Budgets) -> dict[str, Any]:
-    """Bits of every quantizer, an int or `[gates]`, as `q.mode(budget)` decides them; needs no codes.
+    """Return the bits of every quantizer, an int or `[gates]`, as `q.mode(budget)` decides them; this needs no codes.
 
     Raises:
         ProbqError: if the budget is below the cheapest reachable cost, or gates hold NaN.
@@ -93,13 +93,13 @@ def decided_widths(q: Program, budget: Budgets) -> dict[str, Any]:
 
 
 def cost_draws(q: Program) -> int:
-    """Draws that show how the cost varies: 10,000, and fewer where every weight has a width of its own."""
+    """Return how many draws show how the cost varies: 10,000, or fewer where every weight has a width of its own."""
     gates = sum(math.prod(quantizer.gates) for _, quantizer in q.named_quantizers())
     return max(500, min(DRAWS, 200_000_000 // gates))
 
 
 def draw_widths(q: Program, draws: int, seed: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Independent draws of widths from the posterior, whether or not they keep a budget.
+    """Return independent draws of widths from the posterior, whether or not they keep a budget.
 
     Args:
         q: a quantized network.
@@ -131,7 +131,7 @@ def draw_widths(q: Program, draws: int, seed: int) -> tuple[dict[str, np.ndarray
 
 
 def _rung_draws(probs: np.ndarray, draws: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
-    """Drawn rungs `[some draws, gates]`, all draws in parts."""
+    """Draw rungs `[some draws, gates]`, all draws in parts."""
     cumulative = probs.cumsum(1)[:, :-1]
     rows = max(1, MOST_NUMBERS // max(1, cumulative.size))
     for first in range(0, draws, rows):
@@ -140,12 +140,12 @@ def _rung_draws(probs: np.ndarray, draws: int, generator: np.random.Generator) -
 
 
 def _own_widths(quantizer: Quantizer) -> bool:
-    """Whether each weight has a width of its own."""
+    """Return whether each weight has a width of its own."""
     return isinstance(quantizer, WeightQuantizer) and bool(quantizer.gates) and quantizer.gates == quantizer.shape
 
 
 def draw_costs(q: Program, shares: dict[str, np.ndarray], cost: costs.Cost) -> np.ndarray:
-    """Cost of drawn widths in percent of the 32-bit network, `[draws]`.
+    """Return the cost of drawn widths in percent of the 32-bit network, `[draws]`.
 
     Args:
         q: a quantized network.

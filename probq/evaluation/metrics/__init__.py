@@ -1,4 +1,4 @@
-"""Scores of predictions against what happened, with numpy and SciPy alone."""
+"""Metrics score predictions against what happened, with numpy and SciPy alone."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Is a predictive distribution of a class honest? Scores, calibration, rejection and shift. Numpy in, numbers out.
+"""Is a predictive distribution of a class honest? Scores, calibration, rejection and shift tell, on numpy arrays.
 
 `interval` gives any metric a bootstrap interval, also those of numbers (`probq.regression`).
 """
@@ -16,7 +16,7 @@ from probq.utils.arguments import check_seed
 
 
 class Interval(NamedTuple):
-    """A metric with a bootstrap interval."""
+    """This is a metric with a bootstrap interval."""
 
     value: float
     low: float
@@ -24,7 +24,7 @@ class Interval(NamedTuple):
 
 
 class Rejection(NamedTuple):
-    """Accuracy when the most uncertain examples are left to somebody else.
+    """This is the accuracy when the most uncertain examples are left to somebody else.
 
     Attributes:
         rejected: share of the examples that are rejected, ascending `[n]`, from 0.
@@ -38,7 +38,7 @@ class Rejection(NamedTuple):
 
 
 def negative_log_likelihood(probs: Any, labels: Any) -> float:
-    """`-mean log p(label)` in nats; infinite where a label was given probability 0.
+    """Return `-mean log p(label)` in nats; infinite where a label was given probability 0.
 
     Args:
         probs: predicted probabilities, `[n, classes]`.
@@ -58,7 +58,7 @@ def negative_log_likelihood(probs: Any, labels: Any) -> float:
 
 
 def brier(probs: Any, labels: Any) -> float:
-    """Brier score `mean_i sum_k (p_ik - 1[k = label_i])^2`, from 0 (right and sure) to 2 (wrong and sure).
+    """Return the Brier score `mean_i sum_k (p_ik - 1[k = label_i])^2`, from 0 (right and sure) to 2 (wrong and sure).
 
     Args:
         probs: predicted probabilities, `[n, classes]`.
@@ -75,7 +75,7 @@ def brier(probs: Any, labels: Any) -> float:
 
 
 def reliability(probs: Any, labels: Any, bins: int = 15) -> Reliability:
-    """Confidence and accuracy of the predicted class in bins of confidence.
+    """Return the confidence and accuracy of the predicted class in bins of confidence.
 
     The bins are equally wide over [0, 1] and closed on the right: bin `b` of `B` holds confidences in
     `((b - 1) / B, b / B]`. Ties for the largest probability go to the first class.
@@ -89,7 +89,7 @@ def reliability(probs: Any, labels: Any, bins: int = 15) -> Reliability:
 
 
 def expected_calibration_error(probs: Any, labels: Any, bins: int = 15) -> float:
-    """Expected calibration error `sum_b n_b / n |accuracy_b - confidence_b|` over the bins of `reliability`.
+    """Return the expected calibration error `sum_b n_b / n |accuracy_b - confidence_b|` over the bins of `reliability`.
 
     It depends on the binning and is biased upwards in small samples: state `bins` and `n` with it.
 
@@ -108,12 +108,12 @@ def expected_calibration_error(probs: Any, labels: Any, bins: int = 15) -> float
 
 
 def accuracy_rejection(uncertainty: Any, right: Any) -> Rejection:
-    """Accuracy on what remains when the most uncertain examples are rejected first.
+    """Return the accuracy on what remains when the most uncertain examples are rejected first.
 
     Examples that are equally uncertain are rejected in random order; the curve is the mean over those orders.
 
     Args:
-        uncertainty: of each prediction, `[n]`; any scale, larger is less sure.
+        uncertainty: the uncertainty of each prediction, `[n]`; any scale, larger is less sure.
         right: whether each prediction was right, `[n]`.
 
     Source: M. S. A. Nadeem, J.-D. Zucker, B. Hanczar, 2009, "Accuracy-Rejection Curves (ARCs) for Comparing
@@ -136,7 +136,9 @@ def accuracy_rejection(uncertainty: Any, right: Any) -> Rejection:
 
 
 def ood_auroc(familiar: Any, shifted: Any) -> float:
-    """Probability that a shifted example is more uncertain than a familiar one, a tie counting one half (AUROC).
+    """Return the probability that a shifted example is more uncertain than a familiar one (AUROC).
+
+    A tie counts one half.
 
     1: uncertainty tells them apart; 1/2: it says nothing. It is `U / (n m)` of the Mann-Whitney statistic.
 
@@ -164,14 +166,14 @@ def interval(
     seed: int = 0,
     **options: Any,
 ) -> Interval:
-    """A metric with its bootstrap interval: percentiles over data sets of the same size, drawn with replacement.
+    """Return a metric with its bootstrap interval: percentiles over data sets of the same size, drawn with replacement.
 
     Args:
         metric: one of those above that give a number, or your own.
         arrays: its arguments; rows that belong together are drawn together.
         level: share of the resampled values within the interval.
         resamples: number of resampled data sets.
-        seed: of the draws.
+        seed: the seed of the draws.
         options: further arguments of the metric.
 
     Raises:

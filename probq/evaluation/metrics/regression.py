@@ -1,4 +1,4 @@
-"""Is a predictive distribution of a number honest? Scores, intervals and coverage. Numpy in, numpy out.
+"""Is a predictive distribution of a number honest? Scores, intervals and coverage tell, on numpy arrays.
 
 Each draw of a network, or member of an ensemble, says `target ~ Normal(mean, variance)`; averaged they say
 `target ~ 1/S sum_s Normal(mean_s, variance_s)`, a mixture. `means` are the outputs of the draws, `variances` the
@@ -21,7 +21,7 @@ HALVINGS = 64  # of a bracket around a quantile: beyond what float64 resolves
 
 
 class Scores(NamedTuple):
-    """How well the mixture predicted each target; `probq.calibration.interval(np.mean, score)` tells how surely.
+    """Scores say how well the mixture predicted each target; `probq.calibration.interval(np.mean, score)` how surely.
 
     Attributes:
         nll: negative log-density at the target in nats, `[n]`. It changes with the unit of the target: by `log c` if
@@ -37,18 +37,18 @@ class Scores(NamedTuple):
 
 
 class Band(NamedTuple):
-    """Ends of a central predictive interval for each example, in the unit of the target, `[n]`."""
+    """A band holds the ends of a central predictive interval for each example, in the unit of the target, `[n]`."""
 
     low: np.ndarray
     high: np.ndarray
 
 
 class Coverage(NamedTuple):
-    """Share of the targets within their central predictive intervals.
+    """Coverage is the share of the targets within their central predictive intervals.
 
     Attributes:
         levels: what the intervals promise, in (0, 1), `[L]`.
-        share: of the targets within, `[L]`.
+        share: the share of the targets within, `[L]`.
         low, high: ends of the 94 % interval of the share, under Jeffreys' prior, `[L]`.
         width: mean width of the predictive intervals, in the unit of the target, `[L]`.
         n: number of targets.
@@ -63,7 +63,9 @@ class Coverage(NamedTuple):
 
 
 def scores(means: Any, variances: Any, targets: Any) -> Scores:
-    """Scores of the mixture `1/S sum_s Normal(mean_s, variance_s)` at each target; lower `nll` and `crps` are better.
+    """Return the scores of the mixture `1/S sum_s Normal(mean_s, variance_s)` at each target.
+
+    Lower `nll` and `crps` are better.
 
     Args:
         means: predicted by each draw or member, `[draws, n]` or `[draws, n, 1]`.
@@ -93,7 +95,7 @@ def scores(means: Any, variances: Any, targets: Any) -> Scores:
 
 
 def band(means: Any, variances: Any, level: float = 0.9) -> Band:
-    """Central predictive intervals of the mixture, from its quantile `(1 - level) / 2` to `(1 + level) / 2`.
+    """Return the central predictive intervals of the mixture, from its quantile `(1 - level) / 2` to `(1 + level) / 2`.
 
     Args:
         means: as in `scores`.
@@ -111,7 +113,7 @@ def band(means: Any, variances: Any, level: float = 0.9) -> Band:
 
 
 def coverage(means: Any, variances: Any, targets: Any, levels: Sequence[float] = LEVELS) -> Coverage:
-    """How many targets lie within their central predictive intervals, and how wide these are.
+    """Return how many targets lie within their central predictive intervals, and how wide these are.
 
     Where predictions are honest, the share is the level. A share of few targets is itself uncertain: see `low` and
     `high`, which take the targets for independent. Among honest predictions narrow ones are better.
@@ -140,7 +142,7 @@ def coverage(means: Any, variances: Any, targets: Any, levels: Sequence[float] =
 
 
 def _distance(shift: np.ndarray, variance: np.ndarray) -> np.ndarray:
-    """`E|d|` of `d ~ Normal(shift, variance)`."""
+    """Return `E|d|` of `d ~ Normal(shift, variance)`."""
     sd = np.sqrt(variance)
     z = shift / sd
     return np.asarray(2 * sd * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi) + shift * (2 * ndtr(z) - 1))
@@ -151,7 +153,7 @@ def _band(means: np.ndarray, sd: np.ndarray, level: float) -> Band:
 
 
 def _quantile(means: np.ndarray, sd: np.ndarray, p: float) -> np.ndarray:
-    """Quantile of the mixture, by bisection between the least and the greatest of its parts'."""
+    """Return the quantile of the mixture, by bisection between the least and the greatest of its parts' quantiles."""
     parts = means + ndtri(p) * sd
     low, high = parts.min(0), parts.max(0)
     for _ in range(HALVINGS if len(means) > 1 else 0):
@@ -162,7 +164,7 @@ def _quantile(means: np.ndarray, sd: np.ndarray, p: float) -> np.ndarray:
 
 
 def _mixture(means: Any, variances: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Means and variances, both `[draws, n]`."""
+    """Return the means and variances, both `[draws, n]`."""
     if variances is None:
         raise ProbqError("variances is None, as the noise of an ensemble of classifiers; use probq.calibration there")
     means, variances = numbers(means, "means"), numbers(variances, "variances")

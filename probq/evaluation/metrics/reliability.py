@@ -1,4 +1,4 @@
-"""How often a confidence of p is right: bins of a reliability diagram, and the expected calibration error."""
+"""A reliability diagram shows how often a confidence of p is right; the expected calibration error sums it up."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from probq.errors import ProbqError
 
 @dataclass(frozen=True)
 class Reliability:
-    """Confidences in equally wide bins `(k / B, (k + 1) / B]`, and how often they were right.
+    """Confidences fall into equally wide bins `(k / B, (k + 1) / B]`; each has the share that was right.
 
     Attributes:
         counts: examples in each bin `[B]`.
@@ -30,19 +30,19 @@ class Reliability:
 
     @property
     def error(self) -> float:
-        """Expected calibration error, `sum_k counts_k / N |accuracy_k - confidence_k|`, in [0, 1]."""
+        """Return the expected calibration error, `sum_k counts_k / N |accuracy_k - confidence_k|`, in [0, 1]."""
         gaps = np.nan_to_num(np.abs(self.accuracy - self.confidence))
         return float(self.counts @ gaps / self.counts.sum())
 
     @property
     def means(self) -> tuple[float, float]:
-        """Accuracy and mean confidence of all examples."""
+        """Return the accuracy and mean confidence of all examples."""
         total = self.counts.sum()
         return tuple(float(self.counts @ np.nan_to_num(v) / total) for v in (self.accuracy, self.confidence))  # type: ignore[return-value]
 
 
 def reliability_of(predictions: Any, targets: Any, bins: int = 10) -> Reliability:
-    """Bins of a reliability diagram.
+    """Return the bins of a reliability diagram.
 
     Args:
         predictions: confidences `[N]` in [0, 1], or probabilities of classes `[N, C]`, whose largest is the confidence.
@@ -68,7 +68,7 @@ def reliability_of(predictions: Any, targets: Any, bins: int = 10) -> Reliabilit
 
 
 def share_interval(hits: Any, counts: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Ends of the 94 % interval of a share, `hits` of `counts`, under Jeffreys' prior `Beta(1/2, 1/2)`.
+    """Return the ends of the 94 % interval of a share, `hits` of `counts`, under Jeffreys' prior `Beta(1/2, 1/2)`.
 
     >>> [end.round(2) for end in share_interval(5, 10)]
     [np.float64(0.23), np.float64(0.77)]
@@ -90,7 +90,7 @@ def _array(values: Any, what: str) -> np.ndarray:
 
 
 def _pairs(predictions: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Confidence of each example, and 1 where it was right."""
+    """Return the confidence of each example, and 1 where it was right."""
     if predictions.ndim not in (1, 2) or targets.shape != predictions.shape[:1] or not predictions.size:
         raise ProbqError(
             "give confidences [N] with outcomes [N], or probabilities [N, C] with classes [N], and at least one; "

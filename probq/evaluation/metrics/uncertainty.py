@@ -1,4 +1,4 @@
-"""How uncertain an averaged prediction is, and why: parts that add up. Numpy in, numpy out."""
+"""An averaged prediction is uncertain for reasons that add up; this module tells them apart, on numpy arrays."""
 
 from typing import Any, NamedTuple
 
@@ -8,7 +8,7 @@ from probq.errors import ProbqError
 
 
 class Uncertainty(NamedTuple):
-    """An averaged prediction and its uncertainty, `total = aleatoric + epistemic`.
+    """The uncertainty of an averaged prediction is `total = aleatoric + epistemic`.
 
     Attributes:
         mean: averaged probabilities `[batch, ..., classes]`, or averaged numbers `[batch, ...]`.
@@ -25,7 +25,7 @@ class Uncertainty(NamedTuple):
 
 
 def classification(probs: Any) -> Uncertainty:
-    """Parts of the uncertainty about a class: `H(mean p) = mean H(p) + I(class; network)`, in nats.
+    """Return the parts of the uncertainty about a class: `H(mean p) = mean H(p) + I(class; network)`, in nats.
 
     Args:
         probs: probabilities of the classes under each draw or member, `[draws, batch, ..., classes]`.
@@ -51,11 +51,11 @@ def classification(probs: Any) -> Uncertainty:
 
 
 def regression(means: Any, variances: Any = 0.0) -> Uncertainty:
-    """Parts of the variance of a number: `Var y = E[Var(y | network)] + Var(E[y | network])`, total variance.
+    """Return the parts of the variance of a number, `Var y = E[Var(y | network)] + Var(E[y | network])`, its total.
 
     Args:
         means: predicted mean under each draw or member, `[draws, batch, ...]`.
-        variances: of the noise under each draw or member, of a shape that broadcasts to that of `means`.
+        variances: the variances of the noise under each draw or member, of a shape that broadcasts to that of `means`.
 
     Raises:
         ProbqError: if the shapes do not fit, or a number is not finite, or a variance negative.
@@ -80,12 +80,12 @@ def regression(means: Any, variances: Any = 0.0) -> Uncertainty:
 
 
 def entropy(probs: np.ndarray) -> np.ndarray:
-    """`-sum_k p_k log p_k` over the last axis, in nats."""
+    """Return `-sum_k p_k log p_k` over the last axis, in nats."""
     return np.asarray(-(probs * np.log(np.where(probs > 0, probs, 1.0))).sum(-1) + 0.0)
 
 
 def softmax(logits: Any) -> np.ndarray:
-    """Probabilities `exp(l_k) / sum_j exp(l_j)` over the last axis.
+    """Return the probabilities `exp(l_k) / sum_j exp(l_j)` over the last axis.
 
     Example:
         >>> softmax([0.0, 0.0])
@@ -97,7 +97,7 @@ def softmax(logits: Any) -> np.ndarray:
 
 
 def numbers(values: Any, name: str) -> np.ndarray:
-    """Values as float64, checked to be finite; the error says which argument, and where."""
+    """Return the values as float64, checked to be finite; the error says which argument, and where."""
     try:
         array = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""`probq.report`: one page for the person who decides on the hardware."""
+"""`probq.report` writes one page for the person who decides on the hardware."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ def report(
     Args:
         subject: a posterior or an integer model, or the file of one. Of a model's file, certificates of exports in the
             same folder are found by themselves.
-        path: of the page; an existing one is replaced.
+        path: the path of the page; an existing one is replaced.
         net: the network of a posterior's file, as in `probq.load`; without it, its weights are not drawn.
-        history: of the fit, to be drawn.
+        history: the history of the fit, to be drawn.
         predictions: confidences `[N]` or probabilities of classes `[N, C]`, see `probq.plot.reliability`.
         targets: to confidences whether each was right, to probabilities the classes.
         validation: instead of predictions, batches `(input, classes)` on which to predict.
         draws: networks drawn from a posterior for that.
         certified: files of certificates, written beside artefacts by `certify` or `probq export --verify`.
-        title: of the page, by default one with the file's name.
+        title: the title of the page, by default one with the file's name.
 
     Returns:
         The path of the page.
@@ -95,7 +95,7 @@ def report(
 
 
 def _loaded(subject: Any, net: nn.Module | None) -> tuple[Quantized | IntegerModel, list[certificates.Certificate]]:
-    """What the page is about, and the certificates beside its file."""
+    """Return what the page is about, and the certificates beside its file."""
     if isinstance(subject, Quantized | IntegerModel):
         return subject, []
     if not isinstance(subject, str | PathLike):

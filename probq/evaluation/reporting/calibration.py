@@ -1,4 +1,4 @@
-"""Whether the confidence of predictions means what it says."""
+"""This part of the page says whether the confidence of predictions means what it claims."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from probq.network.quantized.quantized import Quantized
 
 
 def elements(predictions: Any, targets: Any) -> list[str]:
-    """A sentence and a picture.
+    """Return a sentence and a picture on calibration.
 
     Raises:
         ProbqError: as `reliability_of`.
@@ -44,7 +44,7 @@ def elements(predictions: Any, targets: Any) -> list[str]:
 def predicted(
     subject: Quantized | IntegerModel, batches: Iterable[Any], draws: int
 ) -> tuple[np.ndarray, np.ndarray, str]:
-    """Probabilities of classes `[N, C]`, the classes `[N]`, and a sentence of caution, which may be empty.
+    """Return the probabilities of classes `[N, C]`, the classes `[N]`, and a sentence of caution, which may be empty.
 
     A row is an observed target. Probabilities are the mean over networks drawn from a posterior, and the caution is
     about draws whose widths were not tuned.
@@ -77,7 +77,7 @@ def predicted(
 
 
 def _laws(subject: Quantized | IntegerModel, x: Any, y: Tensor, drawn: list[Assignment]) -> list[Distribution]:
-    """Law of the targets under every network."""
+    """Return the law of the targets under every network."""
     if isinstance(subject, IntegerModel):
         logits = torch.from_numpy(subject(x) * subject.output_scale)
         return [for_target(y, logits)(logits)]
@@ -85,7 +85,7 @@ def _laws(subject: Quantized | IntegerModel, x: Any, y: Tensor, drawn: list[Assi
 
 
 def _probabilities(laws: list[Distribution], y: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Mean probabilities `[N, C]` and classes `[N]` of all targets that are observed."""
+    """Return the mean probabilities `[N, C]` and classes `[N]` of all targets that are observed."""
     if not all(isinstance(law, Categorical) for law in laws):
         raise ProbqError("calibration needs classes, and the likelihood is of another kind; leave out validation")
     y = Observation(laws[0]).shaped(y).to(laws[0].logits.device)  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""The certificates of exported artefacts: what was run, compared and found equal."""
+"""The certificates of exported artefacts say what was run, compared and found equal."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ FORMAT, LARGEST = "probq.certificate", 2**24  # bytes
 
 @dataclass(frozen=True)
 class Certificate:
-    """What a certificate's file says, each part of the right type; see `probq.export.certificate`.
+    """A certificate holds what its file says, each part of the right type; see `probq.export.certificate`.
 
     Attributes:
-        path: of the file.
+        path: the path of the file.
         target, artefact, model: kind, file name and SHA-256 of the model.
         compared, differing, size: inputs compared, those with any other integer, and bytes.
         digest: SHA-256 of the artefact as it was certified.
@@ -38,7 +38,7 @@ class Certificate:
 
     @property
     def state(self) -> str:
-        """Whether the artefact beside the certificate is still the one that was run."""
+        """Return whether the artefact beside the certificate is still the one that was run."""
         if self.artefact in ("", "..") or self.artefact != Path(self.artefact).name:
             return "not here"
         beside = self.path.with_name(self.artefact)
@@ -51,7 +51,7 @@ class Certificate:
 
 
 def read(path: str | PathLike[str]) -> Certificate:
-    """The certificate of a file.
+    """Return the certificate of a file.
 
     Raises:
         ProbqError: if there is no such file, or it is no certificate.
@@ -77,7 +77,7 @@ def read(path: str | PathLike[str]) -> Certificate:
 
 
 def beside(path: Path, model: str) -> list[Certificate]:
-    """The certificates in a model's folder that were made of this very model."""
+    """Return the certificates in a model's folder that were made of this very model."""
     found = []
     for file in sorted(path.parent.glob("*.json")):
         try:
@@ -89,7 +89,7 @@ def beside(path: Path, model: str) -> list[Certificate]:
 
 
 def given(paths: Iterable[str | PathLike[str]], model: str | None) -> list[Certificate]:
-    """The certificates of files that the user named.
+    """Return the certificates of files that the user named.
 
     Raises:
         ProbqError: if one is no certificate, or of another model than that of the report.
@@ -102,7 +102,7 @@ def given(paths: Iterable[str | PathLike[str]], model: str | None) -> list[Certi
 
 
 def elements(certificates: list[Certificate], sure: bool) -> list[str]:
-    """What the page says about them; `sure` where they are known to be of what the page is about."""
+    """Return what the page says about certificates; `sure` where they are known to be of what the page is about."""
     if not certificates:
         return []
     bad = [c for c in certificates if c.differing or not c.compared or c.state == "changed since"]

@@ -1,4 +1,4 @@
-"""What the page says about an integer model."""
+"""The page says this about an integer model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FOREIGN = "The file records limits of other costs than BOPs; the posterior's own
 
 
 def content(model: IntegerModel, title: str) -> Content:
-    """Summary, budget, facts, layers and a picture of an integer model."""
+    """Return the summary, budget, facts, layers and a picture of an integer model."""
     layers, metadata = layers_of(model), model.metadata
     bits = sum(node.bits for node in model.nodes)
     bops, percent = number(metadata, "bops"), number(metadata, "percent")

@@ -1,4 +1,4 @@
-"""The elements of the page. All text goes through `escape`: names of layers come from files of others."""
+"""These are the elements of the page. All text goes through `escape`: names of layers come from files of others."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table: what is read, and the number (or None) that sorts it."""
+    """A cell of a table has what is read, and the number (or None) that sorts it."""
 
     text: str
     value: float | None = None
@@ -27,10 +27,10 @@ class Cell:
 
 @dataclass
 class Content:
-    """What the page says, as plain text, apart from `tables` and `figures`, which are HTML.
+    """The content is what the page says, as plain text, apart from `tables` and `figures`, which are HTML.
 
     Attributes:
-        title: of the page.
+        title: the title of the page.
         summary: one or two sentences.
         verdict: class ("kept", "broken" or "open") and text.
         facts: pairs of a name and a text.
@@ -48,17 +48,20 @@ class Content:
 
 
 def escape(text: Any) -> str:
-    """Text that no browser takes for markup; what cannot be printed, or changes the direction of text, is replaced."""
+    """Return text that no browser takes for markup.
+
+    What cannot be printed, or changes the direction of text, is replaced.
+    """
     return html.escape("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(text)))
 
 
 def number(value: float | None, form: str = ",.4g") -> Cell:
-    """A cell of a number; a dash where there is none."""
+    """Return a cell of a number; a dash where there is none."""
     return Cell("–") if value is None or value != value else Cell(format(value, form), float(value))
 
 
 def table(caption: str, headings: Sequence[str], rows: Iterable[Sequence[Cell]], texts: int = 1) -> str:
-    """A table whose first columns hold text and the others numbers; the first names the row."""
+    """Return a table whose first columns hold text and the others numbers; the first names the row."""
     kinds = ["name", *["text"] * (texts - 1), *[""] * (len(headings) - texts)]
     head = "".join(f'<th scope="col" class="{k}">{escape(h)}</th>' for k, h in zip(kinds, headings, strict=True))
     body = "\n".join("<tr>" + "".join(map(_cell, kinds, row)) + "</tr>" for row in rows)
@@ -78,7 +81,7 @@ def _cell(kind: str, cell: Cell) -> str:
 
 
 def figure(ax: Axes, caption: str) -> str:
-    """A picture within the page, and what is to be seen on it; closes the figure."""
+    """Return a picture within the page and what is to be seen on it, and close the figure."""
     data = base64.b64encode(plot.svg(ax).encode()).decode()
     alt = f"{escape(ax.get_title())}. {escape(caption)}"
     image = f'<img src="data:image/svg+xml;base64,{data}" alt="{alt}">'
@@ -89,7 +92,7 @@ def figure(ax: Axes, caption: str) -> str:
 
 
 def section(heading: str, *elements: str) -> str:
-    """A part of the page; nothing where it has no elements."""
+    """Return a part of the page; nothing where it has no elements."""
     if not elements:
         return ""
     name = escape(heading.split()[0].lower())
@@ -98,12 +101,12 @@ def section(heading: str, *elements: str) -> str:
 
 
 def paragraph(text: str, kind: str = "") -> str:
-    """A paragraph of plain text."""
+    """Return a paragraph of plain text."""
     return f'<p class="{kind}">{escape(text)}</p>' if kind else f"<p>{escape(text)}</p>"
 
 
 def page(content: Content, sections: Sequence[str], footer: str) -> str:
-    """The whole document."""
+    """Return the whole document."""
     facts = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in content.facts)
     body = [
         f"<header><h1>{escape(content.title)}</h1>",
@@ -132,5 +135,5 @@ def _text(name: str) -> str:
 
 
 def _hash(text: str) -> str:
-    """What the page's policy allows: this text and no other script or style."""
+    """Return what the page's policy allows, this text and no other script or style."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

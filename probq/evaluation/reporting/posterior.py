@@ -1,4 +1,4 @@
-"""What the page says about a posterior."""
+"""The page says this about a posterior."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DRAWN = 3  # weights whose codes are drawn, those of the most expensive layers
 
 
 def content(q: Program, title: str) -> Content:
-    """Summary, budget, facts, layers and pictures of a posterior.
+    """Return the summary, budget, facts, layers and pictures of a posterior.
 
     Raises:
         ProbqError: if gates or weights hold NaN, or the budget is out of reach.
@@ -52,7 +52,7 @@ def content(q: Program, title: str) -> Content:
 
 
 def _in_words(budget: Budget) -> str:
-    """A budget for a reader who does not write Python."""
+    """Return a budget in words for a reader who does not write Python."""
     what = unit(costs.name(budget.cost))
     text = f"{budget.limit:,.0f} {what}" if budget.percent is None else f"{budget.percent:g} % of 32 bits, in {what}"
     return text if budget.probability is None else f"{text}, with probability {budget.probability:g}"
@@ -93,7 +93,7 @@ def _table(q: Program, decided: dict[str, Any]) -> str:
 
 
 def _width(q: Program, name: str | None, decided: dict[str, Any]) -> tuple[Cell, Cell]:
-    """Decided width and its probability."""
+    """Return the decided width and its probability."""
     if name is None or name not in q:
         return Cell("float", float(costs.FLOAT_BITS)), number(None)
     quantizer = q.quantizer(name)
@@ -121,7 +121,7 @@ def _figures(q: Program) -> Iterator[str]:
 
 
 def _costly(q: Program) -> list[str]:
-    """Weights whose values are known, those of the most expensive layers first."""
+    """Return the weights whose values are known, those of the most expensive layers first."""
     known, expected = dict(q.net.named_parameters(remove_duplicate=False)), width_draws.expected_costs(q)
     layers = sorted(q.layers, key=lambda layer: -expected[layer.name])
     return list(dict.fromkeys(m.weight for m in layers if m.weight in q.weight_names and m.weight in known))

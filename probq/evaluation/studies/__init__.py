@@ -1,1 +1,1 @@
-"""Questions that take several fits or many networks: fronts, restarts, temperatures, ensembles."""
+"""Studies answer questions that take several fits or many networks: fronts, restarts, temperatures, ensembles."""

@@ -1,4 +1,4 @@
-"""`ensemble`: integer models drawn from a posterior, whose total cost keeps a budget."""
+"""`ensemble` draws integer models from a posterior whose total cost keeps a budget."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from probq.utils.version import probq_version
 
 
 def ensemble(q: Quantized, n: int, budget: Budgets = None, *, seed: int = 0) -> Ensemble:
-    """Integer models of `n` draws from the posterior whose costs together keep a budget.
+    """Return the integer models of `n` draws from the posterior whose costs together keep a budget.
 
     The members are `n` independent draws given that `sum of costs <= limit`, exact: one joint draw, not draws of a
     share each, so that a wide member may stand beside narrow ones. With fixed widths (`q.at(...)`) the members differ
@@ -76,7 +76,7 @@ def ensemble(q: Quantized, n: int, budget: Budgets = None, *, seed: int = 0) -> 
 
 
 def draw_members(q: Quantized, n: int, budget: Budgets, seed: int) -> list[Assignment]:
-    """`n` independent draws from the posterior given that their costs add up to at most the budget.
+    """Return `n` independent draws from the posterior given that their costs add up to at most the budget.
 
     Args:
         q: a quantized network.
@@ -120,7 +120,7 @@ def _check_total(n: int, least: float, limit: float) -> None:
 
 
 def _sums(q: Quantized, several: tuple[Budget, ...]) -> tuple[Problem, np.ndarray]:
-    """The discrete problem of one member, and the limits on sums over all members."""
+    """Return the discrete problem of one member, and the limits on sums over all members."""
     kinds = [costs.as_network_cost(b.cost) for b in several]
     if any(kind.limits_each_layer or kind.sees_pruned for kind in kinds):
         raise ProbqError("the members' costs are added up, so an ensemble takes costs that are sums over layers")
@@ -130,5 +130,5 @@ def _sums(q: Quantized, several: tuple[Budget, ...]) -> tuple[Problem, np.ndarra
 
 
 def repeat_problem(one: Problem, n: int) -> Problem:
-    """The problem of `n` networks at once: a copy of every group for each, so that a limit holds for their sum."""
+    """Return the problem of `n` networks at once, with a copy of every group for each, so that limits hold for sums."""
     return replace(one, groups=one.groups * n, constant=one.constant * n, full=one.full * n)

@@ -1,4 +1,4 @@
-"""Fits under several budgets: what each costs, what it gives, and which are dominated."""
+"""Fits under several budgets show what each costs, what it gives, and which are dominated."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ INTERVAL = (0.03, 0.97)
 
 @dataclass(frozen=True)
 class Pareto:
-    """What `probq.pareto` found.
+    """This is what `probq.pareto` found.
 
     Attributes:
         table: a row for each budget, the largest first. In percent of the 32-bit network: `budget`; `cost` of what was
@@ -50,7 +50,7 @@ class Pareto:
     networks: tuple[Quantized, ...] = field(repr=False)
 
     def plot(self, ax: Any = None) -> Any:
-        """Accuracy or loss over the cost; see `probq.plot.pareto`."""
+        """Plot the accuracy or loss over the cost; see `probq.plot.pareto`."""
         from probq import plot
 
         return plot.pareto(self.table, ax)
@@ -79,14 +79,14 @@ def pareto(
         example: as in `quantize`.
         batches: as in `fit`.
         budgets: the limits, all on one cost.
-        epochs: of each fit.
+        epochs: the epochs of each fit.
         plan: as in `quantize`.
         likelihood: as in `quantize`.
         validation: as in `fit`; also gives the table its `loss` and `accuracy`, at what was decided.
         warm: each fit starts from the posterior of the one before; False: each starts from `net`.
         folder: where each posterior is saved as soon as it is fitted. What is there already is loaded, not fitted
             again, so that an interrupted run continues; with other data or options, give another folder.
-        seed: of each fit.
+        seed: the seed of each fit.
         progress: show progress bars.
         options: further arguments of `fit`.
 
@@ -118,7 +118,7 @@ def pareto(
 
 
 def _checked(q: Quantized, budgets: Iterable[Budget]) -> list[Budget]:
-    """The budgets from the largest to the smallest; raises unless each can be reached."""
+    """Return the budgets from the largest to the smallest, or raise unless each can be reached."""
     chosen = list(budgets) if isinstance(budgets, Iterable) else []
     if not chosen or not all(isinstance(budget, Budget) for budget in chosen):
         raise ProbqError("budgets is a list of at least one probq.Budget, such as [probq.Budget(percent=1)]")
@@ -148,7 +148,7 @@ def _name(budget: Budget) -> str:
 
 
 def _loaded(path: Path, net: nn.Module, fresh: Quantized, budget: Budget) -> Quantized:
-    """The posterior of a file, if it fits; what a file cannot hold is given again."""
+    """Return the posterior of a file, if it fits; what a file cannot hold is given again."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".* was not saved, because a file cannot hold", category=UserWarning)
         q = load(path, net)
@@ -190,11 +190,11 @@ def _framed(rows: Sequence[dict[str, Any]], cost: costs.Cost) -> pandas.DataFram
 
 
 def is_dominated(cost: np.ndarray, loss: np.ndarray) -> np.ndarray:
-    """Whether another point is no worse in both and better in one, bool of the points' shape.
+    """Return whether another point is no worse in both and better in one, bool of the points' shape.
 
     Args:
-        cost: of each point.
-        loss: of each point, less is better.
+        cost: the cost of each point.
+        loss: the loss of each point, less is better.
 
     Example:
         >>> is_dominated(np.array([1, 2, 3]), np.array([5, 6, 4])).tolist()

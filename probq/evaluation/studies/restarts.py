@@ -1,4 +1,4 @@
-"""Restarts: the same fit from several starting points, and whether they agree."""
+"""Restarts repeat a fit from several starting points and show whether they agree."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def restarts(
     spread: float = 1.0,
     **options: Any,
 ) -> list[Quantized]:
-    """Several fits of one network, each from another start and with another seed; `q` is left as it is.
+    """Return several fits of one network, each from another start and with another seed; `q` is left as it is.
 
     The starts are overdispersed: to every gate's log-odds a draw from `Normal(0, spread)` is added. Pass the result to
     `probq.convergence`, or to `probq.to_arviz`, which makes a chain of each.
@@ -50,7 +50,7 @@ def restarts(
         budget: as in `fit`.
         epochs: as in `fit`, for each restart.
         chains: number of restarts, 2 or more.
-        seed: of the first restart; the others count on from it.
+        seed: the seed of the first restart; the others count on from it.
         spread: standard deviation of the starting log-odds.
         options: see `fit` and `steps`.
 
@@ -89,7 +89,7 @@ def restarts(
 
 
 def convergence(chains: Sequence[Quantized], draws: int = 1000, seed: int = 0) -> pandas.DataFrame:
-    """Whether restarts agree, a row for each quantizer and one for `cost`.
+    """Return whether restarts agree, a row for each quantizer and one for `cost`.
 
     Columns, for the width in bits (the mean over gates where there are several), or the cost in percent:
 
@@ -141,7 +141,7 @@ def _disagreeing(frame: pandas.DataFrame) -> dict[str, float]:
 
 
 def _values(q: Quantized, draws: int, seed: int) -> dict[str, np.ndarray]:
-    """Drawn width of every quantizer in bits and cost in percent, each `[draws]`."""
+    """Return drawn widths of every quantizer in bits and costs in percent, each `[draws]`."""
     shares, _ = draw_widths(q, draws, seed)
     bits = {name: shares[name] @ np.array(q.quantizer(name).ladder.bits, dtype=float) for name in network_order(q)}
     return {**bits, "cost": draw_costs(q, shares, cost_of(q))}

@@ -1,4 +1,4 @@
-"""The temperature, chosen on validation data: a short path of fits, each started from the one before."""
+"""The temperature is chosen on validation data by a short path of fits, each started from the one before."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TEMPERATURES = (0.0001, 0.001, 0.01, 0.1)
 
 
 class Tuned(NamedTuple):
-    """What `tune_temperature` found.
+    """This is what `tune_temperature` found.
 
     Attributes:
         table: a row for each temperature: `nll` (negative log-likelihood of the averaged predictive for one validation
@@ -52,7 +52,7 @@ def tune_temperature(
     seed: int = 0,
     **options: Any,
 ) -> Tuned:
-    """The temperature whose averaged predictive `mean over draws of p(y | x, draw)` fits validation data best.
+    """Return the temperature whose averaged predictive `mean over draws of p(y | x, draw)` fits validation data best.
 
     From the coldest to the warmest, each fit starts from the one before; `q` is left as it is. The draws keep the
     budget. Where a fit ended by tuning one choice of widths, its draws are of codes at those, as in
@@ -65,9 +65,9 @@ def tune_temperature(
         validation: like `batches`, but other data; kept in memory.
         temperatures: to try, above 0.
         budget: as in `fit`.
-        epochs: of each fit.
+        epochs: the epochs of each fit.
         draws: networks averaged over.
-        seed: of fits and draws.
+        seed: the seed of fits and draws.
         options: see `fit` and `steps`.
 
     Raises:

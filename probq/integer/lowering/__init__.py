@@ -1,1 +1,1 @@
-"""How `probq.lower` works inside: symbolic integers, and what each operation and layer makes of them."""
+"""`probq.lower` works with symbolic integers, and with what each operation and layer makes of them."""

@@ -1,4 +1,4 @@
-"""Inputs on which an integer model is compared with the network that it was made of."""
+"""An integer model is compared with the network that it was made of on these inputs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MOST_ROWS, WORK = 16, 2**26  # multiply-accumulates of one comparison
 
 
 def check_inputs(q: Network, source: Node) -> Iterator[tuple[Any, ...]]:
-    """Batches of the network's arguments: rows of the example, one random example, and a batch of them.
+    """Yield batches of the network's arguments: rows of the example, one random example, and a batch of them.
 
     A random number is a multiple of half of the input's step: rounding meets its ties, and clipping what lies beyond
     both ends of the codebook.

@@ -1,4 +1,4 @@
-"""From symbolic values to the nodes of an integer model."""
+"""Symbolic values become the nodes of an integer model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NAMED = ("linear", "conv", "embedding", "requantize", "table")  # after their la
 
 
 def emitted(output: Value) -> tuple[list[Node], str]:
-    """The integer model's nodes, each after those it needs, and the name of the last."""
+    """Return the integer model's nodes, each after those it needs, and the name of the last."""
     nodes: list[Node] = []
     names: dict[int, str] = {}
     taken: dict[str, int] = {}
@@ -64,7 +64,10 @@ def emitted(output: Value) -> tuple[list[Node], str]:
 
 
 def _for_all(node: Node, value: Value) -> Node:
-    """An input's node for one more that reads it: indices that the smallest of several embeddings has, too."""
+    """Return an input's node for one more that reads it.
+
+    Indices are those that the smallest of several embeddings has, too.
+    """
     counts = [part["count"] for part in (node.attributes, value.attributes) if "count" in part]
     return replace(node, attributes={**node.attributes, "count": min(counts)}) if counts else node
 

@@ -1,4 +1,4 @@
-"""The operations of a decided network, exported with a mark wherever probq rounds or replaces a number."""
+"""The operations of a decided network are exported with a mark wherever probq rounds or replaces a number."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ BATCH = 3
 
 @dataclass(frozen=True)
 class Mark:
-    """A place in the exported graph that a hook of probq put there.
+    """A mark is a place in the exported graph that a hook of probq put there.
 
     Attributes:
         kind: "input" where a layer's input is rounded, "argument" and "value" where those of a tabulated function are,
             "norm" where a folded normalisation was.
-        name: of the module.
+        name: the name of the module.
     """
 
     kind: Literal["input", "argument", "value", "norm"]
     name: str
 
     def at(self, number: int) -> Callable[[Tensor], Tensor]:
-        """A function whose call stands in the graph for this mark: a rounding that says its own number."""
+        """Return a function whose call stands in the graph for this mark, a rounding that says its own number."""
         return lambda x: torch.fake_quantize_per_tensor_affine(x, 1.0, 0, 0, number)
 
 
 @dataclass(frozen=True)
 class Exported:
-    """The graph of a network's operations; none in place changes what another operation reads.
+    """This is the graph of a network's operations; none in place changes what another operation reads.
 
     Attributes:
         nodes: those that the output needs, in order.
@@ -60,7 +60,7 @@ class Exported:
     marks: tuple[Mark, ...]
 
     def mark(self, node: Any) -> Mark | None:
-        """The mark that a node is, if it is one."""
+        """Return the mark that a node is, if it is one."""
         if getattr(node.target, "_opname", "") != "fake_quantize_per_tensor_affine":
             return None
         arguments = named_arguments(node)
@@ -69,7 +69,7 @@ class Exported:
 
 
 def exported(q: Network) -> Exported:
-    """The operations of a network at evaluation, for a batch of `BATCH` examples.
+    """Return the operations of a network at evaluation, for a batch of `BATCH` examples.
 
     Hooks put the marks where `Network.run` rounds, so that what stands between a rounding and a product is seen.
     Operations in place on what has several names become their twins without: an operation on a view then shows what it
@@ -124,7 +124,7 @@ def _without_idle_dropout(graph: Any) -> None:
 
 
 def _seen_elsewhere(node: Any) -> bool:
-    """Whether an operation in place changes what is read by another name, so that its twin without must show it.
+    """Return whether an operation in place changes what is read by another name, so that its twin without must show it.
 
     That takes torch most of the time that lowering needs, and networks whose activations alone work in place need it
     not.
@@ -140,7 +140,7 @@ def _seen_elsewhere(node: Any) -> bool:
 
 
 def _other_view(node: Any) -> bool:
-    """Whether a node is a view that has no form of its own here, and that torch makes of simpler ones."""
+    """Return whether a node is a view that has no form of its own here, and that torch makes of simpler ones."""
     schema = getattr(node.target, "_schema", None)
     if schema is None or schema.is_mutable or operation(node) in (*OPERATIONS, *PARTS):
         return False
@@ -148,7 +148,7 @@ def _other_view(node: Any) -> bool:
 
 
 def _zeros(q: Network) -> tuple[Any, ...]:
-    """Arguments of a batch of zeros; what is no tensor among them is as in the example."""
+    """Return the arguments of a batch of zeros; what is no tensor among them is as in the example."""
     tensors = iter([torch.zeros(BATCH, *shape, dtype=dtype) for shape, dtype in q.signature])
     return tuple(next(tensors) if isinstance(a, Tensor) else a for a in q.example) or tuple(tensors)
 
@@ -160,7 +160,10 @@ def _marks(q: Network) -> tuple[Mark, ...]:
 
 
 def _needed(graph: Any, outputs: tuple[str, ...]) -> tuple[Any, ...]:
-    """The nodes on which what is returned depends, in the graph's order; not what updates buffers or the input."""
+    """Return the nodes on which what is returned depends, in the graph's order.
+
+    Those that update buffers or the input are left out.
+    """
     nodes = list(graph.nodes)
     needed = {node for node in nodes if node.name in outputs}
     for node in reversed(nodes):
@@ -170,7 +173,7 @@ def _needed(graph: Any, outputs: tuple[str, ...]) -> tuple[Any, ...]:
 
 
 def named_arguments(node: Any) -> dict[str, Any]:
-    """What an operation is called with, by the names of its schema, defaults filled in."""
+    """Return what an operation is called with, by the names of its schema, defaults filled in."""
     given = dict(zip((a.name for a in node.target._schema.arguments), node.args, strict=False)) | dict(node.kwargs)
     return {a.name: given.get(a.name, a.default_value) for a in node.target._schema.arguments}
 
@@ -187,6 +190,6 @@ def module_name(node: Any) -> str:
 
 
 def where_of(node: Any) -> str:
-    """Operation and module of a node, for messages."""
+    """Return the operation and module of a node, for messages."""
     name = operation(node).removeprefix("_").removeprefix("native_")
     return f"{name.removesuffix('_legit_no_training')} in {module_name(node) or 'the network'}"

@@ -1,4 +1,4 @@
-"""What will keep a network from becoming integers at any widths, told before it is fitted."""
+"""Some networks cannot become integers at any widths; this module tells before they are fitted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from probq.network.program.program import Program
 
 
 def foreseen_refusal(q: Program) -> str:
-    """What `lower` refuses a network for at its narrowest widths and at its widest; empty if it takes one of them.
+    """Return what `lower` refuses a network for at its narrowest and at its widest widths.
+
+    It is empty if `lower` takes one of them.
 
     Narrow widths keep accumulators short, and wide ones have steps so fine that the limit of a clip is a multiple.
     """
@@ -34,7 +36,10 @@ def _refusal(q: Program, widths: dict[str, Any]) -> str:
 
 
 def _widths(q: Program, place: int) -> dict[str, Any]:
-    """For each quantizer the width at one place of its ladder; 0 bits, which leave nothing to look at, are none."""
+    """Return for each quantizer the width at one place of its ladder.
+
+    Widths of 0 bits, which leave nothing to look at, do not count.
+    """
     result = {}
     for name, quantizer in q.named_quantizers():
         bits = [b for b in quantizer.ladder.bits if b] or [0]

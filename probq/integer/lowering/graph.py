@@ -1,4 +1,4 @@
-"""The walk over an exported network that makes a symbolic integer of every tensor."""
+"""The walk over an exported network makes a symbolic integer of every tensor."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ INSTEAD = MappingProxyType(
 
 @dataclass(frozen=True)
 class LookUp:
-    """A tabulated function of a rounded argument, whose value its module has not returned yet."""
+    """This is a tabulated function of a rounded argument, whose value its module has not returned yet."""
 
     name: str
     argument: Value
@@ -48,7 +48,7 @@ class LookUp:
 
 
 class Walk:
-    """Values of the graph's nodes so far.
+    """A walk holds the values of the graph's nodes so far.
 
     Args:
         q: the network, normalisation folded.
@@ -72,7 +72,7 @@ class Walk:
         self.norms = {layer.norm: layer for layer in q.layers if layer.norm}
 
     def output(self) -> Value:
-        """The symbolic integer of the network's output, in one step for all of its numbers.
+        """Return the symbolic integer of the network's output, in one step for all of its numbers.
 
         Raises:
             ProbqError: naming operation and module, if something has no exact integer form.
@@ -88,7 +88,7 @@ class Walk:
 
     @property
     def argument(self) -> int:
-        """Which of the network's arguments the output depends on: the first, should there be several."""
+        """Return which of the network's arguments the output depends on, the first should there be several."""
         needed = {node.name for node in self.graph.nodes if node.op == "placeholder"}
         return next(place for place, name in enumerate(self.graph.inputs) if name in needed)
 
@@ -166,7 +166,7 @@ class Walk:
         return isinstance(given, torch.fx.Node) and given not in self.values
 
     def _constant(self, node: Any) -> Any:
-        """A tensor that depends on no input, as the decided network computes it."""
+        """Return a tensor that depends on no input, as the decided network computes it."""
         if isinstance(node, list | tuple):
             return [self._constant(each) for each in node]
         if not isinstance(node, torch.fx.Node):
@@ -183,7 +183,7 @@ class Walk:
         return tensor.detach().double() if tensor.is_floating_point() else tensor
 
     def _marked(self, mark: Mark, given: Any, where: str) -> Value:
-        """What a mark stands for: a rounding, or a normalisation that is folded into the layer before it."""
+        """Return what a mark stands for: a rounding, or a normalisation that is folded into the layer before it."""
         if mark.kind == "value":
             looked = self.values.get(given)
             if not isinstance(looked, LookUp) or looked.name != mark.name:
@@ -199,7 +199,7 @@ class Walk:
         return x
 
     def _product(self, node: Any, where: str) -> Value:
-        """What a layer's own product becomes, from what it is called with rather than from what its module says."""
+        """Return what a layer's own product becomes, from what it is called with rather than what its module says."""
         layer = self.layers.get(module_name(node))
         if layer is None or layer.weight not in self.q.weights:
             raise refusal(where, "it stays float; give it a plan")
@@ -218,13 +218,13 @@ class Walk:
         return self.make.product(layer, x, shape, where, geometry(module, given), biased)
 
     def _origin(self, node: Any) -> str:
-        """What the network calls a tensor that depends on no input, or the first that it is computed from."""
+        """Return what the network calls a tensor that depends on no input, or the first that it is computed from."""
         while node.name not in self.graph.owned and node.all_input_nodes:
             node = node.all_input_nodes[0]
         return self.graph.owned.get(node.name, node.name)
 
     def _owned(self, node: Any) -> Any:
-        """The network's own tensor that a node is; None where it is computed."""
+        """Return the network's own tensor that a node is; None where it is computed."""
         return self.tensors.get(self.graph.owned.get(getattr(node, "name", ""), ""))
 
 
@@ -246,19 +246,19 @@ def _all_tensors(net: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _applied(x: Tensor, node: Any) -> Tensor:
-    """A function of one number as the graph calls it."""
+    """Return a function of one number as the graph calls it."""
     result: Tensor = node.target(x.clone(), *node.args[1:], **node.kwargs)
     return result
 
 
 def _layer_of(value: Value) -> str:
-    """Name of the layer whose accumulators a value is, in whatever steps; empty if it is none."""
+    """Return the name of the layer whose accumulators a value is, in whatever steps, empty if it is none."""
     value = value.parents[0] if value.op == "multiply" else value
     return value.quantizer if value.op in ("linear", "conv") else ""
 
 
 def _why(name: str, node: Any) -> str:
-    """Why an operation has no integer form, and what to do."""
+    """Return why an operation has no integer form, and what to do."""
     if name in INSTEAD:
         return INSTEAD[name]
     module = MODULES.get(name.removesuffix("_"))

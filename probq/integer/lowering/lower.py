@@ -1,4 +1,4 @@
-"""Lowering: a decided network becomes an integer model that computes exactly the same."""
+"""Lowering makes of a decided network an integer model that computes exactly the same."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ROUNDED = 0.1  # share of outputs that may differ where the network computes in 
 
 
 def lower(q: Quantized, assignment: Assignment | None = None) -> IntegerModel:
-    """The integer model of a decided network.
+    """Return the integer model of a decided network.
 
     For every input, its integers times `output_scale` are exactly what `q.at(assignment)` computes. Where the output is
     an average of `k` numbers, and `k` no power of two, that holds to the last bits of float64, which has no `1 / k`.
@@ -77,7 +77,7 @@ def _check_integers(q: Quantized, assignment: Assignment, model: IntegerModel, a
 
 
 def _expected(q: Quantized, assignment: Assignment, args: tuple[Any, ...]) -> tuple[Tensor, bool]:
-    """The network's output, and whether it is exact: a network with float32 constants of its own cannot be."""
+    """Return the network's output, and whether it is exact: a network with float32 constants of its own cannot be."""
     doubles = tuple(a.double() if isinstance(a, Tensor) and a.is_floating_point() else a for a in args)
     try:
         return only_tensor(q.outputs([assignment], doubles)[0]), True

@@ -1,4 +1,4 @@
-"""Why a batch normalisation was not folded into a layer."""
+"""This module says why a batch normalisation was not folded into a layer."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ NORMALISES = ("batch_norm", "_native_batch_norm_legit_no_training")
 
 
 def why_not_folded(node: Any, source: str, nodes: Sequence[Any], layers: Mapping[str, Layer]) -> str:
-    """A reason, and what to do.
+    """Return a reason why a normalisation was not folded, and what to do.
 
     Args:
         node: the normalisation in the exported graph.
         source: name of the layer whose sums it gets; empty if it gets none.
-        nodes: of the graph.
+        nodes: the nodes of the graph.
         layers: by all names of their modules.
     """
     name, layer = module_name(node), layers.get(source)

@@ -1,1 +1,1 @@
-"""What each operation and layer of a network becomes in integers."""
+"""Each operation and layer of a network becomes integers here."""

@@ -1,4 +1,4 @@
-"""What sums, differences, products with constants and quotients by them become."""
+"""Sums, differences, products with constants and quotients by them become integers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LARGEST_FACTOR = 2**16  # of a constant p 2^k / q: whole numbers p and q, odd
 
 
 def add(first: Any, where: str, shape: Shape, second: Any, alpha: float = 1) -> Value:
-    """`first + alpha * second`."""
+    """Return `first + alpha * second`."""
     if not isinstance(second, Value):
         return _offset(numbers(where, first), where, shape, _array(second) * alpha)
     second = _scaled(numbers(where, second), where, second.shape, _array(alpha))
@@ -33,22 +33,22 @@ def add(first: Any, where: str, shape: Shape, second: Any, alpha: float = 1) -> 
 
 
 def sub(first: Any, where: str, shape: Shape, second: Any, alpha: float = 1) -> Value:
-    """`first - alpha * second`."""
+    """Return `first - alpha * second`."""
     return add(first, where, shape, second, -alpha)
 
 
 def rsub(first: Any, where: str, shape: Shape, second: Any, alpha: float = 1) -> Value:
-    """`second - alpha * first`."""
+    """Return `second - alpha * first`."""
     return sub(second, where, shape, first, alpha)
 
 
 def neg(value: Value, where: str, shape: Shape) -> Value:
-    """`-value`."""
+    """Return `-value`."""
     return _scaled(numbers(where, value), where, shape, _array(-1))
 
 
 def mul(first: Any, where: str, shape: Shape, second: Any) -> Value:
-    """`first * second`, one of them a constant."""
+    """Return `first * second`, one of them a constant."""
     if isinstance(first, Value) and isinstance(second, Value):
         raise refusal(where, "only products with constants have an integer form, not those of two computed tensors")
     value, constant = (first, second) if isinstance(first, Value) else (second, first)
@@ -56,7 +56,7 @@ def mul(first: Any, where: str, shape: Shape, second: Any) -> Value:
 
 
 def div(first: Any, where: str, shape: Shape, second: Any, rounding_mode: str | None = None) -> Value:
-    """`first / second`, the second a constant."""
+    """Return `first / second`, the second a constant."""
     if rounding_mode is not None:
         raise refusal(where, "it rounds by itself; divide without a rounding_mode")
     if isinstance(second, Value):
@@ -73,7 +73,7 @@ def _array(constant: Constant) -> np.ndarray:
 
 
 def _fitted(constant: np.ndarray, value: Value, where: str, shape: Shape) -> np.ndarray:
-    """A constant that broadcasts to the value, whose shape it must not change."""
+    """Return a constant that broadcasts to the value, whose shape it must not change."""
     if not np.isfinite(constant).all():
         raise refusal(where, "its constant is not finite")
     if constant.ndim == len(shape) + 1 and constant.shape[0] == 1:
@@ -84,7 +84,10 @@ def _fitted(constant: np.ndarray, value: Value, where: str, shape: Shape) -> np.
 
 
 def _scaled(value: Value, where: str, shape: Shape, constant: np.ndarray, divided: bool = False) -> Value:
-    """The value times constants `p 2^k / q`, or divided by them: integers times `p`, worth `2^k / q` times as much."""
+    """Return the value times constants `p 2^k / q`, or divided by them.
+
+    Integers are multiplied by `p`, and are worth `2^k / q` times as much.
+    """
     constant = _fitted(constant, value, where, shape)
     fractions = [1 / Fraction(c) if divided else Fraction(c) for c in constant.reshape(-1).tolist()]
     if all(fraction == 1 for fraction in fractions):
@@ -117,7 +120,7 @@ def _scaled(value: Value, where: str, shape: Shape, constant: np.ndarray, divide
 
 
 def _odd(fraction: Fraction) -> tuple[int, int, int]:
-    """`(p, k, q)` of a fraction `p 2^k / q`, with odd `p` and `q`."""
+    """Return `(p, k, q)` of a fraction `p 2^k / q`, with odd `p` and `q`."""
     if not fraction:
         return 0, 0, 1
     p, q = fraction.numerator, fraction.denominator
@@ -126,7 +129,7 @@ def _odd(fraction: Fraction) -> tuple[int, int, int]:
 
 
 def _offset(value: Value, where: str, shape: Shape, constant: np.ndarray) -> Value:
-    """The value plus constants, which must be integers in steps that there is room for."""
+    """Return the value plus constants, which must be integers in steps that there is room for."""
     constant = _fitted(constant, value, where, shape)
     if not constant.any():
         return value

@@ -1,4 +1,4 @@
-"""What operations become that only move numbers: reshaping, padding with zeros, nearest upsampling, slices."""
+"""These operations only move numbers: reshaping, padding with zeros, nearest upsampling, slices."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Shape = tuple[int, ...]
 
 
 def reshape(value: Value, where: str, shape: Shape, *_: Any) -> Value:
-    """Flatten, view, squeeze and the like: the exported shape says it all."""
+    """Lower flatten, view, squeeze and the like: the exported shape says it all."""
     if math.prod(shape) != math.prod(value.shape):
         raise refusal(where, "it mixes the batch with other axes")
     return moved("reshape", value, shape, where, {"shape": list(shape)}, lambda a: a.reshape(shape))
 
 
 def permute(value: Value, where: str, shape: Shape, axes: Sequence[int]) -> Value:
-    """`permute`, the batch staying first."""
+    """Lower `permute`, where the batch stays first."""
     rank = len(value.shape) + 1
     axes = [axis % rank for axis in axes]
     if axes[0] != 0:
@@ -32,14 +32,14 @@ def permute(value: Value, where: str, shape: Shape, axes: Sequence[int]) -> Valu
 
 
 def transpose(value: Value, where: str, shape: Shape, first: int, second: int) -> Value:
-    """`transpose` of two axes."""
+    """Lower `transpose` of two axes."""
     axes = list(range(len(value.shape) + 1))
     axes[first], axes[second] = axes[second], axes[first]
     return permute(value, where, shape, axes)
 
 
 def upsample(value: Value, where: str, shape: Shape, *given: Any, **named: Any) -> Value:
-    """Nearest upsampling by whole factors: every number repeated."""
+    """Lower nearest upsampling by whole factors, which repeats every number."""
     inside, outside = value.shape[1:], shape[1:]
     numbers = [n for each in (*given, *named.values()) for n in (each if isinstance(each, list | tuple) else [each])]
     if any(n is not None and n != int(n) for n in numbers) or any(b % a for a, b in zip(inside, outside, strict=True)):
@@ -55,7 +55,7 @@ def upsample(value: Value, where: str, shape: Shape, *given: Any, **named: Any) 
 
 
 def pad(value: Value, where: str, shape: Shape, ends: Sequence[int], mode: str = "constant", fill: Any = None) -> Value:
-    """Constant padding with zeros."""
+    """Lower constant padding with zeros."""
     if mode != "constant" or fill not in (None, 0):
         raise refusal(where, f"only zeros have an exact integer form, not {fill if mode == 'constant' else mode!r}")
     if min(ends) < 0:
@@ -71,7 +71,7 @@ def pad(value: Value, where: str, shape: Shape, ends: Sequence[int], mode: str =
 
 
 def piece(value: Value, where: str, shape: Shape, axis: int, start: int, stop: int, step: int = 1) -> Value:
-    """`x[start : stop : step]` along one axis other than the batch."""
+    """Return `x[start : stop : step]` along one axis other than the batch."""
     inner = axis % (len(value.shape) + 1) - 1
     if inner < 0:
         raise refusal(where, "it cuts the batch")
@@ -83,7 +83,7 @@ def piece(value: Value, where: str, shape: Shape, axis: int, start: int, stop: i
 def cut(
     value: Value, where: str, shape: Shape, axis: int = 0, start: Any = None, stop: Any = None, step: int = 1
 ) -> Value:
-    """`slice`: the exported call names one axis; one that takes everything changes nothing."""
+    """Lower `slice`: the exported call names one axis; one that takes everything changes nothing."""
     if axis % (len(value.shape) + 1) == 0:
         if start in (None, 0) and (stop is None or stop >= 2**31) and step == 1:
             return value
@@ -96,7 +96,7 @@ def cut(
 
 
 def parts(value: Value, where: str, shapes: Sequence[Shape], _: Any, axis: int = 0) -> list[Value]:
-    """`chunk` and `split`: pieces side by side along one axis."""
+    """Lower `chunk` and `split` to pieces side by side along one axis."""
     inner = axis % (len(value.shape) + 1) - 1
     ends = np.cumsum([0, *(shape[inner] for shape in shapes)]).tolist()
     return [

@@ -1,4 +1,4 @@
-"""Which function lowers which operation of an exported network."""
+"""This table says which function lowers which operation of an exported network."""
 
 from __future__ import annotations
 

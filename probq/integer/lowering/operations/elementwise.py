@@ -1,4 +1,4 @@
-"""Operations that change no width, element by element: clips, and what changes nothing."""
+"""These operations change no width, element by element: clips, and what changes nothing."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ WIDEST = 2**16  # of whole numbers that enter the network
 
 
 def numbers(where: str, value: Value) -> Value:
-    """The value itself, unless it is the network's own input, which no quantizer has rounded yet."""
+    """Return the value itself, unless it is the network's own input, which no quantizer has rounded yet."""
     if value.op in ("real", "index"):
         raise refusal(where, "it works on the network's own input before any layer; do it outside of the network")
     return value
 
 
 def whole_numbers(given: Any, where: str) -> Any:
-    """An operand, where it is the network's own input of whole numbers as integers that are worth themselves."""
+    """Return an operand; the network's own input of whole numbers becomes integers that are worth themselves."""
     if not isinstance(given, Value) or given.op != "index":
         return given
     if given.bound > WIDEST:
@@ -30,17 +30,17 @@ def whole_numbers(given: Any, where: str) -> Any:
 
 
 def same(value: Value, *_: Any, **__: Any) -> Value:
-    """Operations that change nothing when the network is evaluated."""
+    """Lower operations that change nothing when the network is evaluated."""
     return value
 
 
 def clip(low: float | None, high: float | None) -> Callable[..., Value]:
-    """A clip with fixed limits, such as a ReLU."""
+    """Return a function that lowers a clip with fixed limits, such as a ReLU."""
     return lambda value, where, shape: clipped(value, low, high, where)
 
 
 def clamp(value: Value, where: str, shape: tuple[int, ...], low: Any = None, high: Any = None) -> Value:
-    """`clamp` with fixed limits."""
+    """Lower `clamp` with fixed limits."""
     if isinstance(low, Value) or isinstance(high, Value):
         raise refusal(where, "its limits are computed")
     limits = [None if c is None else float(c) for c in (low, high)]
@@ -48,5 +48,5 @@ def clamp(value: Value, where: str, shape: tuple[int, ...], low: Any = None, hig
 
 
 def hardtanh(value: Value, where: str, shape: tuple[int, ...], low: float = -1.0, high: float = 1.0) -> Value:
-    """`hardtanh`."""
+    """Lower `hardtanh`."""
     return clamp(value, where, shape, low, high)

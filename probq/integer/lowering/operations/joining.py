@@ -1,4 +1,4 @@
-"""What stacking, concatenation and writing into a part of a tensor become."""
+"""Stacking, concatenation and writing into a part of a tensor become integers."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from probq.integer.lowering.operations.values import Value, aligned, compressed,
 
 
 def stack(values: Sequence[Value], where: str, shape: tuple[int, ...], axis: int = 0) -> Value:
-    """Concatenation along an axis of its own."""
+    """Lower concatenation along an axis of its own."""
     inner = axis % (len(shape) + 1) - 1
     apart = (*shape[:inner], 1, *shape[inner + 1 :])
     return concat([reshape(value, where, apart) for value in values], where, shape, inner + 1)
 
 
 def concat(values: Sequence[Value], where: str, shape: tuple[int, ...], axis: int = 0) -> Value:
-    """Concatenation along an axis other than the batch."""
+    """Lower concatenation along an axis other than the batch."""
     rank = len(values[0].shape) + 1
     if axis % rank == 0:
         raise refusal(where, "it concatenates along the batch")
@@ -46,7 +46,7 @@ def replaced(
     end: Any = None,
     step: int = 1,
 ) -> Value:
-    """`slice_scatter`: the value with a piece of one axis replaced, as an operation in place on a slice does."""
+    """Lower `slice_scatter`, which replaces a piece of one axis as an operation in place on a slice does."""
     inner = axis % (len(shape) + 1) - 1
     if inner < 0 or step != 1:
         raise refusal(where, "it replaces a part of the batch" if inner < 0 else "it replaces every other number")
@@ -65,7 +65,7 @@ def _side(value: Value, where: str, inner: int, start: int, stop: int) -> Value:
 
 
 def copied(value: Value, where: str, shape: tuple[int, ...], source: Any, *_: Any) -> Value:
-    """`copy`: what an assignment `x[...] = source` puts there."""
+    """Lower `copy`, which is what an assignment `x[...] = source` puts there."""
     if not isinstance(source, Value) or source.shape != shape:
         raise refusal(where, "it assigns what has another shape or is no tensor that layers computed")
     return source

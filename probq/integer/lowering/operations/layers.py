@@ -1,4 +1,4 @@
-"""A layer in integers: its levels, its bias on the accumulator's grid, and what the accumulator may reach."""
+"""A layer in integers has levels, a bias on the accumulator's grid, and bounds of its accumulators."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FINEST = 8
 
 
 class Layers:
-    """Makes the symbolic values of a decided network's layers.
+    """This class makes the symbolic values of a decided network's layers.
 
     Args:
         q: the network, its widths fixed.
@@ -37,20 +37,20 @@ class Layers:
         self.requantizer = Requantizer()
 
     def rounded(self, layer: Layer, x: Value) -> Value:
-        """The value of a layer's input, rounded."""
+        """Return the rounded value of a layer's input."""
         return self.requantizer(x, self._target(layer), layer.input or "")
 
     def product(
         self, layer: Layer, x: Value, shape: tuple[int, ...], where: str, attributes: Mapping[str, Any], biased: bool
     ) -> Value:
-        """Value of a layer's output.
+        """Return the value of a layer's output.
 
         Args:
             layer: the layer, quantized.
             x: value of what is multiplied, on the grid of the layer's rounded input.
-            shape: of the output without the batch.
+            shape: the shape of the output without the batch.
             where: operation and module, for messages.
-            attributes: of a convolution's node; none for a linear layer.
+            attributes: the attributes of a convolution's node; none for a linear layer.
             biased: whether the product adds the layer's bias, if it has one, or that of what is folded into it.
         """
         if x.divisor != 1 or x.exponent.ndim or int(x.exponent) != self._target(layer).exponent:
@@ -93,7 +93,10 @@ class Layers:
             )
 
     def _weight(self, layer: Layer) -> tuple[np.ndarray, int, Packing]:
-        """Integer levels of a weight, the power of two by which they exceed the codebook's, and how they are stored."""
+        """Return the integer levels of a weight, a power of two, and how they are stored.
+
+        The levels exceed the codebook's by that power.
+        """
         quantizer = self.q.weights[layer.weight]
         index = self.onehots[layer.weight].argmax(-1)
         books: list[range | tuple[int, ...]] = []
@@ -137,12 +140,12 @@ class Layers:
         return Target(exponent, rung.levels.start, rung.levels.step, rung.levels.count)
 
     def embedding(self, layer: Layer, x: Value, shape: tuple[int, ...], where: str) -> Value:
-        """Value of the rows that indices choose.
+        """Return the value of the rows that indices choose.
 
         Args:
             layer: the embedding, quantized.
             x: the network's input that holds the indices.
-            shape: of the output without the batch.
+            shape: the shape of the output without the batch.
             where: operation and module, for messages.
         """
         weight, finer, packing = self._weight(layer)
@@ -178,7 +181,7 @@ class Layers:
 
 
 def _multiplier(step: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Steps as `m 2^e` with the least integer `m`: 1 where scales are powers of two."""
+    """Return the steps as `m 2^e` with the least integer `m`, 1 where scales are powers of two."""
     fraction, exponent = np.frexp(step.detach().double().numpy())
     multiplier = np.round(fraction * 2 * MULTIPLIERS).astype(np.int64)
     twos = multiplier & -multiplier
@@ -189,7 +192,10 @@ def _multiplier(step: Tensor) -> tuple[np.ndarray, np.ndarray]:
 def _rescaled(
     values: np.ndarray, books: list[Any], rung: np.ndarray, ratio: np.ndarray
 ) -> tuple[np.ndarray, int, Packing]:
-    """Weights with steps of their own as multiples of their channel's finest; a codebook for each rung and step."""
+    """Return weights with steps of their own as multiples of their channel's finest.
+
+    Each rung and step has a codebook.
+    """
     ratio = np.where(np.array([len(book) > 1 for book in books])[rung], ratio, 1.0).astype(np.int64)
     pairs, index = np.unique(np.stack([rung.ravel(), ratio.ravel()]), axis=1, return_inverse=True)
     scaled = tuple(tuple(int(v) * int(r) for v in books[k]) for k, r in pairs.T)
@@ -197,14 +203,14 @@ def _rescaled(
 
 
 def _spread(array: np.ndarray, op: str, rank: int) -> np.ndarray:
-    """`[channels]` in the shape that broadcasts to a layer's output of `rank` axes."""
+    """Return `[channels]` in the shape that broadcasts to a layer's output of `rank` axes."""
     if array.ndim == 0:
         return array
     return array.reshape([1] * (rank - 1) + [-1]) if op == "linear" else array.reshape([-1] + [1] * (rank - 1))
 
 
 def _power(levels: np.ndarray, name: str) -> int:
-    """Least power of two that makes all levels integers."""
+    """Return the least power of two that makes all levels integers."""
     for power in range(FINEST + 1):
         if (levels * 2**power == np.round(levels * 2**power)).all():
             return power
@@ -212,7 +218,7 @@ def _power(levels: np.ndarray, name: str) -> int:
 
 
 def _interval(layer: Layer, module: Any, weight: np.ndarray, bias: np.ndarray, x: Value) -> Any:
-    """Least and greatest accumulator of every output channel, for all inputs within their codebook and padding."""
+    """Return the least and greatest accumulator of every output channel, for all inputs in codebook and padding."""
     least, most = min(int(x.low.min()), 0), max(int(x.high.max()), 0)
     if layer.transposed:
         groups = module.groups
@@ -225,7 +231,7 @@ def _interval(layer: Layer, module: Any, weight: np.ndarray, bias: np.ndarray, x
 
 
 def geometry(module: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Attributes of a convolution's node from the arguments that it is called with; none for a linear layer."""
+    """Return the attributes of a convolution's node from the arguments of its call; a linear layer has none."""
     if isinstance(module, nn.Linear):
         return {}
     axes = len(module.kernel_size)
@@ -244,7 +250,7 @@ def geometry(module: Any, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _padding(padding: Any, dilation: Sequence[int], kernel: Sequence[int]) -> list[list[int]]:
-    """Numbers in front and behind on each axis, as `torch.nn.functional.conv2d` takes them."""
+    """Return the numbers in front and behind on each axis, as `torch.nn.functional.conv2d` takes them."""
     if padding == "valid":
         return [[0, 0]] * len(kernel)
     if padding == "same":

@@ -1,4 +1,4 @@
-"""What pooling, sums and means become."""
+"""Pooling, sums and means become integers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from probq.integer.lowering.operations.values import Value, aligned, refusal
 
 
 def many(value: Any, count: int) -> list[int]:
-    """A number for each spatial axis, from one number or a list."""
+    """Return a number for each spatial axis, from one number or a list."""
     values = [value] if isinstance(value, int) else list(value)
     return [int(v) for v in (values * count if len(values) == 1 else values)]
 
@@ -36,7 +36,7 @@ def max_pool(
     dilation: Any = 1,
     ceil_mode: bool = False,
 ) -> Value:
-    """Maximum pooling."""
+    """Lower maximum pooling."""
     attributes = _window(value, kernel, stride, padding)
     attributes |= {"dilation": many(dilation, len(value.shape) - 1), "ceil_mode": ceil_mode}
     if value.op == "real":
@@ -46,14 +46,14 @@ def max_pool(
 
 
 def _same_within(value: Value) -> Value:
-    """The value with one step over all spatial positions of a channel."""
+    """Return the value with one step over all spatial positions of a channel."""
     if value.exponent.ndim and any(n > 1 for n in value.exponent.shape[1:]):
         return aligned(value, int(value.exponent.min()), value.divisor)
     return value
 
 
 def _everywhere(value: Value) -> tuple[np.ndarray, np.ndarray]:
-    """Bounds that hold at every spatial position of a channel."""
+    """Return the bounds that hold at every spatial position of a channel."""
     low, high = value.low, value.high
     if low.ndim and any(n > 1 for n in low.shape[1:]):
         low = np.array(low.min())
@@ -73,7 +73,7 @@ def avg_pool(
     count_include_pad: bool = True,
     divisor: Any = None,
 ) -> Value:
-    """Average pooling: a sum, its divisor carried into the next rounding."""
+    """Lower average pooling to a sum, its divisor carried into the next rounding."""
     value = numbers(where, value)
     attributes = _window(value, kernel, stride, padding)
     padded = any(low for low, _ in attributes["padding"])
@@ -86,7 +86,7 @@ def avg_pool(
 
 
 def adaptive_avg_pool(value: Value, where: str, shape: tuple[int, ...], size: Any) -> Value:
-    """Adaptive average pooling, where all windows are alike."""
+    """Lower adaptive average pooling, where all windows are alike."""
     inside, outside = value.shape[1:], shape[1:]
     if any(a % b for a, b in zip(inside, outside, strict=True)):
         raise refusal(where, f"its windows differ in size ({inside} to {outside}); choose sizes that divide")
@@ -94,7 +94,7 @@ def adaptive_avg_pool(value: Value, where: str, shape: tuple[int, ...], size: An
 
 
 def total(value: Value, where: str, shape: tuple[int, ...], axes: Any, keepdims: bool = False, **_: Any) -> Value:
-    """Sum over axes other than the batch."""
+    """Lower a sum over axes other than the batch."""
     value = numbers(where, value)
     rank = len(value.shape) + 1
     inner = sorted(axis % rank - 1 for axis in (axes if isinstance(axes, list | tuple) else [axes]))
@@ -114,7 +114,7 @@ def total(value: Value, where: str, shape: tuple[int, ...], axes: Any, keepdims:
 
 
 def mean(value: Value, where: str, shape: tuple[int, ...], axes: Any, keepdims: bool = False, **_: Any) -> Value:
-    """Mean over axes other than the batch."""
+    """Lower a mean over axes other than the batch."""
     result = total(value, where, shape, axes, keepdims)
     count = math.prod(value.shape) // math.prod(shape)
     return replace(result, divisor=result.divisor * count)

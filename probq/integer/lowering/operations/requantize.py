@@ -1,4 +1,4 @@
-"""The integers `(multiplier, add, shift)` that bring an accumulator to the next tensor's codes, exactly."""
+"""The integers `(multiplier, add, shift)` bring an accumulator to the next tensor's codes, exactly."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MOST_BITS = 62
 
 @dataclass(frozen=True)
 class Target:
-    """Where a value is rounded to: levels `start + step * code` for `code = 0 .. count - 1`, times `2^exponent`."""
+    """A value is rounded to levels `start + step * code` for `code = 0 .. count - 1`, times `2^exponent`."""
 
     exponent: int
     start: int
@@ -21,23 +21,23 @@ class Target:
     count: int
 
     def code(self, value: float) -> int:
-        """Code of a real number, ties up, clipped to the codebook."""
+        """Return the code of a real number, ties up, clipped to the codebook."""
         u = value / 2.0**self.exponent
         return int(np.clip(np.floor((u - self.start) / self.step + 0.5), 0, self.count - 1))
 
     def level(self, code: int, lo: int, hi: int) -> int:
-        """Level of a code limited to `lo .. hi`."""
+        """Return the level of a code limited to `lo .. hi`."""
         return self.start + self.step * min(max(code, lo), hi)
 
     @property
     def bits(self) -> int:
-        """Width in bits."""
+        """Return the width in bits."""
         return int(np.ceil(np.log2(self.count)))
 
 
 @dataclass(frozen=True)
 class Requantization:
-    """`code = clip((x * multiplier + add) >> shift, lo, hi)`; arrays broadcast to the value."""
+    """A requantization is `code = clip((x * multiplier + add) >> shift, lo, hi)`; its arrays broadcast to the value."""
 
     multiplier: np.ndarray
     add: np.ndarray
@@ -47,13 +47,13 @@ class Requantization:
 def requantization(
     exponent: np.ndarray, divisor: int, bound: int, target: Target, factor: np.ndarray | int = 1
 ) -> Requantization:
-    """Integers that map `x`, worth `x * factor * 2^exponent / divisor`, to codes, exactly for `|x| <= bound`.
+    """Return the integers that map `x`, worth `x * factor * 2^exponent / divisor`, to codes, exact for `|x| <= bound`.
 
         code = floor(x * factor * 2^(exponent - target.exponent) / (divisor * step) + 1/2 - start / step)
 
     Args:
-        exponent: of the accumulator's step, integers of any shape.
-        divisor: of the accumulator's step, 1 or more.
+        exponent: the exponent of the accumulator's step, integers of any shape.
+        divisor: the divisor of the accumulator's step, 1 or more.
         bound: greatest `|x|`.
         target: the codebook.
         factor: positive integers that broadcast with the exponents.
@@ -69,7 +69,10 @@ def requantization(
 
 
 def _scaled(exponent: int, divisor: int, bound: int, target: Target, factor: int) -> tuple[int, int, int]:
-    """The integers for `x * factor`, the factor taken into the multiplier (its powers of two into the exponent)."""
+    """Return the integers for `x * factor`.
+
+    The factor is taken into the multiplier, its powers of two into the exponent.
+    """
     twos = (factor & -factor).bit_length() - 1
     odd = factor >> twos
     multiplier, add, shift = _one(exponent + twos, divisor, bound * odd, target)
@@ -95,7 +98,7 @@ def _one(exponent: int, divisor: int, bound: int, target: Target) -> tuple[int, 
 
 
 def _by_division(shift: int, divisor: int, bound: int, twice: int, count: int) -> tuple[int, int, int]:
-    """`floor(x / (2^shift * divisor) + twice / 2)` as one multiplication, by the smallest one that is exact.
+    """Return `floor(x / (2^shift * divisor) + twice / 2)` as one multiplication, by the smallest one that is exact.
 
     With `D = 2^shift * divisor` and `m = (2^n + e) / D` the product exceeds `2^n x / D` by `e x / D`. The constant
     `c = ceil(e * max|x| / D)` makes that an excess of 0 to `2 c`. Distinct results lie `1 / D` apart, or half of that,

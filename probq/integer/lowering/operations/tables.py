@@ -1,4 +1,4 @@
-"""Non-linear functions as tables of integers."""
+"""Non-linear functions become tables of integers."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ MODULES = MappingProxyType(
 
 
 def argument(activation: Activation, name: str, x: Value, requantizer: Requantizer) -> Value:
-    """The rounded argument of the function that module `name` is."""
+    """Return the rounded argument of the function that module `name` is."""
     grid, exponent = _grid(activation), _exponent(activation.input)
     return requantizer(x, Target(exponent, grid.start, grid.step, grid.count), f"{name}.input")
 
 
 def table(activation: Activation, name: str, x: Value, where: str, function: Callable[[Tensor], Tensor]) -> Value:
-    """The value behind a function: its rounded argument looked up.
+    """Return the value behind a function, its rounded argument looked up.
 
     Args:
         activation: the roundings.
-        name: of the module.
+        name: the name of the module.
         x: value of the argument, rounded.
         where: operation and module, for messages.
-        function: of each number alone, as the network calls it.
+        function: the function of each number alone, as the network calls it.
     """
     grid, levels = activation.table(function)
     numbers = levels.numpy().astype(np.int64)

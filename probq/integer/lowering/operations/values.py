@@ -1,4 +1,4 @@
-"""Symbolic values of lowering: what integer a tensor of the network becomes, and what that integer is worth."""
+"""A symbolic value says what integer a tensor of the network becomes, and what that integer is worth."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ MOST = 2**31 - 1
 
 
 def refusal(where: str, why: str) -> ProbqError:
-    """What says that an operation has no integer form, and why."""
+    """Return the error that says that an operation has no integer form, and why."""
     return ProbqError(f"{where} cannot be lowered to integers: {why}")
 
 
 @dataclass(frozen=True, eq=False)
 class Value:
-    """A tensor of integers, worth `integer * 2^exponent / divisor`, of a layer times its `factor`.
+    """A value is a tensor of integers, worth `integer * 2^exponent / divisor`, of a layer times its `factor`.
 
     Attributes:
         op: operation of the integer model that makes it; "real" for the network's own input before quantization,
@@ -37,7 +37,7 @@ class Value:
         factor: multipliers of a layer's scales; 1 for every other value.
         low, high: least and greatest integer, arrays that broadcast to the shape.
         attributes, tensors, packing: of the integer model's node.
-        limits: of a clip, in real numbers.
+        limits: the limits of a clip, in real numbers.
         quantizer: name of the input quantizer of a requantization.
     """
 
@@ -62,12 +62,12 @@ class Value:
 
     @property
     def bound(self) -> int:
-        """Greatest magnitude."""
+        """Return the greatest magnitude."""
         return max(-int(self.low.min()), int(self.high.max()), 0)
 
 
 def compressed(array: np.ndarray) -> np.ndarray:
-    """The array with every axis along which it is constant shortened to length 1; a scalar if it is constant."""
+    """Return the array with every axis along which it is constant shortened to length 1; a scalar if it is constant."""
     if array.size and (array == array.reshape(-1)[0]).all():
         return array.reshape(-1)[0].reshape(())
     for axis in range(array.ndim):
@@ -78,20 +78,20 @@ def compressed(array: np.ndarray) -> np.ndarray:
 
 
 def along(array: np.ndarray, shape: tuple[int, ...], function: Any) -> np.ndarray:
-    """A shape-changing function applied to what broadcasts to `shape`."""
+    """Return a shape-changing function applied to what broadcasts to `shape`."""
     return array if array.ndim == 0 else compressed(function(np.broadcast_to(array, shape)))
 
 
 def moved(
     op: str, value: Value, shape: tuple[int, ...], where: str, attributes: Mapping[str, Any], function: Any
 ) -> Value:
-    """A value whose numbers are only moved (reshape, permute); `function` does the same to an array."""
+    """Return a value whose numbers are only moved (reshape, permute); `function` does the same to an array."""
     exponent, low, high = (along(a, value.shape, function) for a in (value.exponent, value.low, value.high))
     return Value(op, (value,), shape, where, exponent, value.divisor, low, high, attributes)
 
 
 def multiplied(value: Value, multiplier: np.ndarray, exponent: np.ndarray, divisor: int) -> Value:
-    """The same numbers in finer steps: integers times `multiplier`."""
+    """Return the same numbers in finer steps, as integers times `multiplier`."""
     multiplier = compressed(multiplier)
     if multiplier.ndim == 0 and int(multiplier) == 1:
         return value
@@ -105,7 +105,10 @@ def multiplied(value: Value, multiplier: np.ndarray, exponent: np.ndarray, divis
 
 
 def reduced(value: Value) -> tuple[Value, int]:
-    """The value with what all its integers are multiples of taken out, and that number: an output's scale holds it."""
+    """Return the value without what all its integers are multiples of, and that number.
+
+    An output's scale holds it.
+    """
     if value.op != "multiply":
         return value, 1
     multiplier = value.tensors["multiplier"]
@@ -114,7 +117,7 @@ def reduced(value: Value) -> tuple[Value, int]:
 
 
 def aligned(value: Value, exponent: int, divisor: int) -> Value:
-    """The value in steps of `2^exponent / divisor`, which must be finer than its own."""
+    """Return the value in steps of `2^exponent / divisor`, which must be finer than its own."""
     shift = value.exponent - exponent
     if int(shift.max()) > 40:
         raise ProbqError(f"{value.where}: its steps differ by more than 2^40; the integers would not fit")
@@ -123,13 +126,16 @@ def aligned(value: Value, exponent: int, divisor: int) -> Value:
 
 
 def common(values: list[Value]) -> list[Value]:
-    """Values in one common step: the finest exponent and the least common divisor."""
+    """Return the values in one common step, of the finest exponent and the least common divisor."""
     exponent = min(int(v.exponent.min()) for v in values)
     return [aligned(v, exponent, math.lcm(*(w.divisor for w in values))) for v in values]
 
 
 def clipped(value: Value, low: float | None, high: float | None, where: str) -> Value:
-    """`clip(value, low, high)` for real limits, which must be integers in the value's steps when it is not rounded."""
+    """Return `clip(value, low, high)` for real limits.
+
+    These must be integers in the value's steps when it is not rounded.
+    """
     if value.op == "real":
         return Value("clip", (value,), value.shape, where, limits=(low, high))
     fine = fine_enough(value, low, high)
@@ -159,14 +165,14 @@ def clipped(value: Value, low: float | None, high: float | None, where: str) -> 
 
 
 def in_steps(limit: float, value: Value) -> int:
-    """A real number, which must be a multiple of the value's one step, in such steps."""
+    """Return a real number, which must be a multiple of the value's one step, in such steps."""
     if limit == 0:
         return 0
     return int(Fraction(limit) * value.divisor / Fraction(2) ** int(value.exponent))
 
 
 def fine_enough(value: Value, *limits: float | None) -> Value | None:
-    """The value in one step fine enough to hold the limits as integers; itself where they are 0."""
+    """Return the value in one step fine enough to hold the limits as integers, itself where they are 0."""
     given = [Fraction(c) for c in limits if c]
     if not given:
         return value
@@ -182,7 +188,7 @@ def fine_enough(value: Value, *limits: float | None) -> Value | None:
 
 
 def _trailing(value: Fraction) -> int:
-    """Exponent of the largest power of two that divides a dyadic fraction."""
+    """Return the exponent of the largest power of two that divides a dyadic fraction."""
     if value.denominator > 1:
         return -(value.denominator.bit_length() - 1)
     return (value.numerator & -value.numerator).bit_length() - 1
@@ -192,13 +198,13 @@ COMMUTING = frozenset({"clip", "max_pool", "reshape", "permute", "concat", "repe
 
 
 class Requantizer:
-    """Rounds values to the inputs of layers, as early as rounding commutes with what happens to them."""
+    """A requantizer rounds values to the inputs of layers, as early as rounding commutes with what happens to them."""
 
     def __init__(self) -> None:
         self._made: dict[tuple[Any, ...], tuple[Value, Value]] = {}
 
     def __call__(self, value: Value, target: Target, name: str, lo: int = 0, hi: int | None = None) -> Value:
-        """The value as codes of `target`, its codes limited to `lo .. hi`."""
+        """Return the value as codes of `target`, its codes limited to `lo .. hi`."""
         hi = target.count - 1 if hi is None else hi
         key = (id(value), target, lo, hi)
         if key not in self._made:
@@ -237,7 +243,7 @@ class Requantizer:
 
 
 def _composed(value: Value, target: Target, lo: int, hi: int) -> Value:
-    """A table of what follows from rounding another table's values."""
+    """Return a table of what follows from rounding another table's values."""
     r = requantization(value.exponent, value.divisor, value.bound, target)
     codes = (value.tensors["table"] * r.multiplier + r.add) >> r.shift
     levels = target.start + target.step * np.clip(codes, lo, hi)
