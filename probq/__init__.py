@@ -1,4 +1,4 @@
-"""probq: how many bits does each tensor of a trained network need, and how sure are we?"""
+"""probq answers how many bits each tensor of a trained network needs, and how sure that is."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""`python -m probq`: the command line."""
+"""`python -m probq` runs the command line."""
 
 import sys
 

@@ -1,15 +1,15 @@
-"""The one exception type of probq."""
+"""probq has one exception type."""
 
 
 class ProbqError(ValueError):
-    """Something a user did that probq cannot carry out; the message says what to do about it."""
+    """A user did something that probq cannot carry out; the message says what to do about it."""
 
     def __str__(self) -> str:
         return printable(super().__str__())
 
 
 def printable(text: str) -> str:
-    r"""The text with what a terminal might obey written out, as in `repr`: names in files are anybody's.
+    r"""Return the text with what a terminal might obey written out, as in `repr`: names in files are anybody's.
 
     >>> print(printable("a\x07b"))
     a\x07b
@@ -18,6 +18,9 @@ def printable(text: str) -> str:
 
 
 def sentence(error: BaseException) -> str:
-    """The first line of an error's message, at most 300 characters of it; tensors and tables stand below that."""
+    """Return the first line of an error's message, 300 characters at most.
+
+    Tensors and tables stand below that line.
+    """
     lines = str(error).strip().splitlines()
     return f"{lines[0].rstrip(' :.'):.300}" if lines else type(error).__name__

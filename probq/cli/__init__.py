@@ -1,4 +1,4 @@
-"""The command line: `probq demo`, `show`, `report`, `export` and `verify`."""
+"""The command line has the commands `probq demo`, `show`, `report`, `export` and `verify`."""
 
 from probq.cli.command_line import main
 

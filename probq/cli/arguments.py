@@ -1,4 +1,4 @@
-"""What the numbers on the command line must be."""
+"""Numbers on the command line must be in these ranges."""
 
 import argparse
 
@@ -6,12 +6,12 @@ MOST_SEED, MOST_INPUTS = 2**63 - 1, 10**9
 
 
 def seed(text: str) -> int:
-    """A seed from 0 to 2^63 - 1."""
+    """Return a seed from 0 to 2^63 - 1."""
     return _between(text, 0, MOST_SEED, "a seed is an integer from 0 to 2^63 - 1")
 
 
 def count(text: str) -> int:
-    """A number of inputs from 1 to 10^9."""
+    """Return a number of inputs from 1 to 10^9."""
     return _between(text, 1, MOST_INPUTS, "give an integer from 1 to 10^9")
 
 

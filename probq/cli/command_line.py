@@ -1,4 +1,4 @@
-"""The command `probq`: a demonstration, a look into the files that probq writes, and export to hardware."""
+"""The command `probq` runs a demonstration, looks into the files that probq writes, and exports to hardware."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def posterior_text(path: Path) -> str:
-    """A readable summary of a posterior file; needs no network.
+    """Return a readable summary of a posterior file, for which no network is needed.
 
     Raises:
         ProbqError: as `probq.load`.
@@ -104,7 +104,7 @@ def posterior_text(path: Path) -> str:
 
 
 def integer_text(path: Path) -> str:
-    """A readable summary of the file of an integer model, a line for each layer.
+    """Return a readable summary of the file of an integer model, a line for each layer.
 
     Raises:
         ProbqError: as `IntegerModel.load`.
@@ -146,7 +146,7 @@ def _cost_text(metadata: Mapping[str, Any]) -> str:
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of columns: the first three to the left, numbers to the right."""
+    """Return lines of columns, the first three to the left, numbers to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:

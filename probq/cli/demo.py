@@ -1,4 +1,4 @@
-"""The demonstration: handwritten digits from training in float to a bit-exact integer model under a budget."""
+"""The demonstration takes handwritten digits from training in float to a bit-exact integer model under a budget."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Digits:
-    """1797 images of digits, 8 x 8 in [0, 1], split into parts for training (60 %), validation and test."""
+    """There are 1797 images of digits, 8 x 8 in [0, 1], in parts for training (60 %), validation and test."""
 
     train: TensorDataset
     validation: TensorDataset
@@ -35,7 +35,7 @@ class Digits:
 
 
 def digits(seed: int) -> Digits:
-    """The digits that scikit-learn ships, split by a seed.
+    """Return the digits that scikit-learn ships, split by a seed.
 
     Raises:
         ProbqError: if scikit-learn is not installed.
@@ -56,7 +56,7 @@ def digits(seed: int) -> Digits:
 
 
 def network() -> nn.Sequential:
-    """Two convolutions with batch normalisation and a linear layer: 309,248 MACs for one image."""
+    """Return two convolutions with batch normalisation and a linear layer, 309,248 MACs for one image."""
     return nn.Sequential(
         *(nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()),
         *(nn.Conv2d(16, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU()),
@@ -65,7 +65,10 @@ def network() -> nn.Sequential:
 
 
 def plan(layer: probq.Layer) -> probq.Plan:
-    """Weights take 0 (but in the first layer), 1, 2, 4 or 8 bits, inputs 1, 2, 4 or 8; the images have 8."""
+    """Return the plan of a layer.
+
+    Weights take 0 (but in the first layer), 1, 2, 4 or 8 bits, inputs 1, 2, 4 or 8; the images have 8.
+    """
     return probq.Plan(weight=codebooks.ladder(1, 2, 4, 8) if layer.first else codebooks.ladder(0, 1, 2, 4, 8))
 
 
@@ -75,7 +78,7 @@ def run(out: Path, percent: float, seed: int, say: Callable[[str], None] = print
     Args:
         out: folder for `posterior.safetensors`, `model.safetensors`, `table.csv` and three pictures.
         percent: budget in percent of the BOPs of the 32-bit network.
-        seed: of the split, the training and the fit.
+        seed: the seed of the split, the training and the fit.
         say: takes each line of the report.
 
     Returns:
@@ -106,7 +109,7 @@ def run(out: Path, percent: float, seed: int, say: Callable[[str], None] = print
 
 @dataclass(frozen=True)
 class Result:
-    """What the demo measured; accuracies in [0, 1] on `images` test images."""
+    """A result is what the demo measured, with accuracies in [0, 1] on `images` test images."""
 
     float_accuracy: float
     validation_accuracy: float
@@ -119,7 +122,7 @@ class Result:
 
     @property
     def kept(self) -> bool:
-        """Whether the decided widths keep the budget."""
+        """Return whether the decided widths keep the budget."""
         return self.bops <= self.limit
 
 
@@ -157,7 +160,7 @@ def _train(net: nn.Module, part: TensorDataset) -> None:
 def _compared(
     q: probq.Quantized, net: nn.Module, assignment: probq.Assignment, model: probq.IntegerModel, data: Digits
 ) -> Result:
-    """Accuracies, and the number of test images for which any output differs; compared in float64."""
+    """Return the accuracies, and the number of test images for which any output differs in float64."""
     x, y = data.test.tensors
     integers = model(x.numpy())
     decided = q.at(assignment)(x.double()).numpy()

@@ -1,4 +1,4 @@
-"""The commands `probq export` and `probq verify`: a model for a target, and proof that the integers are the same."""
+"""The commands `probq export` and `probq verify` write a model for a target, and prove that integers are the same."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _stem(options: argparse.Namespace) -> str:
-    """The artefact's name without its ending."""
+    """Return the artefact's name without its ending."""
     name = options.name
     if name is not None and (not name.strip(".") or Path(name).name != name):
         raise ProbqError(f"{name!r:.80} is no name of a file; --name takes one without folders")
@@ -120,13 +120,15 @@ def _write_test(model: IntegerModel, header: Path, number: int) -> str:
 
 
 def size(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder."""
+    """Return the number of bytes of a file, or of all files in a folder."""
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     return sum(file.stat().st_size for file in files)
 
 
 def inputs(model: IntegerModel, number: int, seed: int, step: int) -> Iterator[np.ndarray]:
-    """Real inputs (or indices) in parts `[step, ...]`: the lowest, the highest, then uniform over the input's levels.
+    """Yield real inputs (or indices) in parts `[step, ...]`.
+
+    They are the lowest, the highest, then uniform ones over the input's levels.
 
     They are exact multiples of the input's scale, so that every integer that may enter the model is as likely.
     """
@@ -142,13 +144,13 @@ def inputs(model: IntegerModel, number: int, seed: int, step: int) -> Iterator[n
 
 
 def compared(model: IntegerModel, path: Path, number: int, seed: int) -> Report:
-    """What `verify` finds on random inputs, with a progress bar on stderr when it takes long.
+    """Return what `verify` finds on random inputs, with a progress bar on stderr when it takes long.
 
     Args:
         model: the integer model.
-        path: of the artefact.
+        path: the path of the artefact.
         number: inputs to compare.
-        seed: of the inputs.
+        seed: the seed of the inputs.
 
     Raises:
         ProbqError: as `verify`.
@@ -159,7 +161,7 @@ def compared(model: IntegerModel, path: Path, number: int, seed: int) -> Report:
 
 @contextmanager
 def _progress(what: str, number: int | None) -> Iterator[Any]:
-    """A bar that appears after a while, moves while a compiler keeps us waiting, and goes when all is done."""
+    """Show a bar that appears after a while, moves while a compiler keeps us waiting, and goes when all is done."""
     from tqdm import tqdm
 
     form = "{desc}: {elapsed}" if number is None else None

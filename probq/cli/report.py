@@ -1,4 +1,4 @@
-"""The command `probq report`: one page about a posterior or an integer model."""
+"""The command `probq report` writes one page about a posterior or an integer model."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Predictions and targets of a numpy archive; what pickle wrote is not read.
+    """Return the predictions and targets of a numpy archive; what pickle wrote is not read.
 
     Raises:
         ProbqError: if there is no such file, or it does not hold both.

@@ -1,4 +1,4 @@
-"""An integer model on other runtimes: a module per target, each with `write(model, path)` and `run(path, integers)`.
+"""Each target has a module that writes an integer model, `write(model, path)`, and runs it, `run(path, integers)`.
 
 `probq.export.verify` runs what was written and counts the inputs for which any integer differs.
 """

@@ -1,4 +1,4 @@
-"""The certificate of an artefact: a JSON file beside it that says what was compared, with what, and what it costs."""
+"""A certificate is a JSON file beside an artefact that says what was compared, with what, and what it costs."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ def certify(model: IntegerModel, path: str | PathLike[str], report: Report) -> P
 
     Args:
         model: the integer model.
-        path: of the artefact.
+        path: the path of the artefact.
         report: what `verify` returned for it.
 
     Raises:
@@ -45,7 +45,7 @@ def certify(model: IntegerModel, path: str | PathLike[str], report: Report) -> P
 
 
 def content(model: IntegerModel, path: Path, report: Report) -> dict[str, Any]:
-    """What the certificate says, JSON-able."""
+    """Return what the certificate says, as JSON takes it."""
     digest, size = hashed(path)
     return {
         "format": "probq.certificate",
@@ -67,7 +67,10 @@ def content(model: IntegerModel, path: Path, report: Report) -> dict[str, Any]:
 
 
 def hashed(path: Path) -> tuple[str, int]:
-    """SHA-256 and bytes of a file; of a folder, those of its files' names and contents in order of their names."""
+    """Return the SHA-256 and the number of bytes of a file.
+
+    Those of a folder are of its files' names and contents in order of their names.
+    """
     if path.is_file():
         artefact = path.read_bytes()
         return hashlib.sha256(artefact).hexdigest(), len(artefact)
@@ -81,7 +84,7 @@ def hashed(path: Path) -> tuple[str, int]:
 
 
 def bounds(model: IntegerModel) -> dict[str, dict[str, int]]:
-    """Each layer's proven accumulator bound and the width of a signed integer that holds it."""
+    """Return each layer's proven accumulator bound and the width of a signed integer that holds it."""
     found = model.ranges
     result = {}
     for node in model.nodes:
@@ -93,7 +96,7 @@ def bounds(model: IntegerModel) -> dict[str, dict[str, int]]:
 
 
 def _versions() -> dict[str, str]:
-    """Of what is installed."""
+    """Return the versions of what is installed."""
     found = {}
     for name in LIBRARIES:
         try:

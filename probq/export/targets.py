@@ -1,4 +1,4 @@
-"""The targets: what the command line offers, what `verify` recognises, and which libraries a certificate names.
+"""The list of targets is what the command line offers, `verify` recognises, and a certificate names libraries of.
 
 A new target is a folder of `probq.export` with `write`, `run` and `opened`, and a line of `TARGETS`.
 """
@@ -22,14 +22,14 @@ Computation = Callable[[Any], np.ndarray]  # integers of inputs to integers of o
 
 @dataclass(frozen=True)
 class Target:
-    """One form that an integer model can be written in.
+    """A target is one form that an integer model can be written in.
 
     Args:
         name: as the user types it.
-        module: of `probq.export`; a `Report` and the index of a folder say it too.
+        module: the module of `probq.export`; a `Report` and the index of a folder say it too.
         ending: what replaces the ending of the model's file name; the artefact is a folder where it has no suffix.
         text: what is written, for the help.
-        options: of the module's `write`.
+        options: the options of the module's `write`.
         packs: whether its `write` takes `packed`.
         named: whether its `write` takes a name for what the artefact defines; in C it is that of the file.
         domains: how those of a graph's nodes may begin, which tells apart targets that write ONNX.
@@ -48,11 +48,11 @@ class Target:
 
     @property
     def suffix(self) -> str:
-        """The suffix of its files; empty where it writes folders."""
+        """Return the suffix of its files, empty where it writes folders."""
         return PurePath(f"model{self.ending}").suffix
 
     def path(self, model: Path, folder: Path, packed: bool) -> Path:
-        """Where the artefact of a model's file goes."""
+        """Return where the artefact of a model's file goes."""
         return folder / f"{model.stem}{'_packed' if packed else ''}{self.ending}"
 
     def write(self, model: IntegerModel, path: Path, packed: bool, name: str | None = None) -> Any:
@@ -94,7 +94,7 @@ TARGETS = (
 
 
 def recognize(path: Path) -> Target:
-    """The target that wrote a file or folder, by its name and content.
+    """Return the target that wrote a file or folder, by its name and content.
 
     Raises:
         ProbqError: there is none, it is of no known target, or it is damaged.
@@ -119,7 +119,7 @@ def recognize(path: Path) -> Target:
 
 
 def _domains(path: Path) -> set[str]:
-    """The domains of the nodes of an ONNX file.
+    """Return the domains of the nodes of an ONNX file.
 
     Raises:
         ProbqError: onnx is missing, or the file is damaged.

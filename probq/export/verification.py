@@ -1,4 +1,4 @@
-"""Running what an exporter wrote and comparing every integer with the model's own."""
+"""What an exporter wrote is run here, and every integer compared with the model's own."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -16,7 +16,7 @@ from probq.integer import IntegerModel
 
 @dataclass(frozen=True)
 class Report:
-    """What `verify` found; true where at least one input was compared and none differs.
+    """A report is what `verify` found, true where at least one input was compared and none differs.
 
     Attributes:
         target: "onnx", "qonnx", "c", "memory", "verilog" or "hls".
@@ -58,11 +58,11 @@ def verify(model: IntegerModel, path: str | PathLike[str], x: Any) -> Report:
 def verify_parts(
     model: IntegerModel, path: str | PathLike[str], parts: Iterable[Any], done: Callable[[int], object] | None = None
 ) -> Report:
-    """As `verify` on real inputs that come in parts: the artefact is compiled or loaded once for all of them.
+    """Do as `verify` on real inputs that come in parts; the artefact is compiled or loaded once for all of them.
 
     Args:
         model: the integer model that was written.
-        path: of the file or folder.
+        path: the path of the file or folder.
         parts: real inputs, each `[batch, ...]`.
         done: called with the number of inputs of every part that was compared.
 
@@ -88,7 +88,7 @@ def verify_parts(
 
 
 def _differing(found: np.ndarray, expected: np.ndarray, path: str | PathLike[str]) -> int:
-    """Outputs that differ.
+    """Return how many outputs differ.
 
     Raises:
         ProbqError: they have another shape.

@@ -1,4 +1,4 @@
-"""IntegerModel: a network of integers. Its one meaning is its int64 interpreter; every exporter is a function of it."""
+"""An integer model is a network of integers; its one meaning is its int64 interpreter, which every exporter follows."""
 
 import hashlib
 import math

@@ -1,4 +1,4 @@
-"""Likelihoods: functions from a network's output to a `torch.distributions` law of the target."""
+"""A likelihood is a function from a network's output to a `torch.distributions` law of the target."""
 
 from probq.likelihoods.classes import Categorical, Classes, categorical, hits
 from probq.likelihoods.network_likelihood import Likelihood as Likelihood

@@ -1,4 +1,4 @@
-"""Targets that are classes."""
+"""Targets are classes under these likelihoods."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ IGNORED = -100  # the target that `torch.nn.functional.cross_entropy` leaves out
 
 
 class Classes(CategoricalLaw):
-    """Categorical law of which some targets are not observed, and whose classes may count differently.
+    """In this categorical law some targets are not observed, and classes may count differently.
 
     `log_prob(y) = weight[y] * log softmax(logits)[y]`, and 0 where `y` is ignored.
 
     Args:
-        logits: of the classes, `[..., classes]`.
+        logits: the logits of the classes, `[..., classes]`.
         weight: factor of each class `[classes]`, or None.
         ignore_index: the target that is not observed.
     """
@@ -32,11 +32,11 @@ class Classes(CategoricalLaw):
         super().__init__(logits=logits)
 
     def observed(self, value: Tensor) -> Tensor:
-        """Where a target is not ignored."""
+        """Return which targets are not ignored."""
         return value.long() != self.ignore_index  # unsigned bytes would take -100 for 156
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log-probability of every target in nats."""
+        """Return the log-probability of every target in nats."""
         ignored = ~self.observed(value)
         value = value.long().masked_fill(ignored, 0)
         log_prob = super().log_prob(value)
@@ -46,7 +46,9 @@ class Classes(CategoricalLaw):
 
 
 def categorical(output: Tensor) -> Distribution:
-    """`target ~ Categorical(softmax(output))`, the classes on the last axis; in float32 where autocast gave less.
+    """Return the law `target ~ Categorical(softmax(output))`, classes on the last axis.
+
+    It is in float32 where autocast gave less.
 
     A target of -100 is not observed, as in `torch.nn.functional.cross_entropy`. `Categorical` has the other options.
     """
@@ -54,7 +56,7 @@ def categorical(output: Tensor) -> Distribution:
 
 
 class Categorical(NetworkLikelihood, nn.Module):
-    """`target ~ Categorical(softmax(output))` with the classes on any axis, and options as in `cross_entropy`.
+    """This likelihood is `target ~ Categorical(softmax(output))`, classes on any axis, with options of `cross_entropy`.
 
     The log-probability of a target `y` is `weight[y] * log softmax(output)[y]`, so that a sum over targets is minus
     `torch.nn.functional.cross_entropy(output, y, weight, ignore_index=..., reduction="sum")`. Weights of mean 1 over
@@ -89,7 +91,7 @@ class Categorical(NetworkLikelihood, nn.Module):
         self.register_buffer("weight", None if weight is None else _weight(weight))
 
     def forward(self, output: Tensor) -> Distribution:
-        """Law of the target given the output."""
+        """Return the law of the target given the output."""
         if self.axis is None and output.dim() > 2:
             raise ProbqError(
                 f"the outputs have shape {tuple(output.shape)}: say which axis runs over classes, by "
@@ -110,20 +112,20 @@ class Categorical(NetworkLikelihood, nn.Module):
         return Classes(logits, self.weight, self.ignore_index)
 
     def extra_repr(self) -> str:
-        """The options."""
+        """Return the options."""
         return f"axis={self.axis}, weight={self.weight}, ignore_index={self.ignore_index}"
 
     def metadata(self) -> dict[str, Any]:
-        """The axis of the classes."""
+        """Return the axis of the classes."""
         return {"class axis": self.axis}
 
     def identity(self) -> Any:
-        """All options, for none is learned."""
+        """Return all options, for none is learned."""
         weight = None if self.weight is None else self.weight.tolist()
         return Categorical, self.axis, self.ignore_index, weight
 
     def to_entry(self) -> dict[str, Any]:
-        """The options; weights are a tensor of the state."""
+        """Return the options; weights are a tensor of the state."""
         return {"kind": "categorical", "axis": self.axis, "ignore_index": self.ignore_index}
 
 
@@ -142,12 +144,15 @@ def _precise(output: Tensor) -> Tensor:
 
 
 def observed(law: Distribution, value: Tensor) -> Tensor:
-    """Which targets a law counts, bool of the targets' shape."""
+    """Return which targets a law counts, bool of the targets' shape."""
     return law.observed(value) if isinstance(law, Classes) else torch.ones_like(value, dtype=torch.bool)
 
 
 def hits(law: Distribution, value: Tensor) -> tuple[int, int] | None:
-    """How many observed targets are the law's most probable class, and how many are observed; None without classes."""
+    """Return how many observed targets are the law's most probable class, and how many are observed.
+
+    The result is None where targets are no classes.
+    """
     while isinstance(law, Independent):
         law = law.base_dist
     if isinstance(law, Bernoulli):

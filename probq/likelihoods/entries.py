@@ -1,4 +1,4 @@
-"""Likelihoods as JSON, and back."""
+"""Likelihoods are written as JSON here, and read back."""
 
 from __future__ import annotations
 
@@ -15,18 +15,21 @@ KINDS = (Categorical, Normal)
 
 
 def to_entry(likelihood: Likelihood | None) -> dict[str, Any] | None:
-    """What JSON can hold of a likelihood; None for one of the user's own, which may do more than the class it is of."""
+    """Return what JSON can hold of a likelihood.
+
+    The result is None for one of the user's own, which may do more than the class it is of.
+    """
     if likelihood is None or likelihood is categorical:
         return {"kind": "none" if likelihood is None else "categorical"}
     return likelihood.to_entry() if isinstance(likelihood, KINDS) and type(likelihood) in KINDS else None
 
 
 def from_entry(entry: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Likelihood | None:
-    """The likelihood of an entry.
+    """Return the likelihood of an entry.
 
     Args:
         entry: from `to_entry`.
-        tensors: of its state, by their names in it.
+        tensors: the tensors of its state, by their names in it.
     """
     if entry["kind"] == "normal":
         return Normal(None if entry["learned"] else entry["sd"])

@@ -1,4 +1,4 @@
-"""What a fit, a file and an ensemble ask of a likelihood besides its law, as methods.
+"""A fit, a file and an ensemble ask a likelihood, by methods, for more than its law.
 
 A function of the user's own gives laws alone, which is what the base class says; a likelihood here overrides what it
 knows more.
@@ -18,7 +18,7 @@ Likelihood: TypeAlias = Callable[[Tensor], Distribution]
 
 
 class NetworkLikelihood:
-    """A likelihood of one tensor of outputs.
+    """A network's likelihood takes one tensor of outputs.
 
     Attributes:
         needs_residuals: whether `start` takes the residuals of the float network.
@@ -33,24 +33,30 @@ class NetworkLikelihood:
 
     @property
     def noise_variance(self) -> float | None:
-        """Variance of the targets around the output; None where targets are no real numbers, or it is not known."""
+        """Return the variance of the targets around the output.
+
+        The result is None where targets are no real numbers, or it is not known.
+        """
         return None
 
     def metadata(self) -> dict[str, Any]:
-        """What a model file needs for reading its outputs."""
+        """Return what a model file needs for reading its outputs."""
         return {}
 
     def identity(self) -> Any:
-        """What two fits must have in common for their draws to be compared; parameters that are learned are not."""
+        """Return what two fits must have in common for their draws to be compared.
+
+        Parameters that are learned are not part of it.
+        """
         return type(self)
 
     def to_entry(self) -> dict[str, Any]:
-        """What JSON can hold of it; tensors of its state are kept beside."""
+        """Return what JSON can hold of it; tensors of its state are kept beside."""
         raise NotImplementedError
 
 
 class FunctionLikelihood(NetworkLikelihood):
-    """A likelihood of the user's own, or none.
+    """This is a likelihood of the user's own, or none.
 
     Args:
         of: the function or module.
@@ -60,17 +66,17 @@ class FunctionLikelihood(NetworkLikelihood):
         self.of = of
 
     def identity(self) -> Any:
-        """A function itself; of a module with parameters of its own, what it is."""
+        """Return a function itself; of a module with parameters of its own, what it is."""
         return type(self.of) if isinstance(self.of, nn.Module) else self.of
 
 
 def as_network_likelihood(likelihood: Likelihood | None) -> NetworkLikelihood:
-    """A likelihood with its methods."""
+    """Return a likelihood with its methods."""
     return likelihood if isinstance(likelihood, NetworkLikelihood) else FunctionLikelihood(likelihood)
 
 
 def only_tensor(output: Any) -> Tensor:
-    """A network's output, or the one thing in it, as the likelihoods here take it.
+    """Return a network's output, or the one thing in it, as the likelihoods here take it.
 
     Raises:
         ProbqError: if it is not one tensor.

@@ -1,4 +1,4 @@
-"""Targets that are real numbers."""
+"""Targets are real numbers under this likelihood."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LEAST_SD = 1e-6
 
 
 class Normal(NetworkLikelihood, nn.Module):
-    """`target ~ Normal(output, sd)`.
+    """This likelihood is `target ~ Normal(output, sd)`.
 
     Args:
         sd: standard deviation of the noise; by default it is learned; `fit` starts it at the residuals of
@@ -32,20 +32,20 @@ class Normal(NetworkLikelihood, nn.Module):
         self.log_sd = nn.Parameter(torch.tensor(sd or 1.0).log(), requires_grad=sd is None)
 
     def forward(self, output: Tensor) -> Distribution:
-        """Law of the target given the output."""
+        """Return the law of the target given the output."""
         return NormalLaw(output, self.log_sd.exp())
 
     @torch.no_grad()
     def start(self, residuals: Tensor) -> None:
-        """A noise that is learned starts at the root mean square of the residuals."""
+        """Start a noise that is learned at the root mean square of the residuals."""
         if self.log_sd.requires_grad:
             self.log_sd.copy_(residuals.double().square().mean().sqrt().clamp_min(LEAST_SD).log())
 
     @property
     def noise_variance(self) -> float:
-        """The square of the standard deviation."""
+        """Return the square of the standard deviation."""
         return float(self.log_sd.detach().exp()) ** 2
 
     def to_entry(self) -> dict[str, Any]:
-        """The standard deviation, and whether it is learned."""
+        """Return the standard deviation, and whether it is learned."""
         return {"kind": "normal", "learned": self.log_sd.requires_grad, "sd": float(self.log_sd.detach().exp())}

@@ -1,4 +1,4 @@
-"""Which likelihood targets suggest."""
+"""Targets suggest a likelihood."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from probq.likelihoods.normal import Normal
 
 
 def for_target(target: Tensor, output: Any = None) -> Likelihood:
-    """The usual likelihood of a target: categorical for integers, normal with learned noise for real numbers.
+    """Return the usual likelihood of a target: categorical for integers, normal with learned noise for real numbers.
 
     Args:
-        target: of a batch.
+        target: the target of a batch.
         output: of the network for it. Where the shapes allow classes on axis 1 alone, as `cross_entropy` has them, they
             are there, otherwise on the last axis.
 
@@ -45,10 +45,10 @@ def _without(output: Tensor, axis: int) -> torch.Size:
 
 
 def is_usual(likelihood: Likelihood) -> bool:
-    """Whether a likelihood is one of those here, which take a tensor."""
+    """Return whether a likelihood is one of those here, which take a tensor."""
     return likelihood is categorical or isinstance(likelihood, NetworkLikelihood)
 
 
 def fits(shape: Sequence[int], target: Sequence[int]) -> bool:
-    """Whether targets have the shape of a law, up to axes of length 1."""
+    """Return whether targets have the shape of a law, up to axes of length 1."""
     return [n for n in shape if n != 1] == [n for n in target if n != 1]

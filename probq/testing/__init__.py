@@ -1,4 +1,4 @@
-"""Helpers for tests of probq and of its extensions: a zoo of awkward networks, and oracles by enumeration."""
+"""Tests of probq and of its extensions find help here: a zoo of awkward networks, and oracles by enumeration."""
 
 from probq.testing.deployed import deployed
 from probq.testing.enumerable import Small, enumerable, fit_law, law_parameters

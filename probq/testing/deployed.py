@@ -1,4 +1,4 @@
-"""Small networks of the kinds that are deployed: each is quantized, lowered and exported without one refusal."""
+"""These small networks are of kinds that are deployed: each is quantized, lowered and exported without one refusal."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from probq.network.tracing.module_kinds import NORMS
 
 
 def _conv(before: int, after: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> list[nn.Module]:
-    """A convolution and its batch normalisation."""
+    """Return a convolution and its batch normalisation."""
     padding = kernel // 2
     return [nn.Conv2d(before, after, kernel, stride, padding, groups=groups, bias=False), nn.BatchNorm2d(after)]
 
 
 class Bottleneck(nn.Module):
-    """Inverted residual of MobileNetV2: expand 1x1, depthwise 3x3, project 1x1 without a non-linearity.
+    """This inverted residual of MobileNetV2 expands 1x1, is depthwise 3x3, and projects 1x1 without a non-linearity.
 
     Source: M. Sandler et al., 2018, "MobileNetV2: Inverted Residuals and Linear Bottlenecks".
     """
@@ -34,12 +34,14 @@ class Bottleneck(nn.Module):
         self.shortcut = stride == 1 and before == after
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features."""
+        """Return features."""
         return x + self.body(x) if self.shortcut else self.body(x)
 
 
 class Block(nn.Module):
-    """Basic block of a ResNet; its shortcut is the identity, a projection, or (`padded`) a slice with zero channels.
+    """This is the basic block of a ResNet.
+
+    Its shortcut is the identity, a projection, or (`padded`) a slice with zero channels.
 
     Source: K. He et al., 2016, "Deep Residual Learning for Image Recognition".
     """
@@ -52,13 +54,13 @@ class Block(nn.Module):
         self.stride, self.more = (stride, after - before) if padded else (1, 0)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features."""
+        """Return features."""
         short = self.shortcut(x)[:, :, :: self.stride, :: self.stride]
         return F.relu(self.body(x) + F.pad(short, (0, 0, 0, 0, 0, self.more)))
 
 
 class Neck(nn.Module):
-    """Channels split and joined, a coarse map upsampled beside a fine one, padding on one side only."""
+    """Channels are split and joined, a coarse map is upsampled beside a fine one, and one side only is padded."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,7 +70,7 @@ class Neck(nn.Module):
         self.head = nn.Conv2d(18, 2, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """A map of scores."""
+        """Return a map of scores."""
         left, right = self.stem(x).chunk(2, 1)
         fine = torch.cat([left, right, right + self.branch(right)], 1)
         return self.head(torch.cat([self.up(self.down(fine)), fine], 1))
@@ -134,7 +136,7 @@ DEPLOYED: tuple[tuple[str, Callable[[], nn.Module], tuple[int, ...]], ...] = (
 
 
 def deployed() -> Iterator[tuple[str, nn.Module, Tensor]]:
-    """Networks of the kinds that are deployed, each with a name and 16 signed inputs; the same ones at every call.
+    """Yield networks of kinds that are deployed, each with a name and 16 signed inputs, the same ones at every call.
 
     Their weights are random, the statistics of their normalisations as after training: no channel like another.
 
@@ -155,7 +157,7 @@ def deployed() -> Iterator[tuple[str, nn.Module, Tensor]]:
 
 @torch.no_grad()
 def _tilt(norm: nn.Module) -> None:
-    """Statistics away from their start; some gains are negative."""
+    """Move statistics away from their start; some gains are negative."""
     tensors = {**dict(norm.named_parameters()), **dict(norm.named_buffers())}
     tensors["running_mean"].normal_(0, 0.3)
     tensors["running_var"].uniform_(0.2, 2)

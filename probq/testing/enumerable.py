@@ -1,4 +1,4 @@
-"""Networks so small that every width and every code can be enumerated, with data: where a posterior can be proved."""
+"""These networks are so small that every width and every code can be enumerated, and a posterior can be proved."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from probq.network.quantizers.plan import Plan
 
 @dataclass(frozen=True)
 class Small:
-    """One such network: how it is made, its plan, its likelihood and its inputs."""
+    """A small network says how it is made, and has a plan, a likelihood and inputs."""
 
     name: str
     make: Callable[[], nn.Module]
@@ -31,7 +31,7 @@ class Small:
     rows: int = 12
 
     def quantized(self, seed: int = 0, **changes: Any) -> tuple[Quantized, Tensor]:
-        """The network with scales of its own random weights, and inputs; `changes` are those of the plan."""
+        """Return the network with scales of its own random weights, and inputs; `changes` are those of the plan."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             net, x = self.make(), torch.randn(self.rows, self.features)
@@ -43,26 +43,26 @@ class Small:
         return q.train(), x
 
     def targets(self, q: Quantized, x: Tensor, seed: int = 0) -> Tensor:
-        """Targets drawn at the float weights."""
+        """Return targets drawn at the float weights."""
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(1000 + seed)
             return q.law(q.net(x)).sample()
 
 
 class Shared(nn.Module):
-    """One layer applied twice, then summed."""
+    """This network applies one layer twice, then sums."""
 
     def __init__(self) -> None:
         super().__init__()
         self.layer = nn.Linear(2, 2, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Two numbers in, one out."""
+        """Return one number of two."""
         return self.layer(torch.tanh(self.layer(x))).sum(-1, keepdim=True)
 
 
 def bernoulli(output: Tensor) -> Distribution:
-    """`target ~ Bernoulli(sigmoid(output))`, one number for each example."""
+    """Return the law `target ~ Bernoulli(sigmoid(output))`, one number for each example."""
     return Bernoulli(logits=output)
 
 
@@ -79,7 +79,7 @@ def _two_layers() -> nn.Module:
 
 
 def enumerable() -> Iterator[Small]:
-    """The networks: linear, logistic, two layers with learned input width, and a shared weight."""
+    """Yield the networks: linear, logistic, two layers with learned input width, and a shared weight."""
     pair, three = ladder(0, binary()), ladder(0, ternary())
     free = {"free_codes": True}
     yield Small("linear", _linear(4, 1), 4, _plan(pair), Normal(0.7))
@@ -91,7 +91,7 @@ def enumerable() -> Iterator[Small]:
 
 
 def law_parameters(q: Quantized) -> dict[str, nn.Parameter]:
-    """The parameters of the posterior over widths and codes but for spreads; all others stop being trained."""
+    """Return the parameters of the posterior over widths and codes but for spreads; all others stop being trained."""
     laws = {id(parameter) for parameter in drawn_parameters(q)}
     for name, parameter in q.named_parameters():
         parameter.requires_grad_(id(parameter) in laws and not name.endswith("log_spread"))

@@ -1,4 +1,4 @@
-"""The best mean-field posterior of a small network, by coordinate ascent on its enumerated joint law.
+"""Coordinate ascent finds the best mean-field posterior of a small network on its enumerated joint law.
 
 A posterior `q(widths) prod_i q(code_i | its width)` has one probability vector `[B]` for each quantizer and, for each
 weight quantizer, one matrix `[weights, K]` for each rung. All of it is float64 torch, so that autograd gives the exact
@@ -29,14 +29,14 @@ Codes = list[list[Tensor]]
 
 @dataclass(frozen=True)
 class Joint:
-    """`log p(y | widths, codes)` of every state, and the logarithms of the priors.
+    """A joint law has `log p(y | widths, codes)` of every state, and the logarithms of the priors.
 
     Attributes:
         owners: for each axis of the tables, that is each weight, the number of its quantizer.
         outputs: the network's output by rungs, `[K_1, .., K_n, batch, ..]`.
         tables: log-likelihood by rungs, `[K_1, .., K_n]`, in nats.
-        log_widths: of every quantizer's rungs `[B]`.
-        log_codes: of every weight quantizer and rung, `[weights, K]`.
+        log_widths: the log-prior of every quantizer's rungs `[B]`.
+        log_codes: the log-prior of the codes of every weight quantizer and rung, `[weights, K]`.
     """
 
     owners: tuple[int, ...]
@@ -46,21 +46,21 @@ class Joint:
     log_codes: Codes
 
     def given(self, q: Program, y: Tensor) -> Joint:
-        """The same network and inputs with other targets."""
+        """Return the same network and inputs with other targets."""
         return replace(self, tables={rungs: _log_likelihood(q, out, y) for rungs, out in self.outputs.items()})
 
     def axes(self, rungs: Sequence[int], codes: Codes) -> list[Tensor]:
-        """Code probabilities of each weight at given rungs."""
+        """Return the code probabilities of each weight at given rungs."""
         position = {owner: itertools.count() for owner in set(self.owners)}
         return [codes[owner][rungs[owner]][next(position[owner])] for owner in self.owners]
 
     def divergence(self, owner: int, rung: int, codes: Codes) -> Tensor:
-        """`KL` of all codes of a quantizer on a rung, in nats."""
+        """Return `KL` of all codes of a quantizer on a rung, in nats."""
         p = codes[owner][rung]
         return (torch.special.xlogy(p, p) - p * self.log_codes[owner][rung]).sum()
 
     def elbo(self, widths: Widths, codes: Codes) -> Tensor:
-        """Evidence lower bound in nats."""
+        """Return the evidence lower bound in nats."""
         total = torch.zeros((), dtype=torch.float64)
         for rungs, table in self.tables.items():
             probability = math.prod(
@@ -74,7 +74,7 @@ class Joint:
         return total
 
     def log_evidence(self) -> dict[tuple[int, ...], float]:
-        """`log p(y, widths)`, codes summed out, in nats."""
+        """Return `log p(y, widths)`, codes summed out, in nats."""
         result = {}
         for rungs, table in self.tables.items():
             log_joint = table
@@ -85,7 +85,7 @@ class Joint:
         return result
 
     def exact_widths(self) -> dict[tuple[int, ...], float]:
-        """The true posterior probability of all widths together."""
+        """Return the true posterior probability of all widths together."""
         log_evidence = self.log_evidence()
         values = np.array(list(log_evidence.values()))
         probs = np.exp(values - values.max())
@@ -94,7 +94,7 @@ class Joint:
 
 @dataclass(frozen=True)
 class MeanField:
-    """A posterior, and its evidence lower bound in nats."""
+    """This is a mean-field posterior, and its evidence lower bound in nats."""
 
     widths: Widths
     codes: Codes
@@ -102,7 +102,7 @@ class MeanField:
 
 
 def contracted(table: Tensor, axes: Sequence[Tensor], keep: int | None = None) -> Tensor:
-    """Expectation of a table over all axes but `keep`."""
+    """Return the expectation of a table over all axes but `keep`."""
     for axis in reversed(range(len(axes))):
         if axis != keep:
             table = torch.tensordot(table, axes[axis], dims=([axis], [0]))
@@ -110,7 +110,7 @@ def contracted(table: Tensor, axes: Sequence[Tensor], keep: int | None = None) -
 
 
 def enumerate_joint(q: Program, x: Any, y: Tensor) -> Joint:
-    """Every width and every code of a small network whose gates are shared by tensors."""
+    """Enumerate every width and every code of a small network whose gates are shared by tensors."""
     names = [name for name, _ in q.named_quantizers()]
     quantizers = [quantizer for _, quantizer in q.named_quantizers()]
     owners = tuple(u for u, n in enumerate(names) if n in q.weights for _ in range(q.net.get_parameter(n).numel()))
@@ -128,7 +128,7 @@ def enumerate_joint(q: Program, x: Any, y: Tensor) -> Joint:
 
 @torch.no_grad()
 def _outputs(q: Program, rungs: Mapping[str, int], x: Any) -> Tensor:
-    """Output for every code of every weight, from a plain float64 copy of the network."""
+    """Return the output for every code of every weight, from a plain float64 copy of the network."""
     widths = {n: quantizer.ladder.bits[rungs[n]] for n, quantizer in q.named_quantizers()}
     zeros = {n: np.zeros(q.net.get_parameter(n).shape, dtype=int) for n in q.weights}
     net = decided_copy(q, Assignment(widths, zeros, q.layers))
@@ -150,7 +150,7 @@ def _outputs(q: Program, rungs: Mapping[str, int], x: Any) -> Tensor:
 
 @torch.no_grad()
 def _log_likelihood(q: Program, outputs: Tensor, y: Tensor) -> Tensor:
-    """Log-likelihood of every state, from outputs `[K_1, .., K_n, batch, ..]`."""
+    """Return the log-likelihood of every state, from outputs `[K_1, .., K_n, batch, ..]`."""
     states = outputs.shape[: sum(q.net.get_parameter(n).numel() for n in q.weights)]
     flat = outputs.reshape(-1, *outputs.shape[len(states) + 1 :])
     law = q.law(flat, y)
@@ -159,7 +159,7 @@ def _log_likelihood(q: Program, outputs: Tensor, y: Tensor) -> Tensor:
 
 
 def _log_prior(q: Program, name: str, k: int) -> Tensor:
-    """Log-prior of every code on a rung `[weights, K]`, by the program's own prior."""
+    """Return the log-prior of every code on a rung `[weights, K]`, by the program's own prior."""
     quantizer = q.weights[name]
     levels = torch.from_numpy(book_levels(quantizer, k)).to(torch.get_default_dtype())
     if quantizer.code_prior_law is None:
@@ -171,7 +171,7 @@ def _log_prior(q: Program, name: str, k: int) -> Tensor:
 
 
 def posterior_of(q: Program) -> tuple[Widths, Codes]:
-    """The network's own posterior over widths and codes, with gradients to its parameters."""
+    """Return the network's own posterior over widths and codes, with gradients to its parameters."""
     widths = [quantizer.probs().double() for _, quantizer in q.named_quantizers()]
     codes: Codes = []
     for name, quantizer in q.named_quantizers():
@@ -186,7 +186,7 @@ def posterior_of(q: Program) -> tuple[Widths, Codes]:
 
 
 def best_mean_fields(joint: Joint, restarts: int = 20, seed: int = 0, tolerance: float = 1e-5) -> list[MeanField]:
-    """All ends of coordinate ascent from random starts whose evidence lower bound is the highest, in nats.
+    """Return all ends of coordinate ascent from random starts whose evidence lower bound is the highest, in nats.
 
     Networks with symmetries have several: where the signs of a hidden unit's weights can be flipped without any change
     of the output, so can those of a posterior.
@@ -198,12 +198,12 @@ def best_mean_fields(joint: Joint, restarts: int = 20, seed: int = 0, tolerance:
 
 
 def best_mean_field(joint: Joint, restarts: int = 20, seed: int = 0) -> MeanField:
-    """The mean-field posterior of the highest evidence lower bound found from random starts."""
+    """Return the mean-field posterior of the highest evidence lower bound found from random starts."""
     return max(best_mean_fields(joint, restarts, seed), key=lambda field: field.elbo)
 
 
 def distance(widths: Widths, codes: Codes, fields: Sequence[MeanField]) -> tuple[float, float]:
-    """Largest differences of the marginals of rungs, and of pairs (rung, code), from the nearest of some posteriors."""
+    """Return the largest distances of the marginals of rungs and of pairs (rung, code) from the nearest posterior."""
     here = marginals(widths, codes)
     gaps = [
         tuple(float((a - b).abs().max()) for a, b in zip(here, marginals(field.widths, field.codes), strict=True))
@@ -214,7 +214,7 @@ def distance(widths: Widths, codes: Codes, fields: Sequence[MeanField]) -> tuple
 
 
 def marginals(widths: Widths, codes: Codes) -> tuple[Tensor, Tensor]:
-    """Probabilities of all rungs, and of all pairs of a rung and a code, as two vectors."""
+    """Return the probabilities of all rungs, and of all pairs of a rung and a code, as two vectors."""
     pairs = [(p[k] * law).reshape(-1) for p, of in zip(widths, codes, strict=True) for k, law in enumerate(of)]
     return torch.cat([p.reshape(-1) for p in widths]), torch.cat(pairs)
 
@@ -247,13 +247,13 @@ def _ascent(joint: Joint, widths: Widths, codes: Codes, tolerance: float = 1e-9)
 
 
 def _rows(joint: Joint, owner: int) -> Iterator[tuple[int, int]]:
-    """The axes of a quantizer's weights, and the row of each."""
+    """Return the axes of a quantizer's weights, and the row of each."""
     axes = [axis for axis, other in enumerate(joint.owners) if other == owner]
     return zip(axes, range(len(axes)), strict=True)
 
 
 def _expected(joint: Joint, widths: Widths, codes: Codes, owner: int, rung: int, keep: int | None) -> Tensor:
-    """Expected log-likelihood given a quantizer's rung, and, along `keep`, given one weight's code."""
+    """Return the expected log-likelihood given a quantizer's rung, and, along `keep`, given one weight's code."""
     total = torch.zeros((), dtype=torch.float64)
     for rungs, table in joint.tables.items():
         if rungs[owner] == rung:

@@ -1,4 +1,4 @@
-"""Oracles by enumeration: plain float64 from the definitions, no arithmetic shared with what they check."""
+"""These oracles enumerate: plain float64 from the definitions, with no arithmetic shared with what they check."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MOST_STATES = 100_000
 
 
 def book_levels(quantizer: Quantizer, rung: int) -> np.ndarray:
-    """Levels of one rung `[K]` in float64; learned ones rounded to multiples of 1/16."""
+    """Return the levels of one rung `[K]` in float64; learned ones rounded to multiples of 1/16."""
     book: Codebook = quantizer.ladder.rungs[rung]
     if isinstance(book, Grid):
         return np.arange(book.count) * float(book.step) + book.start
@@ -33,7 +33,7 @@ def book_levels(quantizer: Quantizer, rung: int) -> np.ndarray:
 
 
 def book_scales(quantizer: Quantizer) -> np.ndarray:
-    """Scale of every rung in float64: powers of two, or multiples 16 .. 31 of one."""
+    """Return the scale of every rung in float64: powers of two, or multiples 16 .. 31 of one."""
     logarithms, multipliers = _numbers(quantizer.log2_scale), quantizer.multipliers
     if multipliers == 1:
         return 2.0 ** np.round(logarithms)
@@ -42,7 +42,7 @@ def book_scales(quantizer: Quantizer) -> np.ndarray:
 
 
 def _factor(scale: np.ndarray, gain: np.ndarray, multipliers: int) -> np.ndarray:
-    """What a scale is multiplied with where a normalisation of this gain is folded into its weight."""
+    """Return what a scale is multiplied with where a normalisation of this gain is folded into its weight."""
     if multipliers == 1:
         return np.asarray(2.0 ** np.round(np.log2(gain)))
     unit = 2.0 ** np.floor(np.log2(scale * gain)) / multipliers
@@ -50,7 +50,7 @@ def _factor(scale: np.ndarray, gain: np.ndarray, multipliers: int) -> np.ndarray
 
 
 def decided_copy(q: Program, assignment: Assignment) -> nn.Module:
-    """A plain float64 copy of the network that computes what an assignment decides.
+    """Return a plain float64 copy of the network that computes what an assignment decides.
 
     Weights are the levels of the codes times their scale, inputs are rounded by hooks, biases are rounded to the
     accumulator's step, and folded normalisations are gone. Scales are those that leave sums room.
@@ -120,7 +120,7 @@ def _bias(plain: Mapping[str, np.ndarray], net: nn.Module, layer: Layer) -> np.n
 
 
 def _least_scale(q: Program, layer: Layer, weight: np.ndarray, bias: Any, scales: np.ndarray) -> float:
-    """What the scales of a weight with integer levels have to be, for sums of about 2^23 and biases of 2^25."""
+    """Return what the scales of a weight with integer levels have to be, for sums of about 2^23 and biases of 2^25."""
     others = tuple(axis for axis in range(len(layer.shape)) if axis != layer.channel_axis)
     reach, unit = np.abs(weight).max(), 1.0
     if layer.input is not None:
@@ -150,7 +150,7 @@ def _rounding(scale: float, levels: np.ndarray) -> Any:
 
 
 def _dequantized(quantizer: Quantizer, widths: Any, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Values of decided codes, the scale of each, and the same with infinity where the weight is pruned; float64."""
+    """Return the values of decided codes, the scale of each, and the same with infinity where pruned, in float64."""
     bits = np.broadcast_to(np.reshape(np.asarray(widths), quantizer.gates), codes.shape)
     values, scales, finest = np.zeros(codes.shape), np.ones(codes.shape), np.full(codes.shape, np.inf)
     for rung, of_rung in enumerate(quantizer.ladder.bits):
@@ -183,7 +183,7 @@ def _numbers_of(net: nn.Module) -> dict[str, np.ndarray]:
 
 
 def rung_probabilities(quantizer: Quantizer) -> list[float]:
-    """Probability of each rung of a quantizer with one gate chain, by the definition."""
+    """Return the probability of each rung of a quantizer with one gate chain, by the definition."""
     if quantizer.fixed is not None or len(quantizer.ladder) == 1:
         return [float(k == int(quantizer.fixed or 0)) for k in range(len(quantizer.ladder))]
     gates = [1 / (1 + math.exp(-float(logit))) for logit in quantizer.logits.tolist()]
@@ -191,7 +191,7 @@ def rung_probabilities(quantizer: Quantizer) -> list[float]:
 
 
 def width_states(q: Program) -> Iterator[tuple[dict[str, int], float]]:
-    """Every choice of rungs and its probability, for networks whose gates are shared by a tensor."""
+    """Return every choice of rungs and its probability, for networks whose gates are shared by a tensor."""
     names = [name for name, _ in q.named_quantizers() if name not in q.sites]
     probabilities = [rung_probabilities(q.quantizer(name)) for name in names]
     for rungs in itertools.product(*(range(len(p)) for p in probabilities)):
@@ -201,7 +201,10 @@ def width_states(q: Program) -> Iterator[tuple[dict[str, int], float]]:
 
 
 def code_probabilities(quantizer: WeightQuantizer, weight: Tensor, rung: int) -> np.ndarray:
-    """Probability of every code of every weight `[weights, K]`: logistic cells over the nearest levels of a grid."""
+    """Return the probability of every code of every weight, `[weights, K]`.
+
+    They are logistic cells over the nearest levels of a grid.
+    """
     levels = book_levels(quantizer, rung)
     scale = np.broadcast_to(book_scales(quantizer)[rung], tuple(weight.shape)).reshape(-1)
     spread = math.exp(float(quantizer.log_spread.detach()))
@@ -216,7 +219,7 @@ def code_probabilities(quantizer: WeightQuantizer, weight: Tensor, rung: int) ->
 
 
 def enumerate_elbo(q: Program, x: Any, y: Tensor, size: int | None = None) -> float:
-    """Exact evidence lower bound in nats, summed over every width and every code, of a small network.
+    """Return the exact evidence lower bound in nats, summed over every width and every code, of a small network.
 
     Args:
         q: a network on grids, gates shared by a tensor, nothing folded.
@@ -239,7 +242,7 @@ def enumerate_elbo(q: Program, x: Any, y: Tensor, size: int | None = None) -> fl
 
 
 def _code_divergence(q: Program, laws: Mapping[str, np.ndarray]) -> float:
-    """`KL(codes || uniform)` in nats of the weights whose codes are drawn."""
+    """Return `KL(codes || uniform)` in nats of the weights whose codes are drawn."""
     drawn = [laws[n] for n, w in q.weights.items() if w.nearest > 1 and not q.rounding]
     return float(sum((p[p > 0] * np.log(p[p > 0] * p.shape[1])).sum() for p in drawn))
 

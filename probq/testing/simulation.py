@@ -1,4 +1,4 @@
-"""Simulation-based calibration: data drawn from the model itself, and how the true widths rank in the posterior."""
+"""Simulation-based calibration draws data from the model itself, and ranks the true widths in the posterior."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from probq.testing.mean_field import Joint
 
 
 def draw_from_prior(q: Program, joint: Joint, generator: np.random.Generator) -> tuple[tuple[int, ...], Tensor]:
-    """Rungs drawn from the prior, and targets drawn at them and at codes drawn from theirs."""
+    """Draw rungs from the prior, and targets at them and at codes drawn from theirs."""
     rungs = tuple(int(generator.choice(len(p), p=p.exp().numpy())) for p in joint.log_widths)
     laws = [law.exp().numpy() for law in joint.axes(rungs, joint.log_codes)]
     state = tuple(int(generator.choice(len(law), p=law / law.sum())) for law in laws)
@@ -24,7 +24,9 @@ def draw_from_prior(q: Program, joint: Joint, generator: np.random.Generator) ->
 
 
 def rank(probs: Mapping[Any, float], truth: Any, generator: np.random.Generator) -> float:
-    """Randomised position of the truth among its alternatives: uniform on (0, 1) where `probs` are the right law.
+    """Return the randomised position of the truth among its alternatives.
+
+    It is uniform on (0, 1) where `probs` are the right law.
 
     Alternatives keep their order: `P(before the truth) + u P(truth)`, `u` uniform.
 
@@ -36,7 +38,9 @@ def rank(probs: Mapping[Any, float], truth: Any, generator: np.random.Generator)
 
 
 def calibration(records: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Of pairs (probability given to an event, 0 or 1 whether it came): `sum (came - p)`, and its standard deviation.
+    """Return `sum (came - p)` and its standard deviation.
+
+    The records are pairs: the probability given to an event, and 0 or 1 whether it came.
 
     The deviation is that of events of exactly these probabilities; a calibrated posterior stays within a few of them.
     """

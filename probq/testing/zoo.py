@@ -1,4 +1,4 @@
-"""Networks of the benchmarks, and a zoo of awkward ones that break naive quantizers."""
+"""This zoo has the networks of the benchmarks, and awkward ones that break naive quantizers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 def lenet5() -> nn.Sequential:
-    """LeNet-5 for 28x28 images: 32C5-MP2-64C5-MP2-512-10, valid padding, no batch normalisation."""
+    """Return LeNet-5 for 28x28 images: 32C5-MP2-64C5-MP2-512-10, valid padding, no batch normalisation."""
     return nn.Sequential(
         nn.Conv2d(1, 32, 5), nn.ReLU(), nn.MaxPool2d(2),
         nn.Conv2d(32, 64, 5), nn.ReLU(), nn.MaxPool2d(2),
@@ -20,7 +20,7 @@ def lenet5() -> nn.Sequential:
 
 
 def vgg7(width: float = 1.0) -> nn.Sequential:
-    """VGG-7 for 32x32 images: 2x128C3-MP2-2x256C3-MP2-2x512C3-MP2-1024-10 with batch normalisation.
+    """Return VGG-7 for 32x32 images: 2x128C3-MP2-2x256C3-MP2-2x512C3-MP2-1024-10 with batch normalisation.
 
     Args:
         width: factor of all channel counts.
@@ -37,7 +37,7 @@ def vgg7(width: float = 1.0) -> nn.Sequential:
 
 
 class Residual(nn.Module):
-    """Convolution and batch normalisation (with statistics of its own) beside an identity."""
+    """A convolution and batch normalisation (with statistics of its own) stand beside an identity."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,13 +46,13 @@ class Residual(nn.Module):
         self.head = nn.Linear(4, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Class scores."""
+        """Return class scores."""
         x = F.relu(self.norm1(self.stem(x)))
         return self.head(F.relu(x + self.norm2(self.conv(x))).mean((2, 3)))
 
 
 class TiedEmbedding(nn.Module):
-    """An embedding whose weight is also that of the last linear layer."""
+    """The weight of this embedding is also that of the last linear layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,48 +60,48 @@ class TiedEmbedding(nn.Module):
         self.out.weight = self.embed.weight
 
     def forward(self, index: Tensor) -> Tensor:
-        """Scores of the next index."""
+        """Return scores of the next index."""
         return self.out(torch.tanh(self.mix(self.embed(index)).mean(1)))
 
 
 class Twice(nn.Module):
-    """One layer called twice."""
+    """This network calls one layer twice."""
 
     def __init__(self) -> None:
         super().__init__()
         self.shared, self.out = nn.Linear(4, 4), nn.Linear(4, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Class scores."""
+        """Return class scores."""
         return self.out(torch.relu(self.shared(torch.relu(self.shared(x)))))
 
 
 class Functional(nn.Module):
-    """`F.linear` on the weight of a module that is never called."""
+    """This network calls `F.linear` on the weight of a module that is never called."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first, self.second = nn.Linear(5, 4), nn.Linear(4, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Class scores."""
+        """Return class scores."""
         return F.linear(torch.relu(self.first(x)), self.second.weight, self.second.bias)
 
 
 class Recurrent(nn.Module):
-    """An LSTM, whose products no hook can see, and a linear layer."""
+    """An LSTM, whose products no hook can see, stands before a linear layer."""
 
     def __init__(self) -> None:
         super().__init__()
         self.lstm, self.out = nn.LSTM(3, 4, batch_first=True), nn.Linear(4, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Class scores."""
+        """Return class scores."""
         return self.out(self.lstm(x)[0][:, -1])
 
 
 class Attention(nn.Module):
-    """A transformer's encoder layer and a linear layer."""
+    """A transformer's encoder layer stands before a linear layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -109,25 +109,25 @@ class Attention(nn.Module):
         self.out = nn.Linear(8, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Class scores."""
+        """Return class scores."""
         return self.out(self.encoder(x).mean(1))
 
 
 class Pair(nn.Module):
-    """A network that returns a tuple."""
+    """This network returns a tuple."""
 
     def __init__(self) -> None:
         super().__init__()
         self.body, self.left, self.right = nn.Linear(4, 6), nn.Linear(6, 3), nn.Linear(6, 1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Two outputs."""
+        """Return two outputs."""
         hidden = torch.relu(self.body(x))
         return self.left(hidden), self.right(hidden)
 
 
 class Buffers(nn.Module):
-    """A network that standardises its input with buffers, called with keywords."""
+    """This network standardises its input with buffers, and is called with keywords."""
 
     mean: Tensor
     sd: Tensor
@@ -139,12 +139,12 @@ class Buffers(nn.Module):
         self.out = nn.Linear(3, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Class scores."""
+        """Return class scores."""
         return self.out(input=(x - self.mean) / self.sd)
 
 
 def _trained(norm: Any) -> Any:
-    """A normalisation as training leaves it: every statistic away from its start, one gain negative."""
+    """Return a normalisation as training leaves it: every statistic away from its start, one gain negative."""
     channels = torch.arange(norm.num_features, dtype=torch.get_default_dtype())
     for name, values in (("running_mean", 0.1 * channels - 0.2), ("running_var", 0.5 + 0.3 * channels)):
         getattr(norm, name).copy_(values)
@@ -182,7 +182,7 @@ ZOO: tuple[tuple[str, Callable[[], nn.Module], tuple[int, ...]], ...] = (
 
 
 def zoo() -> Iterator[tuple[str, nn.Module, Any]]:
-    """Networks that break naive quantizers, each with a name and an example; the same ones at every call.
+    """Yield networks that break naive quantizers, each with a name and an example; the same ones at every call.
 
     Example:
         >>> [name for name, net, example in zoo()][:3]

@@ -1,1 +1,1 @@
-"""Small helpers: checks of arguments, numbers as text, whole files, versions, random streams, batches of data."""
+"""Small helpers check arguments, format numbers, write whole files, name versions, draw numbers and batch data."""

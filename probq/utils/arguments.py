@@ -1,4 +1,4 @@
-"""Checks of arguments that many functions take."""
+"""Many functions check their arguments in the same ways."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files appear whole or not at all."""
 
 import contextlib
 import os
@@ -16,7 +16,9 @@ from probq.errors import ProbqError
 
 @contextmanager
 def replace_atomically(path: str | PathLike[str]) -> Iterator[Path]:
-    """A temporary name in the folder of `path`, with its suffix; what was written there is moved to `path` at the end.
+    """Give a temporary name in the folder of `path`, with its suffix, within the context.
+
+    What was written there is moved to `path` at the end.
 
     Raises:
         ProbqError: if the file cannot be written.
@@ -33,7 +35,10 @@ def replace_atomically(path: str | PathLike[str]) -> Iterator[Path]:
 
 
 def temporary_name(path: Path) -> Path:
-    """A new hidden name beside `path`; what killed processes of this machine left there for it is removed first."""
+    """Return a new hidden name beside `path`.
+
+    What killed processes of this machine left there for it is removed first.
+    """
     machine = f"{zlib.crc32(platform.node().encode()):08x}"
     for old in _named(path.parent, machine, path.name):
         with contextlib.suppress(OSError):
@@ -42,7 +47,7 @@ def temporary_name(path: Path) -> Path:
 
 
 def _named(folder: Path, machine: str, name: str) -> Iterator[Path]:
-    """Temporary files and folders for `name` whose process is gone."""
+    """Return the temporary files and folders for `name` whose process is gone."""
     start = f".probq-{machine}-"
     with contextlib.suppress(OSError):
         for file in list(folder.iterdir()):
@@ -53,7 +58,7 @@ def _named(folder: Path, machine: str, name: str) -> Iterator[Path]:
 
 
 def _runs(process: int) -> bool:
-    """Whether there is such a process; where that cannot be asked, it is taken to run."""
+    """Return whether there is such a process; where that cannot be asked, it is taken to run."""
     if os.name != "posix":
         return True
     try:

@@ -1,4 +1,4 @@
-"""Reading the user's data: any iterable of `(input, target)`."""
+"""The user's data is any iterable of `(input, target)`."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from probq.errors import ProbqError
 
 
 class Batches:
-    """Batches that can be read again and again, their number and the number of examples.
+    """These batches can be read again and again; they know their number and that of the examples.
 
     Args:
         batches: any iterable of `(input, target)`, usually a `DataLoader`; one that can be read only once is kept in
             memory, and one without a length is read once more at the start, to count it.
         device: where the tensors are moved.
-        name: of the data, for messages.
+        name: the name of the data, for messages.
 
     Raises:
         ProbqError: if there is no batch.
@@ -52,7 +52,10 @@ class Batches:
 
     @property
     def size(self) -> int:
-        """Number of examples; that of batches times the first one's where only a full pass could tell."""
+        """Return the number of examples.
+
+        Where only a full pass could tell, it is that of batches times the first one's.
+        """
         if self.counts is not None:
             return self.counts[1]
         data = getattr(self.source, "dataset", None)
@@ -63,7 +66,7 @@ class Batches:
         return len(self) * int(next(iter(self))[1].shape[0])
 
     def _counted(self) -> tuple[int, int]:
-        """Batches and examples of one pass, where no length tells."""
+        """Return batches and examples of one pass, where no length tells."""
         sizes = [len(y) for _, y in self]
         return len(sizes), sum(sizes)
 
@@ -87,7 +90,7 @@ class Batches:
 
 
 def _has_length(batches: Any) -> bool:
-    """Whether `len` works: a `DataLoader` over an `IterableDataset` has it, and raises."""
+    """Return whether `len` works: a `DataLoader` over an `IterableDataset` has it, and raises."""
     try:
         return isinstance(batches, Sized) and len(batches) >= 0
     except TypeError:
@@ -95,7 +98,7 @@ def _has_length(batches: Any) -> bool:
 
 
 def _described(batch: Any) -> str:
-    """What a batch is in place of a pair, and what to give."""
+    """Return what a batch is in place of a pair, and what to give."""
     if isinstance(batch, Mapping):
         first = next(iter(batch), "x")
         return f"a mapping with {_keys(batch)}; give pairs, such as [(b[{first!r}], b[...]) for b in loader]"

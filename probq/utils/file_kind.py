@@ -1,4 +1,4 @@
-"""What a file is, before it is read."""
+"""A file says what it is before it is read."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from probq.errors import ProbqError
 
 
 def file_kind(path: Path) -> str | None:
-    """Format that a file's metadata names, or None."""
+    """Return the format that a file's metadata names, or None."""
     try:
         with safe_open(path, framework="numpy") as file:
             manifest = json.loads((file.metadata() or {}).get("probq", "null"))

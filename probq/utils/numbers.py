@@ -1,4 +1,4 @@
-"""Costs and limits in messages: a figure that a user copies from one must do what the message says."""
+"""Costs and limits in messages are written so that a figure that a user copies does what the message says."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal
 
 
 def format_number(value: float, digits: int = 6, up: bool = False) -> str:
-    """A number as text: whole ones in full, others to some significant digits, all of those before the point.
+    """Return a number as text: whole ones in full, others to some significant digits, all of those before the point.
 
     Args:
         value: finite.

@@ -1,4 +1,4 @@
-"""Libraries that only some targets need, imported when they are needed."""
+"""Libraries that only some targets need are imported when they are needed."""
 
 import importlib
 from typing import Any
@@ -7,11 +7,11 @@ from probq.errors import ProbqError
 
 
 def require(module: str, extra: str) -> Any:
-    """The module of the given dotted name.
+    """Return the module of the given dotted name.
 
     Args:
         module: as `onnx.helper`.
-        extra: of probq that installs it.
+        extra: the extra of probq that installs it.
 
     Raises:
         ProbqError: it is not installed; the message says how to install it.

@@ -1,4 +1,4 @@
-"""Random numbers of a call's own, although torch and Pyro keep theirs for the whole process."""
+"""A call has random numbers of its own, although torch and Pyro keep theirs for the whole process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PROCESS = threading.RLock()
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Within: no other thread is within, nor in a `Stream` or in a step of a fit.
+    """Keep other threads out within the context, also from a `Stream` and from a step of a fit.
 
     Calling a network with other weights changes the network for the time of the call, and `torch.export` keeps a stack
     of its own for the whole process.
@@ -28,7 +28,7 @@ def alone() -> Iterator[None]:
 
 
 class Stream:
-    """Random numbers that a seed decides; without a seed, those of torch's global random state.
+    """A stream draws random numbers that a seed decides; without a seed, those of torch's global random state.
 
     Args:
         seed: 0 or more, or None.
@@ -40,7 +40,7 @@ class Stream:
 
     @contextmanager
     def drawing(self) -> Iterator[None]:
-        """Within: torch's global random state on the CPU is this stream's, and no other thread is within.
+        """Make torch's global random state on the CPU this stream's within the context, and keep other threads out.
 
         Afterwards it is what it was. Pyro's stack of handlers is the caller's alone too.
         """
@@ -61,13 +61,13 @@ class Stream:
 
     @contextmanager
     def training(self) -> Iterator[None]:
-        """Within: as in `drawing`, and with gradients on."""
+        """Do as `drawing` within the context, with gradients on."""
         with self.drawing(), torch.inference_mode(False), torch.enable_grad():
             yield
 
 
 class Apart(Iterator[T], Generic[T]):
-    """An iterator whose items are each made with random numbers of its own, and with gradients on.
+    """Each item of this iterator is made with random numbers of its own, and with gradients on.
 
     Args:
         items: a generator that may be suspended for as long as its user likes.

@@ -1,10 +1,10 @@
-"""Which probq this is."""
+"""This module knows which probq this is."""
 
 from importlib.metadata import PackageNotFoundError, version
 
 
 def probq_version() -> str:
-    """Version of the installed probq; "unknown" where it runs from its source without being installed."""
+    """Return the version of the installed probq, "unknown" where it runs from its source without being installed."""
     try:
         return version("probq")
     except PackageNotFoundError:

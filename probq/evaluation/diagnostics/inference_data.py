@@ -1,4 +1,4 @@
-"""The posterior for ArviZ: `InferenceData` with ArviZ 0.x, `xarray.DataTree` with 1.x. The only home of ArviZ."""
+"""ArviZ gets the posterior, as `InferenceData` (ArviZ 0.x) or `xarray.DataTree` (1.x); only this module uses ArviZ."""
 
 from __future__ import annotations
 

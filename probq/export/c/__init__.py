@@ -1,4 +1,4 @@
-"""One C99 header that computes an integer model, and its test program."""
+"""One C99 header computes an integer model; a test program checks it."""
 
 from probq.export.c.writer import header, opened, run, write, write_test
 

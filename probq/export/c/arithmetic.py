@@ -1,4 +1,4 @@
-"""Operations of the C exporter that are written element by element: arithmetic and windows.
+"""The C exporter writes these operations element by element: arithmetic and windows.
 
 Sums are held in 32 bits whatever they are made of: GCC 12 at -O3 compiles some sums in 8- or 16-bit memory wrongly.
 """
@@ -18,7 +18,7 @@ from probq.integer import Node
 
 
 def requantize(p: CSource, node: Node) -> View:
-    """`clip((x * multiplier + add) >> shift, lo, hi)`."""
+    """Compute `clip((x * multiplier + add) >> shift, lo, hi)`."""
     x, how = p.views[node.inputs[0]], rounding(p, node, p.ranges[node.inputs[0]])
     y = p.view(how.type, x.shape, order(x))
     elementwise(p, node.name, y, [x], how.operands, lambda t, s, c: how.lines(s[0], t, c))
@@ -26,7 +26,7 @@ def requantize(p: CSource, node: Node) -> View:
 
 
 def multiply(p: CSource, node: Node) -> View:
-    """`x * multiplier`."""
+    """Compute `x * multiplier`."""
     x, factor = p.views[node.inputs[0]], node.tensors["multiplier"]
     y = p.view(p.ranges[node.name].type, x.shape, order(x))
     wide = "int64_t" if int(np.abs(factor).max()) > MOST else "int32_t"
@@ -38,7 +38,7 @@ def multiply(p: CSource, node: Node) -> View:
 
 
 def clip(p: CSource, node: Node) -> View:
-    """`min(max(x, lo), hi)`."""
+    """Compute `min(max(x, lo), hi)`."""
     x = p.views[node.inputs[0]]
     y = p.view(p.ranges[node.name].type, x.shape, order(x))
     (low, high), (lo, hi) = p.ranges[node.inputs[0]].limits, (node.attributes["lo"], node.attributes["hi"])
@@ -60,7 +60,7 @@ def clip(p: CSource, node: Node) -> View:
 
 
 def add(p: CSource, node: Node) -> View:
-    """The sum of two values; the one of fewer axes is repeated along the first axes of the other."""
+    """Compute the sum of two values; the one of fewer axes is repeated along the first axes of the other."""
     xs = sorted((p.views[name] for name in node.inputs), key=lambda view: len(view.shape))
     shape = np.broadcast_shapes(*(x.shape for x in xs))
     xs = [broadcast(x, shape) for x in xs]
@@ -71,13 +71,13 @@ def add(p: CSource, node: Node) -> View:
 
 
 def broadcast(x: View, shape: Sequence[int]) -> View:
-    """The view repeated to a shape, by strides of zero."""
+    """Return the view repeated to a shape, by strides of zero."""
     strides = [0 if n == 1 else s for n, s in zip(x.shape, x.strides, strict=True)]
     return View(x.buffer, tuple(shape), (0,) * (len(shape) - len(strides)) + tuple(strides), x.offset)
 
 
 def total(p: CSource, node: Node) -> View:
-    """The sum over axes."""
+    """Compute the sum over axes."""
     x, found = p.views[node.inputs[0]], p.ranges[node.name]
     axes = {axis % len(x.shape) for axis in node.attributes["axes"]}
     kept = [1 if k in axes else n for k, n in enumerate(x.shape)]
@@ -97,13 +97,13 @@ def _accumulate(p: CSource, title: str, x: View, y: View, size: int) -> None:
 
 
 def max_pool(p: CSource, node: Node) -> View:
-    """The maximum over windows; padding is skipped."""
+    """Compute the maximum over windows, skipping padding."""
     kind = p.views[node.inputs[0]].buffer.type
     return _pool(p, node, kind, literal(kind.low), lambda x, y: f"{y} = {x} > {y} ? {x} : {y};")
 
 
 def sum_pool(p: CSource, node: Node) -> View:
-    """The sum over windows."""
+    """Compute the sum over windows."""
     return _pool(p, node, I32, "0", lambda x, y: f"{y} += {x};")
 
 
@@ -127,7 +127,7 @@ def _pool(p: CSource, node: Node, kind: Type, first: str, join: Callable[[str, s
 def _windows(
     spec: Mapping[str, Any], sizes: Sequence[int], outs: Sequence[int], taps: Sequence[str], body: list[str]
 ) -> list[str]:
-    """Loops over the elements of a window that lie inside the input, as `i0, i1, ...`."""
+    """Return loops over the elements of a window that lie inside the input, as `i0, i1, ...`."""
     dilations, pads = spec.get("dilation") or [1] * len(sizes), spec["padding"]
     for k in reversed(range(len(sizes))):
         kernel, stride, low, dilation = spec["kernel"][k], spec["stride"][k], pads[k][0], dilations[k]
@@ -139,7 +139,7 @@ def _windows(
 
 
 def embedding(p: CSource, node: Node) -> View:
-    """Rows of a table."""
+    """Look up the rows of a table."""
     x = ordered(p, node.name, p.views[node.inputs[0]])
     matrix = rows(p, node, lambda w: w)
     y = p.view(matrix.type, p.ranges[node.name].low.shape)

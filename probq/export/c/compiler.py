@@ -1,4 +1,4 @@
-"""A C compiler found on this machine, and programs built with it in a temporary folder."""
+"""A C compiler is found on this machine, and builds programs in a temporary folder."""
 
 import shutil
 import subprocess
@@ -12,7 +12,7 @@ SECONDS = 600
 
 
 def compiler() -> str:
-    """Path of the first C compiler there is.
+    """Return the path of the first C compiler there is.
 
     Raises:
         ProbqError: there is none.
@@ -38,7 +38,7 @@ def build(source: Path, program: Path, flags: Sequence[str]) -> None:
 
 
 def execute(program: Path, data: bytes) -> bytes:
-    """What a program writes when it reads the data.
+    """Return what a program writes when it reads the data.
 
     Raises:
         ProbqError: it fails or takes too long.

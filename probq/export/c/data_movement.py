@@ -1,4 +1,4 @@
-"""Operations of the C exporter that move elements, or look them up."""
+"""The C exporter moves elements in these operations, or looks them up."""
 
 from probq.export.c.code.elementwise import cast, copied, elementwise, order, ordered
 from probq.export.c.code.program import CSource
@@ -9,20 +9,20 @@ from probq.integer.ranges import reachable
 
 
 def permute(p: CSource, node: Node) -> View:
-    """A view with other axes; nothing is moved."""
+    """Return a view with other axes; nothing is moved."""
     x = p.views[node.inputs[0]]
     axes = [axis % len(x.shape) for axis in node.attributes["axes"]]
     return View(x.buffer, tuple(x.shape[k] for k in axes), tuple(x.strides[k] for k in axes), x.offset)
 
 
 def reshape(p: CSource, node: Node) -> View:
-    """A view of another shape, of a copy where the elements do not lie in order."""
+    """Return a view of another shape, of a copy where the elements do not lie in order."""
     x, shape = ordered(p, node.name, p.views[node.inputs[0]]), p.ranges[node.name].low.shape
     return View(x.buffer, shape, dense(shape))
 
 
 def concat(p: CSource, node: Node) -> View:
-    """Values side by side along one axis."""
+    """Put values side by side along one axis."""
     xs, shape = [p.views[name] for name in node.inputs], p.ranges[node.name].low.shape
     axis = node.attributes["axis"] % len(shape)
     y, start = p.view(p.ranges[node.name].type, shape, order(xs[0])), 0
@@ -33,7 +33,7 @@ def concat(p: CSource, node: Node) -> View:
 
 
 def piece(p: CSource, node: Node) -> View:
-    """A view of every `step`-th element along one axis; nothing is moved."""
+    """Return a view of every `step`-th element along one axis; nothing is moved."""
     x, spec = p.views[node.inputs[0]], node.attributes
     axis = spec["axis"] % len(x.shape)
     strides = [s * spec["step"] if k == axis else s for k, s in enumerate(x.strides)]
@@ -42,7 +42,7 @@ def piece(p: CSource, node: Node) -> View:
 
 
 def repeat(p: CSource, node: Node) -> View:
-    """Every element several times along the last axes: a loop over copies whose source does not move."""
+    """Repeat every element along the last axes, by a loop over copies whose source does not move."""
     x, factors = p.views[node.inputs[0]], node.attributes["factors"]
     y = p.view(x.buffer.type, p.ranges[node.name].low.shape, order(x))
     first = len(x.shape) - len(factors)
@@ -57,7 +57,7 @@ def repeat(p: CSource, node: Node) -> View:
 
 
 def pad(p: CSource, node: Node) -> View:
-    """Zeros, then the value in their midst."""
+    """Write zeros, then the value in their midst."""
     x, pairs = p.views[node.inputs[0]], node.attributes["padding"]
     y = p.view(p.ranges[node.name].type, p.ranges[node.name].low.shape, order(x))
     p.step(f"{node.name}: zeros", {}, {"y": y.buffer}, loops([("i", y.size)], ["y[i] = 0;"]))
@@ -68,7 +68,7 @@ def pad(p: CSource, node: Node) -> View:
 
 
 def table(p: CSource, node: Node) -> View:
-    """`table[x - first]`; entries that nothing reaches are left out."""
+    """Look up `table[x - first]`; entries that nothing reaches are left out."""
     x, (low, high) = p.views[node.inputs[0]], p.ranges[node.inputs[0]].limits
     start, reached = reachable(node, low, high)
     entries, found = p.constant(reached), p.ranges[node.name].type

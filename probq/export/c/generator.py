@@ -1,4 +1,4 @@
-"""The C program of an integer model: every node in order, a layer and the requantization after it at once."""
+"""The C program of an integer model has every node in order, a layer and the requantization after it at once."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -33,7 +33,7 @@ EMITTERS: Mapping[str, Callable[[CSource, Node], View]] = MappingProxyType(
 
 
 def generated(model: IntegerModel, name: str) -> CSource:
-    """The steps, constants and helpers that compute a model's output from `input` into `output`.
+    """Return the steps, constants and helpers that compute a model's output from `input` into `output`.
 
     Raises:
         ProbqError: a value could leave 31 bits, or has no elements.
@@ -60,7 +60,7 @@ def generated(model: IntegerModel, name: str) -> CSource:
 
 
 def input_type(p: CSource, node: Node) -> Type:
-    """The type of one element of a model's input."""
+    """Return the type of one element of a model's input."""
     return narrowest(*p.ranges[node.name].limits, (U8, I8, I16, I32))
 
 
@@ -71,7 +71,7 @@ def _input(p: CSource, node: Node) -> View:
 
 
 def _followers(model: IntegerModel) -> dict[str, Node]:
-    """The requantization that alone takes a layer's value, by the layer's name."""
+    """Return the requantization that alone takes a layer's value, by the layer's name."""
     takers: dict[str, list[Node]] = {}
     for node in model.nodes:
         for name in node.inputs:

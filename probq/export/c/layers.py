@@ -1,4 +1,4 @@
-"""Linear layers and convolutions of the C exporter: how a layer is laid out, and which kernel computes it."""
+"""The C exporter lays out linear layers and convolutions, and chooses the kernel that computes each."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ TILE = 4096  # products of outputs and kernel elements up to which a convolution
 
 
 def layer(p: CSource, node: Node, follower: Node | None) -> View:
-    """The value of a layer, or of the requantization that follows it."""
+    """Compute the value of a layer, or of the requantization that follows it."""
     product = _linear(p, node, follower) if node.op == "linear" else _conv(p, node, follower)
     if c_bits.fits(p, product):
         c_bits.emit(p, product)
@@ -44,7 +44,7 @@ def _is_small(product: Product) -> bool:
 
 
 def follows(node: Node, follower: Node) -> bool:
-    """Whether a requantization treats all positions of a layer's channel alike."""
+    """Return whether a requantization treats all positions of a layer's channel alike."""
     axis = 0 if node.op == "linear" else node.tensors["weight"].ndim - 2  # from the last
     return all(
         n == 1 for tensor in follower.tensors.values() for k, n in enumerate(reversed(tensor.shape)) if k != axis
@@ -87,7 +87,7 @@ def _conv(p: CSource, node: Node, follower: Node | None) -> Product:
 
 
 def _upright(groups: int) -> Callable[[np.ndarray], np.ndarray]:
-    """The weight of a transposed convolution as that of an ordinary one."""
+    """Return a function that makes the weight of a transposed convolution that of an ordinary one."""
 
     def arrange(weight: np.ndarray) -> np.ndarray:
         weight = weight.reshape(groups, -1, *weight.shape[1:]).swapaxes(1, 2)
@@ -98,7 +98,7 @@ def _upright(groups: int) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _image(p: CSource, title: str, x: View, pads: Sequence[Sequence[int]], spread: Sequence[int]) -> tuple[View, bool]:
-    """The input with its channels last, padded and spread with zeros, and whether that was needed."""
+    """Return the input with its channels last, padded and spread with zeros, and whether that was needed."""
     axes = channels_last(len(x.shape))
     moved = View(x.buffer, tuple(x.shape[k] for k in axes), tuple(x.strides[k] for k in axes), x.offset)
     padded = any(end for pair in pads for end in pair) or any(

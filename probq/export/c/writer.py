@@ -1,4 +1,4 @@
-"""One C99 header from an integer model: integers only, no allocation, weights packed at their own width.
+"""An integer model becomes one C99 header: integers only, no allocation, weights packed at their own width.
 
 The header holds `void NAME_run(const T *input, int32_t *output)` for one example, NAME taken from the file's name. Its
 values live in static pools whose size is known when it is written, so it is not reentrant. It computes what
@@ -133,7 +133,7 @@ def write(model: IntegerModel, path: str | PathLike[str], name: str | None = Non
 
     Args:
         model: the integers.
-        path: of the header.
+        path: the path of the header.
         name: prefix of all names; by default the file's name without its ending, as a C identifier. Two models in one
             program need two names.
 
@@ -148,7 +148,7 @@ def write(model: IntegerModel, path: str | PathLike[str], name: str | None = Non
 
 
 def header(model: IntegerModel, name: str) -> str:
-    """The text of the header.
+    """Return the text of the header.
 
     Raises:
         ProbqError: as `write`.
@@ -193,16 +193,16 @@ def _head(model: IntegerModel, p: CSource, pools: dict[int, int]) -> str:
 
 
 def _size(text: str) -> int:
-    """Bytes of a constant array, from its definition."""
+    """Return the number of bytes of a constant array, from its definition."""
     found = re.match(r"static const u?int(\d+)_t \w+\[(\d+)\]", text)
     return int(found[1]) // 8 * int(found[2]) if found else 0
 
 
 def run(path: str | PathLike[str], integers: Any, flags: Sequence[str] = ("-O2",)) -> np.ndarray:
-    """What a header computes, int64 `[batch, ...]`: compiled with the system's C compiler and run.
+    """Return what a header computes when the system's C compiler has built it, int64 `[batch, ...]`.
 
     Args:
-        path: of a header that `write` wrote.
+        path: the path of a header that `write` wrote.
         integers: those of `IntegerModel.quantize_input`, the batch first.
         flags: for the compiler.
 
@@ -215,7 +215,7 @@ def run(path: str | PathLike[str], integers: Any, flags: Sequence[str] = ("-O2",
 
 @contextmanager
 def opened(path: str | PathLike[str], flags: Sequence[str] = ("-O2",)) -> Iterator[Callable[[Any], np.ndarray]]:
-    """What `run` does, as a function of the integers: the header is compiled once, for all of its calls.
+    """Give what `run` does as a function of the integers; the header is compiled once, for all of its calls.
 
     Raises:
         ProbqError: as `run`.
@@ -243,7 +243,7 @@ def opened(path: str | PathLike[str], flags: Sequence[str] = ("-O2",)) -> Iterat
 
 
 def _signature(path: Path) -> tuple[str, Type, int, list[int]]:
-    """A header's name, input type, number of inputs and shape of the output."""
+    """Return a header's name, input type, number of inputs and shape of the output."""
     try:
         text = path.read_text(encoding="ascii")
     except (OSError, UnicodeDecodeError) as error:
@@ -265,7 +265,7 @@ def write_test(
 
     Args:
         model: the integers.
-        path: of the program.
+        path: the path of the program.
         integers: inputs as `IntegerModel.quantize_input` gives them, the batch first.
         header: name of the header it includes, by default `path` with the ending `.h` and without a final `_test`.
         name: that the header was written with, by default of its file.

@@ -1,1 +1,1 @@
-"""What several targets share: folders as artefacts, results of programs, requantization behind layers."""
+"""Several targets share this: folders as artefacts, results of programs, requantization behind layers."""

@@ -1,4 +1,4 @@
-"""Artefacts that are a folder: they appear whole or not at all, and say in `probq.json` which target wrote them."""
+"""Artefacts that are a folder appear whole or not at all, and say in `probq.json` which target wrote them."""
 
 import json
 import math
@@ -22,7 +22,7 @@ LARGEST: Mapping[str, int] = MappingProxyType({"low": 2**53, "high": 2**53, "exp
 
 @contextmanager
 def replace_folder(path: str | PathLike[str]) -> Iterator[Path]:
-    """A new folder beside `path`; what was written there is moved to `path` at the end.
+    """Give a new folder beside `path` within the context; what was written there is moved to `path` at the end.
 
     An artefact of an earlier time, or an empty folder, is replaced.
 
@@ -55,7 +55,7 @@ def write_index(folder: Path, target: str, content: dict[str, Any]) -> None:
 
 
 def target_of(path: Path) -> str:
-    """The target that wrote a folder: "memory", "verilog" or "hls".
+    """Return the target that wrote a folder: "memory", "verilog" or "hls".
 
     Raises:
         ProbqError: it is no artefact of probq.
@@ -64,7 +64,7 @@ def target_of(path: Path) -> str:
 
 
 def read_index(path: str | PathLike[str], target: str) -> dict[str, Any]:
-    """The index of a folder that the target wrote.
+    """Return the index of a folder that the target wrote.
 
     Raises:
         ProbqError: there is no such folder, or another target or a later version of probq wrote it.
@@ -78,7 +78,7 @@ def read_index(path: str | PathLike[str], target: str) -> dict[str, Any]:
 
 
 def port(index: dict[str, Any], end: str, numbers: tuple[str, ...]) -> dict[str, Any]:
-    """What an index says about the "input" or "output" of a program.
+    """Return what an index says about the "input" or "output" of a program.
 
     Raises:
         ProbqError: its shape is none, or one of the named numbers is no integer.

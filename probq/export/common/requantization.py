@@ -1,4 +1,4 @@
-"""A requantization directly behind a layer as a bias and a power of two: what floating-point targets can round."""
+"""A requantization directly behind a layer is a bias and a power of two, which floating-point targets can round."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from probq.integer import IntegerModel, Node
 
 @dataclass(frozen=True)
 class Shift:
-    """`code = floor((acc + add) / 2^shift)`, clipped to the requantization's limits; int64 arrays `[outputs]`.
+    """A shift is `code = floor((acc + add) / 2^shift)`, clipped as the requantization is; int64 arrays `[outputs]`.
 
     A negative shift multiplies.
     """
@@ -19,12 +19,18 @@ class Shift:
 
     @property
     def rounding(self) -> np.ndarray:
-        """What to add to the accumulator so that rounding to nearest gives the code, `add - 2^(shift - 1)`; int64."""
+        """Return what to add to the accumulator so that rounding to nearest gives the code.
+
+        It is `add - 2^(shift - 1)`, int64.
+        """
         return self.add - np.where(self.shift > 0, np.left_shift(1, np.maximum(self.shift, 1) - 1), 0)
 
 
 def only_readers(model: IntegerModel) -> dict[str, Node]:
-    """The node that alone reads a node's output, by the name of the node it reads; none where that is the result."""
+    """Return the node that alone reads a node's output, by the name of the node it reads.
+
+    There is none where that output is the result.
+    """
     readers: dict[str, list[Node]] = {node.name: [] for node in model.nodes}
     for node in model.nodes:
         for name in node.inputs:
@@ -33,14 +39,16 @@ def only_readers(model: IntegerModel) -> dict[str, Node]:
 
 
 def pairs(model: IntegerModel) -> dict[str, Node]:
-    """Each layer of which a requantization is the only reader, by the layer's name."""
+    """Return each layer of which a requantization is the only reader, by the layer's name."""
     layers = [node.name for node in model.nodes if node.op in ("linear", "conv")]
     readers = only_readers(model)
     return {name: readers[name] for name in layers if name in readers and readers[name].op == "requantize"}
 
 
 def per_channel(tensor: np.ndarray, layer: Node, rank: int) -> np.ndarray | None:
-    """A requantization's tensor as one number per output channel of the layer, `[outputs]`; None if it varies within.
+    """Return a requantization's tensor as one number per output channel of the layer, `[outputs]`.
+
+    The result is None if it varies within a channel.
 
     Args:
         tensor: broadcasts to the layer's output without the batch.
@@ -55,7 +63,7 @@ def per_channel(tensor: np.ndarray, layer: Node, rank: int) -> np.ndarray | None
 
 
 def numbers(requantize: Node, layer: Node, rank: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | str:
-    """Multiplier, addend and shift of a layer's requantization, int64 `[outputs]`, or why there are none."""
+    """Return the multiplier, addend and shift of a layer's requantization, int64 `[outputs]`, or why there are none."""
     parts = [per_channel(requantize.tensors[name], layer, rank) for name in ("multiplier", "add", "shift")]
     multiplier, add, shift = parts
     if multiplier is None or add is None or shift is None:
@@ -64,13 +72,13 @@ def numbers(requantize: Node, layer: Node, rank: int) -> tuple[np.ndarray, np.nd
 
 
 def as_shift(requantize: Node, layer: Node, rank: int) -> Shift | str:
-    """The requantization of a layer as a shift, or why it is none."""
+    """Return the requantization of a layer as a shift, or why it is none."""
     found = numbers(requantize, layer, rank)
     return found if isinstance(found, str) else to_shift(*found)
 
 
 def to_shift(multiplier: np.ndarray, add: np.ndarray, shift: np.ndarray) -> Shift | str:
-    """`floor((acc multiplier + add) / 2^shift)` without the multiplier, or why there is no such form.
+    """Return `floor((acc multiplier + add) / 2^shift)` without the multiplier, or why there is no such form.
 
     With `multiplier = 2^k` and `n = shift - k` it is `floor((acc + floor(add / 2^k)) / 2^n)`.
 

@@ -1,4 +1,4 @@
-"""What a program that an artefact holds gave back, as integers."""
+"""A program that an artefact holds gives back integers."""
 
 from os import PathLike
 from typing import Any
@@ -11,7 +11,7 @@ LIMIT = 2.0**63
 
 
 def integers(found: Any, path: str | PathLike[str]) -> np.ndarray:
-    """The numbers as int64, none of them rounded.
+    """Return the numbers as int64, none of them rounded.
 
     Raises:
         ProbqError: they are no integers, or beyond 64 bits.
@@ -26,7 +26,7 @@ def integers(found: Any, path: str | PathLike[str]) -> np.ndarray:
 
 
 def shaped(found: np.ndarray, shape: tuple[int, ...], path: str | PathLike[str]) -> np.ndarray:
-    """The numbers in the shape that the artefact says they have.
+    """Return the numbers in the shape that the artefact says they have.
 
     Raises:
         ProbqError: there are more or fewer of them.

@@ -1,4 +1,4 @@
-"""An integer model as an hls4ml project."""
+"""An integer model becomes an hls4ml project here."""
 
 from probq.export.hls.writer import opened, run, write
 

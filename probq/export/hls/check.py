@@ -1,4 +1,4 @@
-"""What hls4ml's `io_stream` computes exactly, and what is refused, by name, before it is asked."""
+"""hls4ml's `io_stream` computes some models exactly; others are refused, by name, before it is asked."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType

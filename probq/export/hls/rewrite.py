@@ -1,4 +1,4 @@
-"""An integer model in a form that hls4ml takes: factors of output channels become wider integer weights."""
+"""hls4ml takes an integer model when factors of output channels become wider integer weights."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from probq.integer.ranges import LAYERS
 
 
 def rewritten(model: IntegerModel) -> IntegerModel:
-    """The same function with every `multiply` folded into the layer before it, if nothing else reads that layer.
+    """Return the same function with every `multiply` folded into the layer before it, if nothing else reads that layer.
 
     `(w x + b) m = (w m) x + b m`, with `m` per output channel: exact, in integers of more bits and one scale.
     """
@@ -26,7 +26,7 @@ def rewritten(model: IntegerModel) -> IntegerModel:
 
 
 def _scaled(layer: Node, factor: np.ndarray, name: str) -> Node:
-    """The layer with its channels multiplied, `factor` int64 `[outputs]`."""
+    """Return the layer with its channels multiplied, `factor` int64 `[outputs]`."""
     weight, bias = layer.tensors["weight"], layer.tensors["bias"]
     tensors = {"weight": weight * factor.reshape(-1, *[1] * (weight.ndim - 1)), "bias": bias * factor}
     return Node(name, layer.op, layer.inputs, layer.attributes, tensors)

@@ -1,4 +1,4 @@
-"""An hls4ml project for high-level synthesis (Vitis HLS, `io_stream`), and its C++ emulation run by g++.
+"""An integer model becomes an hls4ml project for Vitis HLS (`io_stream`), whose C++ emulation g++ runs.
 
 The way there is the QONNX form (flavour "hls4ml"): scales of a layer's channels become one scale with wider
 integers, and no accumulator lies on a rounding tie. The folder is hls4ml's project with the top function `network`;
@@ -66,11 +66,11 @@ def write(
 
     Args:
         model: the integers; its requantizations only shift.
-        path: of the folder.
-        part: of the FPGA that synthesis is for.
+        path: the path of the folder.
+        part: the part of the FPGA that synthesis is for.
         clock_ns: period of the clock in nanoseconds.
         strategy: hls4ml's, "Resource" (multipliers are shared) or "Latency" (all is unrolled).
-        name: of the top function; a design that holds several networks gives each one its own.
+        name: the name of the top function; a design that holds several networks gives each one its own.
 
     Raises:
         ProbqError: hls4ml is missing or refuses the model, the model has an operation or a width beyond it, or the
@@ -97,7 +97,7 @@ def write(
 
 
 def _prepared(model: IntegerModel) -> tuple[Any, dict[str, str]]:
-    """The QONNX graph as hls4ml reads it (channels last, no node without effect), and its metadata."""
+    """Return the QONNX graph as hls4ml reads it (channels last, no node without effect), and its metadata."""
     with tempfile.TemporaryDirectory() as temporary:
         qonnx.write(model, Path(temporary) / "model.onnx", "hls4ml")
         proto = require("onnx", "hls").load(str(Path(temporary) / "model.onnx"))
@@ -122,7 +122,7 @@ def _without_identity(graph: Any) -> None:
 
 
 def _precision(model: IntegerModel, exponent: int) -> str:
-    """hls4ml's type of the input: `fixed<bits, bits before the point>`."""
+    """Return hls4ml's type of the input, `fixed<bits, bits before the point>`."""
     reached = model.ranges[model.input.name]
     held = width(reached.low, reached.high)
     return f"{'fixed' if held.signed else 'ufixed'}<{held.bits},{held.bits + exponent}>"
@@ -160,10 +160,10 @@ def _forget(folder: Path, path: Path) -> None:
 
 
 def run(path: str | PathLike[str], integers: Any) -> np.ndarray:
-    """What the project computes, int64 `[batch, ...]`: its C++ emulation, compiled with g++ in a temporary folder.
+    """Return what the project's C++ emulation computes, int64 `[batch, ...]`; g++ compiles it in a temporary folder.
 
     Args:
-        path: of a folder that `write` wrote.
+        path: the path of a folder that `write` wrote.
         integers: those of `IntegerModel.quantize_input`, the batch first.
 
     Raises:
@@ -175,7 +175,7 @@ def run(path: str | PathLike[str], integers: Any) -> np.ndarray:
 
 @contextlib.contextmanager
 def opened(path: str | PathLike[str]) -> Iterator[Callable[[Any], np.ndarray]]:
-    """What `run` does, as a function of the integers: the project is compiled once, for all of its calls.
+    """Give what `run` does as a function of the integers; the project is compiled once, for all of its calls.
 
     Raises:
         ProbqError: as `run`.
@@ -196,7 +196,7 @@ def opened(path: str | PathLike[str]) -> Iterator[Callable[[Any], np.ndarray]]:
 
 
 def _emulated(folder: Path, index: dict[str, Any], x: np.ndarray) -> np.ndarray:
-    """What the compiled program in the folder computes."""
+    """Return what the compiled program in the folder computes."""
     spec, shape = index["input"], index["output"]["shape"]
     if x.ndim == 0 or x.dtype.kind not in "iu" or list(x.shape[1:]) != spec["shape"]:
         raise ProbqError(f"expected integers of shape [batch, {spec['shape']}], not {x.dtype} of shape {x.shape}")
@@ -212,7 +212,7 @@ def _emulated(folder: Path, index: dict[str, Any], x: np.ndarray) -> np.ndarray:
 
 
 def _build(folder: Path, name: str) -> list[str]:
-    """The compiler's command.
+    """Return the compiler's command.
 
     Raises:
         ProbqError: there is no compiler.

@@ -1,4 +1,4 @@
-"""An integer model as memory files, thresholds and test vectors for hand-written hardware."""
+"""An integer model becomes memory files, thresholds and test vectors for hand-written hardware."""
 
 from probq.export.memory.writer import opened, run, thresholds, vector_inputs, write
 

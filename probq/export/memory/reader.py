@@ -1,4 +1,4 @@
-"""What the files of a memory folder compute, in numpy: shares no arithmetic with `probq.integer.interpreter`."""
+"""The files of a memory folder are computed in numpy here, with no arithmetic of `probq.integer.interpreter`."""
 
 import itertools
 import math
@@ -20,7 +20,7 @@ BATCH = 16  # inputs computed at once
 
 
 def opened(folder: Path, index: Entry) -> Callable[[np.ndarray], np.ndarray]:
-    """The output as a function of integers, once the folder's test vectors were repeated.
+    """Return the output as a function of integers, once the folder's test vectors were repeated.
 
     Raises:
         ProbqError: a file is damaged, or a vector is not what the parameters compute; from the function: the integers
@@ -45,7 +45,7 @@ def opened(folder: Path, index: Entry) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _model(index: Entry, tensors: Sequence[Tensors]) -> IntegerModel:
-    """The folder's nodes as a model: what they ask for is known, and in proportion, before it is computed.
+    """Return the folder's nodes as a model: what they ask for is known, and in proportion, before it is computed.
 
     Raises:
         ProbqError: they are none.
@@ -86,7 +86,7 @@ def _check_input(entry: Entry, x: np.ndarray) -> None:
 
 
 def _values(nodes: Sequence[Entry], tensors: Sequence[Tensors], x: np.ndarray) -> dict[str, np.ndarray]:
-    """Every node's value by name, `[batch, *shape]`."""
+    """Return every node's value by name, `[batch, *shape]`."""
     values: dict[str, np.ndarray] = {}
     for entry, arrays in zip(nodes, tensors, strict=True):
         inputs = x.astype(np.int64) if entry["op"] == "input" else values[entry["inputs"][0]]
@@ -103,7 +103,7 @@ def _linear(x: np.ndarray, tensors: Tensors, entry: Entry) -> np.ndarray:
 
 
 def _conv(x: np.ndarray, tensors: Tensors, entry: Entry) -> np.ndarray:
-    """A sum over the kernel's taps, each a product over the channels of a group."""
+    """Return a sum over the kernel's taps, each a product over the channels of a group."""
     spec, weight = entry["attributes"], tensors["weight"]
     groups, sizes = spec["groups"], entry["shape"][1:]
     x = np.pad(x, [(0, 0), (0, 0), *map(tuple, spec["padding"])])
@@ -117,19 +117,19 @@ def _conv(x: np.ndarray, tensors: Tensors, entry: Entry) -> np.ndarray:
 
 
 def _positions(tap: tuple[int, ...], spec: Mapping[str, Any], sizes: list[int]) -> list[slice]:
-    """Where one element of a window meets the padded input, for every position of the window."""
+    """Return where one element of a window meets the padded input, for every position of the window."""
     steps = zip(tap, spec["dilation"], spec["stride"], sizes, strict=True)
     return [slice(k * d, k * d + s * (n - 1) + 1, s) for k, d, s, n in steps]
 
 
 def _taken(x: np.ndarray, last: Sequence[slice | int]) -> np.ndarray:
-    """Indexed on the last axes."""
+    """Return the value indexed on its last axes."""
     index: tuple[Any, ...] = (..., *last)
     return np.asarray(x[index])
 
 
 def _requantize(x: np.ndarray, tensors: Tensors, entry: Entry) -> np.ndarray:
-    """By comparison with the thresholds where there are any, else by arithmetic."""
+    """Compare with the thresholds where there are any, else compute with multiplier, add and shift."""
     spec = entry["attributes"]
     if "threshold" in tensors:
         codes = spec["lo"] + sum((x >= each).astype(np.int64) for each in np.moveaxis(tensors["threshold"], -1, 0))
@@ -166,7 +166,10 @@ def _clip(x: np.ndarray, _: Tensors, entry: Entry) -> np.ndarray:
 
 
 def _max_pool(x: np.ndarray, _: Tensors, entry: Entry) -> np.ndarray:
-    """Padding holds the least integer, as far as the last window reaches."""
+    """Return the maximum over windows.
+
+    Padding holds the least integer, as far as the last window reaches.
+    """
     spec = entry["attributes"]
     sizes = entry["shape"][len(entry["shape"]) - len(spec["kernel"]) :]
     reach = zip(spec["kernel"], spec["dilation"], spec["stride"], sizes, strict=True)
@@ -184,7 +187,7 @@ def _table(x: np.ndarray, tensors: Tensors, entry: Entry) -> np.ndarray:
 
 
 def _repeat(x: np.ndarray, _: Tensors, entry: Entry) -> np.ndarray:
-    """By asking, for every place on the last axes, which element stands there."""
+    """Ask, for every place on the last axes, which element stands there."""
     factors = entry["attributes"]["factors"]
     for axis, factor in enumerate(factors, x.ndim - len(factors)):
         x = x.take(np.arange(x.shape[axis] * factor) // factor, axis)

@@ -1,4 +1,4 @@
-"""Integers as lines of hexadecimal words, as Verilog's `$readmemh` reads them.
+"""Integers are written as lines of hexadecimal words, as Verilog's `$readmemh` reads them.
 
 A line is one word; it holds its elements in two's complement (or unsigned) at one width, the first element in the
 least significant bits.
@@ -16,13 +16,13 @@ from probq.errors import ProbqError
 
 @dataclass(frozen=True)
 class Words:
-    """How one file holds an integer tensor.
+    """This says how one file holds an integer tensor.
 
     Attributes:
         file: its name in the folder.
-        shape: of the tensor.
+        shape: the shape of the tensor.
         lines: words; the tensor's elements in C order are spread evenly over them.
-        bits: of one element.
+        bits: the bits of one element.
         signed: two's complement, or unsigned.
     """
 
@@ -34,7 +34,7 @@ class Words:
 
 
 def width_of(low: int, high: int) -> tuple[int, bool]:
-    """Bits and signedness of the narrowest word that holds `low .. high`.
+    """Return the bits and signedness of the narrowest word that holds `low .. high`.
 
     >>> width_of(-3, 8), width_of(0, 15), width_of(0, 0)
     ((5, True), (4, False), (1, False))
@@ -64,14 +64,14 @@ def write_words(folder: Path, file: str, tensor: np.ndarray, lines: int, span: t
 
 
 def _word(row: np.ndarray, bits: int) -> int:
-    """The elements as one integer, the first in the least significant bits."""
+    """Return the elements as one integer, the first in the least significant bits."""
     octets = np.ascontiguousarray(row, "<i8").view(np.uint8).reshape(-1, 8)
     elements = np.unpackbits(octets, axis=1, bitorder="little", count=bits)
     return int.from_bytes(np.packbits(elements, bitorder="little").tobytes(), "little")
 
 
 def read_words(folder: Path, entry: dict[str, Any]) -> np.ndarray:
-    """The tensor of an entry in the index, int64.
+    """Return the tensor of an entry in the index, int64.
 
     Raises:
         ProbqError: the file is missing, or is not what the entry says.
@@ -100,7 +100,7 @@ def read_words(folder: Path, entry: dict[str, Any]) -> np.ndarray:
 
 
 def _sane(words: Words) -> bool:
-    """Whether an entry's parts are of the right kind and agree."""
+    """Return whether an entry's parts are of the right kind and agree."""
     sizes = (*words.shape, words.lines, words.bits)
     if type(words.signed) is not bool or not all(type(size) is int and 0 <= size < 2**31 for size in sizes):
         return False

@@ -1,4 +1,4 @@
-"""Memory files for hand-written hardware: parameters, thresholds and test vectors that `$readmemh` reads.
+"""Hand-written hardware gets parameters, thresholds and test vectors in memory files that `$readmemh` reads.
 
 The folder's `probq.json` lists every node with its inputs, attributes, shape, width and files; all files are lines of
 hexadecimal words (`probq.export.memory_words`):
@@ -41,7 +41,7 @@ def write(model: IntegerModel, path: str | PathLike[str], vectors: int = VECTORS
     Args:
         model: the integers; a chain of input, linear, conv, requantize, multiply, max_pool, reshape, clip, table,
             repeat, pad, slice.
-        path: of the folder.
+        path: the path of the folder.
         vectors: test inputs: the least, the greatest, and random ones of a fixed seed.
 
     Raises:
@@ -67,12 +67,12 @@ def write(model: IntegerModel, path: str | PathLike[str], vectors: int = VECTORS
 
 
 def run(path: str | PathLike[str], integers: Any) -> np.ndarray:
-    """What a folder's files compute, int64 `[batch, ...]`, by an implementation of its own in numpy.
+    """Return what a folder's files compute by an implementation of its own in numpy, int64 `[batch, ...]`.
 
     It first repeats the folder's test vectors, every node of them.
 
     Args:
-        path: of a folder that `write` wrote.
+        path: the path of a folder that `write` wrote.
         integers: those of `IntegerModel.quantize_input`, the batch first.
 
     Raises:
@@ -84,7 +84,7 @@ def run(path: str | PathLike[str], integers: Any) -> np.ndarray:
 
 @contextmanager
 def opened(path: str | PathLike[str]) -> Iterator[Callable[[Any], np.ndarray]]:
-    """What `run` does, as a function of the integers: files are read and test vectors repeated once.
+    """Give what `run` does as a function of the integers; files are read and test vectors repeated once.
 
     Raises:
         ProbqError: as `run`.
@@ -94,7 +94,7 @@ def opened(path: str | PathLike[str]) -> Iterator[Callable[[Any], np.ndarray]]:
 
 
 def vector_inputs(model: IntegerModel, count: int) -> np.ndarray:
-    """Inputs for a model, int64 `[count, *shape]`: its least, its greatest, and random ones; always the same.
+    """Return inputs for a model, int64 `[count, *shape]`: its least, its greatest, and random ones; always the same.
 
     Raises:
         ProbqError: there are less than two.
@@ -126,14 +126,14 @@ def _check(model: IntegerModel, found: Mapping[str, Range]) -> None:
 
 
 def _file_name(position: int, node: Node) -> str:
-    """Unique on every file system: the node's position, and its name as far as it is plain."""
+    """Return a name that is unique on every file system, the node's position and its name as far as it is plain."""
     return (
         f"{position:02d}_" + "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in node.name)[:80]
     )
 
 
 def _described(node: Node, found: Mapping[str, Range]) -> dict[str, Any]:
-    """Everything on a node but its files."""
+    """Return everything on a node but its files."""
     reached = found[node.name]
     bits, signed = width_of(reached.low, reached.high)
     entry: dict[str, Any] = {"name": node.name, "op": node.op, "inputs": list(node.inputs)}
@@ -146,7 +146,7 @@ def _described(node: Node, found: Mapping[str, Range]) -> dict[str, Any]:
 
 
 def _tensors(folder: Path, node: Node, name: str, found: Mapping[str, Range]) -> dict[str, Any]:
-    """Writes a node's tensors; their entries in the index."""
+    """Write a node's tensors, and return their entries in the index."""
     result = {}
     for key, tensor in node.tensors.items():
         lines = len(tensor) if key in ("weight", "bias") else tensor.size
@@ -159,7 +159,7 @@ def _tensors(folder: Path, node: Node, name: str, found: Mapping[str, Range]) ->
 
 
 def thresholds(node: Node, x: Range) -> np.ndarray | None:
-    """Thresholds of a requantization, int64 `[*shape, hi - lo]`; None where it has too many codes or none.
+    """Return the thresholds of a requantization, int64 `[*shape, hi - lo]`; None where it has too many codes or none.
 
     With a positive multiplier `m`, `code >= lo + k` exactly where `x >= T_k = ceil(((lo + k) 2^shift - add) / m)`.
     They are kept within `x.low .. x.high + 1`, where they decide the same.

@@ -1,4 +1,4 @@
-"""An integer model as ONNX with standard operators."""
+"""An integer model becomes ONNX with standard operators here."""
 
 from probq.export.onnx.writer import Written, opened, run, write
 

@@ -1,4 +1,4 @@
-"""A layer's weight with its geometry as an ordinary convolution; a transposed one is turned into that."""
+"""A layer's weight with its geometry is an ordinary convolution; a transposed one is turned into that."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Kernel:
-    """A weight and what ONNX's convolutions take beside it.
+    """A kernel is a weight and what ONNX's convolutions take beside it.
 
     Attributes:
         weight: integers, `[outputs, inputs / groups, *kernel]` or `[outputs, inputs]`.
         packing: how they are stored.
-        attributes: of the ONNX operator; none for a linear layer.
+        attributes: the attributes of the ONNX operator; none for a linear layer.
         spread: distance at which a transposed convolution's inputs are laid out on every spatial axis.
         widen, crop: elements (low, high) added to the ends of every spatial axis after that, then cut off.
     """
@@ -35,11 +35,11 @@ class Kernel:
     crop: tuple[tuple[int, int], ...] = ()
 
     def reshaped(self, function: Callable[[np.ndarray], np.ndarray]) -> Kernel:
-        """With a function applied that only moves the weight's elements."""
+        """Return the kernel with a function applied that only moves the weight's elements."""
         return replace(self, weight=function(self.weight), packing=moved(self.packing, self.weight.shape, function))
 
     def rows(self, node: Node) -> np.ndarray:
-        """`[outputs, products]`."""
+        """Return the weight as `[outputs, products]`."""
         return self.weight.reshape(len(node.tensors["bias"]), -1)
 
     def prepared(self, graph: Graph, x: Edge) -> str:
@@ -60,7 +60,7 @@ class Kernel:
 
 
 def kernel(node: Node) -> Kernel:
-    """The weight and geometry of a linear layer or a convolution."""
+    """Return the weight and geometry of a linear layer or a convolution."""
     plain = Kernel(node.tensors["weight"], node.packing_of("weight"), {})
     if node.op == "linear":
         return plain
@@ -83,19 +83,19 @@ def kernel(node: Node) -> Kernel:
 
 
 def _upright(weight: np.ndarray, groups: int) -> np.ndarray:
-    """`[inputs, outputs / groups, *kernel]` as `[outputs, inputs / groups, *flipped kernel]`."""
+    """Return `[inputs, outputs / groups, *kernel]` as `[outputs, inputs / groups, *flipped kernel]`."""
     weight = weight.reshape(groups, -1, *weight.shape[1:]).swapaxes(1, 2)
     weight = weight.reshape(-1, *weight.shape[2:])
     return np.flip(weight, tuple(range(2, weight.ndim)))
 
 
 def _pads(ends: list[Any]) -> list[int]:
-    """ONNX names all lower ends before all upper ones."""
+    """Return the ends as ONNX takes them, all lower ones before all upper ones."""
     return [low for low, _ in ends] + [high for _, high in ends]
 
 
 def moved(packing: Packing, shape: tuple[int, ...], function: Callable[[np.ndarray], np.ndarray]) -> Packing:
-    """The packing of a tensor whose elements a function has moved."""
+    """Return the packing of a tensor whose elements a function has moved."""
     if packing.rung.size == 1:
         return Packing(packing.codebooks, packing.rung.reshape(()))
     rung = function(np.broadcast_to(packing.rung, shape))

@@ -1,4 +1,4 @@
-"""Tables, nearest upsampling, padding and slices in ONNX."""
+"""Tables, nearest upsampling, padding and slices become ONNX here."""
 
 from dataclasses import replace
 

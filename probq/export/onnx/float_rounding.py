@@ -1,4 +1,4 @@
-"""A requantization as a float32 product that is rounded to nearest, half to even, and the proof that both agree.
+"""A requantization may be a float32 product rounded to nearest, half to even; a proof shows that both agree.
 
 Both are monotone step functions of the accumulator, so they agree everywhere if each level starts at the same one.
 """
@@ -14,7 +14,10 @@ INT32 = 2**31 - 1
 
 @dataclass(frozen=True)
 class IntegerRounding:
-    """`code = clip(floor((acc multiplier + add) / 2^shift), lo, hi)`; int64 arrays `[outputs]`, `multiplier > 0`."""
+    """A rounding is `code = clip(floor((acc multiplier + add) / 2^shift), lo, hi)`.
+
+    It has int64 arrays `[outputs]`, with `multiplier > 0`.
+    """
 
     multiplier: np.ndarray
     add: np.ndarray
@@ -25,7 +28,9 @@ class IntegerRounding:
 
 @dataclass(frozen=True)
 class FloatForm:
-    """`code + zero = clip(round((acc + add) scale) + offset, lo + zero, hi + zero)` in float32, saturated to uint8.
+    """In float32, `code + zero = clip(round((acc + add) scale) + offset, lo + zero, hi + zero)`.
+
+    The result is saturated to uint8.
 
     Attributes:
         scale: float32 `[outputs]`.
@@ -40,14 +45,14 @@ class FloatForm:
     offset: int
 
     def level(self, accumulator: np.ndarray) -> np.ndarray:
-        """Codes of accumulators `[outputs, ...]` before the clip, as float32 hardware finds them; int64."""
+        """Return the codes of accumulators `[outputs, ...]` before the clip, as float32 hardware finds them; int64."""
         shape = [-1] + [1] * (accumulator.ndim - 1)
         total = (accumulator + self.add.reshape(shape)).astype(np.float32)
         return np.rint(total * self.scale.reshape(shape)).astype(np.float64).astype(np.int64) + self.offset - self.zero
 
 
 def float_form(rule: IntegerRounding, low: np.ndarray, high: np.ndarray) -> FloatForm | str:
-    """The float32 form that gives the rule's code for every accumulator from low to high, or why there is none.
+    """Return the float32 form that gives the rule's code for every accumulator from low to high, or why there is none.
 
     Scales tried are the multiplier as it is and its neighbours: a tie must go up, to even does not do.
 
@@ -69,7 +74,7 @@ def float_form(rule: IntegerRounding, low: np.ndarray, high: np.ndarray) -> Floa
 
 
 def _channels(rule: IntegerRounding, low: np.ndarray, high: np.ndarray, zero: int, offset: int) -> FloatForm | str:
-    """The form with a given offset, each output with the first scale and addend that are right."""
+    """Return the form with a given offset, each output with the first scale and addend that are right."""
     m, n = rule.multiplier, rule.shift
     centred = rule.add - np.where(n > 0, np.left_shift(1, np.maximum(n, 1) - 1), 0)
     below = (centred + np.left_shift(zero - offset, n)) // m
@@ -90,7 +95,7 @@ def _channels(rule: IntegerRounding, low: np.ndarray, high: np.ndarray, zero: in
 
 
 def misplaced(rule: IntegerRounding, form: FloatForm, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """For each output how many codes above `lo + 1` the first lies that starts elsewhere; -1 where there is none.
+    """Return for each output how many codes above `lo + 1` the first lies that starts elsewhere, -1 if none does.
 
     The rule reaches code y from the accumulator `ceil((y 2^n - a) / m)` on: the form must reach it there, and not one
     before.

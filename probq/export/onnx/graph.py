@@ -1,4 +1,4 @@
-"""A graph of standard ONNX operators in the making, and the integer tensors that flow through it."""
+"""A graph of standard ONNX operators is in the making here, with the integer tensors that flow through it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -19,10 +19,10 @@ UNPACKING = 800  # bytes that the operators which unpack a tensor take, about
 
 @dataclass(frozen=True)
 class Edge:
-    """A tensor in the graph that stands for integers: `value = tensor - zero`.
+    """An edge is a tensor in the graph that stands for integers: `value = tensor - zero`.
 
     Attributes:
-        name: of the tensor.
+        name: the name of the tensor.
         type: its numpy type: uint8, int32 or int64.
         zero: the zero point, not 0 only where the type is uint8.
         low, high: range of the value.
@@ -42,7 +42,7 @@ class Edge:
 
 @dataclass
 class Graph:
-    """Nodes and constants of an ONNX graph; every method that adds a node returns its output's name.
+    """A graph has ONNX nodes and constants; every method that adds a node returns its output's name.
 
     Attributes:
         packed: whether weights are stored at their own width.
@@ -54,7 +54,7 @@ class Graph:
     _count: int = 0
 
     def fresh(self, stem: str) -> str:
-        """A name that nothing has; a short one where the file is to be small."""
+        """Return a name that nothing has; a short one where the file is to be small."""
         self._count += 1
         return f"{'' if self.packed else stem + '_'}{self._count}"
 
@@ -88,7 +88,7 @@ class Graph:
         return self.node("Reshape", [name, self.constant([0, *shape], "int64")])
 
     def padded(self, name: str) -> bool:
-        """Whether a tensor comes right from a `Pad`."""
+        """Return whether a tensor comes right from a `Pad`."""
         return any(node.op_type == "Pad" and name in node.output for node in self.nodes)
 
     def prune(self, output: str) -> None:
@@ -107,11 +107,11 @@ class Graph:
         return self.node("Clip", [name, *limits]) if any(limits) else name
 
     def settled(self, x: Edge) -> Edge:
-        """The edge with its tensor clipped."""
+        """Return the edge with its tensor clipped."""
         return replace(x, name=self.clipped(x.name, x), limits=(None, None))
 
     def integers(self, x: Edge, type: str = "") -> Edge:
-        """The value itself as int32 or int64: the given type, by default the narrowest that holds it."""
+        """Return the value itself as int32 or int64, of the given type or by default the narrowest that holds it."""
         type = type or integer_type(x.low, x.high)
         if x.type == type:
             return x
@@ -121,7 +121,7 @@ class Graph:
         return replace(x, name=name, type=type, zero=0)
 
     def limited(self, x: Edge, lo: int | None, hi: int | None) -> Edge:
-        """The value clipped to `lo .. hi` where it may lie beyond, and never by a `Clip` of 64 bits."""
+        """Return the value clipped to `lo .. hi` where it may lie beyond, and never by a `Clip` of 64 bits."""
         low, high = (_clipped(end, lo, hi) for end in (x.low, x.high))
         ends = (low if low > x.low else None, high if high < x.high else None)
         if ends == (None, None):
@@ -155,7 +155,7 @@ class Graph:
         return self.node("Mul", [name, self.node("Sub", [self.constant(1, "int64"), self.cast(sign, "int64")])])
 
     def octets(self, x: Edge) -> Edge | None:
-        """The value as uint8 with a zero point; None where its range takes more than 8 bits."""
+        """Return the value as uint8 with a zero point; None where its range takes more than 8 bits."""
         if x.type == "uint8":
             return x
         zero = zero_point(x.low, x.high)
@@ -171,7 +171,7 @@ def _clipped(number: int, lo: int | None, hi: int | None) -> int:
 
 
 def zero_point(low: int, high: int) -> int | None:
-    """The zero point that brings `low .. high` to uint8: none where it is not needed, 128 where that fits."""
+    """Return the zero point that brings `low .. high` to uint8, 0 where it is not needed; None where none does."""
     if low >= 0:
         return 0 if high <= 255 else None
     if low >= -128 and high <= 127:
@@ -180,7 +180,7 @@ def zero_point(low: int, high: int) -> int | None:
 
 
 def integer_type(*bounds: int) -> str:
-    """int32 where it holds all these numbers, else int64.
+    """Return int32 where it holds all these numbers, else int64.
 
     Raises:
         ProbqError: neither does.
@@ -192,5 +192,5 @@ def integer_type(*bounds: int) -> str:
 
 
 def tensor_type(type: str) -> int:
-    """ONNX's number of a numpy type."""
+    """Return ONNX's number of a numpy type."""
     return int(require("onnx.helper", "onnx").np_dtype_to_tensor_dtype(np.dtype(type)))

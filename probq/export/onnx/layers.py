@@ -1,4 +1,4 @@
-"""Linear layers and convolutions in ONNX: `QLinearConv` where it is certified exact, else integer products."""
+"""Linear layers and convolutions become `QLinearConv` where it is certified exact, else integer products."""
 
 from dataclasses import dataclass, replace
 
@@ -18,12 +18,12 @@ SATURATED = 32767  # where x86 without VNNI saturates the sum of two products
 
 @dataclass(frozen=True)
 class FastForm:
-    """A layer and its requantization as `QLinearConv`.
+    """The fast form of a layer and its requantization is a `QLinearConv`.
 
     Attributes:
         scale: float32 multiplier of each output channel, `[outputs]`.
         bias: int32 on the accumulator's grid, with what makes the rounding right and the output non-negative.
-        zero: of the codes, which makes them non-negative.
+        zero: the zero point of the codes, which makes them non-negative.
         offset: zero point of the operator's output; the rest of `zero` is in the bias.
         limits: least and greatest uint8 that the operator's output is still to be clipped to; None: not needed.
     """
@@ -36,7 +36,7 @@ class FastForm:
 
 
 def fast_form(node: Node, requantize: Node | None, x: Edge, reached: Range) -> FastForm | str:
-    """The certified form of a layer, or why there is none.
+    """Return the certified form of a layer, or why there is none.
 
     `QLinearConv` rounds `acc * scale` in float32, half to even. That is used where every code starts at the same
     accumulator as in integers (`probq.export.float_rounding`), for all accumulators that the layer can reach.
@@ -73,7 +73,7 @@ def fast_form(node: Node, requantize: Node | None, x: Edge, reached: Range) -> F
 
 
 def _limits(form: FloatForm, lo: int, hi: int, low: np.ndarray, high: np.ndarray) -> tuple[int | None, int | None]:
-    """What codes plus zero must be clipped to, where neither uint8 nor the accumulators' range does it."""
+    """Return what codes plus zero must be clipped to, where neither uint8 nor the accumulators' range does it."""
     least, most = int(form.level(low).min(initial=hi)), int(form.level(high).max(initial=lo))
     below, above = lo + form.zero > 0 and least < lo, hi + form.zero < 255 and most > hi
     return lo + form.zero if below else None, hi + form.zero if above else None
@@ -133,7 +133,7 @@ def _product(graph: Graph, op: str, shaped: Kernel, x: Edge) -> str:
 
 
 def weights(graph: Graph, shaped: Kernel, x: Edge) -> tuple[str, str]:
-    """Names of a weight and of its zero point."""
+    """Return the names of a weight and of its zero point."""
     how = stored(shaped.weight, x.high + x.zero)
     if how is None:
         raise ProbqError("its weight takes more than 8 bits")
@@ -142,7 +142,7 @@ def weights(graph: Graph, shaped: Kernel, x: Edge) -> tuple[str, str]:
 
 
 def stored(weight: np.ndarray, largest: int) -> tuple[str, int] | None:
-    """Type and zero point of a weight of at most 8 bits: int8, or uint8 where int8 products could saturate.
+    """Return the type and zero point of a weight of at most 8 bits: int8, or uint8 where int8 products could saturate.
 
     Args:
         weight: integers.
@@ -156,7 +156,7 @@ def stored(weight: np.ndarray, largest: int) -> tuple[str, int] | None:
 
 
 def octets(graph: Graph, x: Edge) -> Edge:
-    """The input of a fast form as uint8."""
+    """Return the input of a fast form as uint8."""
     octets = graph.octets(x)
     if octets is None:
         raise ProbqError("its input takes more than 8 bits")
@@ -164,7 +164,10 @@ def octets(graph: Graph, x: Edge) -> Edge:
 
 
 def _digits(graph: Graph, x: Edge) -> list[Edge]:
-    """The value in digits of 8 bits, least first: `x = sum_j digit_j 256^j`; the zero point's digits are theirs."""
+    """Return the value in digits of 8 bits, least first, `x = sum_j digit_j 256^j`.
+
+    The zero point's digits are theirs.
+    """
     octets = graph.octets(x)
     if octets is not None:
         return [octets]
@@ -184,7 +187,7 @@ def _digits(graph: Graph, x: Edge) -> list[Edge]:
 
 
 def _weight_digits(shaped: Kernel, x: Edge) -> list[Kernel]:
-    """The weight in digits of 8 bits, least first; all but the last lie in -128 .. 127."""
+    """Return the weight in digits of 8 bits, least first; all but the last lie in -128 .. 127."""
     found, rest = [], shaped.weight
     if stored(rest, x.high + x.zero) is not None:
         return [shaped]

@@ -1,4 +1,4 @@
-"""Every other operation of an integer model in ONNX's integer operators, exact for any range below 2^63."""
+"""Every other operation of an integer model is in ONNX's integer operators, exact for any range below 2^63."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -18,7 +18,7 @@ Operation = Callable[[Graph, Node, list[Edge], Range], Edge]
 
 
 def input_type(node: Node) -> str:
-    """Numpy type of the graph's input: uint8, int8 or wider as the levels need; int64 for indices."""
+    """Return the numpy type of the graph's input: uint8, int8 or wider as the levels need; int64 for indices."""
     if node.attributes.get("index"):
         return "int64"
     start, step = node.attributes.get("start", 0), node.attributes.get("step", 1)
@@ -38,7 +38,7 @@ def _input(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> Edge
 
 
 def _narrowed(graph: Graph, x: Edge) -> Edge:
-    """The value as uint8 where that holds it, as it is otherwise."""
+    """Return the value as uint8 where that holds it, as it is otherwise."""
     return graph.octets(x) or x
 
 
@@ -51,7 +51,9 @@ def _embedding(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> 
 
 
 def _requantize(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> Edge:
-    """`clip((x m + a) >> n, lo, hi)`: made non-negative by a multiple of `2^n`, shifted as unsigned, and brought back.
+    """Compute `clip((x m + a) >> n, lo, hi)`.
+
+    It is made non-negative by a multiple of `2^n`, shifted as unsigned, and brought back.
 
     With `v = x m + a >= -K 2^n`: `v >> n = ((v + K 2^n) >> n) - K`.
     """
@@ -79,7 +81,7 @@ def _requantize(graph: Graph, node: Node, inputs: list[Edge], reached: Range) ->
 
 
 def _compact(graph: Graph, numbers: np.ndarray, type: str) -> str:
-    """A constant, as one number where all are equal."""
+    """Return a constant, as one number where all are equal."""
     one = numbers.size and (numbers == numbers.reshape(-1)[0]).all()
     return graph.constant(numbers.reshape(-1)[0] if one else numbers, type)
 
@@ -96,7 +98,7 @@ def _clip(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> Edge:
 
 
 def _max_pool(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> Edge:
-    """`MaxPool` on uint8 where ONNX Runtime has it; else one axis after another, as a maximum of slices."""
+    """Add `MaxPool` on uint8 where ONNX Runtime has it, else maxima of slices, one axis after another."""
     spec, x = node.attributes, inputs[0]
     spatial = len(spec["kernel"])
     pads = pool_pads(spec, x.shape[-spatial:])
@@ -140,7 +142,7 @@ def _windows(
 
 
 def pool_pads(spec: Mapping[str, Any], sizes: tuple[int, ...]) -> list[int]:
-    """All lower ends, then all upper ones; what rounding the size up needs is padding too."""
+    """Return all lower ends, then all upper ones; what rounding the size up needs is padding too."""
     lows, highs = [], []
     for n, k, s, d, (low, high) in zip(
         sizes, spec["kernel"], spec["stride"], spec["dilation"], spec["padding"], strict=True
@@ -174,7 +176,7 @@ def _sum(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> Edge:
 
 
 def behind_batch(axes: list[int]) -> list[int]:
-    """Axes of a value with its batch."""
+    """Return the axes of a value with its batch."""
     return [axis + 1 if axis >= 0 else axis for axis in axes]
 
 

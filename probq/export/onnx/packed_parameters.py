@@ -1,4 +1,4 @@
-"""Parameters stored at their own width in an ONNX file, with the operators that unpack them (opset 18).
+"""An ONNX file stores parameters at their own width, with the operators that unpack them (opset 18).
 
 Everything here works on constants, so ONNX Runtime computes it once, when it loads the file.
 """
@@ -28,7 +28,7 @@ def unpacked(graph: "Graph", values: np.ndarray, packing: Packing, type: str, ze
 
 
 def _levels(graph: "Graph", values: np.ndarray, levels: Levels, type: str, zero: int) -> str:
-    """Values on one codebook, `[elements]` of the given type."""
+    """Return the values on one codebook, `[elements]` of the given type."""
     if bits_of(levels) == 0:
         return graph.constant(np.full(values.shape, levels[0] + zero), type)
     codes = _codes(graph, pack(values, Packing((levels,), np.array(0))), values.size, bits_of(levels))
@@ -40,7 +40,7 @@ def _levels(graph: "Graph", values: np.ndarray, levels: Levels, type: str, zero:
 
 
 def _codes(graph: "Graph", blob: np.ndarray, count: int, bits: int) -> str:
-    """Codes of a blob, least significant bit first, int32 `[count]`: `sum_k bit_k 2^k`."""
+    """Return the codes of a blob, least significant bit first, int32 `[count]`: `sum_k bit_k 2^k`."""
     column = graph.constant(blob.reshape(-1, 1), "uint8")
     places = graph.constant(np.arange(8), "uint8")
     stream = graph.node("BitShift", [column, places], direction="RIGHT")
@@ -53,7 +53,7 @@ def _codes(graph: "Graph", blob: np.ndarray, count: int, bits: int) -> str:
 
 
 def _merged(graph: "Graph", parts: dict[int, str], packing: Packing, shape: tuple[int, ...]) -> str:
-    """The values of all rungs, each in its place: `[elements]`."""
+    """Return the values of all rungs, each in its place, `[elements]`."""
     places = Packing((range(len(packing.codebooks)),), np.array(0))
     blob = pack(packing.rung, places)
     rung = _codes(graph, blob, packing.rung.size, bits_of(places.codebooks[0]))

@@ -1,4 +1,4 @@
-"""A first convolution with a maximum over windows behind it as one convolution of a greater stride.
+"""A first convolution with a maximum over windows behind it becomes one convolution of a greater stride.
 
 ONNX Runtime copies the pixels under a kernel row by row, so an image of one or three channels costs more to gather than
 to multiply. `y[p i + a] = sum_k w[k] x[s (p i + a) + k]` is, for each place a in the pooling window of size p, a
@@ -26,11 +26,11 @@ PRICE = 2.5  # products with zeros and without, as a ratio to those without
 
 @dataclass(frozen=True)
 class Phases:
-    """How a convolution and its pooling become one; a number for height and one for width each.
+    """These numbers say how a convolution and its pooling become one, for height and for width each.
 
     Attributes:
-        stride: of the convolution.
-        window: of the pooling.
+        stride: the stride of the convolution.
+        window: the window of the pooling.
         kernel: that holds the convolution's kernel at every place of the window, in pixels.
         pads: pixels around the image, low and high; negative where its end is cut off.
         outputs: pooled positions.
@@ -46,12 +46,14 @@ class Phases:
 
     @property
     def step(self) -> list[int]:
-        """Pixels from one pooled position to the next."""
+        """Return how many pixels lie between one pooled position and the next."""
         return [s * p for s, p in zip(self.stride, self.window, strict=True)]
 
 
 def phases(node: Node, pool: Node | None, x: Edge, outputs: tuple[int, ...]) -> Phases | None:
-    """How a convolution and the only reader of its requantization become one; None where that cannot be or not pay.
+    """Return how a convolution and the only reader of its requantization become one.
+
+    The result is None where that cannot be or does not pay.
 
     Args:
         node: the layer.

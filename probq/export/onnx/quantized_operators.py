@@ -1,4 +1,4 @@
-"""A layer with its requantization as one `QLinearConv`, laid out so that ONNX Runtime has nothing to rearrange.
+"""A layer with its requantization is one `QLinearConv`, laid out so that ONNX Runtime has nothing to rearrange.
 
 ONNX Runtime computes `QLinearConv` and `MaxPool` of uint8 with the channels last, and removes a transposition that
 meets its own. So a linear layer's batch becomes a spatial axis, and what is flattened is flattened with its channels
@@ -31,9 +31,9 @@ def fused_linear(
         graph: in the making.
         node: the linear layer.
         requantize: the only reader of its output.
-        form: of the layer.
+        form: the form of the layer.
         x: the layer's input, `[..., features]`.
-        shape: of the layer's output.
+        shape: the shape of the layer's output.
         image: where x is this edge `[channels, *sizes]` flattened, which nobody else need do then.
     """
     x, shaped = octets(graph, x if image is None else image), kernel(node)
@@ -50,7 +50,7 @@ def fused_linear(
 
 
 def _channels_last(weight: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """`[outputs, channels * sizes]` as `[outputs, sizes * channels]`."""
+    """Return `[outputs, channels * sizes]` as `[outputs, sizes * channels]`."""
     return np.moveaxis(weight.reshape(-1, *shape), 1, -1).reshape(len(weight), -1)
 
 
@@ -64,7 +64,7 @@ def product(graph: Graph, source: str, x: Edge, weight: tuple[str, str], form: F
 
 
 def coded(graph: Graph, name: str, requantize: Node, form: FastForm, shape: tuple[int, ...]) -> Edge:
-    """The edge of a requantization, from the tensor of its codes that are yet to be clipped."""
+    """Return the edge of a requantization, from the tensor of its codes that are yet to be clipped."""
     lo, hi = requantize.attributes["lo"], requantize.attributes["hi"]
     codes = Edge(name, "uint8", form.zero, lo, hi, shape, form.limits)
     if (requantize.attributes.get("start", 0), requantize.attributes.get("step", 1)) == (0, 1):

@@ -1,4 +1,4 @@
-"""ONNX: standard operators only, integers throughout, for ONNX Runtime and whatever else reads ONNX.
+"""ONNX files have standard operators only, with integers throughout, for ONNX Runtime and all else that reads ONNX.
 
 A layer with its requantization becomes one `QLinearConv` (a linear layer is a 1x1 convolution) where that is proven
 exact level by level; everything else becomes exact operators on int32 and int64. No operator compares integers of 64
@@ -38,10 +38,10 @@ INPUTS = ("tensor(uint8)", "tensor(int8)", "tensor(int16)", "tensor(int32)", "te
 
 @dataclass(frozen=True)
 class Written:
-    """What `write` wrote.
+    """This is what `write` wrote.
 
     Attributes:
-        path: of the file.
+        path: the path of the file.
         size: in bytes.
         forms: for each layer `QLinearConv`, or `integer operators: ` and why.
     """
@@ -64,7 +64,7 @@ def write(model: IntegerModel, path: str | PathLike[str], packed: bool = False) 
 
     Args:
         model: the integer model.
-        path: of the file, which appears whole or not at all.
+        path: the path of the file, which appears whole or not at all.
         packed: whether parameters are stored at their own width, with operators that unpack them when the file is
             loaded (opset 18 instead of 13).
 
@@ -79,7 +79,7 @@ def write(model: IntegerModel, path: str | PathLike[str], packed: bool = False) 
 
 
 def run(path: str | PathLike[str], integers: Any, optimize: bool = True) -> np.ndarray:
-    """The output for integers that `model.quantize_input` gave, int64 `[batch, ...]`, computed by ONNX Runtime.
+    """Return what ONNX Runtime computes of integers that `model.quantize_input` gave, int64 `[batch, ...]`.
 
     Args:
         path: a file that `write` wrote.
@@ -95,7 +95,7 @@ def run(path: str | PathLike[str], integers: Any, optimize: bool = True) -> np.n
 
 @contextmanager
 def opened(path: str | PathLike[str], optimize: bool = True) -> Iterator[Callable[[Any], np.ndarray]]:
-    """What `run` does, as a function of the integers: the file is loaded once, for all of its calls.
+    """Give what `run` does as a function of the integers; the file is loaded once, for all of its calls.
 
     Raises:
         ProbqError: as `run`.
@@ -105,7 +105,7 @@ def opened(path: str | PathLike[str], optimize: bool = True) -> Iterator[Callabl
 
 
 def _computed(session: Any, path: str | PathLike[str], integers: np.ndarray) -> np.ndarray:
-    """What a loaded file computes."""
+    """Return what a loaded file computes."""
     source = session.get_inputs()[0]
     if source.type not in INPUTS:
         raise ProbqError(f"the input of {path} holds {source.type:.40}, no integers; probq did not write it")
@@ -179,7 +179,7 @@ def _fused(
 
 
 def _image(model: IntegerModel, name: str, edges: Mapping[str, Edge]) -> Edge | None:
-    """What the named node flattens, where ONNX Runtime has that with its channels last."""
+    """Return what the named node flattens, where ONNX Runtime has that with its channels last."""
     node = next(node for node in model.nodes if node.name == name)
     if node.op != "reshape" or len(edges[name].shape) != 1 or node.inputs[0] == model.input.name:
         return None
@@ -196,7 +196,7 @@ def _single(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> Edg
 
 
 def _proto(graph: Graph, model: IntegerModel, edges: dict[str, Edge]) -> Any:
-    """The model as ONNX holds it, checked."""
+    """Return the model as ONNX holds it, checked."""
     helper, numpy_helper = require("onnx.helper", "onnx"), require("onnx.numpy_helper", "onnx")
     output = graph.integers(graph.settled(edges[model.output]))
     graph.nodes.append(helper.make_node("Identity", [output.name], ["output"], "output"))

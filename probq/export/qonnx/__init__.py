@@ -1,4 +1,4 @@
-"""An integer model as QONNX, for hls4ml or FINN."""
+"""An integer model becomes QONNX for hls4ml or FINN here."""
 
 from probq.export.qonnx.writer import opened, run, write
 

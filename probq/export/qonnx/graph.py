@@ -1,4 +1,4 @@
-"""Integers as real numbers on a power-of-two grid, and the QONNX nodes that quantize to it."""
+"""QONNX nodes quantize real numbers to a power-of-two grid, on which they stand for integers."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,11 +14,11 @@ EXACT = 2**24  # float32 holds integers exactly up to here
 
 @dataclass(frozen=True)
 class Wire:
-    """A float32 tensor in the graph that stands for integers: `tensor = value * 2^exponent`.
+    """A wire is a float32 tensor in the graph that stands for integers: `tensor = value * 2^exponent`.
 
     Attributes:
-        name: of the tensor.
-        exponent: of the grid.
+        name: the name of the tensor.
+        exponent: the exponent of the grid.
         low, high: range of the value.
         shape: without the batch.
     """
@@ -32,7 +32,7 @@ class Wire:
 
 @dataclass(frozen=True)
 class Width:
-    """What a `Quant` node needs to hold integers `lo .. hi`: bits, signedness, and whether it is narrow."""
+    """A width is what a `Quant` node needs to hold integers `lo .. hi`: bits, signedness, and whether it is narrow."""
 
     bits: int
     signed: bool
@@ -40,14 +40,14 @@ class Width:
 
     @property
     def limits(self) -> tuple[int, int]:
-        """The integers that it clips to."""
+        """Return the integers that it clips to."""
         if not self.signed:
             return 0, 2**self.bits - 1
         return self.narrow - 2 ** (self.bits - 1), 2 ** (self.bits - 1) - 1
 
 
 def width(low: int, high: int, signed: bool = False) -> Width:
-    """The narrowest width that holds `low .. high`; a signed one has at least 2 bits.
+    """Return the narrowest width that holds `low .. high`; a signed one has at least 2 bits.
 
     >>> width(-3, 3)
     Width(bits=3, signed=True, narrow=True)
@@ -73,7 +73,7 @@ def check(low: Any, high: Any, what: str) -> None:
 
 
 def real(integers: Any, exponent: Any) -> np.ndarray:
-    """`integers * 2^exponent` in float32."""
+    """Return `integers * 2^exponent` in float32."""
     return (np.asarray(integers, np.float64) * np.exp2(np.asarray(exponent, np.float64))).astype(np.float32)
 
 
@@ -94,7 +94,7 @@ def parameter(graph: Graph, integers: np.ndarray, exponent: Any) -> str:
 
     Args:
         graph: the graph.
-        integers: of the parameter.
+        integers: the integers of the parameter.
         exponent: one, or an array that broadcasts to the parameter.
     """
     name = graph.constant(real(integers, exponent), "float32")
@@ -115,7 +115,7 @@ def limited(graph: Graph, name: str, exponent: int, lo: int | None, hi: int | No
 
 
 def at(graph: Graph, x: Wire, exponent: int) -> Wire:
-    """The same integers on another grid."""
+    """Return the same integers on another grid."""
     if x.exponent == exponent:
         return x
     name = graph.node("Mul", [x.name, graph.constant(real(1, exponent - x.exponent), "float32")])

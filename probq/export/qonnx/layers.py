@@ -1,4 +1,4 @@
-"""Layers and requantizations in QONNX."""
+"""Layers and requantizations become QONNX here."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from probq.integer.ranges import Range, accumulators
 
 @dataclass(frozen=True)
 class Flavour:
-    """What a reader of QONNX wants.
+    """A flavour is what a reader of QONNX wants.
 
     Attributes:
         plain_bias: biases as bare constants, not behind a `Quant` node.
@@ -111,7 +111,10 @@ def _binary(node: Node) -> bool:
 
 
 def _centred(shift: Shift, node: Node) -> np.ndarray:
-    """Twice what to add so that rounding to nearest (or the sign, for binary levels) gives the code, without ties."""
+    """Return twice what to add so that rounding to nearest gives the code, without ties.
+
+    For binary levels the sign gives it.
+    """
     if _binary(node):
         if (shift.shift < 0).any():
             raise ProbqError("its levels are coarser than its steps; export to ONNX or C")
@@ -153,7 +156,7 @@ def _product(
 
 
 def _weights(node: Node, grid: np.ndarray, flavour: Flavour) -> tuple[np.ndarray, np.ndarray | int]:
-    """A weight's integers as its operator takes them, and their exponents.
+    """Return a weight's integers as its operator takes them, and their exponents.
 
     Where channels may not have scales of their own, the integers are made multiples of the finest.
     """
@@ -170,7 +173,7 @@ def _weights(node: Node, grid: np.ndarray, flavour: Flavour) -> tuple[np.ndarray
 
 
 def _column(node: Node, grid: np.ndarray) -> np.ndarray:
-    """`[outputs]` in the shape that broadcasts to the weight."""
+    """Return `[outputs]` in the shape that broadcasts to the weight."""
     weight, groups = node.tensors["weight"], node.attributes.get("groups", 1)
     if not node.attributes.get("transposed"):
         return grid.reshape(-1, *[1] * (weight.ndim - 1))

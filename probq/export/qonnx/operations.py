@@ -1,4 +1,4 @@
-"""Operations between layers in QONNX: standard floating-point operators on integers below 2^24."""
+"""Operations between layers are standard floating-point operators in QONNX, on integers below 2^24."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -45,7 +45,7 @@ def _requantize(graph: Graph, node: Node, inputs: list[Wire], reached: Range) ->
 
 
 def _multiply(graph: Graph, node: Node, inputs: list[Wire], reached: Range) -> Wire:
-    """One power of two only changes what the tensor's grid is."""
+    """Multiply by constants; one power of two only changes what the tensor's grid is."""
     x, multiplier = inputs[0], node.tensors["multiplier"]
     m = int(multiplier.reshape(-1)[0]) if multiplier.size else 0
     if m > 0 and m & (m - 1) == 0 and (multiplier == m).all():
@@ -75,7 +75,7 @@ def _max_pool(graph: Graph, node: Node, inputs: list[Wire], reached: Range) -> W
 
 
 def _sum_pool(graph: Graph, node: Node, inputs: list[Wire], reached: Range) -> Wire:
-    """`AveragePool` where the count is a power of two, so that the average is exact; else a convolution with ones."""
+    """Add `AveragePool` where the count is a power of two, and so the average exact, else a convolution with ones."""
     spec, x = node.attributes, inputs[0]
     spatial, count = len(spec["kernel"]), math.prod(spec["kernel"])
     name, exponent = _as_image(graph, x, spatial), x.exponent
@@ -91,7 +91,7 @@ def _sum_pool(graph: Graph, node: Node, inputs: list[Wire], reached: Range) -> W
 
 
 def _sum(graph: Graph, node: Node, inputs: list[Wire], reached: Range) -> Wire:
-    """`GlobalAveragePool` over all positions of an image if their count is a power of two, else `ReduceSum`."""
+    """Add `GlobalAveragePool` over all positions of an image if their count is a power of two, else `ReduceSum`."""
     x, rank = inputs[0], len(inputs[0].shape)
     axes = sorted(axis % rank for axis in node.attributes["axes"])
     count, exponent = math.prod(x.shape[axis] for axis in axes), x.exponent
@@ -115,7 +115,7 @@ def _log2(count: int) -> int:
 
 
 def _as_image(graph: Graph, x: Wire, spatial: int) -> str:
-    """The value with exactly one axis between the batch and the pooled ones."""
+    """Return the value with exactly one axis between the batch and the pooled ones."""
     outer = x.shape[:-spatial]
     return x.name if len(outer) == 1 else graph.reshape(x.name, [math.prod(outer), *x.shape[-spatial:]])
 
@@ -152,7 +152,7 @@ def _concat(graph: Graph, node: Node, inputs: list[Wire], reached: Range) -> Wir
 
 
 def _only_scales(node: Node) -> bool:
-    """Whether every number keeps its significant bits."""
+    """Return whether every number keeps its significant bits."""
     multiplier = node.tensors.get("multiplier", np.zeros(1, np.int64))
     return node.op == "multiply" and bool(((multiplier > 0) & (multiplier & (multiplier - 1) == 0)).all())
 

@@ -1,4 +1,4 @@
-"""QONNX: arbitrary-width quantizers in an ONNX graph of real numbers, for hls4ml and FINN.
+"""QONNX has quantizers of any width in an ONNX graph of real numbers, for hls4ml and FINN.
 
 Only shifts: every requantization is a power of two. All integers stay below 2^24, where float32 is exact.
 """
@@ -40,7 +40,7 @@ def write(model: IntegerModel, path: str | PathLike[str], flavour: str = "hls4ml
 
     Args:
         model: the integer model; its requantizations only shift.
-        path: of the file, which appears whole or not at all.
+        path: the path of the file, which appears whole or not at all.
         flavour: "hls4ml" has quantized biases and one scale per weight; "finn" has plain biases and scales per output
             channel.
 
@@ -59,7 +59,7 @@ def write(model: IntegerModel, path: str | PathLike[str], flavour: str = "hls4ml
 
 
 def run(path: str | PathLike[str], integers: Any) -> np.ndarray:
-    """The output for integers that `model.quantize_input` gave, int64 `[batch, ...]`, by qonnx's own executor.
+    """Return what qonnx's own executor computes of integers that `model.quantize_input` gave, int64 `[batch, ...]`.
 
     Args:
         path: a file that `write` wrote.
@@ -74,7 +74,7 @@ def run(path: str | PathLike[str], integers: Any) -> np.ndarray:
 
 @contextmanager
 def opened(path: str | PathLike[str]) -> Iterator[Callable[[Any], np.ndarray]]:
-    """What `run` does, as a function of the integers: the file is loaded once, for all of its calls.
+    """Give what `run` does as a function of the integers; the file is loaded once, for all of its calls.
 
     Raises:
         ProbqError: as `run`.
@@ -116,7 +116,7 @@ def _check_operations(nodes: Any, path: str | PathLike[str]) -> None:
 
 
 def _executed(wrapper: Any, x: np.ndarray) -> np.ndarray:
-    """One batch through qonnx's executor."""
+    """Return one batch through qonnx's executor."""
     execute = require("qonnx.core.onnx_exec", "qonnx").execute_onnx
     shapes = require("qonnx.transformation.infer_shapes", "qonnx").InferShapes
     wrapper.graph.input[0].type.tensor_type.shape.dim[0].dim_value = len(x)
@@ -147,13 +147,13 @@ def _wires(graph: Graph, model: IntegerModel, flavour: Flavour) -> dict[str, Wir
 
 
 def _exponent(model: IntegerModel, node: Node) -> int | None:
-    """The grid of a layer that is the model's output: that of the model, if it is a power of two."""
+    """Return the grid of a layer that is the model's output, which is the model's if that is a power of two."""
     mantissa, power = math.frexp(model.output_scale)
     return power - 1 if node.name == model.output and mantissa == 0.5 else None
 
 
 def _proto(graph: Graph, model: IntegerModel, output: Wire) -> Any:
-    """The model as ONNX holds it, checked; batch 1, as hls4ml and FINN want it."""
+    """Return the model as ONNX holds it, checked, with batch 1, as hls4ml and FINN want it."""
     helper, numpy_helper = require("onnx.helper", "qonnx"), require("onnx.numpy_helper", "qonnx")
     kinds = require("onnx", "qonnx").TensorProto
     index = model.input.attributes.get("index")
@@ -178,6 +178,6 @@ def _proto(graph: Graph, model: IntegerModel, output: Wire) -> Any:
 
 
 def _widths(node: Node) -> list[int]:
-    """Bits of every codebook that a weight uses, ascending."""
+    """Return the bits of every codebook that a weight uses, ascending."""
     packing = node.packing_of("weight")
     return sorted({bits_of(packing.codebooks[k]) for k in np.unique(packing.rung)})

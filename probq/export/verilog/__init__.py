@@ -1,4 +1,4 @@
-"""An integer model as da4ml's Verilog."""
+"""An integer model becomes da4ml's Verilog here."""
 
 from probq.export.verilog.writer import opened, run, write
 

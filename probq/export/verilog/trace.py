@@ -1,4 +1,4 @@
-"""An integer model in da4ml's fixed-point variables: every operation exact, rounding as add and shift."""
+"""An integer model is traced in da4ml's fixed-point variables: every operation is exact, rounding is add and shift."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -17,7 +17,7 @@ Trace = Any  # an array of objects: da4ml's FixedVariable, [*shape]
 
 
 def traced(model: IntegerModel, found: Mapping[str, Range]) -> Any:
-    """The model as da4ml's `CombLogic`, its inputs and outputs flattened in C order.
+    """Return the model as da4ml's `CombLogic`, its inputs and outputs flattened in C order.
 
     Raises:
         ProbqError: da4ml is missing, or a requantization does not only shift.
@@ -45,7 +45,7 @@ def _linear(x: Trace, node: Node) -> Trace:
 
 
 def _requantize(x: Trace, node: Node) -> Trace:
-    """`start + step clip((x + add) >> shift, lo, hi)`: da4ml truncates towards minus infinity."""
+    """Compute `start + step clip((x + add) >> shift, lo, hi)`: da4ml truncates towards minus infinity."""
     parts = np.broadcast_arrays(*(node.tensors[name] for name in ("multiplier", "add", "shift")))
     shift = to_shift(*parts)
     if isinstance(shift, str):
@@ -60,7 +60,7 @@ def _requantize(x: Trace, node: Node) -> Trace:
 
 
 def _floored(value: Any, shift: int) -> Any:
-    """`floor(value / 2^shift)`."""
+    """Return `floor(value / 2^shift)`."""
     if shift > 0:
         if value.low == value.high:
             return value * 0.0 + float(int(value.low) >> shift)
@@ -72,7 +72,7 @@ def _floored(value: Any, shift: int) -> Any:
 
 
 def _sign(value: Any) -> Any:
-    """-1 where a value is negative, else 0."""
+    """Return -1 where a value is negative, else 0."""
     return value.is_negative() * -1.0
 
 

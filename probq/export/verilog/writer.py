@@ -1,4 +1,4 @@
-"""A small network as fully unrolled, combinational Verilog: da4ml makes its adder trees, Icarus Verilog runs them.
+"""A small network becomes unrolled, combinational Verilog: da4ml makes its adder trees, Icarus Verilog runs them.
 
 The folder is da4ml's project; the module is `src/network.v`; `model_inp` and `model_out` hold the elements one after
 the other, the first in the least significant bits, at the widths that `probq.json` lists.
@@ -52,8 +52,8 @@ def write(model: IntegerModel, path: str | PathLike[str], name: str = NAME) -> N
 
     Args:
         model: the integers: linear layers, requantizations by shifts, clips and reshapes; at most 16,384 weights.
-        path: of the folder.
-        name: of the module; a design that holds several networks gives each one its own.
+        path: the path of the folder.
+        name: the name of the module; a design that holds several networks gives each one its own.
 
     Raises:
         ProbqError: da4ml is missing, the model is too large or holds something else, an integer may leave 31 bits, the
@@ -78,7 +78,7 @@ def write(model: IntegerModel, path: str | PathLike[str], name: str = NAME) -> N
 
 
 def _place(interval: Any) -> tuple[int, bool, int]:
-    """Bits, signedness and exponent of an element of a port: it holds `integer * 2^exponent`."""
+    """Return bits, signedness and exponent of an element of a port, which holds `integer * 2^exponent`."""
     signed, whole, fraction = require("da4ml.types", "verilog").minimal_kif(interval)
     return max(int(signed) + int(whole) + int(fraction), 0), bool(signed), -int(fraction)
 
@@ -108,15 +108,15 @@ def _check(model: IntegerModel, found: Mapping[str, Range]) -> None:
 
 
 def _uses(x: Range, op: str) -> int:
-    """How often a layer's weight is applied to one example."""
+    """Return how often a layer's weight is applied to one example."""
     return math.prod(x.shape[:-1]) if op == "linear" else 1
 
 
 def run(path: str | PathLike[str], integers: Any) -> np.ndarray:
-    """What the Verilog computes, int64 `[batch, ...]`: simulated by Icarus Verilog.
+    """Return what Icarus Verilog computes when it simulates the Verilog, int64 `[batch, ...]`.
 
     Args:
-        path: of a folder that `write` wrote.
+        path: the path of a folder that `write` wrote.
         integers: those of `IntegerModel.quantize_input`, the batch first.
 
     Raises:
@@ -128,7 +128,7 @@ def run(path: str | PathLike[str], integers: Any) -> np.ndarray:
 
 @contextmanager
 def opened(path: str | PathLike[str]) -> Iterator[Callable[[Any], np.ndarray]]:
-    """What `run` does, as a function of the integers: the simulation is built once, for all of its calls.
+    """Give what `run` does as a function of the integers; the simulation is built once, for all of its calls.
 
     Raises:
         ProbqError: as `run`.
@@ -151,7 +151,7 @@ def opened(path: str | PathLike[str]) -> Iterator[Callable[[Any], np.ndarray]]:
 
 
 def _width(spec: Mapping[str, Any], end: str) -> int:
-    """Bits of a port, 1 at least.
+    """Return how many bits a port has, 1 at least.
 
     Raises:
         ProbqError: its elements are not bits, signedness and exponent of each number of its shape.
@@ -170,7 +170,7 @@ def _is_element(entry: Any) -> bool:
 
 
 def _simulated(folder: Path, index: dict[str, Any], x: np.ndarray) -> np.ndarray:
-    """What the simulation in the folder gives."""
+    """Return what the simulation in the folder gives."""
     spec = index["input"]
     if x.ndim == 0 or x.dtype.kind not in "iu" or list(x.shape[1:]) != spec["shape"]:
         raise ProbqError(f"expected integers of shape [batch, {spec['shape']}], not {x.dtype} of shape {x.shape}")
@@ -196,7 +196,7 @@ def _joined(row: Sequence[int], elements: Sequence[Sequence[Any]]) -> int:
 
 
 def _split(line: str, elements: Sequence[Sequence[Any]]) -> list[int]:
-    """The elements of an output word.
+    """Return the elements of an output word.
 
     Raises:
         ProbqError: the simulator left bits undefined.
@@ -217,7 +217,7 @@ def _split(line: str, elements: Sequence[Sequence[Any]]) -> list[int]:
 
 
 def _called(command: list[str], folder: Path) -> str:
-    """What a program of Icarus Verilog prints."""
+    """Return what a program of Icarus Verilog prints."""
     if shutil.which(command[0]) is None:
         raise ProbqError(f"{command[0]} is not on the PATH; install Icarus Verilog (on Debian: apt install iverilog)")
     try:

@@ -1,1 +1,1 @@
-"""C text of values, expressions and loops."""
+"""This room writes the C of values, expressions and loops."""

@@ -1,4 +1,4 @@
-"""Operations of the C exporter that treat elements one by one, or only move them."""
+"""The C exporter treats elements one by one in these operations, or only moves them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,18 +15,18 @@ Body = Callable[[str, list[str], list[str]], list[str]]
 
 @dataclass(frozen=True)
 class Operand:
-    """A constant tensor in C: a literal, or an array with a stride for each axis of the value it broadcasts to."""
+    """A constant tensor in C is a literal, or an array with a stride for each axis of the value it broadcasts to."""
 
     text: str
     strides: tuple[int, ...] = ()
 
     def at(self, place: str) -> str:
-        """The element at a place."""
+        """Return the element at a place."""
         return f"{self.text}[{place}]" if any(self.strides) else self.text
 
 
 def operand(p: CSource, tensor: np.ndarray, axes: int) -> Operand:
-    """The tensor as it broadcasts to a value of so many axes."""
+    """Return the tensor as it broadcasts to a value of so many axes."""
     if tensor.size and (tensor == tensor.flat[0]).all():
         return Operand(literal(int(tensor.flat[0])), (0,) * axes)
     strides = [0 if n == 1 else s // tensor.itemsize for n, s in zip(tensor.shape, _canonical(tensor), strict=True)]
@@ -38,12 +38,15 @@ def _canonical(tensor: np.ndarray) -> tuple[int, ...]:
 
 
 def order(view: View) -> tuple[int, ...]:
-    """The axes of a view from the slowest to the fastest."""
+    """Return the axes of a view from the slowest to the fastest."""
     return tuple(sorted(range(len(view.shape)), key=lambda k: (-view.strides[k] * (view.shape[k] != 1), k)))
 
 
 def elementwise(p: CSource, title: str, y: View, xs: Sequence[View], operands: Sequence[Operand], body: Body) -> None:
-    """A step with one loop nest; `body(target, sources, operands)` gives the lines for C expressions of elements."""
+    """Add a step with one loop nest.
+
+    `body(target, sources, operands)` gives the lines for C expressions of elements.
+    """
     strides = [y.strides, *(x.strides for x in xs), *(o.strides for o in operands)]
     axes = nest(y.shape, strides)
     names = [f"i{k}" for k in range(len(axes))]
@@ -58,19 +61,19 @@ def elementwise(p: CSource, title: str, y: View, xs: Sequence[View], operands: S
 
 
 def cast(kind: Type, expression: str, source: Type | None = None) -> str:
-    """The expression as a value of the type, which is known to hold it."""
+    """Return the expression as a value of the type, which is known to hold it."""
     return expression if source == kind else f"({kind.name})({expression})"
 
 
 def copied(p: CSource, title: str, x: View, y: View) -> View:
-    """`y`, filled with the elements of `x`."""
+    """Add a step that fills `y` with the elements of `x`, and return `y`."""
     same = x.buffer.type if x.buffer.type == y.buffer.type else None
     elementwise(p, title, y, [x], [], lambda t, s, _: [f"{t} = {cast(y.buffer.type, s[0], same)};"])
     return y
 
 
 def ordered(p: CSource, title: str, x: View, axes: Sequence[int] | None = None) -> View:
-    """The value with its axes dense in the given order, by default their own; a copy only where needed."""
+    """Return the value with its axes dense in the given order, by default their own, as a copy only where needed."""
     if x.is_dense(axes) and not x.offset:
         return x
     return copied(p, f"{title}: order", x, p.view(x.buffer.type, x.shape, axes))
@@ -78,7 +81,7 @@ def ordered(p: CSource, title: str, x: View, axes: Sequence[int] | None = None) 
 
 @dataclass(frozen=True)
 class Rounding:
-    """A requantization of values in a given range, written in C.
+    """A rounding is a requantization of values in a given range, written in C.
 
     Attributes:
         operands: multiplier, add, shift.
@@ -93,7 +96,7 @@ class Rounding:
     type: Type
 
     def lines(self, value: str, target: str, constants: Sequence[str]) -> list[str]:
-        """C lines that set the target from a value and the elements of the operands."""
+        """Return C lines that set the target from a value and the elements of the operands."""
         wide, (multiplier, add, shift) = ("int64_t" if self.wide else "int32_t"), constants
         product = f"({wide})({value})" + (f" * {multiplier}" if multiplier != "1" else "")
         total = product if add == "0" else f"{product} + {add}"
@@ -109,7 +112,7 @@ class Rounding:
 
 
 def rounding(p: CSource, node: Node, x: ElementRange) -> Rounding:
-    """How to requantize values of range `x`."""
+    """Return how to requantize values of range `x`."""
     m, add, shift = (node.tensors[name] for name in ("multiplier", "add", "shift"))
     ends = [(end * m + add) >> shift for end in (x.low, x.high)]
     low, high = int(np.minimum(*ends).min()), int(np.maximum(*ends).max())
@@ -121,7 +124,7 @@ def rounding(p: CSource, node: Node, x: ElementRange) -> Rounding:
 
 
 def _reached(node: Node, low: int, high: int) -> int:
-    """Largest magnitude in clipping `low .. high` and taking levels."""
+    """Return the largest magnitude in clipping `low .. high` and taking levels."""
     lo, hi, start, step = (node.attributes.get(name, default) for name, default in
                            (("lo", 0), ("hi", 0), ("start", 0), ("step", 1)))  # fmt: skip
     used = [lo] * (low < lo) + [hi] * (high > hi)

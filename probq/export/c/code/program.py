@@ -1,4 +1,4 @@
-"""A C program while it is put together: steps that read and write buffers, constants, and a place for every buffer."""
+"""A C program is put together of steps that read and write buffers, constants, and a place for every buffer."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +15,7 @@ CONSTANTS = (U8, I8, U16, I16, I32, I64)
 
 @dataclass(frozen=True)
 class Step:
-    """One function of the program: its parameters are named buffers, its body C lines."""
+    """A step is one function of the program: its parameters are named buffers, its body is C lines."""
 
     title: str
     inputs: Mapping[str, Buffer]
@@ -24,17 +24,17 @@ class Step:
 
     @property
     def buffers(self) -> Iterable[Buffer]:
-        """All buffers that the step touches."""
+        """Return all buffers that the step touches."""
         return (*self.inputs.values(), *self.outputs.values())
 
 
 @dataclass
 class CSource:
-    """What has been put together so far.
+    """This holds what has been put together so far.
 
     Attributes:
         name: C identifier, the prefix of everything.
-        ranges: of every node's value.
+        ranges: the ranges of every node's value.
         views: where the value of each node lies.
         steps: in order.
         constants: definitions of constant arrays.
@@ -50,12 +50,12 @@ class CSource:
     buffers: int = 0
 
     def buffer(self, kind: Type, elements: int, fixed: str = "") -> Buffer:
-        """A new buffer."""
+        """Return a new buffer."""
         self.buffers += 1
         return Buffer(self.buffers, kind, elements, fixed)
 
     def view(self, kind: Type, shape: Sequence[int], order: Sequence[int] | None = None) -> View:
-        """A new buffer for a value whose axes lie in the given order."""
+        """Return a new buffer for a value whose axes lie in the given order."""
         size = int(np.prod(shape, dtype=np.int64))
         return View(self.buffer(kind, size), tuple(shape), dense(shape, order))
 
@@ -67,7 +67,7 @@ class CSource:
         return name
 
     def helper(self, name: str, text: str) -> str:
-        """Full name of a helper function whose text, with `NAME` for its name, is included once."""
+        """Return the full name of a helper function whose text, with `NAME` for its name, is included once."""
         full = f"{self.name}_{name}"
         self.helpers.setdefault(full, text.replace("NAME", full))
         return full
@@ -80,7 +80,7 @@ class CSource:
 
 
 def functions(program: CSource) -> list[str]:
-    """C lines of every step's function."""
+    """Return the C lines of every step's function."""
     lines: list[str] = []
     for number, step in enumerate(program.steps):
         parameters = [f"const {b.type.name} *restrict {name}" for name, b in step.inputs.items()]
@@ -96,7 +96,7 @@ def functions(program: CSource) -> list[str]:
 
 
 def calls(program: CSource) -> tuple[list[str], dict[int, int]]:
-    """C lines that call the steps, and the elements that the pool of each number of bits needs."""
+    """Return the C lines that call the steps, and the elements that the pool of each number of bits needs."""
     places, sizes = _placed(program.steps)
 
     def pointer(buffer: Buffer) -> str:
@@ -110,7 +110,10 @@ def calls(program: CSource) -> tuple[list[str], dict[int, int]]:
 
 
 def _placed(steps: Sequence[Step]) -> tuple[dict[int, int], dict[int, int]]:
-    """Offset of every buffer in the pool of its width, largest first into the first gap free while it lives."""
+    """Return the offset of every buffer in the pool of its width.
+
+    The largest come first, each into the first gap free while it lives.
+    """
     life: dict[int, tuple[Buffer, int, int]] = {}
     for number, step in enumerate(steps):
         for buffer in step.buffers:

@@ -1,4 +1,4 @@
-"""Pieces of C text: literals, arrays, indices and loops."""
+"""Pieces of C are written here: literals, arrays, indices and loops."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ WIDTH = 110
 
 
 def literal(value: int) -> str:
-    """A C expression for an integer, of 32 bits where it fits, else of 64.
+    """Return a C expression for an integer, of 32 bits where it fits, else of 64.
 
     >>> literal(-5), literal(-2**31), literal(2**40)
     ('-5', '(-2147483647 - 1)', 'INT64_C(1099511627776)')
@@ -28,7 +28,7 @@ def literal(value: int) -> str:
 
 
 def array(name: str, kind: Type, values: np.ndarray) -> str:
-    """The definition of a constant array."""
+    """Return the definition of a constant array."""
     flat = values.reshape(-1).tolist()
     if kind.bits >= 32 and kind.low < 0:
         words: list[str] = [literal(int(v)) for v in flat]
@@ -45,7 +45,7 @@ def array(name: str, kind: Type, values: np.ndarray) -> str:
 
 
 def index(variables: Sequence[str], strides: Sequence[int], offset: int = 0) -> str:
-    """`i * 12 + j + 3`, without the terms that are zero.
+    """Return an index such as `i * 12 + j + 3`, without the terms that are zero.
 
     >>> index(["i", "j"], [12, 1], 3), index([], [])
     ('i * 12 + j + 3', '0')
@@ -55,7 +55,7 @@ def index(variables: Sequence[str], strides: Sequence[int], offset: int = 0) -> 
 
 
 def loops(counts: Iterable[tuple[str, int]], body: Sequence[str]) -> list[str]:
-    """The body inside `for` loops, the first one outermost."""
+    """Return the body inside `for` loops, the first one outermost."""
     lines = list(body)
     for variable, count in reversed(list(counts)):
         head = f"for (int32_t {variable} = 0; {variable} < {count}; {variable}++) {{"
@@ -64,12 +64,14 @@ def loops(counts: Iterable[tuple[str, int]], body: Sequence[str]) -> list[str]:
 
 
 def indented(lines: Iterable[str]) -> list[str]:
-    """The lines one level deeper."""
+    """Return the lines one level deeper."""
     return [INDENT + line if line and not line.startswith("#") else line for line in lines]
 
 
 def nest(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> list[tuple[int, tuple[int, ...]]]:
-    """Loops over a shape as (count, stride of every operand), merged and in the order of the first operand's memory.
+    """Return the loops over a shape as (count, stride of every operand).
+
+    They are merged, and in the order of the first operand's memory.
 
     >>> nest((2, 3), [(3, 1), (3, 1)]), nest((2, 3), [(1, 2), (0, 1)])
     ([(6, (1, 1))], [(3, (2, 1)), (2, (1, 0))])
@@ -86,12 +88,12 @@ def nest(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> list[tuple[i
 
 
 def comment(text: str) -> str:
-    """Text that cannot end a comment or leave its line."""
+    """Return text that cannot end a comment or leave its line."""
     return re.sub(r"[^\w .,:;()@^+=-]", "_", text, flags=re.ASCII)
 
 
 def checked_name(name: str) -> str:
-    """A name that a user chose, if C, C++ and Verilog take it.
+    """Return a name that a user chose, if C, C++ and Verilog take it.
 
     Raises:
         ProbqError: if they do not.
@@ -102,7 +104,7 @@ def checked_name(name: str) -> str:
 
 
 def identifier(text: str) -> str:
-    """A C identifier made of any text.
+    """Return a C identifier made of any text.
 
     >>> identifier("my-net.v2"), identifier("3d")
     ('my_net_v2', 'm_3d')

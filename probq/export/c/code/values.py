@@ -1,4 +1,4 @@
-"""What the C exporter knows of a value: its interval, its grid, its C type and how it lies in memory."""
+"""The C exporter knows of a value its interval, its grid, its C type and how it lies in memory."""
 
 import dataclasses
 import math
@@ -21,7 +21,7 @@ SAME_LEVELS = frozenset({"max_pool", "reshape", "permute", "repeat", "slice"})
 
 @dataclass(frozen=True)
 class Type:
-    """An integer type of C99 for values of `low .. high`; 64-bit words only hold bits."""
+    """A type is an integer type of C99 for values of `low .. high`; 64-bit words only hold bits."""
 
     name: str
     bits: int
@@ -39,7 +39,7 @@ U16, U32, I64 = _type(16, False), _type(32, False), _type(64, True)
 
 
 def narrowest(low: int, high: int, types: Sequence[Type] = (U8, I8, I16, I32)) -> Type:
-    """The first of the types that holds `low .. high`.
+    """Return the first of the types that holds `low .. high`.
 
     >>> narrowest(0, 255).name, narrowest(-1, 1).name, narrowest(0, 256).name
     ('uint8_t', 'int8_t', 'int16_t')
@@ -52,7 +52,7 @@ def narrowest(low: int, high: int, types: Sequence[Type] = (U8, I8, I16, I32)) -
 
 @dataclass(frozen=True)
 class ElementRange:
-    """What a value can be: least and greatest integer of each element, and the largest partial sum on the way.
+    """A range holds the least and greatest integer of each element, and the largest partial sum on the way.
 
     Attributes:
         low, high: int64 of the value's shape.
@@ -67,17 +67,17 @@ class ElementRange:
 
     @property
     def limits(self) -> tuple[int, int]:
-        """Least and greatest integer of all elements."""
+        """Return the least and greatest integer of all elements."""
         return int(self.low.min()), int(self.high.max())
 
     @property
     def type(self) -> Type:
-        """The narrowest type for the values."""
+        """Return the narrowest type for the values."""
         return narrowest(*self.limits)
 
 
 def ranges(model: IntegerModel) -> Mapping[str, ElementRange]:
-    """The range of every node's value, found by running the interpreter on intervals.
+    """Return the range of every node's value, found by running the interpreter on intervals.
 
     Raises:
         ProbqError: a value could leave 31 bits, or has no elements.
@@ -152,7 +152,10 @@ def _step(node: Node, inputs: list[ElementRange]) -> int:
 
 @dataclass(frozen=True)
 class Buffer:
-    """Memory of one value or of a step's scratch; a place in a static pool unless it has a `fixed` C expression."""
+    """A buffer is memory of one value or of a step's scratch.
+
+    It is a place in a static pool unless it has a `fixed` C expression.
+    """
 
     key: int
     type: Type
@@ -162,7 +165,7 @@ class Buffer:
 
 @dataclass(frozen=True)
 class View:
-    """A value as it lies in a buffer: element `[i, j, ...]` at `offset + i * strides[0] + j * strides[1] + ...`."""
+    """A view is a value in a buffer: element `[i, j, ...]` is at `offset + i * strides[0] + j * strides[1] + ...`."""
 
     buffer: Buffer
     shape: tuple[int, ...]
@@ -171,11 +174,11 @@ class View:
 
     @property
     def size(self) -> int:
-        """Number of elements."""
+        """Return the number of elements."""
         return math.prod(self.shape)
 
     def is_dense(self, order: Sequence[int] | None = None) -> bool:
-        """Whether the elements lie side by side with the axes in this order, by default their own."""
+        """Return whether the elements lie side by side with the axes in this order, by default their own."""
         axes = range(len(self.shape)) if order is None else order
         expected = 1
         for axis in reversed(list(axes)):
@@ -186,7 +189,7 @@ class View:
 
 
 def dense(shape: Sequence[int], order: Sequence[int] | None = None) -> tuple[int, ...]:
-    """Strides of a value whose axes lie in the given order, the last one fastest.
+    """Return the strides of a value whose axes lie in the given order, the last one fastest.
 
     >>> dense((2, 3, 4)), dense((2, 3, 4), (1, 2, 0))
     ((12, 4, 1), (1, 8, 2))
@@ -199,5 +202,5 @@ def dense(shape: Sequence[int], order: Sequence[int] | None = None) -> tuple[int
 
 
 def channels_last(axes: int) -> tuple[int, ...]:
-    """The order of axes that puts the first one last."""
+    """Return the order of axes that puts the first one last."""
     return (*range(1, axes), 0)

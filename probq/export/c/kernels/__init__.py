@@ -1,1 +1,1 @@
-"""C text of products: weights in rows, bytes, bit planes."""
+"""This room writes the C of products: weights in rows, bytes, bit planes."""

@@ -1,4 +1,4 @@
-"""The C exporter's kernel on bit planes: codes of 1 or 2 bits, multiplied by `and` and summed by counting bits.
+"""On bit planes, codes of 1 or 2 bits are multiplied by `and` and summed by counting bits.
 
 With `w = w0 + dw * u` and `x = x0 + dx * v` for codes u and v of 1 or 2 bits,
 
@@ -26,7 +26,7 @@ WASTE = 1.5  # words that rows are filled up to, of those needed
 
 @dataclass(frozen=True)
 class BitGrid:
-    """Levels `first + step * code` of codes with some bits."""
+    """A bit grid has the levels `first + step * code` of codes with some bits."""
 
     first: int
     step: int
@@ -50,13 +50,13 @@ def _w_grid(product: Product) -> BitGrid | None:
 
 
 def _words(product: Product) -> tuple[int, int]:
-    """Bytes of a window's element, 64-bit words of a window."""
+    """Return the bytes of a window's element, and the 64-bit words of a window."""
     octets = -(-product.weight.shape[-1] // 8)
     return octets, -(-math.prod(product.kernel) * octets // 8)
 
 
 def fits(p: CSource, product: Product) -> bool:
-    """Whether a layer can be computed on bit planes, and is worth it."""
+    """Return whether a layer can be computed on bit planes, and is worth it."""
     x, w = _x_grid(product), _w_grid(product)
     if x is None or w is None or product.groups != 1:
         return False
@@ -71,7 +71,7 @@ def _largest_sum(product: Product) -> int:
 
 
 def emit(p: CSource, product: Product) -> None:
-    """The step of a layer on bit planes."""
+    """Add the step of a layer on bit planes."""
     x, w = _x_grid(product), _w_grid(product)
     if x is None or w is None:
         raise ValueError("ask fits first")
@@ -93,7 +93,7 @@ def emit(p: CSource, product: Product) -> None:
 
 
 def _codes(p: CSource, product: Product, grid: BitGrid) -> Buffer:
-    """The input as codes in bytes."""
+    """Add a step that writes the input as codes in bytes, and return its buffer."""
     if grid.first == 0 and grid.step == 1 and product.x.buffer.type == U8:
         return product.x.buffer
     y = View(p.buffer(U8, product.x.size), product.x.shape, product.x.strides)
@@ -106,7 +106,7 @@ def _codes(p: CSource, product: Product, grid: BitGrid) -> Buffer:
 
 
 def _planes(p: CSource, product: Product, bits: int, octets: int, pixels: int) -> list[str]:
-    """C lines that pack the codes of an image."""
+    """Return C lines that pack the codes of an image."""
     pack, channels = p.helper("pack", PACK), product.x.shape[-1]
     size = pixels * octets
     if channels == 8 * octets:
@@ -116,7 +116,7 @@ def _planes(p: CSource, product: Product, bits: int, octets: int, pixels: int) -
 
 
 def _gather(p: CSource, product: Product, bits: int, octets: int, words: int, pixels: int) -> list[str]:
-    """C lines that put the bits of one window into the words `v`."""
+    """Return C lines that put the bits of one window into the words `v`."""
     if not product.sizes:
         pack, n = p.helper("pack", PACK), product.x.shape[-1]
         return [f"{pack}(x + p * {n}, {n}, {b}, (uint8_t *)(v + {b * words}));" for b in range(bits)]
@@ -134,7 +134,7 @@ def _gather(p: CSource, product: Product, bits: int, octets: int, words: int, pi
 
 
 def _weigh(p: CSource, product: Product, x: BitGrid, w: BitGrid, words: int) -> list[str]:
-    """C lines from the words of a window to the stored outputs."""
+    """Return C lines from the words of a window to the stored outputs."""
     popcount = p.helper("popcount", POPCOUNT)
     count = p.helper("count", COUNT.replace("POPCOUNT", popcount))
     data = p.constant(_weight_planes(product, w, words), U8)
@@ -152,7 +152,7 @@ def _weigh(p: CSource, product: Product, x: BitGrid, w: BitGrid, words: int) -> 
 
 
 def _weight_planes(product: Product, grid: BitGrid, words: int) -> np.ndarray:
-    """Bytes `[plane, word, output, 8]` of the weights' codes."""
+    """Return the bits of the weights' codes in bytes, `[plane, word, output, 8]`."""
     codes = ((product.weight - grid.first) // grid.step).astype(np.uint8)
     planes = []
     for a in range(grid.bits):

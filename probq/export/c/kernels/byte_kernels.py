@@ -1,4 +1,4 @@
-"""Kernels of the C exporter on bytes and words: dot products of rows, pairs for small kernels, one channel each."""
+"""These kernels work on bytes and words: dot products of rows, pairs for small kernels, one channel each."""
 
 import math
 
@@ -18,7 +18,7 @@ BLOCK = 4  # windows that share a row of weights while it is in registers
 
 
 def dots(p: CSource, product: Product) -> None:
-    """For every output a row of weights, unpacked once, times every window, copied beforehand into one row each."""
+    """Multiply each output's row of weights, unpacked once, with every window, copied beforehand into a row each."""
     node, groups = product.node, product.groups
     matrix = rows(p, node, lambda w: product.arrange(w).reshape(product.outputs, -1))
     count, pitch, tile = product.positions, matrix.length, product.positions
@@ -48,13 +48,13 @@ def dots(p: CSource, product: Product) -> None:
 
 
 def _is_flat(product: Product) -> bool:
-    """Whether the windows lie side by side in the image already."""
+    """Return whether the windows lie side by side in the image already."""
     one = math.prod(product.kernel) == 1 and product.groups == 1
     return one and all(s == 1 for s in product.stride) and product.sizes == product.outs
 
 
 def _patches(product: Product, pitch: int) -> list[str]:
-    """C lines that copy the windows of `n` positions from `p` on."""
+    """Return C lines that copy the windows of `n` positions from `p` on."""
     run, starts = product.runs()
     lines = ["const int32_t at = p + t;"]
     names, left = [], product.positions
@@ -71,7 +71,7 @@ def _patches(product: Product, pitch: int) -> list[str]:
 
 
 def _blocks(p: CSource, product: Product, source: str, matrix: Rows, pitch: int, tile: int) -> list[str]:
-    """C lines for one output at `n` positions."""
+    """Return C lines for one output at `n` positions."""
     length = matrix.length
     start, kind = bias(p, product).at("o"), product.x.buffer.type
     helper = p.helper(f"dots_{kind.name}", dot_products(kind)) if kind.bits == 8 == matrix.type.bits else ""
@@ -96,7 +96,7 @@ def _blocks(p: CSource, product: Product, source: str, matrix: Rows, pitch: int,
 
 
 def pairs(p: CSource, product: Product) -> None:
-    """A small convolution: all weights unpacked, every window met by all outputs side by side."""
+    """Compute a small convolution: all weights are unpacked, and all outputs meet every window side by side."""
     run, starts = product.runs()
     outputs, wide, half = product.outputs, -(-product.outputs // 16) * 16, -(-run // 2)
     matrix = rows(p, product.node, lambda w: np.moveaxis(product.arrange(w), 0, -1).reshape(1, -1))
@@ -125,13 +125,13 @@ def pairs(p: CSource, product: Product) -> None:
 
 
 def _store(product: Product) -> list[str]:
-    """C lines that store the sums of all outputs at one position."""
+    """Return C lines that store the sums of all outputs at one position."""
     lines = loops([("o", product.outputs)], product.tail.lines("sums[o]", "to[o]", "o"))
     return [*lines, f"to += {product.outputs};"]
 
 
 def depthwise(p: CSource, product: Product) -> None:
-    """Every channel with a kernel of its own, all channels side by side."""
+    """Multiply every channel with a kernel of its own, all channels side by side."""
     channels = product.outputs
     matrix = rows(p, product.node, lambda w: np.moveaxis(product.arrange(w), 0, -1).reshape(1, -1))
     _, starts = product.runs()

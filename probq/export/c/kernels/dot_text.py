@@ -1,4 +1,4 @@
-"""C text of a dot product of bytes: the same weights with one or four windows, in the instructions there are."""
+"""A dot product of bytes in C meets the same weights with one or four windows, in the instructions there are."""
 
 from probq.export.c.code.values import U8, Type
 
@@ -99,7 +99,7 @@ static inline void NAME(const TYPE *restrict a, int32_t step, const int8_t *rest
 
 
 def dots(kind: Type) -> str:
-    """The function's text for inputs of a type of 8 bits."""
+    """Return the function's text for inputs of a type of 8 bits."""
     unsigned = kind == U8
     pieces = {
         "TYPE": kind.name,

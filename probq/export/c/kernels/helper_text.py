@@ -1,4 +1,4 @@
-"""C text of the functions that generated programs share: products of pairs, bits packed and counted."""
+"""Generated programs share these functions in C: products of pairs, bits packed and counted."""
 
 POPCOUNT = """\
 static inline int32_t NAME(uint64_t v)

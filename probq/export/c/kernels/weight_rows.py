@@ -1,4 +1,4 @@
-"""Weights of the C exporter: rows of codes packed at their own width, and the C that unpacks a row."""
+"""Weights are stored in C as rows of codes packed at their own width, with the C that unpacks a row."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ WIDEST = 24  # bits of a code that four bytes hold wherever it begins
 
 @dataclass(frozen=True)
 class Rows:
-    """A matrix in C: rows of packed codes, or of plain integers where their width is one of C's.
+    """A matrix in C has rows of packed codes, or of plain integers where their width is one of C's.
 
     Attributes:
-        name: of the constant array.
-        type: of the unpacked integers.
+        name: the name of the constant array.
+        type: the type of the unpacked integers.
         length: integers in a row.
         direct: whether rows need no unpacking.
         calls: C lines that unpack row `ROW` into `INTO`.
@@ -36,11 +36,11 @@ class Rows:
 
     @property
     def padded(self) -> int:
-        """Elements that unpacking writes: whole groups of eight codes."""
+        """Return the number of elements that unpacking writes, in whole groups of eight codes."""
         return -(-self.length // 8) * 8
 
     def unpacked(self, row: str, into: str, variable: str) -> list[str]:
-        """C lines after which the variable points at the integers of a row."""
+        """Return C lines after which the variable points at the integers of a row."""
         if self.direct:
             return [f"const {self.type.name} *{variable} = {self.name} + ({row}) * {self.length};"]
         lines = [line.replace("ROW", f"({row})").replace("INTO", into) for line in self.calls]
@@ -48,7 +48,7 @@ class Rows:
 
 
 def rows(p: CSource, node: Node, arrange: Callable[[np.ndarray], np.ndarray]) -> Rows:
-    """The weight of a node as the matrix that `arrange` makes of it, a row at a time in its own codebook."""
+    """Return the weight of a node as the matrix that `arrange` makes of it, a row at a time in its own codebook."""
     weight, packing = node.tensors["weight"], node.packing_of("weight")
     matrix = arrange(weight)
     books = _books(matrix, packing, arrange(np.broadcast_to(packing.rung, weight.shape)))
@@ -69,7 +69,7 @@ def _books(matrix: np.ndarray, packing: Packing, rung: np.ndarray) -> list[Level
 
 
 def _regular(book: Levels, values: np.ndarray) -> range:
-    """The codebook if it is equally spaced and all its codes give 32-bit integers, else the smallest that is."""
+    """Return the codebook if it is equally spaced and all its codes give 32-bit integers, else the smallest that is."""
     if isinstance(book, range) and book[0] >= -MOST and book[0] + book.step * (2 ** bits_of(book) - 1) <= MOST:
         return book
     found = smallest(values).codebooks[0]
@@ -117,7 +117,7 @@ def _mixed(p: CSource, matrix: np.ndarray, books: list[range]) -> Rows:
 
 
 def _unpacker(p: CSource, bits: int, kind: Type, table: str = "") -> str:
-    """Name of the function that unpacks groups of eight codes of some bits."""
+    """Return the name of the function that unpacks groups of eight codes of some bits."""
     lines = []
     for j in range(8):
         first, shift = divmod(bits * j, 8)
@@ -140,7 +140,7 @@ def _unpacker(p: CSource, bits: int, kind: Type, table: str = "") -> str:
 
 
 def one_codebook(node: Node) -> Levels | None:
-    """The codebook of all weights, or None where they have several."""
+    """Return the codebook of all weights, or None where they have several."""
     packing: Any = node.packing_of("weight")
     used = np.unique(packing.rung)
     return packing.codebooks[int(used[0])] if used.size == 1 else None
