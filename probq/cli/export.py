@@ -17,6 +17,7 @@ from probq.errors import ProbqError, printable
 from probq.export.targets import TARGETS
 from probq.export.verification import Report, verify_parts
 from probq.integer import IntegerModel
+from probq.utils.paths import checked_path
 
 INPUTS = 500
 STEP = 64  # inputs compared between two looks at the progress bar
@@ -71,7 +72,7 @@ def _export(options: argparse.Namespace) -> int:
     model = IntegerModel.load(options.file)
     path = target.path(Path(_stem(options)), options.out, options.packed)
     _make(options.out)
-    if path.exists() and path.samefile(options.file):
+    if checked_path(path).exists() and path.samefile(options.file):
         raise ProbqError(f"{path} is the model itself; name another folder with --out")
     with _progress("export", None):
         written = target.write(model, path, options.packed, options.name)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from probq.errors import ProbqError, printable
+from probq.utils.paths import checked_path
 
 LARGEST = 2**30  # bytes of an array
 DAMAGED = (  # what numpy and zipfile raise
@@ -44,14 +45,13 @@ def _report(options: argparse.Namespace) -> int:
     from probq.evaluation.reporting import report
 
     matplotlib.use("Agg")
-    if options.out.exists() and options.file.exists() and options.out.samefile(options.file):
-        raise ProbqError(f"{options.out} is the file itself; name another with --out")
+    file, out = checked_path(options.file), checked_path(options.out)
+    if out.exists() and file.exists() and out.samefile(file):
+        raise ProbqError(f"{out} is the file itself; name another with --out")
     predictions, targets = (None, None) if options.predictions is None else arrays(options.predictions)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        path = report(
-            options.file, options.out, predictions=predictions, targets=targets, certified=options.certificate
-        )
+        path = report(file, out, predictions=predictions, targets=targets, certified=options.certificate)
     for warning in caught:
         print(f"probq: warning: {printable(str(warning.message))}", file=sys.stderr)
     print(f"{path}: {path.stat().st_size:,} bytes")

@@ -16,6 +16,7 @@ from probq.export.verification import Report
 from probq.integer import IntegerModel
 from probq.integer.ranges import LAYERS, accumulators
 from probq.utils.atomic_write import replace_atomically
+from probq.utils.paths import target_path
 
 LIBRARIES = ("probq", "numpy", *dict.fromkeys(library for target in TARGETS for library in target.libraries))
 
@@ -35,7 +36,7 @@ def certify(model: IntegerModel, path: str | PathLike[str], report: Report) -> P
     Raises:
         ProbqError: there is no artefact, or the file cannot be written.
     """
-    path = Path(path)
+    path = target_path(path)
     if not path.exists():
         raise ProbqError(f"there is no file {path} to certify; give the path that write was given")
     beside = path.with_name(path.name + ".json")

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 from probq.errors import ProbqError
 from probq.export.targets import recognize
 from probq.integer import IntegerModel
+from probq.utils.paths import checked_path
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,11 @@ def verify_parts(
     Raises:
         ProbqError: as `verify`.
     """
-    target = recognize(Path(path))
+    path = checked_path(path)
+    target = recognize(path)
     compared = differing = 0
     start = time.perf_counter()
-    with target.open(Path(path)) as compute:
+    with target.open(path) as compute:
         seconds = time.perf_counter() - start
         for x in parts:
             integers = model.quantize_input(x)

@@ -16,6 +16,7 @@ from probq.evaluation.metrics.uncertainty import Uncertainty
 from probq.integer.model import IntegerModel
 from probq.integer.node import metadata_copy
 from probq.utils.atomic_write import temporary_name
+from probq.utils.paths import checked_path, reason, target_path
 
 FORMAT, VERSION = "probq.ensemble", 1
 MANIFEST = "ensemble.json"
@@ -108,7 +109,7 @@ class Ensemble:
         Raises:
             ProbqError: the folder holds something already, or cannot be written.
         """
-        folder = Path(folder)
+        folder = target_path(folder)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ProbqError(f"{folder} exists and is not empty; name a new folder")
         temporary = temporary_name(folder)
@@ -124,7 +125,7 @@ class Ensemble:
             (temporary / MANIFEST).write_text(text + "\n", encoding="utf-8")
             temporary.replace(folder)
         except OSError as error:
-            raise ProbqError(f"cannot write {folder}: {error}; name a new folder in one that exists") from error
+            raise ProbqError(f"cannot write {folder}: {reason(error)}; name a new folder in one that exists") from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -135,12 +136,13 @@ class Ensemble:
         Raises:
             ProbqError: there is no such folder, or something in it is missing, damaged, edited or of another kind.
         """
-        manifest = _manifest(Path(folder))
+        folder = checked_path(folder)
+        manifest = _manifest(folder)
         models = []
         for k, entry in enumerate(manifest["members"]):
-            if entry != {"file": f"member-{k:03}.safetensors", "sha256": _of_file(Path(folder), k)}:
+            if entry != {"file": f"member-{k:03}.safetensors", "sha256": _of_file(folder, k)}:
                 raise ProbqError(f"member {k} of {folder} is not the file that its manifest records; save it again")
-            models.append(IntegerModel.load(Path(folder) / entry["file"]))
+            models.append(IntegerModel.load(folder / entry["file"]))
         return cls(models, manifest["noise"], manifest["metadata"])
 
     def __repr__(self) -> str:

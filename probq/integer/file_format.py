@@ -22,6 +22,7 @@ from probq.integer.node import Node
 from probq.integer.packing import LARGEST_LEVEL, MOST_ELEMENTS, Levels, Packing, bits_of, pack, unpack
 from probq.integer.sizes import check_count
 from probq.utils.atomic_write import replace_atomically
+from probq.utils.paths import checked_path
 
 FORMAT, VERSION = "probq.integer", 1
 MOST_HEADER = 100_000_000  # bytes; safetensors reads no more
@@ -123,6 +124,9 @@ def read(path: str | PathLike[str]) -> tuple[dict[str, Any], list[Tensors]]:
     Raises:
         ProbqError: there is no such file, or it is damaged, edited or of another kind.
     """
+    path = checked_path(path)
+    if path.is_dir():
+        raise ProbqError(f"{path} is a folder; give the path of a file that IntegerModel.save wrote")
     try:
         with safe_open(path, framework="numpy") as file:
             manifest = _manifest(file.metadata() or {})

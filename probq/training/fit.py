@@ -30,6 +30,7 @@ from probq.training.svi.history import History, Step
 from probq.training.svi.learning_rates import Rates, check_optimizer
 from probq.training.svi.trainer import Trainer
 from probq.utils.batches import Batches
+from probq.utils.paths import target_path
 from probq.utils.random_stream import Apart, Stream
 
 ADAM = partial(torch.optim.Adam, fused=True)
@@ -79,6 +80,8 @@ def fit(
     """
     check_posterior(q, "fit")
     _check_options(options)
+    if checkpoint is not None:
+        target_path(checkpoint)
     history = History(settings={"epochs": epochs, "budget": budget, "seed": seed, **options})
     held = Batches(validation, q.device, "validation data") if validation is not None else None
     data = Batches(batches, q.device)

@@ -12,6 +12,7 @@ from os import PathLike
 from pathlib import Path
 
 from probq.errors import ProbqError
+from probq.utils.paths import reason, target_path
 
 
 @contextmanager
@@ -23,15 +24,16 @@ def replace_atomically(path: str | PathLike[str]) -> Iterator[Path]:
     Raises:
         ProbqError: if the file cannot be written.
     """
-    path = Path(path)
+    path = target_path(path)
     temporary = temporary_name(path)
     try:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        raise ProbqError(f"cannot write {path}: {error}; name a file in a folder that exists") from error
+        raise ProbqError(f"cannot write {path}: {reason(error)}; name a file in a folder that exists") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # nothing was written where even this fails, as below a file
+            temporary.unlink()
 
 
 def temporary_name(path: Path) -> Path:

@@ -6,10 +6,14 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from probq.errors import ProbqError
+from probq.utils.paths import checked_path
 
 
 def file_kind(path: Path) -> str | None:
     """Return the format that a file's metadata names, or None."""
+    path = checked_path(path)
+    if path.is_dir():
+        raise ProbqError(f"{path} is a folder; give the path of a file")
     try:
         with safe_open(path, framework="numpy") as file:
             manifest = json.loads((file.metadata() or {}).get("probq", "null"))

@@ -116,7 +116,7 @@ def test_show_what_cannot_be_shown(
     save_file({"a": np.zeros(3)}, tmp_path / "list", {"probq": json.dumps([1])})
     expected = {
         "none": "there is no file",
-        "": "not a safetensors file",
+        "": "is a folder",
         "text": "not a safetensors file",
         "cut": "not a safetensors file",
         "edited": "SHA-256",

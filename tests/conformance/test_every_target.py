@@ -179,9 +179,11 @@ def test_the_same_model_gives_the_same_bytes(target: Target, tmp_path: Path) -> 
 def test_what_cannot_be_written_leaves_nothing(target: Target, tmp_path: Path) -> None:
     usable(target)
     model = lowered(SMALL, "shift")[0]
-    with pytest.raises(probq.ProbqError, match="nowhere"):
-        target.write(model, tmp_path / "nowhere" / target.file)
-    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").write_text("file")
+    for folder in ("nowhere", "file", "file/below"):
+        with pytest.raises(probq.ProbqError, match=f"cannot write .*{folder}"):
+            target.write(model, tmp_path / folder / target.file)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 WITHOUT_TORCH = """

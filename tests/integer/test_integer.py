@@ -368,7 +368,7 @@ def test_flipped(path: Path) -> None:
 def test_not_a_file_of_ours(tmp_path: Path) -> None:
     path = tmp_path / "m"
     refused(path, "there is no file")
-    refused(tmp_path, "is not a safetensors file")
+    refused(tmp_path, "is a folder")
     rng = np.random.default_rng(0)
     for content in (b"", b"\0" * 8, b"\xff" * 64, b"PK\x03\x04" + rng.bytes(500), *map(rng.bytes, range(1, 200, 7))):
         path.write_bytes(content)

@@ -12,6 +12,7 @@ from typing import Any
 from probq.errors import ProbqError
 from probq.evaluation.reporting.page import Cell, number, paragraph, table
 from probq.export.certificate import hashed
+from probq.utils.paths import checked_path
 
 FORMAT, LARGEST = "probq.certificate", 2**24  # bytes
 
@@ -56,7 +57,7 @@ def read(path: str | PathLike[str]) -> Certificate:
     Raises:
         ProbqError: if there is no such file, or it is no certificate.
     """
-    path = Path(path)
+    path = checked_path(path)
     try:
         if path.stat().st_size > LARGEST:
             raise ValueError("it is too large")

@@ -28,6 +28,7 @@ from probq.network.quantized.quantized import Quantized
 from probq.network.quantizers.plan import Planner
 from probq.training.fit import fit
 from probq.utils.batches import Batches
+from probq.utils.paths import checked_path, reason
 
 INTERVAL = (0.03, 0.97)
 
@@ -135,11 +136,12 @@ def _checked(q: Quantized, budgets: Iterable[Budget]) -> list[Budget]:
 def _files(folder: str | PathLike[str] | None) -> Path | None:
     if folder is None:
         return None
+    path = checked_path(folder)
     try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ProbqError(f"cannot make the folder {folder}: {error}; name another") from error
-    return Path(folder)
+        raise ProbqError(f"cannot make the folder {path}: {reason(error)}; name another") from error
+    return path
 
 
 def _name(budget: Budget) -> str:

@@ -28,6 +28,7 @@ from probq.export.c.generator import generated, input_type
 from probq.export.common import results
 from probq.integer import IntegerModel
 from probq.utils.atomic_write import replace_atomically
+from probq.utils.paths import checked_path, target_path
 
 WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-pedantic")
 TYPES = (U8, I8, I16, I32)
@@ -141,7 +142,7 @@ def write(model: IntegerModel, path: str | PathLike[str], name: str | None = Non
         ProbqError: a value could leave 31 bits or has no elements, the name is no C identifier, or the file cannot be
             written.
     """
-    path = Path(path)
+    path = target_path(path)
     text = header(model, _named(path, name))
     with replace_atomically(path) as temporary:
         temporary.write_text(text, encoding="ascii")
@@ -220,7 +221,7 @@ def opened(path: str | PathLike[str], flags: Sequence[str] = ("-O2",)) -> Iterat
     Raises:
         ProbqError: as `run`.
     """
-    path = Path(path).resolve()
+    path = checked_path(path).resolve()
     name, kind, inputs, shape = _signature(path)
     with tempfile.TemporaryDirectory() as folder:
         source, program = Path(folder) / "main.c", Path(folder) / "main"
@@ -273,7 +274,7 @@ def write_test(
     Raises:
         ProbqError: the integers leave the input's range, or the file cannot be written.
     """
-    path = Path(path)
+    path = target_path(path)
     header = header or f"{path.stem.removesuffix('_test')}.h"
     x = np.asarray(integers)
     expected = model.run(x)

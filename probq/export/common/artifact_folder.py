@@ -13,6 +13,7 @@ from typing import Any
 
 from probq.errors import ProbqError
 from probq.utils.atomic_write import temporary_name
+from probq.utils.paths import checked_path, reason, target_path
 
 INDEX = "probq.json"
 VERSION = 1
@@ -29,7 +30,7 @@ def replace_folder(path: str | PathLike[str]) -> Iterator[Path]:
     Raises:
         ProbqError: `path` is a file or a folder of something else, or cannot be written.
     """
-    path = Path(path)
+    path = target_path(path)
     if path.exists() and not (path / INDEX).is_file() and not (path.is_dir() and not any(path.iterdir())):
         raise ProbqError(f"{path} exists and is no artefact of probq; name another folder, or remove it first")
     new, old = temporary_name(path), temporary_name(path)
@@ -42,7 +43,7 @@ def replace_folder(path: str | PathLike[str]) -> Iterator[Path]:
     except OSError as error:
         if old.exists() and not path.exists():
             os.replace(old, path)
-        raise ProbqError(f"cannot write {path}: {error}; name a folder inside one that exists") from error
+        raise ProbqError(f"cannot write {path}: {reason(error)}; name a folder inside one that exists") from error
     finally:
         for folder in (new, old):
             shutil.rmtree(folder, ignore_errors=True)
@@ -69,7 +70,7 @@ def read_index(path: str | PathLike[str], target: str) -> dict[str, Any]:
     Raises:
         ProbqError: there is no such folder, or another target or a later version of probq wrote it.
     """
-    index = _read(Path(path))
+    index = _read(checked_path(path))
     if index["format"] != f"probq.{target}":
         raise ProbqError(f"{path} is not a folder that probq.export.{target}.write wrote")
     if index.get("version") != VERSION:

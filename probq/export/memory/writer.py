@@ -89,7 +89,8 @@ def opened(path: str | PathLike[str]) -> Iterator[Callable[[Any], np.ndarray]]:
     Raises:
         ProbqError: as `run`.
     """
-    compute = memory_run.opened(Path(path), read_index(path, "memory"))
+    index = read_index(path, "memory")
+    compute = memory_run.opened(Path(path), index)
     yield lambda integers: compute(np.asarray(integers))
 
 

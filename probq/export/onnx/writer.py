@@ -29,6 +29,7 @@ from probq.integer import IntegerModel, Node
 from probq.integer.ranges import LAYERS, Range
 from probq.utils.atomic_write import replace_atomically
 from probq.utils.optional_import import require
+from probq.utils.paths import checked_path
 
 FAST = "QLinearConv"
 CLIPPED_LATER = ("max_pool", "reshape", "permute")  # a clip may as well come behind these, where less is left
@@ -129,7 +130,7 @@ def _session(path: str | PathLike[str], optimize: bool) -> Any:
     options.log_severity_level = 3
     level = runtime.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
-    if not Path(path).is_file():
+    if not checked_path(path).is_file():
         raise ProbqError(f"there is no file {path}; give the path that write was given")
     try:
         session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

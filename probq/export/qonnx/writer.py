@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from probq.integer.packing import bits_of
 from probq.integer.ranges import LAYERS
 from probq.utils.atomic_write import replace_atomically
 from probq.utils.optional_import import require
+from probq.utils.paths import checked_path
 
 BATCH = 64  # inputs that the executor gets at once
 EXPONENTS = ("probq.input_exponent", "probq.output_exponent")  # notes in a file
@@ -80,7 +80,7 @@ def opened(path: str | PathLike[str]) -> Iterator[Callable[[Any], np.ndarray]]:
         ProbqError: as `run`.
     """
     wrapper = require("qonnx.core.modelwrapper", "qonnx").ModelWrapper
-    if not Path(path).is_file():
+    if not checked_path(path).is_file():
         raise ProbqError(f"there is no file {path}; give the path that write was given")
     try:
         proto = require("onnx", "qonnx").load(str(path))

@@ -133,7 +133,8 @@ def opened(path: str | PathLike[str]) -> Iterator[Callable[[Any], np.ndarray]]:
     Raises:
         ProbqError: as `run`.
     """
-    path, index = Path(path).resolve(), read_index(path, "verilog")
+    index = read_index(path, "verilog")
+    path = Path(path).resolve()
     widths = [_width(port(index, end, numbers), end) for end, numbers in PORTS.items()]
     name = checked_name(index.get("module", ""))
     bench = _BENCH.format(inputs=widths[0] - 1, outputs=widths[1] - 1, name=name)

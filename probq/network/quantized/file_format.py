@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import safetensors.torch
@@ -17,6 +16,7 @@ from torch import Tensor
 from probq.errors import ProbqError
 from probq.network.quantized.checks import check
 from probq.utils.atomic_write import replace_atomically
+from probq.utils.paths import checked_path
 
 FORMAT, VERSION = "probq.posterior", 1
 
@@ -46,7 +46,8 @@ def read(path: str | PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
         ProbqError: if there is no such file, or it is damaged, edited or of another kind, or its parts are
             not what a posterior holds.
     """
-    if Path(path).is_dir():
+    path = checked_path(path)
+    if path.is_dir():
         raise ProbqError(f"{path} is a folder; give the path of a file that Quantized.save wrote")
     try:
         with safe_open(path, framework="pt") as file:
