@@ -110,7 +110,7 @@ def _make(folder: Path) -> None:
 
 
 def _write_test(model: IntegerModel, header: Path, number: int) -> str:
-    """Writes the test program of a C header; returns a line about it."""
+    """Write the test program of a C header; return a line about it."""
     from probq.export import c
 
     vectors = min(VECTORS, max(2, VECTOR_ELEMENTS // max(1, math.prod(model.input.attributes["shape"]))))

@@ -22,7 +22,7 @@ LIBRARIES = ("probq", "numpy", *dict.fromkeys(library for target in TARGETS for 
 
 
 def certify(model: IntegerModel, path: str | PathLike[str], report: Report) -> Path:
-    """Writes `PATH.json` beside an artefact, whole or not at all, and returns its path.
+    """Write `PATH.json` beside an artefact, whole or not at all, and return its path.
 
     It holds the hashes of model and artefact, the target and the versions in use, inputs compared and differing, the
     artefact's size in bytes, the bits that the model's parameters take, its BOPs (null where the model does not

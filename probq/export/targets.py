@@ -56,7 +56,7 @@ class Target:
         return folder / f"{model.stem}{'_packed' if packed else ''}{self.ending}"
 
     def write(self, model: IntegerModel, path: Path, packed: bool, name: str | None = None) -> Any:
-        """Writes the artefact and returns what the writer says about it, if anything.
+        """Write the artefact and return what the writer says about it, if anything.
 
         Raises:
             ProbqError: as the module's `write`; or `packed` where there is no such form.
@@ -67,7 +67,7 @@ class Target:
         return self._writer().write(model, path, **dict(self.options), **more)
 
     def open(self, path: Path) -> AbstractContextManager[Computation]:
-        """Compiles or loads an artefact once; inside the context it is a function of the integers.
+        """Compile or load an artefact once; inside the context it is a function of the integers.
 
         Raises:
             ProbqError: as the module's `opened`.

@@ -1,4 +1,4 @@
-"""What an exporter wrote is run here, and every integer compared with the model's own."""
+"""This module runs what an exporter wrote, and compares every integer with the model's own."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -38,7 +38,7 @@ class Report:
 
 
 def verify(model: IntegerModel, path: str | PathLike[str], x: Any) -> Report:
-    """Runs an exported file or folder on real inputs and counts the outputs that differ from the model's.
+    """Run an exported file or folder on real inputs and count the outputs that differ from the model's.
 
     C headers, Verilog and HLS projects are programs, compiled and run with the user's rights: verify your own alone.
 

@@ -22,7 +22,7 @@ def behind_batch(axis: int, x: np.ndarray) -> int:
 
 
 def check_range(x: np.ndarray, lo: int, hi: int) -> None:
-    """Refuses integers beyond `lo .. hi`.
+    """Refuse integers beyond `lo .. hi`.
 
     Raises:
         ProbqError: naming what was found.

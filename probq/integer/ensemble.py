@@ -102,7 +102,7 @@ class Ensemble:
         return uncertainty.regression(self.outputs(x), self.noise)
 
     def save(self, folder: str | PathLike[str]) -> None:
-        """Writes a new folder: a safetensors file for each member, and `ensemble.json` with their SHA-256.
+        """Write a new folder: a safetensors file for each member, and `ensemble.json` with their SHA-256.
 
         The folder appears whole or not at all.
 
@@ -131,7 +131,7 @@ class Ensemble:
 
     @classmethod
     def load(cls, folder: str | PathLike[str]) -> "Ensemble":
-        """Reads what `save` wrote; manifest and members are checked against their SHA-256 before they are used.
+        """Read what `save` wrote; manifest and members are checked against their SHA-256 before they are used.
 
         Raises:
             ProbqError: there is no such folder, or something in it is missing, damaged, edited or of another kind.

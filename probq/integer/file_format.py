@@ -98,7 +98,7 @@ def _digest(blob: np.ndarray) -> str:
 
 
 def write(path: str | PathLike[str], manifest: str, blobs: Mapping[str, np.ndarray]) -> None:
-    """Writes the file under a temporary name beside `path`, then moves it there.
+    """Write the file under a temporary name beside `path`, then move it there.
 
     Raises:
         ProbqError: the file cannot be written.
@@ -181,7 +181,7 @@ def _blob(file: Any, key: str) -> np.ndarray:
 
 
 def _check(entry: Any, fields: Fields, where: str) -> None:
-    """Refuses what is not a dict of exactly these fields and types."""
+    """Refuse what is not a dict of exactly these fields and types."""
     if not isinstance(entry, dict) or set(entry) != set(fields):
         raise ProbqError(f"{where} must hold exactly {', '.join(fields)}")
     for name, kind in fields.items():

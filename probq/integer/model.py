@@ -146,7 +146,7 @@ class IntegerModel:
         return values
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Writes a safetensors file: each tensor bit-packed at its own width, and a manifest in JSON.
+        """Write a safetensors file: each tensor bit-packed at its own width, and a manifest in JSON.
 
         The same model always gives the same bytes. The file appears whole or not at all.
 
@@ -157,7 +157,7 @@ class IntegerModel:
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> "IntegerModel":
-        """Reads what `save` wrote; the file is data only, and every part of it is checked before it is used.
+        """Read what `save` wrote; the file is data only, and every part of it is checked before it is used.
 
         Raises:
             ProbqError: there is no such file, or it is damaged, edited or of another kind.

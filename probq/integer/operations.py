@@ -127,7 +127,7 @@ SIGNATURES: Mapping[str, Signature] = MappingProxyType(
 
 
 def check(op: str, inputs: int, tensors: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> None:
-    """Refuses a node whose parts are not those of its operation.
+    """Refuse a node whose parts are not those of its operation.
 
     Raises:
         ProbqError: the operation is unknown, or a part is missing, unknown or of the wrong kind.

@@ -17,7 +17,7 @@ MOST_INPUTS = 2**26  # for one example
 
 
 def check_count(nodes: Sequence[object]) -> None:
-    """Refuses a model of more nodes than exporters and compilers take.
+    """Refuse a model of more nodes than exporters and compilers take.
 
     Raises:
         ProbqError: saying how many there are.
@@ -27,7 +27,7 @@ def check_count(nodes: Sequence[object]) -> None:
 
 
 def check_sizes(nodes: Sequence[Node], shapes: Mapping[str, Shape]) -> None:
-    """Refuses a model whose memory or work for one example is out of proportion to its parameters and its input.
+    """Refuse a model whose memory or work for one example is out of proportion to its parameters and its input.
 
     Raises:
         ProbqError: naming the node that takes most.

@@ -25,7 +25,7 @@ def compiler() -> str:
 
 
 def build(source: Path, program: Path, flags: Sequence[str]) -> None:
-    """Compiles one C file as C99.
+    """Compile one C file as C99.
 
     Raises:
         ProbqError: there is no compiler, it refuses the file, or takes too long.

@@ -130,7 +130,7 @@ int main(void)
 
 
 def write(model: IntegerModel, path: str | PathLike[str], name: str | None = None) -> None:
-    """Writes the header; it appears whole or not at all.
+    """Write the header; it appears whole or not at all.
 
     Args:
         model: the integers.
@@ -262,7 +262,7 @@ def _signature(path: Path) -> tuple[str, Type, int, list[int]]:
 def write_test(
     model: IntegerModel, path: str | PathLike[str], integers: Any, header: str = "", name: str | None = None
 ) -> None:
-    """Writes a C program with inputs and the outputs they must give; it returns 0 when none differs.
+    """Write a C program with inputs and the outputs they must give; it returns 0 when none differs.
 
     Args:
         model: the integers.

@@ -1,1 +1,1 @@
-"""Several targets share this: folders as artefacts, results of programs, requantization behind layers."""
+"""Several targets have this in common: folders as artefacts, results of programs, requantization behind layers."""

@@ -50,7 +50,7 @@ def replace_folder(path: str | PathLike[str]) -> Iterator[Path]:
 
 
 def write_index(folder: Path, target: str, content: dict[str, Any]) -> None:
-    """Writes the index of a folder: its target and whatever `run` needs to read the rest."""
+    """Write the index of a folder: its target and whatever `run` needs to read the rest."""
     index = {"format": f"probq.{target}", "version": VERSION, **content}
     (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
 

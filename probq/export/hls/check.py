@@ -10,7 +10,7 @@ from probq.integer.ranges import Range
 
 
 def check(model: IntegerModel) -> None:
-    """Refuses a model of which hls4ml is known to refuse a part, or to compute it otherwise.
+    """Refuse a model of which hls4ml is known to refuse a part, or to compute it otherwise.
 
     Raises:
         ProbqError: naming the node and the reason.

@@ -62,7 +62,7 @@ def write(
     strategy: str = "Resource",
     name: str = NAME,
 ) -> None:
-    """Writes the project; it appears whole or not at all.
+    """Write the project; it appears whole or not at all.
 
     Args:
         model: the integers; its requantizations only shift.
@@ -113,7 +113,7 @@ def _prepared(model: IntegerModel) -> tuple[Any, dict[str, str]]:
 
 
 def _without_identity(graph: Any) -> None:
-    """Takes the last node off, an identity that only names the output."""
+    """Take the last node off, an identity that only names the output."""
     source = graph.node.pop().input[0]
     for node in graph.node:
         for names in (node.input, node.output):
@@ -129,7 +129,7 @@ def _precision(model: IntegerModel, exponent: int) -> str:
 
 
 def _convert(wrapper: Any, folder: Path, precision: str, target: tuple[str, float, str], name: str) -> None:
-    """Writes the project; what hls4ml prints is dropped.
+    """Write the project; what hls4ml prints is dropped.
 
     Raises:
         ProbqError: hls4ml refuses the graph.
@@ -153,7 +153,7 @@ def _convert(wrapper: Any, folder: Path, precision: str, target: tuple[str, floa
 
 
 def _forget(folder: Path, path: Path) -> None:
-    """Replaces the temporary folder's name in hls4ml's own notes, and drops its archive of the project."""
+    """Replace the temporary folder's name in hls4ml's own notes, and drop its archive of the project."""
     for file in folder.glob("*.yml"):
         file.write_text(file.read_text(encoding="utf-8").replace(str(folder), str(path)), encoding="utf-8")
     folder.with_name(folder.name + ".tar.gz").unlink(missing_ok=True)

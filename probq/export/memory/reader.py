@@ -62,7 +62,7 @@ def _model(index: Entry, tensors: Sequence[Tensors]) -> IntegerModel:
 
 
 def _check(folder: Path, nodes: Sequence[Entry], tensors: Sequence[Tensors], reached: Mapping[str, Range]) -> None:
-    """Repeats the test vectors; compares thresholds with multipliers, and ranges with those that are proven."""
+    """Repeat the test vectors; compare thresholds with multipliers, and ranges with those that are proven."""
     for entry, arrays in zip(nodes, tensors, strict=True):
         if "threshold" in arrays:
             source = reached[entry["inputs"][0]]
@@ -139,7 +139,7 @@ def _requantize(x: np.ndarray, tensors: Tensors, entry: Entry) -> np.ndarray:
 
 
 def _check_thresholds(entry: Entry, tensors: Tensors, low: int, high: int) -> None:
-    """Proves that the thresholds give the codes of multiplier, add and shift for every integer `low .. high`.
+    """Prove that the thresholds give the codes of multiplier, add and shift for every integer `low .. high`.
 
     The codes ascend, so it is enough to look at each threshold and at the integer before it.
 

@@ -45,7 +45,7 @@ def width_of(low: int, high: int) -> tuple[int, bool]:
 
 
 def write_words(folder: Path, file: str, tensor: np.ndarray, lines: int, span: tuple[int, int] | None = None) -> Any:
-    """Writes a tensor and returns its entry in the index, JSON-able.
+    """Write a tensor and return its entry in the index, JSON-able.
 
     Args:
         folder: where.

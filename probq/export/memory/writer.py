@@ -36,7 +36,7 @@ MOST_WORDS = 2**26  # of all test vectors
 
 
 def write(model: IntegerModel, path: str | PathLike[str], vectors: int = VECTORS) -> None:
-    """Writes the folder; it appears whole or not at all.
+    """Write the folder; it appears whole or not at all.
 
     Args:
         model: the integers; a chain of input, linear, conv, requantize, multiply, max_pool, reshape, clip, table,

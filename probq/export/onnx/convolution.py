@@ -43,7 +43,7 @@ class Kernel:
         return self.weight.reshape(len(node.tensors["bias"]), -1)
 
     def prepared(self, graph: Graph, x: Edge) -> str:
-        """Adds what an ordinary convolution's input needs before it: zeros between elements, ends cut off."""
+        """Add what an ordinary convolution's input needs before it: zeros between elements, ends cut off."""
         name, sizes = x.name, list(x.shape[1:])
         if any(step > 1 for step in self.spread):
             name = _spread(graph, x, self.spread)
@@ -106,13 +106,13 @@ def moved(packing: Packing, shape: tuple[int, ...], function: Callable[[np.ndarr
 
 
 def sliced(graph: Graph, name: str, starts: list[int], ends: list[int], axes: Any, steps: Any = None) -> str:
-    """Adds a slice over some axes of a tensor with its batch."""
+    """Add a slice over some axes of a tensor with its batch."""
     given = [starts, ends, list(axes), *([] if steps is None else [steps])]
     return graph.node("Slice", [name, *(graph.constant(numbers, "int64") for numbers in given)])
 
 
 def _spread(graph: Graph, x: Edge, spread: tuple[int, ...]) -> str:
-    """Adds zeros between the elements of every spatial axis: `[batch, channels, *((size - 1) step + 1)]`."""
+    """Add zeros between the elements of every spatial axis: `[batch, channels, *((size - 1) step + 1)]`."""
     channels, *sizes = x.shape
     apart = [n for size in sizes for n in (size, 1)]
     name = graph.reshape(x.name, [channels, *apart])

@@ -10,7 +10,7 @@ from probq.integer.ranges import Range, reachable
 
 
 def table(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> Edge:
-    """Adds `table[x - first]` as a `Gather`; entries that nothing reaches are left out."""
+    """Add `table[x - first]` as a `Gather`; entries that nothing reaches are left out."""
     x = inputs[0]
     start, entries = reachable(node, x.low, x.high)
     zero = zero_point(reached.low, reached.high)
@@ -25,7 +25,7 @@ def table(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> Edge:
 
 
 def repeat(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> Edge:
-    """Adds a copy of every element as often as the factors say: an axis of their own, expanded, then merged."""
+    """Add a copy of every element as often as the factors say: an axis of their own, expanded, then merged."""
     x, factors = inputs[0], node.attributes["factors"]
     outer = list(x.shape[: len(x.shape) - len(factors)])
     inner = x.shape[len(outer) :]
@@ -36,7 +36,7 @@ def repeat(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> Edge
 
 
 def pad(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> Edge:
-    """Adds zeros around the last axes."""
+    """Add zeros around the last axes."""
     x, pairs = inputs[0], node.attributes["padding"]
     first = [0] * (len(x.shape) + 1 - len(pairs))
     ends = [*first, *(low for low, _ in pairs), *first, *(high for _, high in pairs)]
@@ -45,7 +45,7 @@ def pad(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> Edge:
 
 
 def piece(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> Edge:
-    """Adds a slice."""
+    """Add a slice."""
     spec, x = node.attributes, inputs[0]
     axis = spec["axis"] % len(x.shape) + 1
     name = sliced(graph, x.name, [spec["start"]], [spec["stop"]], [axis], [spec["step"]])

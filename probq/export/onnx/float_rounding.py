@@ -28,7 +28,7 @@ class IntegerRounding:
 
 @dataclass(frozen=True)
 class FloatForm:
-    """In float32, `code + zero = clip(round((acc + add) scale) + offset, lo + zero, hi + zero)`.
+    """This is `code + zero = clip(round((acc + add) scale) + offset, lo + zero, hi + zero)` in float32.
 
     The result is saturated to uint8.
 

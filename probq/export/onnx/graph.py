@@ -59,32 +59,32 @@ class Graph:
         return f"{'' if self.packed else stem + '_'}{self._count}"
 
     def node(self, op: str, inputs: Sequence[str], **attributes: Any) -> str:
-        """Adds an operator with one output."""
+        """Add an operator with one output."""
         output = self.fresh(op)
         name = None if self.packed else output
         self.nodes.append(require("onnx.helper", "onnx").make_node(op, list(inputs), [output], name, **attributes))
         return output
 
     def constant(self, value: Any, type: str) -> str:
-        """Adds a constant; equal scalars and short vectors share one."""
+        """Add a constant; equal scalars and short vectors share one."""
         array = np.asarray(value).astype(type)
         key = f"{type}{list(array.shape)}{array.reshape(-1).tolist()}" if array.size <= 8 else self.fresh("constant")
         self.constants.setdefault(key, array)
         return key
 
     def weight(self, values: np.ndarray, type: str, packing: Packing, zero: int = 0) -> str:
-        """Adds a tensor of parameters as `values + zero`, at its own width where the graph is packed and that pays."""
+        """Add a tensor of parameters as `values + zero`, at its own width where the graph is packed and that pays."""
         saved = values.size * np.dtype(type).itemsize - size_in_bits(values.shape, packing) / 8
         if self.packed and saved > UNPACKING:
             return unpacked(self, values, packing, type, zero)
         return self.constant(values + zero, type)
 
     def cast(self, name: str, type: str) -> str:
-        """Adds a conversion to a numpy type."""
+        """Add a conversion to a numpy type."""
         return self.node("Cast", [name], to=tensor_type(type))
 
     def reshape(self, name: str, shape: Sequence[int]) -> str:
-        """Adds a reshaping to `[batch, *shape]`."""
+        """Add a reshaping to `[batch, *shape]`."""
         return self.node("Reshape", [name, self.constant([0, *shape], "int64")])
 
     def padded(self, name: str) -> bool:
@@ -92,7 +92,7 @@ class Graph:
         return any(node.op_type == "Pad" and name in node.output for node in self.nodes)
 
     def prune(self, output: str) -> None:
-        """Drops nodes and constants that the output does not need."""
+        """Drop nodes and constants that the output does not need."""
         wanted, kept = {output}, []
         for node in reversed(self.nodes):
             if wanted.intersection(node.output):
@@ -102,7 +102,7 @@ class Graph:
         self.constants = {name: array for name, array in self.constants.items() if name in wanted}
 
     def clipped(self, name: str, x: Edge) -> str:
-        """Adds the clip that an edge is still to get to a tensor that holds its elements, in any order."""
+        """Add the clip that an edge is still to get to a tensor that holds its elements, in any order."""
         limits = ["" if limit is None else self.constant(limit, x.type) for limit in x.limits]
         return self.node("Clip", [name, *limits]) if any(limits) else name
 
@@ -140,13 +140,13 @@ class Graph:
         return replace(x, name=name, low=low, high=high)
 
     def larger(self, name: str, other: str, type: str) -> str:
-        """Adds the maximum of two tensors of one type; in 64 bits `other + max(name - other, 0)`."""
+        """Add the maximum of two tensors of one type; in 64 bits `other + max(name - other, 0)`."""
         if type != "int64":
             return self.node("Max", [name, other])
         return self.node("Add", [other, self._positive(self.node("Sub", [name, other]))])
 
     def _positive(self, name: str) -> str:
-        """Adds `max(x, 0)` of int64 as `x (1 - sign)`, its sign the highest bit.
+        """Add `max(x, 0)` of int64 as `x (1 - sign)`, its sign the highest bit.
 
         On x86, ONNX Runtime's `Clip`, `Min` and `Max` of int64 are wrong where two numbers agree in their upper 32
         bits: the lower ones are then compared as if they were signed.

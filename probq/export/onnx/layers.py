@@ -80,7 +80,7 @@ def _limits(form: FloatForm, lo: int, hi: int, low: np.ndarray, high: np.ndarray
 
 
 def levels(graph: Graph, codes: Edge, node: Node) -> Edge:
-    """Adds what makes levels `start + step * code` of codes; nothing for most codebooks."""
+    """Add what makes levels `start + step * code` of codes; nothing for most codebooks."""
     start, step = node.attributes.get("start", 0), node.attributes.get("step", 1)
     if (start, step) == (0, 1):
         return codes
@@ -96,7 +96,7 @@ def levels(graph: Graph, codes: Edge, node: Node) -> Edge:
 
 
 def layer(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> Edge:
-    """Adds a layer as a sum of 8-bit integer products, exact for any width: `x w = sum_jk x_j w_k 256^(j + k)`.
+    """Add a layer as a sum of 8-bit integer products, exact for any width: `x w = sum_jk x_j w_k 256^(j + k)`.
 
     Raises:
         ProbqError: one product's accumulator could leave 31 bits.

@@ -120,7 +120,7 @@ def _windows(
     join: Callable[[str, str], str],
     shape: tuple[int, ...],
 ) -> str:
-    """Adds a join of all elements of every window, one axis after another.
+    """Add a join of all elements of every window, one axis after another.
 
     A `Pad` is never next to a `MaxPool`, because ONNX Runtime's optimizer would merge the two where it must not.
     """

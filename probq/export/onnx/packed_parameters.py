@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def unpacked(graph: "Graph", values: np.ndarray, packing: Packing, type: str, zero: int) -> str:
-    """Adds packed values and the operators that make `values + zero` of the given type; returns the tensor's name.
+    """Add packed values and the operators that make `values + zero` of the given type; return the tensor's name.
 
     The values of each rung lie together. Where several rungs are in use, the rungs are packed too, and the k-th value
     of a rung goes to the k-th place of that rung.

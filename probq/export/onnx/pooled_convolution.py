@@ -83,7 +83,7 @@ def phases(node: Node, pool: Node | None, x: Edge, outputs: tuple[int, ...]) -> 
 
 
 def pooled(graph: Graph, node: Node, requantize: Node, form: FastForm, x: Edge, found: Phases) -> Edge:
-    """Adds a convolution, its requantization and the pooling; the edge is that of the pooling."""
+    """Add a convolution, its requantization and the pooling; the edge is that of the pooling."""
     x, count, channels = octets(graph, x), math.prod(found.window), len(form.bias)
     weight, zero = weights(graph, kernel(node), x)
     weight = _moved(graph, weight, zero, node.tensors["weight"].shape, found)
@@ -102,7 +102,7 @@ def pooled(graph: Graph, node: Node, requantize: Node, form: FastForm, x: Edge, 
 
 
 def _in_blocks(graph: Graph, x: Edge, found: Phases) -> str:
-    """Adds an image of one channel as `[batch, block, height, width]`, counted in blocks."""
+    """Add an image of one channel as `[batch, block, height, width]`, counted in blocks."""
     name = x.name
     if any(end for pair in found.pads for end in pair):
         ends = [0, 0, *(low for low, _ in found.pads), 0, 0, *(high for _, high in found.pads)]
@@ -114,7 +114,7 @@ def _in_blocks(graph: Graph, x: Edge, found: Phases) -> str:
 
 
 def _moved(graph: Graph, weight: str, zero: str, shape: tuple[int, ...], found: Phases) -> str:
-    """Adds the kernels of all places in the window, `[places * outputs, channels, *kernel]`, from constants."""
+    """Add the kernels of all places in the window, `[places * outputs, channels, *kernel]`, from constants."""
     outputs, taps = shape[0], shape[2:]
     places = []
     for place in itertools.product(*(range(p) for p in found.window)):

@@ -15,7 +15,7 @@ from probq.integer.packing import smallest
 
 
 def fused(graph: Graph, node: Node, requantize: Node, form: FastForm, x: Edge, shape: tuple[int, ...]) -> Edge:
-    """Adds a convolution and its requantization; the edge is that of the requantization."""
+    """Add a convolution and its requantization; the edge is that of the requantization."""
     x, shaped = octets(graph, x), kernel(node)
     source = shaped.prepared(graph, x)
     name = product(graph, source, x, weights(graph, shaped, x), form, **shaped.attributes)
@@ -25,7 +25,7 @@ def fused(graph: Graph, node: Node, requantize: Node, form: FastForm, x: Edge, s
 def fused_linear(
     graph: Graph, node: Node, requantize: Node, form: FastForm, x: Edge, shape: tuple[int, ...], image: Edge | None
 ) -> Edge:
-    """Adds a linear layer and its requantization, a 1x1 convolution over an image of all the batch's positions.
+    """Add a linear layer and its requantization, a 1x1 convolution over an image of all the batch's positions.
 
     Args:
         graph: in the making.
@@ -55,7 +55,7 @@ def _channels_last(weight: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def product(graph: Graph, source: str, x: Edge, weight: tuple[str, str], form: FastForm, **attributes: object) -> str:
-    """Adds a `QLinearConv` over a uint8 tensor with the zero point of x; weight and its zero point by name."""
+    """Add a `QLinearConv` over a uint8 tensor with the zero point of x; weight and its zero point by name."""
     one, zero = graph.constant(1, "float32"), graph.constant(form.offset, "uint8")
     scale = form.scale[0] if form.scale.size and (form.scale == form.scale[0]).all() else form.scale
     bias = graph.weight(form.bias, "int32", smallest(form.bias))
@@ -73,10 +73,10 @@ def coded(graph: Graph, name: str, requantize: Node, form: FastForm, shape: tupl
 
 
 def channels_last(graph: Graph, name: str, rank: int) -> str:
-    """Adds `[batch, channels, *sizes]` as `[batch, *sizes, channels]`; rank without the batch."""
+    """Add `[batch, channels, *sizes]` as `[batch, *sizes, channels]`; rank without the batch."""
     return graph.node("Transpose", [name], perm=[0, *range(2, rank + 1), 1])
 
 
 def channels_first(graph: Graph, name: str) -> str:
-    """Adds `[batch, height, width, channels]` as `[batch, channels, height, width]`."""
+    """Add `[batch, height, width, channels]` as `[batch, channels, height, width]`."""
     return graph.node("Transpose", [name], perm=[0, 3, 1, 2])

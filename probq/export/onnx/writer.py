@@ -58,7 +58,7 @@ class Written:
 
 
 def write(model: IntegerModel, path: str | PathLike[str], packed: bool = False) -> Written:
-    """Writes an ONNX file that computes the same integers as the model.
+    """Write an ONNX file that computes the same integers as the model.
 
     Its input `input` takes what `model.quantize_input` gives, as uint8 (int8 or wider where negative or wider); its
     output `output` is int32, or int64 where 31 bits do not hold it. In front of both is a batch of any size from 1.
@@ -143,7 +143,7 @@ def _session(path: str | PathLike[str], optimize: bool) -> Any:
 
 
 def _edges(graph: Graph, model: IntegerModel, forms: dict[str, str]) -> dict[str, Edge]:
-    """Adds every node of the model; notes which layer took which form."""
+    """Add every node of the model; note which layer took which form."""
     found, behind = model.ranges, only_readers(model)
     edges, done = dict[str, Edge](), set[str]()
     for node in model.nodes:
@@ -167,7 +167,7 @@ def _fused(
     graph: Graph, model: IntegerModel, node: Node, requantize: Node, pool: Node | None, form: FastForm,
     edges: Mapping[str, Edge], found: Mapping[str, Range],
 ) -> tuple[str, Edge]:  # fmt: skip
-    """Adds a layer with its requantization, and with the pooling behind it where that pays; the last one's name."""
+    """Add a layer with its requantization, and the pooling behind it where that pays; return the last one's name."""
     source, shape = edges[node.inputs[0]], found[node.name].shape
     if node.op == "linear":
         image = _image(model, node.inputs[0], edges)

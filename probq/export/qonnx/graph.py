@@ -59,7 +59,7 @@ def width(low: int, high: int, signed: bool = False) -> Width:
 
 
 def check(low: Any, high: Any, what: str) -> None:
-    """Refuses integers that float32 does not hold.
+    """Refuse integers that float32 does not hold.
 
     Raises:
         ProbqError: naming the bound and the limit.
@@ -78,19 +78,19 @@ def real(integers: Any, exponent: Any) -> np.ndarray:
 
 
 def quant(graph: Graph, name: str, held: Width, exponent: Any) -> str:
-    """Adds a `Quant` node: to the nearest multiple of `2^exponent`, clipped to the width's limits."""
+    """Add a `Quant` node: to the nearest multiple of `2^exponent`, clipped to the width's limits."""
     inputs = [name, *(graph.constant(value, "float32") for value in (real(1, exponent), 0.0, float(held.bits)))]
     flags = {"signed": int(held.signed), "narrow": int(held.narrow), "rounding_mode": "ROUND"}
     return graph.node("Quant", inputs, domain=DOMAIN, **flags)
 
 
 def bipolar(graph: Graph, name: str, exponent: Any) -> str:
-    """Adds a `BipolarQuant` node: `2^exponent` where the tensor is 0 or more, `-2^exponent` elsewhere."""
+    """Add a `BipolarQuant` node: `2^exponent` where the tensor is 0 or more, `-2^exponent` elsewhere."""
     return graph.node("BipolarQuant", [name, graph.constant(real(1, exponent), "float32")], domain=DOMAIN)
 
 
 def parameter(graph: Graph, integers: np.ndarray, exponent: Any) -> str:
-    """Adds parameters behind the quantizer that holds them; what is only ever -1 and 1 is bipolar.
+    """Add parameters behind the quantizer that holds them; what is only ever -1 and 1 is bipolar.
 
     Args:
         graph: the graph.
@@ -105,7 +105,7 @@ def parameter(graph: Graph, integers: np.ndarray, exponent: Any) -> str:
 
 
 def limited(graph: Graph, name: str, exponent: int, lo: int | None, hi: int | None) -> str:
-    """Adds a clip to integers `lo .. hi`; a `Relu` where it is one."""
+    """Add a clip to integers `lo .. hi`; a `Relu` where it is one."""
     if (lo, hi) == (None, None):
         return name
     if lo == 0 and hi is None:

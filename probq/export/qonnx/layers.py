@@ -29,7 +29,7 @@ HLS4ML, FINN = Flavour(False, False), Flavour(True, True)
 
 
 def layer(graph: Graph, node: Node, x: Wire, reached: Range, flavour: Flavour, exponent: int | None) -> Wire:
-    """Adds a layer whose accumulators are read as they are, on the grid `2^exponent` (by default the input's)."""
+    """Add a layer whose accumulators are read as they are, on the grid `2^exponent` (by default the input's)."""
     exponent = x.exponent if exponent is None else exponent
     low, high = accumulators(node, Range(x.low, x.high))
     check(low, high, "its accumulator")
@@ -40,7 +40,7 @@ def layer(graph: Graph, node: Node, x: Wire, reached: Range, flavour: Flavour, e
 
 
 def fused(graph: Graph, node: Node, requantize: Node, x: Wire, shape: tuple[int, ...], flavour: Flavour) -> Wire | str:
-    """Adds a layer and its requantization, or says why the two have to stay apart.
+    """Add a layer and its requantization, or say why the two have to stay apart.
 
     `Quant` rounds half to even. With the bias `2 (b + add - 2^(n - 1)) + 1` at half the accumulator's scale no
     accumulator lies on a tie, and the result is `floor((acc + add) / 2^n)`.
@@ -59,7 +59,7 @@ def fused(graph: Graph, node: Node, requantize: Node, x: Wire, shape: tuple[int,
 
 
 def requantized(graph: Graph, node: Node, x: Wire) -> Wire:
-    """Adds a requantization that does not directly follow a layer: constant, scale and rounding one by one.
+    """Add a requantization that does not directly follow a layer: constant, scale and rounding one by one.
 
     Raises:
         ProbqError: its multiplier is no power of two.
@@ -84,7 +84,7 @@ def requantized(graph: Graph, node: Node, x: Wire) -> Wire:
 
 
 def rounded(graph: Graph, name: str, node: Node, exponent: int, shape: tuple[int, ...]) -> Wire:
-    """Adds the rounding of an accumulator that lies on no tie to a requantization's levels.
+    """Add the rounding of an accumulator that lies on no tie to a requantization's levels.
 
     Raises:
         ProbqError: the levels are neither consecutive integers nor binary.
@@ -130,7 +130,7 @@ def _compact(numbers: np.ndarray) -> np.ndarray:
 def _product(
     graph: Graph, node: Node, x: Wire, grid: np.ndarray, bias: np.ndarray, finer: int, flavour: Flavour
 ) -> str:
-    """Adds the layer's operator.
+    """Add the layer's operator.
 
     `grid` holds the exponent of every output channel's accumulator, `[outputs]`; `bias` lies on a grid that is finer by
     `finer` powers of two.

@@ -158,7 +158,7 @@ def _only_scales(node: Node) -> bool:
 
 
 def operation(graph: Graph, node: Node, inputs: list[Wire], reached: Range) -> Wire:
-    """Adds any operation but a layer.
+    """Add any operation but a layer.
 
     Raises:
         ProbqError: float32 does not hold its integers, or it has no form in QONNX.

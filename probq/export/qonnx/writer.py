@@ -32,7 +32,7 @@ FARTHEST = 1000  # exponent
 
 
 def write(model: IntegerModel, path: str | PathLike[str], flavour: str = "hls4ml") -> None:
-    """Writes a QONNX file that computes the same integers as the model, as multiples of powers of two.
+    """Write a QONNX file that computes the same integers as the model, as multiples of powers of two.
 
     Its input `input` takes real numbers (its first quantizer rounds half to even, the model half up); its output is
     `integer * 2^exponent`, the exponent being `probq.output_exponent` in the file's metadata, which also holds the
@@ -107,7 +107,7 @@ def opened(path: str | PathLike[str]) -> Iterator[Callable[[Any], np.ndarray]]:
 
 
 def _check_operations(nodes: Any, path: str | PathLike[str]) -> None:
-    """Refuses operations that probq does not write: qonnx imports whatever Python module a domain names."""
+    """Refuse operations that probq does not write: qonnx imports whatever Python module a domain names."""
     strange = {node.domain for node in nodes} - {"", DOMAIN}
     if strange:
         raise ProbqError(f"{path} has operations of {min(strange)!r:.80}, which probq does not write")

@@ -48,7 +48,7 @@ endmodule
 
 
 def write(model: IntegerModel, path: str | PathLike[str], name: str = NAME) -> None:
-    """Writes the project; it appears whole or not at all.
+    """Write the project; it appears whole or not at all.
 
     Args:
         model: the integers: linear layers, requantizations by shifts, clips and reshapes; at most 16,384 weights.

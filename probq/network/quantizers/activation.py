@@ -20,7 +20,7 @@ Function = Callable[[Tensor], Tensor]
 
 
 class Activation(nn.Module):
-    """Computes `round(f(round(x)))`, a function between two roundings to levels of `bits` bits times powers of two.
+    """An activation computes `round(f(round(x)))`, with roundings to levels of `bits` bits times powers of two.
 
     Neither width is learned, and neither costs bit operations; the two scales are trained like those of inputs.
 

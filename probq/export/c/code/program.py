@@ -75,7 +75,7 @@ class CSource:
     def step(
         self, title: str, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer], body: Iterable[str]
     ) -> None:
-        """Adds a step; `outputs` holds its scratch as well."""
+        """Add a step; `outputs` holds its scratch as well."""
         self.steps.append(Step(title, dict(inputs), dict(outputs), tuple(body)))
 
 

@@ -1,4 +1,4 @@
-"""Generated programs share these functions in C: products of pairs, bits packed and counted."""
+"""Generated C programs have these functions in common: products of pairs, bits packed and counted."""
 
 POPCOUNT = """\
 static inline int32_t NAME(uint64_t v)
