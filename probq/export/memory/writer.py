@@ -138,7 +138,7 @@ def _described(node: Node, found: Mapping[str, Range]) -> dict[str, Any]:
     reached = found[node.name]
     bits, signed = width_of(reached.low, reached.high)
     entry: dict[str, Any] = {"name": node.name, "op": node.op, "inputs": list(node.inputs)}
-    entry["attributes"] = node.attributes
+    entry["attributes"] = dict(sorted(node.attributes.items()))  # a loaded model has them in another order
     entry |= {"shape": list(reached.shape), "low": reached.low, "high": reached.high, "bits": bits, "signed": signed}
     if node.op in LAYERS:
         low, high = accumulators(node, found[node.inputs[0]])
@@ -149,7 +149,7 @@ def _described(node: Node, found: Mapping[str, Range]) -> dict[str, Any]:
 def _tensors(folder: Path, node: Node, name: str, found: Mapping[str, Range]) -> dict[str, Any]:
     """Write a node's tensors, and return their entries in the index."""
     result = {}
-    for key, tensor in node.tensors.items():
+    for key, tensor in sorted(node.tensors.items()):
         lines = len(tensor) if key in ("weight", "bias") else tensor.size
         result[key] = write_words(folder, f"{name}.{key}.mem", tensor, lines)
     if node.op == "requantize":
