@@ -3,11 +3,12 @@
 `interval` gives any metric a bootstrap interval, also those of numbers (`probq.regression`).
 """
 
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.stats import rankdata
+from scipy.stats import DegenerateDataWarning, bootstrap, mannwhitneyu
 
 from probq.errors import ProbqError
 from probq.evaluation.metrics.reliability import Reliability, reliability_of
@@ -154,8 +155,8 @@ def ood_auroc(familiar: Any, shifted: Any) -> float:
         0.875
     """
     low, high = _vector(familiar, "familiar"), _vector(shifted, "shifted")
-    ranks = rankdata(np.concatenate([low, high]))[len(low) :].sum()
-    return float((ranks - len(high) * (len(high) + 1) / 2) / (len(low) * len(high)))
+    statistic = mannwhitneyu(high, low, method="asymptotic").statistic  # the p-value, not asked for, costs least so
+    return float(statistic / (len(low) * len(high)))
 
 
 def interval(
@@ -191,17 +192,43 @@ def interval(
     if not 0 < level < 1 or isinstance(resamples, bool) or not isinstance(resamples, int) or resamples < 2:
         raise ProbqError("interval takes a level between 0 and 1, and resamples of 2 or more")
     check_seed(seed)
-    generator, value = np.random.default_rng(seed), float(metric(*rows, **options))
-    values = []
-    for _ in range(resamples):
-        drawn = generator.integers(len(rows[0]), size=len(rows[0]))
-        values.append(float(metric(*[row[drawn] for row in rows], **options)))
+    value, count = float(metric(*rows, **options)), len(rows[0])
+    low, high, values = value, value, np.array([value])
+    if count > 1:  # one row drawn with replacement is that row
+
+        def resampled(drawn: np.ndarray) -> float:
+            return float(metric(*[row[drawn] for row in rows], **options))
+
+        low, high, values = _bootstrap(resampled, count, level, resamples, seed)
     if np.isnan([value, *values]).any():
         raise ProbqError(f"{getattr(metric, '__name__', 'the metric')} is NaN on this data or a resampled part of it")
-    ends = [(1 - level) / 2, (1 + level) / 2]
-    finite = bool(np.isfinite(values).all())  # nothing lies between a number and infinity
-    low, high = np.quantile(values, ends) if finite else np.quantile(values, ends, method="nearest")
     return Interval(value, float(low), float(high))
+
+
+def _bootstrap(
+    statistic: Callable[[np.ndarray], float], count: int, level: float, resamples: int, seed: int
+) -> tuple[float, float, np.ndarray]:
+    """Return percentiles of a statistic of indices drawn from `0 .. count - 1`, and its values.
+
+    Indices are drawn, not rows: arrays of several shapes belong together, which SciPy would broadcast.
+    """
+    with warnings.catch_warnings(), np.errstate(invalid="ignore"):
+        warnings.simplefilter("ignore", DegenerateDataWarning)  # of infinite values, whose percentiles follow below
+        found = bootstrap(
+            (np.arange(count),),
+            statistic,
+            n_resamples=resamples,
+            confidence_level=level,
+            method="percentile",
+            vectorized=False,
+            batch=1,  # all draws at once would need resamples times the rows
+            rng=seed,
+        )
+    values = found.bootstrap_distribution
+    if np.isfinite(values).all():
+        return *found.confidence_interval, values
+    # Nothing lies between a number and infinity.
+    return *np.quantile(values, [(1 - level) / 2, (1 + level) / 2], method="nearest"), values
 
 
 def _checked(probs: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:

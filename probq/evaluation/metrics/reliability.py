@@ -73,7 +73,7 @@ def share_interval(hits: Any, counts: Any) -> tuple[np.ndarray, np.ndarray]:
     >>> [end.round(2) for end in share_interval(5, 10)]
     [np.float64(0.23), np.float64(0.77)]
     """
-    low, high = (beta.ppf(p, hits + 0.5, counts - hits + 0.5) for p in (0.03, 0.97))
+    low, high = beta.interval(0.94, hits + 0.5, counts - hits + 0.5)
     return low, high
 
 

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy import special
 
 from probq.errors import ProbqError
 
@@ -81,7 +82,7 @@ def regression(means: Any, variances: Any = 0.0) -> Uncertainty:
 
 def entropy(probs: np.ndarray) -> np.ndarray:
     """Return `-sum_k p_k log p_k` over the last axis, in nats."""
-    return np.asarray(-(probs * np.log(np.where(probs > 0, probs, 1.0))).sum(-1) + 0.0)
+    return np.asarray(special.entr(probs).sum(-1) + 0.0)  # not -0.0 of a prediction that is sure
 
 
 def softmax(logits: Any) -> np.ndarray:
@@ -91,9 +92,7 @@ def softmax(logits: Any) -> np.ndarray:
         >>> softmax([0.0, 0.0])
         array([0.5, 0.5])
     """
-    logits = numbers(logits, "logits")
-    weights = np.exp(logits - logits.max(-1, keepdims=True))
-    return np.asarray(weights / weights.sum(-1, keepdims=True))
+    return np.asarray(special.softmax(numbers(logits, "logits"), axis=-1))
 
 
 def numbers(values: Any, name: str) -> np.ndarray:

@@ -100,6 +100,19 @@ def test_interval_of_a_mean_is_that_of_scipy() -> None:
     assert found.high == pytest.approx(values.mean() + stats.norm.ppf(0.95) * se, abs=0.1 * se)
 
 
+def test_an_interval_has_the_percentiles_of_a_loop() -> None:
+    generator, values = np.random.default_rng(3), []
+    for _ in range(150):
+        drawn = generator.integers(200, size=200)
+        values.append(calibration.brier(PROBS[drawn], LABELS[drawn]))
+    found = calibration.interval(calibration.brier, PROBS, LABELS, level=0.9, resamples=150, seed=3)
+    assert found[1:] == pytest.approx(np.quantile(values, [0.05, 0.95]), rel=1e-12)
+
+
+def test_an_interval_of_one_row_is_its_value() -> None:
+    assert calibration.interval(np.mean, [2.5]) == (2.5, 2.5, 2.5)
+
+
 def test_interval_draws_rows_together_and_passes_options() -> None:
     found = calibration.interval(calibration.expected_calibration_error, PROBS, LABELS, bins=5, resamples=200)
     assert found.value == calibration.expected_calibration_error(PROBS, LABELS, bins=5)
