@@ -7,9 +7,11 @@ from probq.utils.version import probq_version
 __version__ = probq_version()
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["codebooks", "cost", "estimators", "export", "likelihoods", "plot", "priors", "rules"],
+    submodules=["codebooks", "cost", "criteria", "estimators", "export", "likelihoods", "plot", "priors", "rules"],
     submod_attrs={
         "cost.budget": ["Budget"],
+        "criteria.allocate": ["allocate"],
+        "criteria.energy": ["Energy"],
         "decisions.assignment": ["Assignment"],
         "decisions.effective_bops": ["effective_bops"],
         "errors": ["ProbqError"],
@@ -31,7 +33,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "network.quantizers.plan": ["Plan", "uniform"],
         "network.tracing.layer": ["Layer"],
         "network.tracing.trace": ["layers"],
+        "training": ["ptq"],
         "training.fit": ["fit", "steps"],
+        "training.post_training": ["post_training"],
         "training.refinement.decide": ["decide"],
         "training.svi.history": ["History", "Step"],
         "training.svi.learning_rates": ["Rates"],

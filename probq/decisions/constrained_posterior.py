@@ -29,21 +29,29 @@ PROPOSALS = 64  # draws for each one wanted, at most, where a coupled limit reje
 
 
 def width_problem(
-    q: Program, cost: costs.Cost | Sequence[costs.Cost] = costs.bops, barred: Mapping[str, np.ndarray] | None = None
+    q: Program,
+    cost: costs.Cost | Sequence[costs.Cost] = costs.bops,
+    barred: Mapping[str, np.ndarray] | None = None,
+    laws: Mapping[str, np.ndarray] | None = None,
 ) -> Problem:
-    """Return the discrete problem of a network's posterior over widths.
+    """Return the discrete problem of a network's posterior over widths, or of other laws.
 
     Args:
         q: the network.
         cost: a cost that is a sum over layers, or several.
         barred: for some quantizers, the rungs that they must not take, bool `[B]`.
+        laws: log-probabilities of rungs `[B]` that stand in for the posterior's; all gates of a quantizer then count
+            as one.
     """
     ladders = {name: quantizer.ladder for name, quantizer in q.named_quantizers()}
     log_probs = {}
     with torch.no_grad():
         for name, quantizer in q.named_sites():
-            law = quantizer.widths().log_probs.double().cpu().numpy()
-            law = law.reshape(-1, len(quantizer.ladder)) if quantizer.gates else law
+            if laws is None:
+                law = quantizer.widths().log_probs.double().cpu().numpy()
+                law = law.reshape(-1, len(quantizer.ladder)) if quantizer.gates else law
+            else:
+                law = np.asarray(laws[name], dtype=float)
             log_probs[name] = np.where((barred or {}).get(name, False), -np.inf, law)
     return make_problem(q.layers, ladders, log_probs, cost, q.sites)
 
@@ -151,13 +159,16 @@ class ConstrainedPosterior:
         return inside * float(np.mean([self.keeps(choice) for choice in found]))
 
 
-def constrain(q: Program, budgets: Sequence[Budget], strict: bool = True) -> ConstrainedPosterior | None:
+def constrain(
+    q: Program, budgets: Sequence[Budget], strict: bool = True, laws: Mapping[str, np.ndarray] | None = None
+) -> ConstrainedPosterior | None:
     """Return the discrete problem of a network under budgets.
 
     Args:
         q: the network.
         budgets: the limits; none for no limit.
         strict: whether to raise where a limit on the largest layer cannot be kept; else the result is None.
+        laws: as in `width_problem`.
 
     Raises:
         ProbqError: as told; it names the layer.
@@ -171,7 +182,7 @@ def constrain(q: Program, budgets: Sequence[Budget], strict: bool = True) -> Con
     rows = [row for row in wanted if not costs.as_network_cost(row[0]).limits_each_layer]
     rows = rows or [(costs.bops, costs.bops, math.inf)]
     discrete = replace(
-        width_problem(q, [cost for cost, _, _ in rows], barred),
+        width_problem(q, [cost for cost, _, _ in rows], barred, laws),
         names=tuple(costs.name(cost) for _, cost, _ in rows),
         within=_within(barring),
     )

@@ -1,0 +1,8 @@
+"""Criteria: how much each width of each quantizer costs in loss, measured or estimated without training."""
+
+from probq.criteria.clado import clado
+from probq.criteria.energy import Energy
+from probq.criteria.kl import kl
+from probq.criteria.loss import loss
+
+__all__ = ["Energy", "clado", "kl", "loss"]

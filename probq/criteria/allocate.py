@@ -1,0 +1,112 @@
+"""Widths of least energy within a budget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from probq.cost.budget import Budgets, budgets
+from probq.criteria.energy import Energy
+from probq.decisions.allocation.pairwise import least_energy
+from probq.decisions.assignment import Assignment
+from probq.decisions.constrained_posterior import constrain
+from probq.decisions.widths import format_widths
+from probq.decisions.within_budget import with_widths
+from probq.errors import ProbqError
+from probq.network.program.program import check_posterior
+from probq.network.quantized.quantized import Quantized
+
+
+def allocate(
+    q: Quantized,
+    energy: Energy,
+    budget: Budgets = None,
+    *,
+    seconds: float = 60.0,
+    forbidden: Mapping[str, Iterable[int]] | None = None,
+) -> Assignment:
+    """The widths of least energy whose cost keeps the budget, and the most probable codes.
+
+    An additive energy is minimised exactly. A pairwise one is an integer programme that is solved until it is proven
+    best or the time is up. Tied quantizers share a width, and where channels or weights have gates of their own, all
+    gates of a tensor take the same one.
+
+    Args:
+        q: the network that the energy was made for.
+        energy: of a criterion, such as `probq.criteria.loss(q, batches)`.
+        budget: the limit, or a list of limits that all hold; by default the one last fitted for, if any.
+        seconds: for the solver of a pairwise energy.
+        forbidden: for some quantizers, widths in bits that they must not take.
+
+    Returns:
+        The assignment; its `gap` says by how much a better choice could at most have less energy, 0 if it is proven
+        best. After a time-out that is the distance to what the solver could prove.
+
+    Raises:
+        ProbqError: if the energy is of another network or plan, or no choice keeps the budget; it names the cheapest
+            reachable cost.
+
+    Example:
+        >>> import torch, probq
+        >>> _ = torch.manual_seed(0)
+        >>> net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
+        >>> x, plan = torch.rand(64, 2), probq.Plan(weight=probq.codebooks.ladder(2, 4, 8))
+        >>> q = probq.quantize(net, x, plan)
+        >>> energy = probq.criteria.kl(q, [x], progress=False)
+        >>> probq.allocate(q, energy, probq.Budget(percent=2)).percent() <= 2
+        True
+    """
+    check_posterior(q, "allocate")
+    if not isinstance(energy, Energy):
+        raise ProbqError(f"allocate takes an Energy, such as probq.criteria.loss(q, batches), not {energy!r:.80}")
+    if not 0 < seconds < math.inf:
+        raise ProbqError(f"seconds must be a positive number, not {seconds!r}")
+    budget = budget or q.budget
+    laws = _laws(q, energy, dict(forbidden or {}))
+    discrete = constrain(q, budgets(budget), laws=laws)
+    assert discrete is not None  # it raises otherwise
+    choice, gap = discrete.most_probable()
+    pairs = {(a, b): energy.block(a, b) for a, b in combinations(energy.names, 2) if energy.block(a, b).any()}
+    if pairs:
+        if discrete.coupled:
+            raise ProbqError("costs that know pruned channels work with additive energies alone; use probq.cost.bops")
+        choice, gap = least_energy(discrete.problem, discrete.limits, pairs, choice, seconds)
+    widths = format_widths(q, {n: np.broadcast_to(b, q.quantizer(n).gates) for n, b in _bits(discrete, choice).items()})
+    return replace(with_widths(q, widths, budget), gap=gap)
+
+
+def _bits(discrete: Any, choice: Any) -> dict[str, np.ndarray]:
+    """One width for each quantizer."""
+    return {name: np.asarray(bits).reshape(-1)[0] for name, bits in discrete.problem.widths(choice).items()}
+
+
+def _laws(q: Quantized, energy: Energy, forbidden: dict[str, Iterable[int]]) -> dict[str, np.ndarray]:
+    """Minus the unary energies of all quantizers; what has no choice has one rung."""
+    ladders = {name: tuple(quantizer.ladder.bits) for name, quantizer in q.named_sites()}
+    free = {name: bits for name, bits in ladders.items() if len(bits) > 1}
+    if free != dict(zip(energy.names, energy.widths, strict=True)):
+        raise ProbqError(
+            f"the energy is of another network or plan: it knows {_listed(energy.names)}, the network has a choice at "
+            f"{_listed(free)}; measure it again"
+        )
+    unknown = next((name for name in forbidden if name not in free), None)
+    if unknown is not None:
+        raise ProbqError(f"forbidden names {unknown!r}, which has no choice of widths; the names are {_listed(free)}")
+    laws = {name: np.zeros(len(bits)) for name, bits in ladders.items()}
+    laws |= {name: -row for name, row in zip(energy.names, energy.unary, strict=True)}
+    for name, bits in forbidden.items():
+        barred = np.isin(free[name], list(bits))
+        if barred.all():
+            raise ProbqError(f"every width of {name} is forbidden; leave it one of {free[name]}")
+        laws[name] = np.where(barred, -np.inf, laws[name])
+    return laws
+
+
+def _listed(names: Iterable[str]) -> str:
+    several = list(names)
+    return ", ".join(several[:4]) + (f" and {len(several) - 4} more" if len(several) > 4 else "")

@@ -1,0 +1,171 @@
+"""Energies over widths: what each choice of widths adds to the loss, quantizer by quantizer and pair by pair."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from os import PathLike
+from typing import Any
+
+import numpy as np
+import pandas
+
+from probq.criteria.energy_file import read, write
+from probq.errors import ProbqError
+
+
+@dataclass(frozen=True, eq=False)
+class Energy:
+    """An energy of widths, in nats of loss for one example where its criterion measures a loss:
+
+        E(w) = sum_i unary_i(w_i) + sum_{i < j} pairwise_ij(w_i, w_j)
+
+    It is 0 where every quantizer takes its widest rung. Energies of the same quantizers can be added, and multiplied by
+    numbers. Criteria make them: `probq.criteria.loss(q, batches)` and others.
+
+    Args:
+        names: of the quantizers that have a choice.
+        widths: bits of the rungs of each, ascending.
+        unary: energy of each rung of each quantizer, 0 at the widest.
+        pairwise: `[R, R]` over all rungs of all quantizers one after the other, symmetric, 0 between rungs of one
+            quantizer; None where quantizers do not interact.
+        label: of the criterion, for tables and pictures.
+
+    Raises:
+        ProbqError: if the parts do not fit one another, or are not finite.
+
+    Example:
+        >>> energy = Energy(("a.weight",), ((2, 4, 8),), ([0.5, 0.1, 0.0],))
+        >>> energy({"a.weight": 4}), (2 * energy)({"a.weight": 2})
+        (0.1, 1.0)
+    """
+
+    names: tuple[str, ...]
+    widths: tuple[tuple[int, ...], ...]
+    unary: tuple[np.ndarray, ...]
+    pairwise: np.ndarray | None = None
+    label: str = "energy"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", tuple(self.names))
+        object.__setattr__(self, "widths", tuple(tuple(int(b) for b in bits) for bits in self.widths))
+        object.__setattr__(self, "unary", tuple(np.array(u, dtype=float) for u in self.unary))
+        if not len(self.names) == len(self.widths) == len(self.unary) == len(set(self.names)):
+            raise ProbqError("an energy has one row of widths and one of energies for each name, and each name once")
+        for name, bits, row in zip(self.names, self.widths, self.unary, strict=True):
+            if row.shape != (len(bits),) or list(bits) != sorted(set(bits)):
+                raise ProbqError(f"{name} needs ascending widths, and one energy for each; it has {bits} and {row}")
+            if not np.isfinite(row).all():
+                raise ProbqError(f"an energy of {name} is not finite: {row}")
+        if self.pairwise is not None:
+            object.__setattr__(self, "pairwise", self._checked(np.array(self.pairwise, dtype=float)))
+
+    def _checked(self, pairwise: np.ndarray) -> np.ndarray:
+        if pairwise.shape != (len(self), len(self)) or not np.isfinite(pairwise).all():
+            raise ProbqError(f"pairwise energies are finite numbers [{len(self)}, {len(self)}], not {pairwise.shape}")
+        if not np.array_equal(pairwise, pairwise.T):
+            raise ProbqError("pairwise energies are symmetric; give the mean of both halves")
+        if any(pairwise[part, part].any() for part in self._slices()):
+            raise ProbqError("pairwise energies are 0 between rungs of one quantizer")
+        return pairwise
+
+    def __len__(self) -> int:
+        """Number of rungs of all quantizers."""
+        return sum(map(len, self.widths))
+
+    def _slices(self) -> Iterator[slice]:
+        ends = np.cumsum([0, *map(len, self.widths)])
+        return (slice(int(a), int(b)) for a, b in pairwise(ends))
+
+    def block(self, one: str, other: str) -> np.ndarray:
+        """Pairwise energies of two quantizers, `[rungs of one, rungs of the other]`; zeros where there are none."""
+        place = dict(zip(self.names, self._slices(), strict=True))
+        if self.pairwise is None:
+            return np.zeros((place[one].stop - place[one].start, place[other].stop - place[other].start))
+        return self.pairwise[place[one], place[other]]
+
+    def __call__(self, widths: Mapping[str, Any]) -> float:
+        """The energy of a choice of widths, such as `Assignment.widths`.
+
+        Raises:
+            ProbqError: if a quantizer has no width, one that is not on its ladder, or one for each channel.
+        """
+        chosen = np.concatenate([start + np.array([rung]) for start, rung in self._rungs(widths)])
+        total = float(sum(row[rung] for row, (_, rung) in zip(self.unary, self._rungs(widths), strict=True)))
+        if self.pairwise is not None:
+            total += float(self.pairwise[np.ix_(chosen, chosen)].sum()) / 2
+        return total
+
+    def _rungs(self, widths: Mapping[str, Any]) -> list[tuple[int, int]]:
+        """First place of each quantizer, and its rung."""
+        found = []
+        for name, bits, part in zip(self.names, self.widths, self._slices(), strict=True):
+            wanted = np.unique(np.asarray(widths[name])) if name in widths else np.zeros(0)
+            if len(wanted) != 1 or int(wanted[0]) not in bits:
+                raise ProbqError(f"the energy needs one width of {bits} for {name}, not {widths.get(name)!r:.80}")
+            found.append((part.start, bits.index(int(wanted[0]))))
+        return found
+
+    def __add__(self, other: Energy) -> Energy:
+        if not isinstance(other, Energy):
+            return NotImplemented
+        if (self.names, self.widths) != (other.names, other.widths):
+            raise ProbqError("energies of different quantizers or ladders cannot be added")
+        both = np.zeros((len(self), len(self)))
+        for own in (self.pairwise, other.pairwise):
+            both = both if own is None else both + own
+        unary = tuple(a + b for a, b in zip(self.unary, other.unary, strict=True))
+        return replace(self, unary=unary, pairwise=both if both.any() else None, label=f"{self.label} + {other.label}")
+
+    def __mul__(self, factor: float) -> Energy:
+        if not isinstance(factor, int | float):
+            return NotImplemented
+        pairwise = None if self.pairwise is None else factor * self.pairwise
+        return replace(self, unary=tuple(factor * row for row in self.unary), pairwise=pairwise)
+
+    __rmul__ = __mul__
+
+    @property
+    def negative(self) -> int:
+        """Number of unary energies below 0: narrower rungs that the criterion found better than the widest one."""
+        return int(sum((row < 0).sum() for row in self.unary))
+
+    def to_frame(self) -> pandas.DataFrame:
+        """A row for each quantizer, a column for each width in bits; NaN where a ladder lacks it."""
+        rows = [dict(zip(bits, row, strict=True)) for bits, row in zip(self.widths, self.unary, strict=True)]
+        columns = sorted({b for bits in self.widths for b in bits})
+        frame = pandas.DataFrame(rows, index=pandas.Index(self.names, name="quantizer"), columns=columns)
+        frame.attrs["label"] = self.label
+        return frame
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the energy as safetensors with a JSON header; `Energy.load` reads it.
+
+        Raises:
+            ProbqError: if the file cannot be written.
+        """
+        tensors = {f"unary.{name}": row for name, row in zip(self.names, self.unary, strict=True)}
+        if self.pairwise is not None:
+            tensors["pairwise"] = self.pairwise
+        content = {"names": list(self.names), "widths": [list(bits) for bits in self.widths], "label": self.label}
+        write(path, content, tensors)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> Energy:
+        """The energy of a file that `save` wrote.
+
+        Raises:
+            ProbqError: if there is no such file, it is damaged, or of another kind.
+        """
+        content, tensors = read(path)
+        try:
+            names: Sequence[str] = content["names"]
+            unary = tuple(tensors[f"unary.{name}"] for name in names)
+            return cls(tuple(names), content["widths"], unary, tensors.get("pairwise"), str(content["label"]))
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, ProbqError) as error:
+            raise ProbqError(f"{path} is not a valid energy ({error!s:.200}); save it again") from error
+
+    def __repr__(self) -> str:
+        kind = "additive" if self.pairwise is None else "pairwise"
+        return f"Energy({self.label}, {kind}: {len(self.names)} quantizers, {len(self)} rungs)"

@@ -1,0 +1,56 @@
+"""How far outputs move from those of the float network; needs no labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from os import PathLike
+from typing import Any
+
+from torch.distributions import kl_divergence
+
+from probq.criteria.energy import Energy
+from probq.criteria.measure import measured, single_choices, unary_energies
+from probq.criteria.ready import perturbed_network, tell_negative
+from probq.network.quantized.quantized import Quantized
+
+
+def kl(
+    q: Quantized,
+    batches: Iterable[Any],
+    *,
+    examples: int = 512,
+    resume: str | PathLike[str] | None = None,
+    progress: bool = True,
+) -> Energy:
+    """`E_i(b) = KL(p_float || p_i,b) - KL(p_float || p_widest)`, the mean over examples in nats; `p` is the likelihood.
+
+    It is `probq.criteria.loss` with the float network's outputs in place of labels. Without a likelihood, outputs are
+    logits of classes on the last axis.
+
+    Args:
+        q: from `quantize`.
+        batches: iterable of inputs, or of `(input, target)`, whose targets are not looked at.
+        examples: as in `loss`.
+        resume: as in `loss`.
+        progress: as in `loss`.
+
+    Warns:
+        UserWarning: if energies are negative.
+
+    Raises:
+        ProbqError: if there is no data, or no quantizer has a choice.
+
+    Source: Y. Cai et al., 2020, "ZeroQ: A Novel Zero Shot Quantization Framework" (KL sensitivity).
+    """
+    network = perturbed_network(q, batches, examples, "kl", labels=False)
+    laws = [network.q.law(output) for output in network.float_outputs()]
+
+    def value(widths: Mapping[str, int]) -> float:
+        total = rows = 0.0
+        for law, (output, (x, _)) in zip(laws, network.outputs(widths), strict=True):
+            total += float(kl_divergence(law, network.q.law(output)).sum())
+            rows += len(x[0] if isinstance(x, tuple) else x)
+        return total / rows
+
+    found = measured(network, single_choices(network), value, resume, progress)
+    return tell_negative(Energy(network.names, network.widths, unary_energies(network, found), label="kl"))

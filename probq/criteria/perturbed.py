@@ -1,0 +1,133 @@
+"""Networks with a few quantizers on narrower rungs: what lies upstream of the first of them is computed once."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from probq.decisions.widths import fix_widths
+from probq.errors import ProbqError
+from probq.network.program.substitution import running, substitute
+from probq.network.quantized.quantized import Quantized
+from probq.network.tracing.arguments import arguments
+from probq.training.ptq.batch_norm import decided_output, estimate_norms, has_norms
+
+MOST_CACHED = 2**31  # bytes of outputs that are kept; beyond, everything is computed anew
+Batch = tuple[Any, Tensor | None]
+
+
+class PerturbedNetwork:
+    """A copy of a network whose quantizers are all on their widest rung, but for those that a call names.
+
+    Every choice is run on the same examples; where the network has batch normalisation, its statistics are estimated
+    anew from those examples at each choice.
+
+    Args:
+        q: a network with scales.
+        batches: examples, kept in memory.
+
+    Attributes:
+        names: of the quantizers that have a choice, tied ones once.
+        widths: bits of the rungs of each.
+        forwards: number of layer calls that were computed and not taken from what was kept.
+    """
+
+    def __init__(self, q: Quantized, batches: Iterable[Batch]) -> None:
+        self.q, self.batches = copy.deepcopy(q).eval(), list(batches)
+        sites = [(name, quantizer) for name, quantizer in self.q.named_sites() if len(quantizer.ladder) > 1]
+        self.names = tuple(name for name, _ in sites)
+        self.widths = tuple(tuple(quantizer.ladder.bits) for _, quantizer in sites)
+        self.norms, self.forwards = has_norms(self.q), 0
+        self._kept: dict[tuple[Any, str], list[Tensor]] = {}
+        self._bytes, self._order = 0, dict[str, int]()
+        self._key: Any = None
+        self._first, self._calls = 0, Counter[str]()
+        self._recording = True
+        for layer in self.q.layers:
+            module = self.q.net.get_submodule(layer.name)
+            module.forward = partial(self._forward, layer.name, module.forward)
+        list(self.outputs({}))
+        self._recording = False
+
+    def outputs(self, widths: Mapping[str, int]) -> Iterator[tuple[Any, Batch]]:
+        """Outputs at given widths, every code at its mode, with the batch of each.
+
+        Args:
+            widths: bits of the quantizers that are not on their widest rung.
+        """
+        everything = {name: max(q.ladder.bits) for name, q in self.q.named_quantizers()} | dict(widths)
+        everything |= {name: everything[site] for name, site in self.q.sites.items()}
+        shaped = {name: torch.full(q.gates, everything[name]).numpy() for name, q in self.q.named_quantizers()}
+        fix_widths(self.q, shaped)
+        self._first = self._first_touched(widths)
+        with torch.no_grad():
+            if self.norms:
+                self.q.folded = False
+                self.q.eval()
+                estimate_norms(self.q, self._marked("norms"))
+            with self.q.evaluating():
+                for batch in self._marked("folded"):
+                    with running(batch[0]):
+                        yield decided_output(self.q, arguments(batch[0])), batch
+
+    def float_outputs(self) -> Iterator[Any]:
+        """Outputs of the float network."""
+        self._first = -1
+        with torch.no_grad(), self.q.evaluating():
+            for x, _ in self._marked("float"):
+                with running(x):
+                    yield substitute(self.q.net, {}, {}, {}, *arguments(x))
+
+    def _first_touched(self, widths: Mapping[str, int]) -> int:
+        """Place of the first layer that computes otherwise than on the widest rungs."""
+        named = set(widths) | {name for name, site in self.q.sites.items() if site in widths}
+        touched = [layer.name for layer in self.q.layers if {layer.weight, layer.input} & named]
+        return min((self._order.get(name, 0) for name in touched), default=len(self._order))
+
+    def _marked(self, phase: str) -> Iterator[Batch]:
+        for number, batch in enumerate(self.batches):
+            self._key, self._calls = (phase, number), Counter()
+            yield batch
+
+    def _forward(self, name: str, forward: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        call, kept = self._calls[name], self._kept.get((self._key, name))
+        self._calls[name] += 1
+        if kept is not None and not self._recording and self._order[name] < self._first:
+            return kept[call].clone()  # what comes next may work in place
+        output = forward(*args, **kwargs)
+        self.forwards += 1
+        if self._recording:
+            self._order.setdefault(name, len(self._order))
+            self._bytes += output.numel() * output.element_size()
+            if self._bytes <= MOST_CACHED:
+                self._kept.setdefault((self._key, name), []).append(output.detach().clone())
+            else:
+                self._kept.clear()
+        return output
+
+
+def in_memory(batches: Iterable[Any], q: Quantized, examples: int) -> list[Batch]:
+    """The first examples of the user's data, with targets where there are any.
+
+    Raises:
+        ProbqError: if there are none.
+    """
+    kept: list[Batch] = []
+    left = examples
+    for batch in batches:
+        pair = isinstance(batch, tuple | list) and len(batch) == 2
+        x, y = batch if pair else (batch, None)
+        inputs = tuple(a[:left].to(q.device) if isinstance(a, Tensor) else a for a in arguments(x))
+        kept.append((inputs if isinstance(x, tuple) else inputs[0], None if y is None else y[:left].to(q.device)))
+        left -= len(next(a for a in inputs if isinstance(a, Tensor)))
+        if left <= 0:
+            break
+    if not kept:
+        raise ProbqError("a criterion needs data: batches of (input, target), or of inputs for criteria without labels")
+    return kept

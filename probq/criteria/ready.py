@@ -1,0 +1,70 @@
+"""A network and data made ready for a criterion."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+from probq.criteria.energy import Energy
+from probq.criteria.perturbed import PerturbedNetwork, in_memory
+from probq.errors import ProbqError
+from probq.network.program.program import check_posterior
+from probq.network.quantized.quantized import Quantized
+from probq.training.ptq.input_scales import set_input_scales
+from probq.utils.arguments import check_number
+from probq.utils.batches import Batches
+
+NOISE = 1e-6  # nats; what float32 leaves of equal losses
+
+
+def perturbed_network(
+    q: Quantized, batches: Iterable[Any], examples: int, criterion: str, labels: bool
+) -> PerturbedNetwork:
+    """The network to measure, with scales set from the data if they were not.
+
+    Args:
+        q: from `quantize`.
+        batches: of (input, target), or of inputs where no labels are needed.
+        examples: greatest number of examples.
+        criterion: its name, for messages.
+        labels: whether targets are needed.
+
+    Raises:
+        ProbqError: if there is no data, no quantizer has a choice, or targets are needed and absent.
+    """
+    check_posterior(q, criterion)
+    check_number("examples", examples, 1)
+    data = in_memory(batches, q, examples)
+    if labels and any(y is None for _, y in data):
+        raise ProbqError(
+            f"criteria.{criterion} needs labels: batches of (input, target); without any, use probq.criteria.kl"
+        )
+    own = copy.deepcopy(q)
+    if not own.calibrated:
+        zeros = [(x, y if y is not None else _any_target(x)) for x, y in data]
+        set_input_scales(own, Batches(zeros, own.device))
+    network = PerturbedNetwork(own, data)
+    if not network.names:
+        raise ProbqError("no quantizer has a choice of widths: give quantize a plan with ladders of several rungs")
+    return network
+
+
+def _any_target(x: Any) -> Any:
+    first = x[0] if isinstance(x, tuple) else x
+    return first.new_zeros(len(first))
+
+
+def tell_negative(energy: Energy) -> Energy:
+    """Warn where a narrower rung was found better than the widest one; the energy itself stays as measured."""
+    least = min(float(row.min()) for row in energy.unary)
+    if least < -NOISE:
+        warnings.warn(
+            f"{energy.negative} of {len(energy) - len(energy.names)} energies of {energy.label} are negative, the "
+            f"least {least:.3g}: those narrower widths did better on these examples than the widest ones; more "
+            "examples make that rarer",
+            UserWarning,
+            stacklevel=3,
+        )
+    return energy

@@ -1,0 +1,145 @@
+"""`post_training`: from a trained network to a decided one under a budget, without training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import kl_divergence
+
+from probq.cost.budget import Budgets, budgets
+from probq.criteria import Energy, kl, loss
+from probq.criteria.allocate import allocate
+from probq.decisions.widths import fix_widths
+from probq.errors import ProbqError
+from probq.evaluation.diagnostics.held_out import scores
+from probq.likelihoods import Likelihood
+from probq.network.program.substitution import substitute
+from probq.network.quantize import quantize
+from probq.network.quantized.quantized import Quantized
+from probq.network.quantizers.plan import Planner
+from probq.network.tracing.arguments import arguments
+from probq.training.preparation import usual_likelihood
+from probq.training.ptq.batch_norm import estimate_norms, has_norms
+from probq.training.ptq.bias import bias
+from probq.training.ptq.gpfq import gpfq
+from probq.training.ptq.input_scales import set_input_scales
+from probq.utils.arguments import check_number
+from probq.utils.batches import Batches
+
+
+def post_training(
+    net: nn.Module,
+    batches: Iterable[Any],
+    budget: Budgets,
+    *,
+    plan: Planner | None = None,
+    criterion: Callable[..., Energy] | None = None,
+    likelihood: Likelihood | None = None,
+    examples: int = 512,
+    progress: bool = True,
+) -> Quantized:
+    """A decided network within a budget, from a few hundred inputs and without training.
+
+    The scales of inputs are set, a criterion measures what each width costs, `probq.allocate` chooses widths, batch
+    normalisation is estimated anew at these. Then weights are rounded by `probq.ptq.gpfq` and biases corrected by
+    `probq.ptq.bias`, each where it helps on the same examples.
+
+    Args:
+        net: a trained network; it is left untouched.
+        batches: iterable of `(input, target)`, or of inputs alone.
+        budget: the limit, or a list of limits that all hold.
+        plan: as in `probq.quantize`.
+        criterion: one of `probq.criteria`; by default `loss` where there are labels, and `kl` where there are none.
+        likelihood: as in `probq.quantize`.
+        examples: greatest number of examples, kept in memory.
+        progress: show a progress bar.
+
+    Returns:
+        The network at its widths, ready for `probq.lower`, for `probq.fit`, which tunes it at these widths, and for
+        `probq.report`; `q.mode()` is what ships.
+
+    Raises:
+        ProbqError: if there is no data, the network cannot be quantized, or the budget is out of reach.
+
+    Example:
+        >>> import torch, probq
+        >>> _ = torch.manual_seed(0)
+        >>> net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
+        >>> q = probq.post_training(net, [torch.rand(64, 2)], probq.Budget(percent=2), progress=False)
+        >>> q.mode().percent() <= 2
+        True
+    """
+    check_number("examples", examples, 1)
+    if not budgets(budget):
+        raise ProbqError("post_training needs a budget, such as probq.Budget(percent=1)")
+    pairs, labelled = _pairs(batches, examples)
+    q = quantize(net, pairs[0][0], plan, likelihood)
+    data = Batches(pairs, q.device)
+    q.eval()
+    if labelled and q.likelihood is None:
+        q.likelihood = usual_likelihood(q, *next(iter(data)))
+    set_input_scales(q, data)
+    chosen = criterion or (loss if labelled else kl)
+    energy = chosen(q, pairs if labelled else [(x, None) for x, _ in pairs], examples=examples, progress=progress)
+    q.budget = budget
+    widths = allocate(q, energy, budget).widths
+    if has_norms(q):
+        _estimate_norms_at(q, widths, data)
+    decided = q.at(allocate(q, energy, budget))
+    rounded = gpfq(decided, pairs, examples=examples)
+    several = [decided, bias(decided, pairs, examples=examples), rounded]
+    several.append(bias(rounded, pairs, examples=examples, reference=decided))
+    measure = _loss if labelled else partial(_divergence, reference=decided)
+    return min(several, key=partial(measure, data=data))  # the first of equal ones
+
+
+def _loss(q: Quantized, data: Batches) -> float:
+    return scores(q, data, q)["loss"]
+
+
+@torch.no_grad()
+def _divergence(q: Quantized, data: Batches, reference: Quantized) -> float:
+    """`KL(p_float || p)` of all examples in nats."""
+    total = 0.0
+    for x, _ in data:
+        with reference.evaluating():
+            law = q.law(substitute(reference.net, {}, {}, {}, *arguments(x)))
+        total += float(kl_divergence(law, q.law(q(x))).sum())
+    return total
+
+
+def _pairs(batches: Iterable[Any], examples: int) -> tuple[list[tuple[Any, Tensor]], bool]:
+    """The first examples as pairs, and whether they have labels; without any, zeros stand in for them."""
+    found: list[tuple[Any, Tensor]] = []
+    labelled, left = True, examples
+    for batch in batches:
+        pair = isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[1], Tensor)
+        labelled &= pair
+        x = batch[0] if pair else batch
+        first = x[0] if isinstance(x, tuple | list) else x
+        if not isinstance(first, Tensor):
+            raise ProbqError(f"a batch is a tensor of inputs, or (input, target), not {type(batch).__name__}")
+        cut = tuple(a[:left] for a in x) if isinstance(x, tuple | list) else x[:left]
+        found.append((cut, batch[1][:left] if pair else torch.zeros(len(first[:left]), device=first.device)))
+        left -= len(first)
+        if left <= 0:
+            break
+    if not found:
+        raise ProbqError("post_training needs data: batches of (input, target), or of inputs alone")
+    return found, labelled
+
+
+def _estimate_norms_at(q: Quantized, widths: Any, data: Batches) -> None:
+    """Estimate batch normalisation at given widths, which are free again afterwards."""
+    fix_widths(q, widths)
+    q.folded = False
+    q.eval()
+    try:
+        estimate_norms(q, data)
+    finally:
+        for _, quantizer in q.named_quantizers():
+            quantizer.fixed = None

@@ -1,0 +1,88 @@
+"""What enters a layer, in float and in the decided network, as rows that its weights are multiplied with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from probq.network.program.folding import per_channel
+from probq.network.program.program import Program
+from probq.network.program.substitution import running, substitute
+from probq.network.tracing.arguments import arguments
+from probq.network.tracing.layer import Layer
+from probq.training.ptq.batch_norm import decided_output
+
+MOST_ROWS = 4096  # of a layer; more change little
+
+
+def takes_rows(q: Program, layer: Layer) -> bool:
+    """Whether a layer's product is one of rows with a matrix: linear layers, and convolutions of one or two axes."""
+    module = q.net.get_submodule(layer.name)
+    plain_padding = getattr(module, "padding_mode", "zeros") == "zeros"
+    return isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d) and plain_padding and layer.plain
+
+
+@torch.no_grad()
+def layer_rows(reference: Program, q: Program, layer: Layer, inputs: Iterable[Any]) -> tuple[Tensor, Tensor]:
+    """Rows that enter a layer, `[groups, rows, weights of a channel]`: of the float network, and as decided.
+
+    Args:
+        reference: the network whose float weights are meant.
+        q: a decided network.
+        layer: one that `takes_rows`.
+        inputs: batches of inputs.
+    """
+    kept = list(inputs)
+    plain, quantized = _caught(reference, layer, kept, _float_output), _caught(q, layer, kept, decided_output)
+    chosen = torch.linspace(0, plain.shape[1] - 1, min(MOST_ROWS, plain.shape[1]), device=plain.device).long()
+    return plain[:, chosen], quantized[:, chosen]
+
+
+def float_weight(q: Program, layer: Layer) -> Tensor:
+    """A layer's weight with the gain of a folded normalisation."""
+    weight = q.net.get_parameter(layer.weight).detach()
+    folded = q.fold(layer.weight)
+    return weight if folded is None else weight * per_channel(folded[0].gain.detach(), layer)
+
+
+def _caught(q: Program, layer: Layer, inputs: Iterable[Any], run: Callable[[Program, tuple[Any, ...]], Any]) -> Tensor:
+    """The rows of all calls of a layer while the network runs."""
+    module = q.net.get_submodule(layer.name)
+    forward, caught = module.forward, list[Tensor]()
+
+    def catch(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        caught.append(_rows(module, x.detach()).clone())
+        return forward(x, *args, **kwargs)
+
+    module.forward = catch
+    try:
+        with q.evaluating():
+            for x in inputs:
+                with running(x):
+                    run(q, arguments(x))
+    finally:
+        del module.forward  # the class's own again
+    return torch.cat(caught, 1)
+
+
+def _float_output(q: Program, args: tuple[Any, ...]) -> Any:
+    return substitute(q.net, {}, {}, {}, *args)
+
+
+def _rows(module: Any, x: Tensor) -> Tensor:
+    if isinstance(module, nn.Linear):
+        return x.reshape(1, -1, x.shape[-1])
+    spatial = len(module.kernel_size)
+    x = x.unsqueeze(-2) if spatial == 1 else x
+    options = {"dilation": module.dilation, "stride": module.stride}
+    pads = module._reversed_padding_repeated_twice
+    x = F.pad(x, (*pads, 0, 0) if spatial == 1 else tuple(pads))
+    one = (1,) * (2 - spatial)
+    kernel = (*one, *module.kernel_size)
+    columns = F.unfold(x, kernel, **{k: (*one, *v) for k, v in options.items()})  # [N, C k, L]
+    groups = columns.reshape(len(x), module.groups, -1, columns.shape[-1])
+    return groups.permute(1, 0, 3, 2).reshape(module.groups, -1, groups.shape[2])

@@ -1,0 +1,166 @@
+"""Quantization without training: rounding by hand, errors that fall, and one call from a network to a decided one."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import probq
+from probq import Budget, Plan, ProbqError, Quantized
+from probq.cli import demo
+from probq.codebooks import Grid, ladder
+from probq.training.ptq.gpfq import greedy
+from probq.training.ptq.layer_inputs import layer_rows, takes_rows
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*energies of")
+WIDE = ladder(1, 2, 3, 4, 6, 8)
+
+
+def images(count: int, seed: int = 0) -> Tensor:
+    return torch.rand(count, 2, 7, 7, generator=torch.Generator().manual_seed(seed))
+
+
+def network(norm: bool = False) -> nn.Module:
+    """Convolutions with strides, padding, dilation and groups, and linear layers."""
+    torch.manual_seed(0)
+    parts = [
+        nn.Conv2d(2, 4, 3, padding=1, bias=not norm), nn.BatchNorm2d(4) if norm else nn.Identity(), nn.ReLU(),
+        nn.Conv2d(4, 8, (3, 2), stride=(2, 1), padding=(0, 1), dilation=(1, 2), groups=2), nn.ReLU(), nn.Flatten(1),
+        nn.LazyLinear(6), nn.ReLU(), nn.Linear(6, 3),
+    ]  # fmt: skip
+    net = nn.Sequential(*parts)
+    net(images(64))
+    return net.eval()
+
+
+def decided(net: nn.Module, bits: int = 3) -> Quantized:
+    q = probq.quantize(net, images(64), probq.uniform(bits, 8))
+    next(iter(probq.steps(probq.quantize(net, images(8)), [(images(8), torch.zeros(8).long())], epochs=1)))
+    return q.at(q.mode())
+
+
+def test_a_greedy_path_is_that_of_the_definition() -> None:
+    """One channel at a time and one weight at a time, in numpy."""
+    rng = np.random.default_rng(0)
+    weight, x = rng.normal(size=(4, 6)), rng.normal(size=(2, 11, 6))
+    y = x + 0.1 * rng.normal(size=x.shape)
+    y[:, :, 2] = 0  # an input that is never seen: the weight's own nearest level
+    found = greedy(*(torch.tensor(a) for a in (weight, x, y)), Grid(-2.0, 1.0, 5)).numpy()
+    for channel in range(4):
+        group, error = channel // 2, np.zeros(11)
+        for t in range(6):
+            wanted = error + weight[channel, t] * x[group, :, t]
+            norm = y[group, :, t] @ y[group, :, t]
+            value = y[group, :, t] @ wanted / norm if norm else weight[channel, t]
+            level = np.clip(np.floor(value + 0.5), -2, 2)
+            assert found[channel, t] == level
+            error = wanted - level * y[group, :, t]
+
+
+def test_its_error_falls_with_the_number_of_weights() -> None:
+    """About linearly for Gaussian inputs: J. Zhang, Y. Zhou, R. Saab, 2022, theorem 3.1 up to its logarithm."""
+    torch.manual_seed(0)
+    errors = []
+    for n in (64, 256, 1024):
+        weight, x = torch.rand(16, n).double() * 2 - 1, torch.randn(1, 32, n).double()
+        rounded = greedy(weight, x, x, Grid(-1.0, 1.0, 3))
+        errors.append(float((x[0] @ (weight - rounded).T).square().sum() / (x[0] @ weight.T).square().sum()))
+    assert errors[0] / errors[1] > 3
+    assert errors[1] / errors[2] > 3
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_rows_are_what_the_layer_multiplies(norm: bool) -> None:
+    """Rows times the weight, against the layer itself."""
+    q = decided(network(norm))
+    for layer in q.layers:
+        assert takes_rows(q, layer)
+        plain, quantized = layer_rows(q, q, layer, [images(5)])
+        module, caught = q.net.get_submodule(layer.name), []
+        handle = module.register_forward_hook(lambda m, args, out, to=caught: to.append(out))
+        with torch.no_grad():
+            q.net(images(5))
+        handle.remove()
+        weight = module.weight.detach().flatten(1).reshape(len(plain), -1, plain.shape[-1])
+        products = torch.einsum("gmn,gcn->mgc", plain, weight).flatten(1)
+        bias = 0 if module.bias is None else module.bias.detach()
+        expected = caught[0].transpose(1, -1).reshape(-1, layer.channels) if caught[0].dim() == 2 else None
+        expected = caught[0].flatten(2).transpose(1, 2).reshape(-1, layer.channels) if expected is None else expected
+        torch.testing.assert_close(products + bias, expected, atol=1e-5, rtol=1e-4)
+        assert quantized.shape == plain.shape
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_both_bring_outputs_nearer_to_those_of_the_float_network(norm: bool) -> None:
+    q, batches = decided(network(norm), 2), [images(64)]
+    with torch.no_grad():
+        wanted = q.net(images(64))
+
+    def error(own: Quantized) -> float:
+        return float((own(images(64)) - wanted).square().sum() / wanted.square().sum())
+
+    rounded = probq.ptq.gpfq(q, batches)
+    assert error(rounded) < error(q)
+    assert rounded.mode().widths == q.mode().widths
+    for own in (q, rounded):
+        corrected = probq.ptq.bias(own, batches, reference=q)
+        shift = (corrected(images(64)) - wanted).mean(0)
+        step = corrected.inputs["8.input"].scales()[0] * 0.5
+        assert shift.abs().max() < step  # biases lie on the accumulator's grid
+        assert probq.lower(corrected) is not None
+
+
+def test_labels_are_not_needed_and_the_network_stays() -> None:
+    net = network()
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    budget = Budget(percent=1.5)
+    q = probq.post_training(net, [images(40), images(40, 1)], budget, plan=Plan(weight=WIDE), progress=False)
+    assert q.mode().percent() <= 1.5
+    assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
+    model = probq.lower(q)
+    found = model(images(16).numpy()) * model.output_scale
+    assert np.array_equal(found, q(images(16).double()).detach().numpy())
+    probq.fit(q, [(images(40), torch.arange(40) % 3)], epochs=1, progress=False)
+
+
+@pytest.mark.parametrize("criterion", [probq.criteria.loss, probq.criteria.kl])
+def test_it_is_ahead_of_uniform_widths_of_the_same_cost(criterion, tmp_path: Path) -> None:
+    data, net = demo.digits(0), demo.network()
+    torch.manual_seed(0)
+    optimizer = torch.optim.Adam(net.parameters(), 2e-3)
+    x, y = data.train.tensors
+    for _ in range(400):
+        chosen = torch.randint(len(x), (64,))
+        optimizer.zero_grad()
+        F.cross_entropy(net(x[chosen]), y[chosen]).backward()
+        optimizer.step()
+    batches, (tx, ty) = [(x[:256], y[:256])], data.test.tensors
+    uniform = probq.quantize(net.eval(), x[:256], probq.uniform(2, 2))
+    uniform = uniform.at(uniform.mode())
+    plan = Plan(weight=WIDE, input=ladder(1, 2, 3, 4, 6, 8, signed=False))
+    budget = Budget(limit=uniform.mode().cost())
+    q = probq.post_training(net, batches, budget, plan=plan, criterion=criterion, progress=False)
+    ahead = [float((own(tx).argmax(-1) == ty).float().mean()) for own in (q, uniform)]
+    assert ahead[0] > ahead[1]
+    assert q.mode().cost() <= uniform.mode().cost()
+
+
+def test_bad_input_is_told() -> None:
+    net = network()
+    with pytest.raises(ProbqError, match="needs a budget"):
+        probq.post_training(net, [images(8)], None, progress=False)
+    with pytest.raises(ProbqError, match="needs data"):
+        probq.post_training(net, [], Budget(percent=1), progress=False)
+    with pytest.raises(ProbqError, match="a batch is a tensor"):
+        probq.post_training(net, ["no"], Budget(percent=1), progress=False)
+    with pytest.raises(ProbqError, match="needs labels"):
+        probq.post_training(net, [images(8)], Budget(percent=1), criterion=probq.criteria.loss, progress=False)
+    free = probq.quantize(net, images(8))
+    for function in (probq.ptq.gpfq, probq.ptq.bias):
+        with pytest.raises(ProbqError, match="takes a decided network"):
+            function(free, [images(8)])
+        with pytest.raises(ProbqError, match="needs data"):
+            function(free.at(free.mode()), [])
