@@ -14,7 +14,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "criteria.energy": ["Energy"],
         "decisions.assignment": ["Assignment"],
         "decisions.effective_bops": ["effective_bops"],
-        "errors": ["ProbqError"],
         "evaluation.diagnostics.inference_data": ["to_arviz"],
         "evaluation.diagnostics.table": ["table"],
         "evaluation.metrics": ["calibration", "regression", "uncertainty"],
@@ -39,5 +38,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "training.refinement.decide": ["decide"],
         "training.svi.history": ["History", "Step"],
         "training.svi.learning_rates": ["Rates"],
+        "utils.errors": ["ProbqError"],
     },
 )

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from probq.errors import ProbqError
+from probq.utils.errors import ProbqError
 
 EXTREMES = (
     0, 1, -1, 2, 3, 255, 10**6, 2**31 - 1, 2**31, 2**53, -(2**53), 2**61, 2**63, 2**64, 10**299, 10**400,

@@ -5,9 +5,9 @@ from hypothesis import assume
 from hypothesis import strategies as st
 
 from probq import IntegerModel
-from probq.errors import ProbqError
 from probq.integer import Node
 from probq.integer.packing import Packing
+from probq.utils.errors import ProbqError
 
 OUT_OF_REACH = 2**31
 

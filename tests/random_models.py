@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from probq.errors import ProbqError
 from probq.integer import IntegerModel, Node
 from probq.integer.interpreter import evaluate
 from probq.integer.packing import Packing, bits_of
+from probq.utils.errors import ProbqError
 
 MOST = 2**31 - 1
 Draw = Callable[[int, int], int]

@@ -12,9 +12,9 @@ from typing import Any
 from probq.cli import export as cli_export
 from probq.cli import report as cli_report
 from probq.cli.arguments import seed
-from probq.errors import ProbqError, printable
 from probq.integer import IntegerModel
 from probq.integer.layer_table import LayerNumbers, layers_of, number
+from probq.utils.errors import ProbqError, printable
 from probq.utils.file_kind import file_kind
 
 FAILED, WRONG_USE = 1, 2

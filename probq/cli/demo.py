@@ -15,9 +15,9 @@ from tqdm import tqdm
 import probq
 from probq import codebooks, plot
 from probq.decisions.within_budget import probability_within
-from probq.errors import ProbqError
 from probq.evaluation.diagnostics.table import format_table, table
 from probq.utils.atomic_write import replace_atomically
+from probq.utils.errors import ProbqError
 from probq.utils.random_stream import Stream
 
 EPOCHS_FLOAT, EPOCHS = 10, 16

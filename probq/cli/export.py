@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from probq.cli.arguments import count, seed
-from probq.errors import ProbqError, printable
 from probq.export.targets import TARGETS
 from probq.export.verification import Report, verify_parts
 from probq.integer import IntegerModel
+from probq.utils.errors import ProbqError, printable
 from probq.utils.paths import checked_path
 
 INPUTS = 500

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from probq.errors import ProbqError, printable
+from probq.utils.errors import ProbqError, printable
 from probq.utils.paths import checked_path
 
 LARGEST = 2**30  # bytes of an array

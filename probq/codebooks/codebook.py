@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from probq.errors import ProbqError
+from probq.utils.errors import ProbqError
 
 
 def half_up(u: Tensor) -> Tensor:

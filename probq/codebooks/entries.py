@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from probq.codebooks.codebook import Codebook, Grid, Table
-from probq.errors import ProbqError
+from probq.utils.errors import ProbqError
 
 
 def to_entry(book: Codebook) -> dict[str, Any]:

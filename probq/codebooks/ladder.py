@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from probq.codebooks.codebook import Codebook
 from probq.codebooks.pruned import pruned
 from probq.codebooks.uniform import uniform
-from probq.errors import ProbqError
+from probq.utils.errors import ProbqError
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from probq.codebooks.codebook import Table
-from probq.errors import ProbqError
+from probq.utils.errors import ProbqError
 
 
 def powers_of_two(bits: int) -> Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from probq.codebooks.binary import binary
 from probq.codebooks.codebook import Grid
-from probq.errors import ProbqError
+from probq.utils.errors import ProbqError
 
 WIDEST = 16
 

@@ -10,8 +10,8 @@ from typing import Any, TypeAlias, TypeGuard
 import numpy as np
 
 from probq import cost as costs
-from probq.errors import ProbqError
 from probq.network.tracing.layer import Layer
+from probq.utils.errors import ProbqError
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 from probq.cost.expectation import CostTables
 from probq.cost.layer_costs import activations, name
 from probq.cost.network_cost import Derived
-from probq.errors import ProbqError
+from probq.utils.errors import ProbqError
 
 
 @dataclass(frozen=True)

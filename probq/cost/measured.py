@@ -12,8 +12,8 @@ import numpy as np
 
 from probq.cost.layer_costs import FLOAT_BITS
 from probq.cost.network_cost import NetworkCost
-from probq.errors import ProbqError
 from probq.network.tracing.layer import Layer
+from probq.utils.errors import ProbqError
 
 COLUMNS = ("layer", "weight_bits", "input_bits", "cost")
 

@@ -1,4 +1,4 @@
-"""Criteria: how much each width of each quantizer costs in loss, measured or estimated without training."""
+"""Criteria say how much loss each width of each quantizer costs, without training."""
 
 from probq.criteria.clado import clado
 from probq.criteria.energy import Energy

@@ -1,4 +1,4 @@
-"""Widths of least energy within a budget."""
+"""`allocate` finds the widths of least energy within a budget."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from probq.decisions.assignment import Assignment
 from probq.decisions.constrained_posterior import constrain
 from probq.decisions.widths import format_widths
 from probq.decisions.within_budget import with_widths
-from probq.errors import ProbqError
 from probq.network.program.program import check_posterior
 from probq.network.quantized.quantized import Quantized
+from probq.utils.errors import ProbqError
 
 
 def allocate(
@@ -30,7 +30,7 @@ def allocate(
     seconds: float = 60.0,
     forbidden: Mapping[str, Iterable[int]] | None = None,
 ) -> Assignment:
-    """The widths of least energy whose cost keeps the budget, and the most probable codes.
+    """Return the widths of least energy whose cost keeps the budget, and the most probable codes.
 
     An additive energy is minimised exactly. A pairwise one is an integer programme that is solved until it is proven
     best or the time is up. Tied quantizers share a width, and where channels or weights have gates of their own, all
@@ -81,12 +81,12 @@ def allocate(
 
 
 def _bits(discrete: Any, choice: Any) -> dict[str, np.ndarray]:
-    """One width for each quantizer."""
+    """Return one width for each quantizer."""
     return {name: np.asarray(bits).reshape(-1)[0] for name, bits in discrete.problem.widths(choice).items()}
 
 
 def _laws(q: Quantized, energy: Energy, forbidden: dict[str, Iterable[int]]) -> dict[str, np.ndarray]:
-    """Minus the unary energies of all quantizers; what has no choice has one rung."""
+    """Return minus the unary energies of all quantizers; what has no choice has one rung."""
     ladders = {name: tuple(quantizer.ladder.bits) for name, quantizer in q.named_sites()}
     free = {name: bits for name, bits in ladders.items() if len(bits) > 1}
     if free != dict(zip(energy.names, energy.widths, strict=True)):

@@ -1,4 +1,4 @@
-"""The measured loss, quantizer by quantizer and pair by pair."""
+"""`clado` measures the loss quantizer by quantizer and pair by pair."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def clado(
     resume: str | PathLike[str] | None = None,
     progress: bool = True,
 ) -> Energy:
-    """Additive energies as in `loss`, and for each pair what they miss:
+    """Measure additive energies as in `loss`, and for each pair what they miss:
 
         E_ij(b, c) = L(i on b, j on c) - L(i on b) - L(j on c) + L(all on their widest rung).
 
@@ -63,7 +63,7 @@ def clado(
 
 
 def projected(energy: Energy) -> Energy:
-    """The energy whose quadratic form is the nearest without negative eigenvalues.
+    """Return the energy whose quadratic form is the nearest without negative eigenvalues.
 
     The form `x' G x / 2` over one-hot rungs has `G_ii = 2 E_i` and `G_ij = E_ij`. Its projection couples rungs of one
     quantizer, of which only one is chosen, so those couplings are left out.

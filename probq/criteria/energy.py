@@ -1,4 +1,4 @@
-"""Energies over widths: what each choice of widths adds to the loss, quantizer by quantizer and pair by pair."""
+"""Energies over widths say what each choice of widths adds to the loss, quantizer by quantizer and pair by pair."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import pandas
 
 from probq.criteria.energy_file import read, write
-from probq.errors import ProbqError
+from probq.utils.errors import ProbqError
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +71,7 @@ class Energy:
         return pairwise
 
     def __len__(self) -> int:
-        """Number of rungs of all quantizers."""
+        """Return the number of rungs of all quantizers."""
         return sum(map(len, self.widths))
 
     def _slices(self) -> Iterator[slice]:
@@ -79,14 +79,14 @@ class Energy:
         return (slice(int(a), int(b)) for a, b in pairwise(ends))
 
     def block(self, one: str, other: str) -> np.ndarray:
-        """Pairwise energies of two quantizers, `[rungs of one, rungs of the other]`; zeros where there are none."""
+        """Return the pairwise energies of two quantizers, `[rungs of one, rungs of the other]`, zeros if there are none."""
         place = dict(zip(self.names, self._slices(), strict=True))
         if self.pairwise is None:
             return np.zeros((place[one].stop - place[one].start, place[other].stop - place[other].start))
         return self.pairwise[place[one], place[other]]
 
     def __call__(self, widths: Mapping[str, Any]) -> float:
-        """The energy of a choice of widths, such as `Assignment.widths`.
+        """Return the energy of a choice of widths, such as `Assignment.widths`.
 
         Raises:
             ProbqError: if a quantizer has no width, one that is not on its ladder, or one for each channel.
@@ -98,7 +98,7 @@ class Energy:
         return total
 
     def _rungs(self, widths: Mapping[str, Any]) -> list[tuple[int, int]]:
-        """First place of each quantizer, and its rung."""
+        """Return the first place of each quantizer, and its rung."""
         found = []
         for name, bits, part in zip(self.names, self.widths, self._slices(), strict=True):
             wanted = np.unique(np.asarray(widths[name])) if name in widths else np.zeros(0)
@@ -128,11 +128,11 @@ class Energy:
 
     @property
     def negative(self) -> int:
-        """Number of unary energies below 0: narrower rungs that the criterion found better than the widest one."""
+        """Count the unary energies below 0, of narrower rungs that the criterion found better than the widest one."""
         return int(sum((row < 0).sum() for row in self.unary))
 
     def to_frame(self) -> pandas.DataFrame:
-        """A row for each quantizer, a column for each width in bits; NaN where a ladder lacks it."""
+        """Return a row for each quantizer, a column for each width in bits; NaN where a ladder lacks it."""
         rows = [dict(zip(bits, row, strict=True)) for bits, row in zip(self.widths, self.unary, strict=True)]
         columns = sorted({b for bits in self.widths for b in bits})
         frame = pandas.DataFrame(rows, index=pandas.Index(self.names, name="quantizer"), columns=columns)
@@ -153,7 +153,7 @@ class Energy:
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Energy:
-        """The energy of a file that `save` wrote.
+        """Return the energy of a file that `save` wrote.
 
         Raises:
             ProbqError: if there is no such file, it is damaged, or of another kind.

@@ -1,4 +1,4 @@
-"""The safetensors file of an energy: arrays, a JSON header, and one hash over both."""
+"""The safetensors file of an energy holds arrays, a JSON header, and one hash over both."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
-from probq.errors import ProbqError
 from probq.utils.atomic_write import replace_atomically
+from probq.utils.errors import ProbqError
 
 FORMAT, VERSION = "probq.energy", 1
 
@@ -34,7 +34,7 @@ def write(path: str | PathLike[str], content: Mapping[str, Any], tensors: Mappin
 
 
 def read(path: str | PathLike[str]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The header and the arrays of a file, its hash checked.
+    """Return the header and the arrays of a file, its hash checked.
 
     Raises:
         ProbqError: if there is no such file, it is damaged, edited or of another kind.

@@ -1,4 +1,4 @@
-"""How far outputs move from those of the float network; needs no labels."""
+"""`kl` measures how far outputs move from those of the float network, without labels."""
 
 from __future__ import annotations
 

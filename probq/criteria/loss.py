@@ -1,4 +1,4 @@
-"""The measured loss, additive: one quantizer at a time on a narrower rung."""
+"""`loss` measures the loss with one quantizer at a time on a narrower rung."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def loss(
 
 
 def mean_loss(network: PerturbedNetwork) -> Callable[[Mapping[str, int]], float]:
-    """The loss of given widths for one example in nats."""
+    """Return a function that gives the loss of widths for one example in nats."""
 
     def value(widths: Mapping[str, int]) -> float:
         outputs = network.outputs(widths)

@@ -1,4 +1,4 @@
-"""Measuring many choices of widths: with a progress bar, and going on where a killed run stopped."""
+"""Many choices of widths are measured with a progress bar, and a killed run goes on where it stopped."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ import numpy as np
 from tqdm import tqdm
 
 from probq.criteria.perturbed import PerturbedNetwork
-from probq.errors import ProbqError
 from probq.utils.atomic_write import replace_atomically
+from probq.utils.errors import ProbqError
 
 SAVE_EVERY = 20  # measurements between two looks at the file
 Choice = tuple[tuple[str, int], ...]  # quantizers that are not on their widest rung, with their widths
 
 
 def single_choices(network: PerturbedNetwork) -> list[Choice]:
-    """Every quantizer on each of its narrower rungs, all others on the widest."""
+    """Return every quantizer on each of its narrower rungs, all others on the widest."""
     return [((name, b),) for name, bits in zip(network.names, network.widths, strict=True) for b in bits[:-1]]
 
 
 def pair_choices(network: PerturbedNetwork) -> list[Choice]:
-    """Every two quantizers on each pair of narrower rungs, all others on the widest."""
+    """Return every two quantizers on each pair of narrower rungs, all others on the widest."""
     single = single_choices(network)
     return [a + b for k, a in enumerate(single) for b in single[k + 1 :] if a[0][0] != b[0][0]]
 
@@ -38,7 +38,7 @@ def measured(
     resume: str | PathLike[str] | None,
     progress: bool,
 ) -> dict[Choice, float]:
-    """The value of each choice, the widest rungs included as `()`.
+    """Measure the value of each choice, the widest rungs included as `()`.
 
     Args:
         network: that is measured.
@@ -67,13 +67,13 @@ def measured(
 
 
 def unary_energies(network: PerturbedNetwork, found: Mapping[Choice, float]) -> tuple[np.ndarray, ...]:
-    """What each rung adds to the value of the widest ones."""
+    """Return what each rung adds to the value of the widest ones."""
     rows = zip(network.names, network.widths, strict=True)
     return tuple(np.array([found[((name, b),)] - found[()] for b in bits[:-1]] + [0.0]) for name, bits in rows)
 
 
 def _key(network: PerturbedNetwork) -> str:
-    """A hash of what decides the values: the state of the network and the data."""
+    """Return a hash of what decides the values: the state of the network and the data."""
     digest = hashlib.sha256(json.dumps([network.names, network.widths]).encode())
     tensors = [*network.q.state_dict().values(), *(a for x, y in network.batches for a in (x, y))]
     for tensor in tensors:

@@ -1,4 +1,4 @@
-"""Networks with a few quantizers on narrower rungs: what lies upstream of the first of them is computed once."""
+"""Networks run with a few quantizers on narrower rungs: what lies upstream of the first of them is computed once."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from probq.decisions.widths import fix_widths
-from probq.errors import ProbqError
 from probq.network.program.substitution import running, substitute
 from probq.network.quantized.quantized import Quantized
 from probq.network.tracing.arguments import arguments
 from probq.training.ptq.batch_norm import decided_output, estimate_norms, has_norms
+from probq.utils.errors import ProbqError
 
 MOST_CACHED = 2**31  # bytes of outputs that are kept; beyond, everything is computed anew
 Batch = tuple[Any, Tensor | None]
@@ -56,7 +56,7 @@ class PerturbedNetwork:
         self._recording = False
 
     def outputs(self, widths: Mapping[str, int]) -> Iterator[tuple[Any, Batch]]:
-        """Outputs at given widths, every code at its mode, with the batch of each.
+        """Yield the outputs at given widths, every code at its mode, with the batch of each.
 
         Args:
             widths: bits of the quantizers that are not on their widest rung.
@@ -77,7 +77,7 @@ class PerturbedNetwork:
                         yield decided_output(self.q, arguments(batch[0])), batch
 
     def float_outputs(self) -> Iterator[Any]:
-        """Outputs of the float network."""
+        """Yield the outputs of the float network."""
         self._first = -1
         with torch.no_grad(), self.q.evaluating():
             for x, _ in self._marked("float"):
@@ -85,7 +85,7 @@ class PerturbedNetwork:
                     yield substitute(self.q.net, {}, {}, {}, *arguments(x))
 
     def _first_touched(self, widths: Mapping[str, int]) -> int:
-        """Place of the first layer that computes otherwise than on the widest rungs."""
+        """Return the place of the first layer that computes otherwise than on the widest rungs."""
         named = set(widths) | {name for name, site in self.q.sites.items() if site in widths}
         touched = [layer.name for layer in self.q.layers if {layer.weight, layer.input} & named]
         return min((self._order.get(name, 0) for name in touched), default=len(self._order))
@@ -113,7 +113,7 @@ class PerturbedNetwork:
 
 
 def in_memory(batches: Iterable[Any], q: Quantized, examples: int) -> list[Batch]:
-    """The first examples of the user's data, with targets where there are any.
+    """Return the first examples of the user's data, with targets where there are any.
 
     Raises:
         ProbqError: if there are none.

@@ -1,4 +1,4 @@
-"""A network and data made ready for a criterion."""
+"""A network and data are made ready for a criterion."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 from probq.criteria.energy import Energy
 from probq.criteria.perturbed import PerturbedNetwork, in_memory
-from probq.errors import ProbqError
 from probq.network.program.program import check_posterior
 from probq.network.quantized.quantized import Quantized
 from probq.training.ptq.input_scales import set_input_scales
 from probq.utils.arguments import check_number
 from probq.utils.batches import Batches
+from probq.utils.errors import ProbqError
 
 NOISE = 1e-6  # nats; what float32 leaves of equal losses
 
@@ -22,7 +22,7 @@ NOISE = 1e-6  # nats; what float32 leaves of equal losses
 def perturbed_network(
     q: Quantized, batches: Iterable[Any], examples: int, criterion: str, labels: bool
 ) -> PerturbedNetwork:
-    """The network to measure, with scales set from the data if they were not.
+    """Return the network to measure, with scales set from the data if they were not.
 
     Args:
         q: from `quantize`.

@@ -19,9 +19,9 @@ from probq.cost.budget import Budget
 from probq.decisions.allocation import most_probable as solve
 from probq.decisions.allocation.conditional_sampling import conditional_draws, probability_within
 from probq.decisions.allocation.problem import Choice, Problem, make_problem
-from probq.errors import ProbqError
 from probq.network.program.program import Program
 from probq.network.tracing.layer import Layer
+from probq.utils.errors import ProbqError
 from probq.utils.numbers import format_number
 
 SEARCH = 16  # halvings of the limit that stands in for a coupled one

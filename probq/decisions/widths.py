@@ -9,10 +9,10 @@ from torch import Tensor
 
 from probq import cost as costs
 from probq.cost.budget import Budgets, budgets
-from probq.errors import ProbqError
 from probq.network.program.program import Program
 from probq.network.quantizers.base import Quantizer
 from probq.network.quantizers.weight import WeightQuantizer
+from probq.utils.errors import ProbqError
 
 
 def widths_are_fixed(q: Program) -> bool:

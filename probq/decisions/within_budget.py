@@ -20,9 +20,9 @@ from probq.decisions.widths import (
     widths_are_fixed,
     widths_of_rungs,
 )
-from probq.errors import ProbqError
 from probq.network.program.decided_codes import decided_codes, rung_onehots
 from probq.network.program.program import Program
+from probq.utils.errors import ProbqError
 from probq.utils.numbers import format_number
 from probq.utils.random_stream import Stream
 

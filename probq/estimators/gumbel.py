@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from probq.errors import ProbqError
 from probq.estimators.estimator import Estimator
 from probq.network.distributions.codes import Codes
+from probq.utils.errors import ProbqError
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from probq.errors import ProbqError
 from probq.export.targets import TARGETS
 from probq.export.verification import Report
 from probq.integer import IntegerModel
 from probq.integer.ranges import LAYERS, accumulators
 from probq.utils.atomic_write import replace_atomically
+from probq.utils.errors import ProbqError
 from probq.utils.paths import target_path
 
 LIBRARIES = ("probq", "numpy", *dict.fromkeys(library for target in TARGETS for library in target.libraries))

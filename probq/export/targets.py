@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from probq.errors import ProbqError, sentence
 from probq.export.common.artifact_folder import target_of
 from probq.integer import IntegerModel
+from probq.utils.errors import ProbqError, sentence
 from probq.utils.optional_import import require
 
 Computation = Callable[[Any], np.ndarray]  # integers of inputs to integers of outputs, the batch first

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from probq.errors import ProbqError
 from probq.export.targets import recognize
 from probq.integer import IntegerModel
+from probq.utils.errors import ProbqError
 from probq.utils.paths import checked_path
 
 

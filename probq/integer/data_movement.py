@@ -5,9 +5,9 @@ from types import MappingProxyType
 
 import numpy as np
 
-from probq.errors import ProbqError
 from probq.integer.node import Node
 from probq.integer.windows import pad
+from probq.utils.errors import ProbqError
 
 
 def behind_batch(axis: int, x: np.ndarray) -> int:

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from probq.errors import ProbqError
 from probq.evaluation.metrics import uncertainty
 from probq.evaluation.metrics.uncertainty import Uncertainty
 from probq.integer.model import IntegerModel
 from probq.integer.node import metadata_copy
 from probq.utils.atomic_write import temporary_name
+from probq.utils.errors import ProbqError
 from probq.utils.paths import checked_path, reason, target_path
 
 FORMAT, VERSION = "probq.ensemble", 1

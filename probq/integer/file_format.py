@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from probq.errors import ProbqError
 from probq.integer.node import Node
 from probq.integer.packing import LARGEST_LEVEL, MOST_ELEMENTS, Levels, Packing, bits_of, pack, unpack
 from probq.integer.sizes import check_count
 from probq.utils.atomic_write import replace_atomically
+from probq.utils.errors import ProbqError
 from probq.utils.paths import checked_path
 
 FORMAT, VERSION = "probq.integer", 1

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from probq.errors import ProbqError
 from probq.integer.data_movement import MOVES, behind_batch, check_range
 from probq.integer.node import Node
 from probq.integer.windows import blind, ceil_size, columns, pad, pool, span
+from probq.utils.errors import ProbqError
 
 COLUMNS = 2**22  # elements of one block of a convolution's unfolded input
 LOWEST = np.iinfo(np.int64).min

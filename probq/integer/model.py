@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from probq.errors import ProbqError
 from probq.integer import file_format
 from probq.integer.interpreter import as_array, evaluate, quantize
 from probq.integer.node import Node, metadata_copy
@@ -16,6 +15,7 @@ from probq.integer.operations import LAYERS
 from probq.integer.ranges import Range, ranges
 from probq.integer.shapes import Shape, shape_of
 from probq.integer.sizes import check_count, check_sizes
+from probq.utils.errors import ProbqError
 
 CHUNK = 2**20  # elements of any value interpreted at once
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from probq.errors import ProbqError
 from probq.integer.operations import check
 from probq.integer.packing import Packing, size_in_bits, smallest
+from probq.utils.errors import ProbqError
 
 MOST_DIGITS = 300  # of an integer; more are beyond float64
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from probq.errors import ProbqError
+from probq.utils.errors import ProbqError
 
 LAYERS = ("linear", "conv", "embedding")
 LARGEST = 2**61

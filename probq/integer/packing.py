@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from probq.errors import ProbqError
+from probq.utils.errors import ProbqError
 
 Levels = range | tuple[int, ...]
 LARGEST_LEVEL = 2**61  # the difference of two levels fits int64

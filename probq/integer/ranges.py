@@ -7,9 +7,9 @@ from types import MappingProxyType
 
 import numpy as np
 
-from probq.errors import ProbqError
 from probq.integer.node import Node
 from probq.integer.shapes import Shape, axis_of
+from probq.utils.errors import ProbqError
 
 LAYERS = ("linear", "conv")
 EXACT, MOST = 2**53, 2**63  # of layers, which are held in float64, and of int64

@@ -4,9 +4,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
-from probq.errors import ProbqError
 from probq.integer.node import Node
 from probq.integer.windows import blind, ceil_size, span
+from probq.utils.errors import ProbqError
 
 Shape = tuple[int, ...]
 

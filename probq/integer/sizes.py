@@ -8,9 +8,9 @@ allocated.
 import math
 from collections.abc import Mapping, Sequence
 
-from probq.errors import ProbqError
 from probq.integer.node import Node
 from probq.integer.shapes import Shape, padded, spread
+from probq.utils.errors import ProbqError
 
 MOST_NODES = 2**12
 MOST_INPUTS = 2**26  # for one example

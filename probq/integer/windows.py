@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from probq.errors import ProbqError
+from probq.utils.errors import ProbqError
 
 MOST_CHECKED = 2**20  # windows before the input; more are in no model that fits into memory
 MOST_TAPS = 64  # passes over all windows; larger ones are joined one by one

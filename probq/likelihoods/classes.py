@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Distribution, Independent, OneHotCategorical
 from torch.distributions import Categorical as CategoricalLaw
 
-from probq.errors import ProbqError
 from probq.likelihoods.network_likelihood import NetworkLikelihood
+from probq.utils.errors import ProbqError
 
 IGNORED = -100  # the target that `torch.nn.functional.cross_entropy` leaves out
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeAlias
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from probq.errors import ProbqError
+from probq.utils.errors import ProbqError
 
 Likelihood: TypeAlias = Callable[[Tensor], Distribution]
 

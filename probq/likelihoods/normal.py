@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.distributions import Normal as NormalLaw
 
-from probq.errors import ProbqError
 from probq.likelihoods.network_likelihood import NetworkLikelihood
+from probq.utils.errors import ProbqError
 
 LEAST_SD = 1e-6
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from probq.errors import ProbqError
 from probq.likelihoods.classes import Categorical, categorical
 from probq.likelihoods.network_likelihood import Likelihood, NetworkLikelihood
 from probq.likelihoods.normal import Normal
+from probq.utils.errors import ProbqError
 
 
 def for_target(target: Tensor, output: Any = None) -> Likelihood:

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from probq.errors import ProbqError
 from probq.integer.lowering.foreseen import foreseen_refusal
 from probq.likelihoods import Likelihood
 from probq.network.program.foldable import check_norms
@@ -25,6 +24,7 @@ from probq.network.tracing.arguments import first_rows, signature
 from probq.network.tracing.layer import Layer
 from probq.network.tracing.plain import plain_copy
 from probq.network.tracing.trace import trace_network
+from probq.utils.errors import ProbqError
 
 
 @torch.inference_mode(False)

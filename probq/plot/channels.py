@@ -6,11 +6,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 
-from probq.errors import ProbqError
 from probq.evaluation.diagnostics import width_draws
 from probq.network.program.program import Program, check_posterior
 from probq.network.quantizers.weight import WeightQuantizer
 from probq.plot.style import height_of, name_rows, new_axes, shortened, title
+from probq.utils.errors import ProbqError
 
 
 def channels(q: Program, ax: Axes | None = None) -> Axes:

@@ -9,10 +9,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from probq.errors import ProbqError
 from probq.evaluation.diagnostics import width_draws
 from probq.network.program.program import Program, check_posterior
 from probq.plot.style import CROWDED, bits_text, dot, dot_size, legend, name_columns, new_axes, title, widths_colours
+from probq.utils.errors import ProbqError
 
 FLOAT = "#bbbbbb"
 

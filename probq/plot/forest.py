@@ -8,7 +8,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from probq.errors import ProbqError
 from probq.evaluation.diagnostics import width_draws
 from probq.network.program.program import Program, check_posterior
 from probq.plot.style import (
@@ -25,6 +24,7 @@ from probq.plot.style import (
     new_axes,
     title,
 )
+from probq.utils.errors import ProbqError
 
 INNER = 0.5
 

@@ -10,8 +10,8 @@ import pandas
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from probq.errors import ProbqError
 from probq.plot.style import COST, DARK, LOSS, new_axes, title
+from probq.utils.errors import ProbqError
 
 if TYPE_CHECKING:
     from probq.training.svi.history import History

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from probq.errors import ProbqError
 from probq.integer import IntegerModel
 from probq.integer.layer_table import layers_of
 from probq.plot.style import CROWDED, INPUT, WEIGHT, legend, name_columns, new_axes, title
+from probq.utils.errors import ProbqError
 
 ACCUMULATOR = "#555555"
 

@@ -6,8 +6,8 @@ import pandas
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from probq.errors import ProbqError
 from probq.plot.style import DARK, LIMIT, LOSS, PALE, legend, new_axes, title, unit
+from probq.utils.errors import ProbqError
 
 
 def pareto(table: pandas.DataFrame, ax: Axes | None = None) -> Axes:

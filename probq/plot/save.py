@@ -9,8 +9,8 @@ from os import PathLike
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 
-from probq.errors import ProbqError
 from probq.utils.atomic_write import replace_atomically
+from probq.utils.errors import ProbqError
 
 
 def save(ax: Axes, path: str | PathLike[str]) -> None:

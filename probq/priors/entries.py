@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from probq.errors import ProbqError
 from probq.priors.codes import CodePrior, Laplace, Normal, SpikeSlab
 from probq.priors.widths import Energy, Geometric, WidthPrior
+from probq.utils.errors import ProbqError
 
 KINDS = (Normal, Laplace, SpikeSlab, Geometric, Energy)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from probq.codebooks import Ladder
-from probq.errors import ProbqError
+from probq.utils.errors import ProbqError
 
 
 @dataclass(frozen=True)

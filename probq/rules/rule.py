@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from probq.errors import ProbqError
 from probq.network.program.program import Program
+from probq.utils.errors import ProbqError
 
 
 class State(ABC):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from probq.errors import ProbqError
 from probq.rules import ConstraintGuided, Rule
 from probq.utils.arguments import check_number, check_seed
+from probq.utils.errors import ProbqError
 
 
 def check_options(

@@ -13,7 +13,6 @@ from tqdm import tqdm
 from probq.cost.budget import Budgets, budgets
 from probq.decisions.widths import fixed_by_decision
 from probq.decisions.within_budget import check_budget_reachable
-from probq.errors import ProbqError
 from probq.evaluation.diagnostics.held_out import validate
 from probq.likelihoods import Likelihood
 from probq.network.program.program import check_posterior
@@ -30,6 +29,7 @@ from probq.training.svi.history import History, Step
 from probq.training.svi.learning_rates import Rates, check_optimizer
 from probq.training.svi.trainer import Trainer
 from probq.utils.batches import Batches
+from probq.utils.errors import ProbqError
 from probq.utils.paths import target_path
 from probq.utils.random_stream import Apart, Stream
 

@@ -1,4 +1,4 @@
-"""`post_training`: from a trained network to a decided one under a budget, without training."""
+"""`post_training` takes a trained network to a decided one under a budget, without training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from probq.cost.budget import Budgets, budgets
 from probq.criteria import Energy, kl, loss
 from probq.criteria.allocate import allocate
 from probq.decisions.widths import fix_widths
-from probq.errors import ProbqError
 from probq.evaluation.diagnostics.held_out import scores
 from probq.likelihoods import Likelihood
 from probq.network.program.substitution import substitute
@@ -29,6 +28,7 @@ from probq.training.ptq.gpfq import gpfq
 from probq.training.ptq.input_scales import set_input_scales
 from probq.utils.arguments import check_number
 from probq.utils.batches import Batches
+from probq.utils.errors import ProbqError
 
 
 def post_training(
@@ -42,7 +42,7 @@ def post_training(
     examples: int = 512,
     progress: bool = True,
 ) -> Quantized:
-    """A decided network within a budget, from a few hundred inputs and without training.
+    """Return a decided network within a budget, from a few hundred inputs and without training.
 
     The scales of inputs are set, a criterion measures what each width costs, `probq.allocate` chooses widths, batch
     normalisation is estimated anew at these. Then weights are rounded by `probq.ptq.gpfq` and biases corrected by
@@ -103,7 +103,7 @@ def _loss(q: Quantized, data: Batches) -> float:
 
 @torch.no_grad()
 def _divergence(q: Quantized, data: Batches, reference: Quantized) -> float:
-    """`KL(p_float || p)` of all examples in nats."""
+    """Return `KL(p_float || p)` of all examples in nats."""
     total = 0.0
     for x, _ in data:
         with reference.evaluating():
@@ -113,7 +113,7 @@ def _divergence(q: Quantized, data: Batches, reference: Quantized) -> float:
 
 
 def _pairs(batches: Iterable[Any], examples: int) -> tuple[list[tuple[Any, Tensor]], bool]:
-    """The first examples as pairs, and whether they have labels; without any, zeros stand in for them."""
+    """Return the first examples as pairs, and whether they have labels; without any, zeros stand in for them."""
     found: list[tuple[Any, Tensor]] = []
     labelled, left = True, examples
     for batch in batches:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from probq.decisions.widths import fixed_by_decision
-from probq.errors import ProbqError
 from probq.likelihoods import Likelihood, for_target, only_tensor
 from probq.network.program.program import Observation, Program
 from probq.network.program.substitution import running, substitute
@@ -16,6 +15,7 @@ from probq.network.quantized.quantized import Quantized
 from probq.network.tracing.arguments import arguments
 from probq.training.ptq.input_scales import set_input_scales
 from probq.utils.batches import Batches
+from probq.utils.errors import ProbqError
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from numbers import Integral
 from typing import Any
 
-from probq.errors import ProbqError
+from probq.utils.errors import ProbqError
 
 
 def check_number(name: str, value: Any, least: int) -> None:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 
-from probq.errors import ProbqError
+from probq.utils.errors import ProbqError
 from probq.utils.paths import reason, target_path
 
 

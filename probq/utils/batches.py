@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from probq.errors import ProbqError
+from probq.utils.errors import ProbqError
 
 
 class Batches:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from probq.errors import ProbqError
+from probq.utils.errors import ProbqError
 from probq.utils.paths import checked_path
 
 

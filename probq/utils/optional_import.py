@@ -3,7 +3,7 @@
 import importlib
 from typing import Any
 
-from probq.errors import ProbqError
+from probq.utils.errors import ProbqError
 
 
 def require(module: str, extra: str) -> Any:

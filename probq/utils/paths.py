@@ -4,7 +4,7 @@ import errno
 from os import PathLike
 from pathlib import Path
 
-from probq.errors import ProbqError
+from probq.utils.errors import ProbqError
 
 ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # what a reader or writer says better
 

@@ -29,9 +29,7 @@ ROOMS = tuple(
 
 TRAINING = {"torch", "pyro"}
 # Rooms that work where neither torch nor Pyro is installed.
-INTEGER_HALF = tuple(
-    r for r in ROOMS if r in ("errors", "evaluation/metrics", "integer") or r.split("/")[0] == "export"
-)
+INTEGER_HALF = tuple(r for r in ROOMS if r in ("evaluation/metrics", "integer") or r.split("/")[0] == "export")
 
 # Where a library may appear; no other module may import it, not even inside a function.
 HOMES = {
@@ -206,7 +204,7 @@ def run(program: str) -> str:
 
 def test_package_keeps_the_rules() -> None:
     modules = read_package()
-    assert {"probq", "probq.errors", "probq.integer", PROGRAM, "probq.cli.command_line"} <= set(modules)
+    assert {"probq", "probq.utils.errors", "probq.integer", PROGRAM, "probq.cli.command_line"} <= set(modules)
     assert problems(modules) == []
 
 
@@ -250,9 +248,9 @@ def test_public_names_do_not_depend_on_what_was_imported_before() -> None:
 # The rules themselves: a small package that keeps them, and what each of them finds.
 GOOD = {
     "probq": "import lazy_loader as lazy\n__getattr__, __dir__, __all__ = lazy.attach(__name__)",
-    "probq.errors": "__all__ = ['ProbqError']",
+    "probq.utils.errors": "__all__ = ['ProbqError']",
     "probq.integer": "from probq.integer.model import IntegerModel",
-    "probq.integer.model": "import numpy\nfrom probq.errors import ProbqError",
+    "probq.integer.model": "import numpy\nfrom probq.utils.errors import ProbqError",
     "probq.export": "",
     "probq.export.c": "from ...integer import model\nfrom probq.integer.model import IntegerModel",
     "probq.export.c.writer": "from probq import integer",
@@ -314,7 +312,7 @@ BAD = {
     "integer half imports torch inside a function": ("probq.export.c", "def f():\n    import torch", "reaches torch"),
     "integer half reaches torch by another module": ("probq.export.c", f"import {TRACE}", "reaches torch"),
     "integer half reaches torch by its package": ("probq.export", "from torch import Tensor", "probq.export.c reaches"),
-    "root reaches torch": ("probq", f"from {TRACE} import layers", "probq.errors reaches"),
+    "root reaches torch": ("probq", f"from {TRACE} import layers", "probq.integer reaches"),
     "list": ("probq.cost", "SEEN = []", "mutable state in SEEN"),
     "annotated dict": ("probq.cost", "SEEN: dict[str, int] = {}", "mutable state in SEEN"),
     "call": ("probq.cost", "SEEN = collections.defaultdict(list)", "mutable state in SEEN"),

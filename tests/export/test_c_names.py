@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from random_models import inputs, seeded
 
-from probq.errors import ProbqError
 from probq.export import c
 from probq.integer import IntegerModel, Node
+from probq.utils.errors import ProbqError
 
 COMPILERS = [
     pytest.param(name, marks=pytest.mark.skipif(not shutil.which(name.split()[0]), reason="no compiler"))

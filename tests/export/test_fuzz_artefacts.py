@@ -12,13 +12,13 @@ from fuzzing import damaged, edited, outcome
 from integer_models import one_layer
 
 from probq import export
-from probq.errors import ProbqError
 from probq.evaluation.reporting import certificates
 from probq.export import c, hls, memory, onnx, qonnx, verilog
 from probq.export.certificate import certify
 from probq.export.common import artifact_folder as folders
 from probq.integer import IntegerModel, Node
 from probq.integer.ensemble import Ensemble, _digest
+from probq.utils.errors import ProbqError
 
 MODEL = one_layer([[3, -5], [1, 2]], [4, -4], 2, 7)
 X = np.array([[0.0, 0.0], [3.0, 1.0], [2.0, 9.0]])

@@ -8,9 +8,9 @@ from fuzzing import damaged, edited, forge, outcome, read
 from random_models import inputs, seeded
 
 from probq.cli.command_line import integer_text
-from probq.errors import ProbqError
 from probq.export import c, onnx
 from probq.integer import IntegerModel
+from probq.utils.errors import ProbqError
 
 
 def used(path: Path) -> tuple[IntegerModel, np.ndarray]:

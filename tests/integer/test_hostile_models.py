@@ -13,11 +13,11 @@ import pytest
 import safetensors.numpy
 from fuzzing import forge, outcome, read
 
-from probq.errors import ProbqError
 from probq.integer import IntegerModel, Node
 from probq.integer.ensemble import Ensemble
 from probq.integer.packing import Packing
 from probq.integer.shapes import shape_of
+from probq.utils.errors import ProbqError
 
 SIZES = (10**6, 2**20, 10**8, 2**31 - 1)
 POOL = {"stride": [1], "padding": [[0, 0]]}

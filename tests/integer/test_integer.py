@@ -17,10 +17,10 @@ import safetensors.numpy
 import torch
 import torch.nn.functional as F
 
-from probq.errors import ProbqError
 from probq.integer import IntegerModel, Node
 from probq.integer.model import CHUNK
 from probq.integer.packing import Packing, pack
+from probq.utils.errors import ProbqError
 
 
 @contextlib.contextmanager

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from probq import IntegerModel
-from probq.errors import ProbqError
 from probq.integer import Node
 from probq.integer.interpreter import OPERATIONS, evaluate, quantize
 from probq.integer.operations import SIGNATURES
+from probq.utils.errors import ProbqError
 
 CONV = (F.conv1d, F.conv2d, F.conv3d)
 CONV_TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)

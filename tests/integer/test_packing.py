@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from probq.errors import ProbqError
 from probq.integer.packing import LARGEST_LEVEL, Levels, Packing, bits_of, pack, size_in_bits, smallest, unpack
+from probq.utils.errors import ProbqError
 
 
 def one(levels: Levels) -> Packing:

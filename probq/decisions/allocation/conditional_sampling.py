@@ -7,7 +7,7 @@ from scipy.special import logsumexp, softmax
 
 from probq.decisions.allocation.most_probable import ROUNDS, Limits, check_reachable, replace_price
 from probq.decisions.allocation.problem import Choice, Group, Problem
-from probq.errors import ProbqError
+from probq.utils.errors import ProbqError
 
 BATCH = 2048
 MOST_NUMBERS = 4_000_000

@@ -7,7 +7,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
 from probq.decisions.allocation.problem import Choice, Group, Problem
-from probq.errors import ProbqError
+from probq.utils.errors import ProbqError
 
 
 def nearest_to_limits(problem: Problem, limits: np.ndarray) -> tuple[Choice, float]:

@@ -10,7 +10,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 
 from probq.decisions.allocation.integer_program import by_group, nearest_to_limits, to_choice, to_columns
 from probq.decisions.allocation.problem import Choice, Problem
-from probq.errors import ProbqError
+from probq.utils.errors import ProbqError
 from probq.utils.numbers import format_number
 
 Limits: TypeAlias = float | np.ndarray

@@ -1,4 +1,4 @@
-"""The choice of widths of least energy under limits where energies of pairs count too."""
+"""Widths of least energy are found under limits where energies of pairs count too."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LEAST_GAIN = 1e-12
 def least_energy(
     problem: Problem, limits: np.ndarray, pairs: Pairs, start: Choice, seconds: float
 ) -> tuple[Choice, float]:
-    """The choice of least `-log-probability + energies of pairs` within the limits, and its proven gap.
+    """Return the choice of least `-log-probability + energies of pairs` within the limits, and its proven gap.
 
     An integer programme: for each pair of quantizers a joint law `y` over its rungs, whose marginals are the rungs
     chosen (Sherali and Adams' first level), so that the objective is linear.
@@ -114,7 +114,7 @@ def descend(problem: Problem, limits: np.ndarray, pairs: Pairs, start: Choice, s
 
 
 def _unary(problem: Problem, names: Sequence[str]) -> np.ndarray:
-    """Minus the log-probability of every rung of every name, one after the other; infinite where one is barred."""
+    """Return minus the log-probability of every rung of every name in turn; infinite where one is barred."""
     found: dict[str, np.ndarray] = {}
     for g in problem.groups:
         for s, name in enumerate(g.shared):
@@ -135,7 +135,7 @@ def _rungs(problem: Problem, choice: Choice) -> dict[str, int]:
 
 
 def _choice(problem: Problem, rungs: Mapping[str, int]) -> Choice | None:
-    """The choice of given rungs, or None where one is barred."""
+    """Return the choice of given rungs, or None where one is barred."""
     result: Choice = []
     for g in problem.groups:
         wanted = [rungs[name] for name in g.shared]
@@ -148,13 +148,13 @@ def _choice(problem: Problem, rungs: Mapping[str, int]) -> Choice | None:
 
 
 def energy_of(problem: Problem, choice: Choice, pairs: Pairs) -> float:
-    """`-log-probability + energies of pairs` of a choice."""
+    """Return `-log-probability + energies of pairs` of a choice."""
     rungs = _rungs(problem, choice)
     return float(-problem.value(choice)[0] + sum(table[rungs[a], rungs[b]] for (a, b), table in pairs.items()))
 
 
 def _marginals(problem: Problem) -> dict[str, list[np.ndarray]]:
-    """For each name and rung, the columns whose sum says whether it is chosen."""
+    """Return, for each name and rung, the columns whose sum says whether it is chosen."""
     found: dict[str, list[np.ndarray]] = {}
     start = 0
     for g in problem.groups:
@@ -170,7 +170,7 @@ def _marginals(problem: Problem) -> dict[str, list[np.ndarray]]:
 
 
 def _linked(pairs: Pairs, marginals: Mapping[str, list[np.ndarray]], columns: int) -> tuple[np.ndarray, csr_array]:
-    """Energies of all joint columns, and equations that tie their marginals to the rungs chosen."""
+    """Return energies of all joint columns, and equations that tie their marginals to the rungs chosen."""
     energies, rows, start = [], [], columns
     for (one, other), table in pairs.items():
         places = start + np.arange(table.size).reshape(table.shape)

@@ -17,8 +17,8 @@ from scipy.special import logsumexp
 
 from probq import cost as costs
 from probq.codebooks import Ladder
-from probq.errors import ProbqError
 from probq.network.tracing.layer import Layer
+from probq.utils.errors import ProbqError
 from probq.utils.numbers import format_number
 
 Choice: TypeAlias = list[tuple[int, np.ndarray]]  # of each group a combination, and the rungs of its gates

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from probq.errors import ProbqError
 from probq.likelihoods import as_network_likelihood
 from probq.network.quantized.quantized import Quantized
 from probq.network.quantizers.base import Quantizer
 from probq.network.quantizers.weight import WeightQuantizer
+from probq.utils.errors import ProbqError
 
 
 def check_chains(q: Quantized | Sequence[Quantized]) -> list[Quantized]:

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from probq.errors import ProbqError
 from probq.network.program.program import Observation
 from probq.network.program.substitution import running
 from probq.network.quantized.quantized import Quantized
 from probq.utils.batches import Batches
+from probq.utils.errors import ProbqError
 
 
 @torch.no_grad()

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from probq.decisions.assignment import Assignment
 from probq.decisions.draw_warnings import count_untuned, warn_unfitted, warn_untuned
-from probq.errors import ProbqError
 from probq.evaluation.diagnostics.chains import check_chains
 from probq.evaluation.diagnostics.predictive import Predictive, draw_outputs, in_memory, predictive
 from probq.evaluation.diagnostics.table import CONVENTION
 from probq.evaluation.diagnostics.width_draws import cost_of, draw_costs, draw_widths, network_order
 from probq.network.quantized.quantized import Quantized
 from probq.utils.arguments import check_number
+from probq.utils.errors import ProbqError
 from probq.utils.version import probq_version
 
 Draws = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]

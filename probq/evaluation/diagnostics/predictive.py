@@ -11,10 +11,10 @@ from torch import Tensor
 
 from probq.decisions.assignment import Assignment
 from probq.decisions.within_budget import sample
-from probq.errors import ProbqError
 from probq.network.program.program import Observation
 from probq.network.quantized.quantized import Quantized
 from probq.utils.batches import Batches
+from probq.utils.errors import ProbqError
 from probq.utils.random_stream import Stream
 
 MOST_CODES = 2**24  # codes of drawn networks held at once

@@ -14,11 +14,11 @@ from probq.cost.budget import Budgets, budgets
 from probq.cost.expectation import layer_expectation
 from probq.decisions.widths import known_rungs
 from probq.decisions.within_budget import constrained_posterior
-from probq.errors import ProbqError
 from probq.network.program.program import Program
 from probq.network.quantizers.base import Quantizer
 from probq.network.quantizers.weight import WeightQuantizer
 from probq.network.tracing.layer import Layer
+from probq.utils.errors import ProbqError
 
 DRAWS = 10_000
 

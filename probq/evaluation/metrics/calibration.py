@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import DegenerateDataWarning, bootstrap, mannwhitneyu
 
-from probq.errors import ProbqError
 from probq.evaluation.metrics.reliability import Reliability, reliability_of
 from probq.evaluation.metrics.uncertainty import check_probabilities, numbers
 from probq.utils.arguments import check_seed
+from probq.utils.errors import ProbqError
 
 
 class Interval(NamedTuple):

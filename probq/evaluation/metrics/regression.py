@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import logsumexp, ndtr, ndtri
 
-from probq.errors import ProbqError
 from probq.evaluation.metrics.reliability import share_interval
 from probq.evaluation.metrics.uncertainty import numbers
+from probq.utils.errors import ProbqError
 
 LEVELS = tuple(k / 20 for k in range(1, 20))
 HALVINGS = 64  # of a bracket around a quantile: beyond what float64 resolves

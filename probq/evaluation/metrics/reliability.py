@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import beta
 
-from probq.errors import ProbqError
+from probq.utils.errors import ProbqError
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import special
 
-from probq.errors import ProbqError
+from probq.utils.errors import ProbqError
 
 
 class Uncertainty(NamedTuple):

@@ -12,7 +12,6 @@ from torch import nn
 
 from probq import plot
 from probq.decisions.draw_warnings import is_unfitted
-from probq.errors import ProbqError
 from probq.evaluation.reporting import calibration, certificates, integers
 from probq.evaluation.reporting.page import Content, figure, page, section
 from probq.evaluation.reporting.posterior import UNFITTED, content
@@ -22,6 +21,7 @@ from probq.network.quantized.load import assemble, load
 from probq.network.quantized.quantized import Quantized
 from probq.training.svi.history import History
 from probq.utils.atomic_write import replace_atomically
+from probq.utils.errors import ProbqError
 from probq.utils.file_kind import file_kind
 from probq.utils.version import probq_version
 

@@ -13,7 +13,6 @@ from torch.distributions import Categorical, Distribution
 from probq import plot
 from probq.decisions.assignment import Assignment
 from probq.decisions.draw_warnings import count_untuned, untuned_caution
-from probq.errors import ProbqError
 from probq.evaluation.metrics.reliability import reliability_of
 from probq.evaluation.reporting.page import figure, paragraph
 from probq.integer import IntegerModel
@@ -21,6 +20,7 @@ from probq.likelihoods import for_target
 from probq.likelihoods.classes import observed
 from probq.network.program.program import Observation
 from probq.network.quantized.quantized import Quantized
+from probq.utils.errors import ProbqError
 
 
 def elements(predictions: Any, targets: Any) -> list[str]:

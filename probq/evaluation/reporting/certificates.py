@@ -9,9 +9,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from probq.errors import ProbqError
 from probq.evaluation.reporting.page import Cell, number, paragraph, table
 from probq.export.certificate import hashed
+from probq.utils.errors import ProbqError
 from probq.utils.paths import checked_path
 
 FORMAT, LARGEST = "probq.certificate", 2**24  # bytes

@@ -16,7 +16,6 @@ from probq.decisions.constrained_posterior import constrain
 from probq.decisions.draw_warnings import count_untuned, warn_unfitted, warn_untuned
 from probq.decisions.widths import format_widths, widths_are_fixed
 from probq.decisions.within_budget import mode, sample
-from probq.errors import ProbqError
 from probq.integer.ensemble import Ensemble
 from probq.integer.lowering.lower import lower
 from probq.likelihoods import as_network_likelihood
@@ -24,6 +23,7 @@ from probq.network.program.decided_codes import decided_codes
 from probq.network.program.program import check_posterior
 from probq.network.quantized.quantized import Quantized
 from probq.utils.arguments import check_number
+from probq.utils.errors import ProbqError
 from probq.utils.numbers import format_number
 from probq.utils.random_stream import Stream
 from probq.utils.version import probq_version

@@ -18,7 +18,6 @@ from tqdm import tqdm
 from probq import cost as costs
 from probq.cost.budget import Budget
 from probq.decisions.within_budget import probability_within
-from probq.errors import ProbqError
 from probq.evaluation.diagnostics.held_out import validate
 from probq.evaluation.diagnostics.width_draws import cost_draws, draw_costs, draw_widths
 from probq.likelihoods import Likelihood
@@ -28,6 +27,7 @@ from probq.network.quantized.quantized import Quantized
 from probq.network.quantizers.plan import Planner
 from probq.training.fit import fit
 from probq.utils.batches import Batches
+from probq.utils.errors import ProbqError
 from probq.utils.paths import checked_path, reason
 
 INTERVAL = (0.03, 0.97)

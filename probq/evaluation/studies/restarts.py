@@ -13,7 +13,6 @@ import torch
 
 from probq.cost.budget import Budget
 from probq.decisions.draw_warnings import warn_unfitted
-from probq.errors import ProbqError
 from probq.evaluation.diagnostics.chains import check_chains
 from probq.evaluation.diagnostics.inference_data import rhat_and_ess
 from probq.evaluation.diagnostics.table import table
@@ -22,6 +21,7 @@ from probq.network.program.program import check_posterior
 from probq.network.quantized.quantized import Quantized
 from probq.training.fit import fit
 from probq.utils.arguments import check_number
+from probq.utils.errors import ProbqError
 
 MOST_RHAT = 1.1
 LEAST_DRAWS = 4

@@ -13,13 +13,13 @@ from scipy.special import logsumexp
 
 from probq.cost.budget import Budget
 from probq.decisions.widths import tuned_widths
-from probq.errors import ProbqError
 from probq.evaluation.diagnostics.held_out import validate
 from probq.evaluation.diagnostics.predictive import draw_outputs, in_memory, predictive
 from probq.network.program.program import check_posterior
 from probq.network.quantized.quantized import Quantized
 from probq.training.fit import fit
 from probq.utils.batches import Batches
+from probq.utils.errors import ProbqError
 
 TEMPERATURES = (0.0001, 0.001, 0.01, 0.1)
 

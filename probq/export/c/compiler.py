@@ -5,7 +5,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from probq.errors import ProbqError
+from probq.utils.errors import ProbqError
 
 COMPILERS = ("cc", "gcc", "clang")
 SECONDS = 600

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 
-from probq.errors import ProbqError
 from probq.export.c.code.program import CSource, calls, functions
 from probq.export.c.code.text import array, checked_name, identifier, indented
 from probq.export.c.code.values import I8, I16, I32, U8, Type
@@ -28,6 +27,7 @@ from probq.export.c.generator import generated, input_type
 from probq.export.common import results
 from probq.integer import IntegerModel
 from probq.utils.atomic_write import replace_atomically
+from probq.utils.errors import ProbqError
 from probq.utils.paths import checked_path, target_path
 
 WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-pedantic")

@@ -11,8 +11,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from probq.errors import ProbqError
 from probq.utils.atomic_write import temporary_name
+from probq.utils.errors import ProbqError
 from probq.utils.paths import checked_path, reason, target_path
 
 INDEX = "probq.json"

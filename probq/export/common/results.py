@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from probq.errors import ProbqError
+from probq.utils.errors import ProbqError
 
 LIMIT = 2.0**63
 

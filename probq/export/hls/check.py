@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from probq.errors import ProbqError
 from probq.export.qonnx.graph import width
 from probq.integer import IntegerModel, Node
 from probq.integer.ranges import Range
+from probq.utils.errors import ProbqError
 
 
 def check(model: IntegerModel) -> None:

@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 
-from probq.errors import ProbqError
 from probq.export import qonnx
 from probq.export.c.code.text import checked_name
 from probq.export.common import results
@@ -29,6 +28,7 @@ from probq.export.hls.check import check
 from probq.export.hls.rewrite import rewritten
 from probq.export.qonnx.graph import width
 from probq.integer import IntegerModel
+from probq.utils.errors import ProbqError
 from probq.utils.optional_import import require
 
 NAME = "network"

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from probq.errors import ProbqError
 from probq.export.memory.words import read_words
 from probq.integer import IntegerModel, Node
 from probq.integer.ranges import Range
+from probq.utils.errors import ProbqError
 
 Entry = Mapping[str, Any]
 Tensors = Mapping[str, np.ndarray]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from probq.errors import ProbqError
+from probq.utils.errors import ProbqError
 
 
 @dataclass(frozen=True)

@@ -22,12 +22,12 @@ from typing import Any
 
 import numpy as np
 
-from probq.errors import ProbqError
 from probq.export.common.artifact_folder import read_index, replace_folder, write_index
 from probq.export.memory import reader as memory_run
 from probq.export.memory.words import width_of, write_words
 from probq.integer import IntegerModel, Node
 from probq.integer.ranges import LAYERS, Range, accumulators
+from probq.utils.errors import ProbqError
 
 THRESHOLDS = 255  # most per requantization
 WORD = 2**61  # no threshold is beyond it

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from probq.errors import ProbqError
 from probq.export.onnx.packed_parameters import unpacked
 from probq.integer.packing import Packing, size_in_bits
+from probq.utils.errors import ProbqError
 from probq.utils.optional_import import require
 
 IR_VERSION = 8

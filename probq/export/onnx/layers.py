@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from probq.errors import ProbqError
 from probq.export.common.requantization import numbers
 from probq.export.onnx.convolution import Kernel, kernel
 from probq.export.onnx.float_rounding import INT32, FloatForm, IntegerRounding, float_form
@@ -12,6 +11,7 @@ from probq.export.onnx.graph import Edge, Graph, integer_type, zero_point
 from probq.integer import Node
 from probq.integer.packing import smallest
 from probq.integer.ranges import Range, accumulators
+from probq.utils.errors import ProbqError
 
 SATURATED = 32767  # where x86 without VNNI saturates the sum of two products
 

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from probq.errors import ProbqError, sentence
 from probq.export.common import results
 from probq.export.common.requantization import only_readers
 from probq.export.onnx.graph import IR_VERSION, OPSET, OPSET_PACKED, Edge, Graph, tensor_type
@@ -28,6 +27,7 @@ from probq.export.onnx.quantized_operators import fused, fused_linear
 from probq.integer import IntegerModel, Node
 from probq.integer.ranges import LAYERS, Range
 from probq.utils.atomic_write import replace_atomically
+from probq.utils.errors import ProbqError, sentence
 from probq.utils.optional_import import require
 from probq.utils.paths import checked_path
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from probq.errors import ProbqError
 from probq.export.onnx.graph import Graph
+from probq.utils.errors import ProbqError
 
 DOMAIN = "qonnx.custom_op.general"
 EXACT = 2**24  # float32 holds integers exactly up to here

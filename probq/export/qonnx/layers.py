@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from probq.errors import ProbqError
 from probq.export.common.requantization import Shift, as_shift, to_shift
 from probq.export.onnx.graph import Graph
 from probq.export.qonnx.graph import Wire, bipolar, check, limited, parameter, quant, real, width
 from probq.integer import Node
 from probq.integer.ranges import Range, accumulators
+from probq.utils.errors import ProbqError
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ from types import MappingProxyType
 
 import numpy as np
 
-from probq.errors import ProbqError
 from probq.export.onnx.graph import Graph
 from probq.export.onnx.operations import behind_batch, pool_pads
 from probq.export.qonnx.graph import Wire, at, bipolar, check, limited, parameter, quant, real, width
 from probq.export.qonnx.layers import requantized
 from probq.integer import Node
 from probq.integer.ranges import Range
+from probq.utils.errors import ProbqError
 
 Operation = Callable[[Graph, Node, list[Wire], Range], Wire]
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from probq.errors import ProbqError, sentence
 from probq.export.common import results
 from probq.export.common.requantization import pairs
 from probq.export.onnx.graph import IR_VERSION, OPSET, Graph
@@ -23,6 +22,7 @@ from probq.integer import IntegerModel, Node
 from probq.integer.packing import bits_of
 from probq.integer.ranges import LAYERS
 from probq.utils.atomic_write import replace_atomically
+from probq.utils.errors import ProbqError, sentence
 from probq.utils.optional_import import require
 from probq.utils.paths import checked_path
 

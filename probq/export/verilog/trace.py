@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from probq.errors import ProbqError
 from probq.export.common.requantization import to_shift
 from probq.integer import IntegerModel, Node
 from probq.integer.ranges import Range
+from probq.utils.errors import ProbqError
 from probq.utils.optional_import import require
 
 COSTS = (1, -1, -1)  # da4ml's default: carries are free, adders unlimited in width

@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from probq.errors import ProbqError
 from probq.export.c.code.text import checked_name
 from probq.export.common.artifact_folder import port, read_index, replace_folder, write_index
 from probq.export.verilog.trace import OPERATIONS, traced
 from probq.integer import IntegerModel
 from probq.integer.ranges import LAYERS, Range, accumulators
+from probq.utils.errors import ProbqError
 from probq.utils.optional_import import require
 
 NAME = "network"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from types import MappingProxyType
 
-from probq.errors import ProbqError
 from probq.integer import Node
 from probq.integer.lowering.operations.values import MOST, Value
+from probq.utils.errors import ProbqError
 
 # What becomes of the values of `probq.lowering.arithmetic`.
 EMITTED = MappingProxyType({"scaled": "multiply", "offset": "requantize"})

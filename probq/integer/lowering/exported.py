@@ -11,11 +11,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from probq.errors import ProbqError
 from probq.integer.lowering.operations.data_movement import PARTS
 from probq.integer.lowering.operations.dispatch import OPERATIONS
 from probq.network.program.network import Network
 from probq.network.program.substitution import hooked
+from probq.utils.errors import ProbqError
 from probq.utils.random_stream import alone
 
 BATCH = 3

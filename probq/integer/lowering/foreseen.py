@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from probq.errors import ProbqError
 from probq.integer.lowering.emit import emitted
 from probq.integer.lowering.graph import Walk
 from probq.integer.lowering.operations.values import reduced
 from probq.network.program.decided_codes import decided_codes, rung_onehots
 from probq.network.program.program import Program
+from probq.utils.errors import ProbqError
 
 
 def foreseen_refusal(q: Program) -> str:

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from probq.errors import ProbqError
 from probq.integer.lowering.exported import BATCH, Mark, exported, module_name, named_arguments, operation, where_of
 from probq.integer.lowering.operations.arithmetic import ARITHMETIC
 from probq.integer.lowering.operations.data_movement import PARTS
@@ -24,6 +23,7 @@ from probq.integer.lowering.operations.tables import MODULES, argument, table
 from probq.integer.lowering.operations.values import Value, common, refusal
 from probq.integer.lowering.unfolded import NORMALISES, why_not_folded
 from probq.network.program.network import Network
+from probq.utils.errors import ProbqError
 
 _RECURRENT = (
     "a recurrent module computes its products inside, where nothing can be rounded; take convolutions instead, or end "

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from probq import cost as costs
 from probq.decisions.assignment import Assignment
-from probq.errors import ProbqError
 from probq.integer import IntegerModel
 from probq.integer.lowering.check_inputs import check_inputs
 from probq.integer.lowering.emit import emitted
@@ -22,6 +21,7 @@ from probq.network.program.decided_codes import decided_codes, rung_onehots
 from probq.network.program.program import check_posterior
 from probq.network.program.substitution import running
 from probq.network.quantized.quantized import Quantized
+from probq.utils.errors import ProbqError
 from probq.utils.version import probq_version
 
 ROUNDING = 2.0**-10  # of a unit of the output: what float64 leaves of an average, and far less than a wrong integer

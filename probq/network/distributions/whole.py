@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from pyro.distributions import TorchDistribution
 from torch.distributions import constraints
 
-from probq.errors import ProbqError
+from probq.utils.errors import ProbqError
 
 ONE_DRAW = (
     "a network runs with one draw at a time, so use Predictive(parallel=False), vectorize_particles=False, and no "

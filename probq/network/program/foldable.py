@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from probq.errors import ProbqError
 from probq.network.program.folding import fold, foldable, per_channel
 from probq.network.program.substitution import substitute
 from probq.network.tracing.arguments import arguments
 from probq.network.tracing.layer import Layer
 from probq.network.tracing.trace import Tracing
+from probq.utils.errors import ProbqError
 
 
 def check_norms(net: nn.Module, found: Tracing, example: Any) -> list[Layer]:

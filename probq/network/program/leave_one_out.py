@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from probq.errors import ProbqError
 from probq.network.distributions.uniform_codes import UniformCodes
 from probq.network.program.program import Observation, Program
 from probq.network.program.vectorized import vectorized_outputs
 from probq.network.tracing.arguments import arguments
+from probq.utils.errors import ProbqError
 
 
 def leave_one_out(q: Program, x: Any, y: Tensor, size: int | None = None, draws: int = 64) -> Tensor:

@@ -13,7 +13,6 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, constraints
 
-from probq.errors import ProbqError, sentence
 from probq.likelihoods import categorical, fits, for_target, hits, is_usual, only_tensor
 from probq.likelihoods.classes import observed
 from probq.network.distributions.uniform_codes import UniformCodes
@@ -22,6 +21,7 @@ from probq.network.program.network import Network
 from probq.network.program.substitution import running
 from probq.network.quantizers.base import Quantizer, Rung
 from probq.network.quantizers.weight import WeightQuantizer
+from probq.utils.errors import ProbqError, sentence
 
 
 class Observation(TorchDistribution):

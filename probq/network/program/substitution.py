@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from probq.errors import ProbqError, sentence
 from probq.network.tracing.arguments import arguments, hook_input
 from probq.network.tracing.module_kinds import NORMS
+from probq.utils.errors import ProbqError, sentence
 from probq.utils.random_stream import alone
 
 Functions = Mapping[str, Callable[[Tensor], Tensor]]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from probq.errors import ProbqError
+from probq.utils.errors import ProbqError
 
 LARGEST = 2**53  # of the whole numbers in the manifest
 LARGEST_LEVEL = 2**16  # of levels, and of their number

@@ -13,9 +13,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from probq.errors import ProbqError
 from probq.network.quantized.checks import check
 from probq.utils.atomic_write import replace_atomically
+from probq.utils.errors import ProbqError
 from probq.utils.paths import checked_path
 
 FORMAT, VERSION = "probq.posterior", 1

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from probq import estimators, priors
-from probq.errors import ProbqError
 from probq.network.quantizers.base import Quantizer
 from probq.network.quantizers.weight import WeightQuantizer
+from probq.utils.errors import ProbqError
 
 ESTIMATORS = (
     ("mean gradient", estimators.MeanGradient),

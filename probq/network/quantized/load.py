@@ -15,7 +15,6 @@ from probq.codebooks import Ladder
 from probq.codebooks.entries import from_entry as codebook_from_entry
 from probq.cost.budget import Budget
 from probq.cost.entries import from_entry as cost_from_entry
-from probq.errors import ProbqError
 from probq.likelihoods.entries import from_entry as likelihood_from_entry
 from probq.network.quantized.file_format import read
 from probq.network.quantized.law_entries import laws_from_entry
@@ -28,6 +27,7 @@ from probq.network.quantizers.plan import Plan
 from probq.network.quantizers.weight import WeightQuantizer
 from probq.network.tracing.layer import Layer
 from probq.network.tracing.plain import plain_copy
+from probq.utils.errors import ProbqError
 
 DTYPES = MappingProxyType(
     {str(d).removeprefix("torch."): d for d in vars(torch).values() if isinstance(d, torch.dtype)}

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from probq.errors import ProbqError
 from probq.network.program.program import Program
 from probq.network.tracing.fingerprint import fingerprint
 from probq.network.tracing.module_kinds import NORMS, QUANTIZABLE, TRANSPOSED
+from probq.utils.errors import ProbqError
 
 NET = "net."  # how the keys of the network's tensors begin
 

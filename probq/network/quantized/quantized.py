@@ -18,12 +18,12 @@ from probq.decisions.widths import fix_widths, widths_are_fixed
 from probq.decisions.within_budget import mode as most_probable
 from probq.decisions.within_budget import sample as draws_within
 from probq.decisions.within_budget import shipped_assignment
-from probq.errors import ProbqError
 from probq.network.program.decided_codes import decided_codes, rung_onehots
 from probq.network.program.program import Program
 from probq.network.quantized.save import save
 from probq.network.tracing.arguments import arguments
 from probq.utils.arguments import check_seed
+from probq.utils.errors import ProbqError
 from probq.utils.random_stream import alone
 
 

@@ -12,7 +12,6 @@ from torch import Tensor
 from probq.codebooks.entries import to_entry as codebook_to_entry
 from probq.cost.budget import Budget, Budgets, budgets
 from probq.cost.entries import to_entry as cost_to_entry
-from probq.errors import ProbqError
 from probq.likelihoods import Likelihood
 from probq.likelihoods.entries import to_entry as likelihood_to_entry
 from probq.network.program.program import Program
@@ -22,6 +21,7 @@ from probq.network.quantized.network_entry import place
 from probq.network.quantizers.base import Quantizer
 from probq.network.quantizers.weight import WeightQuantizer
 from probq.network.tracing.fingerprint import fingerprint
+from probq.utils.errors import ProbqError
 from probq.utils.version import probq_version
 
 LIKELIHOOD = "likelihood."  # how the keys of its tensors begin

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from probq.codebooks import Grid, Ladder
 from probq.codebooks.rounding.nearest import BroadcastGrid, Levels, nearest_level
 from probq.codebooks.rounding.scales import attach_scale_gradient, best_log2_scale, hardware_scale
-from probq.errors import ProbqError
 from probq.estimators import Estimator, SecondOrder, StraightThrough
 from probq.estimators.gate_gradients import gate_gradient, inner_products, round_input
 from probq.network.distributions.widths import Widths
 from probq.priors import WidthPrior
+from probq.utils.errors import ProbqError
 
 OPEN = 2.0
 ERROR = 2.0**-44  # far below the distance of two integers of 31 bits, far above what float64 errs by in averages

@@ -8,11 +8,11 @@ from typing import Any, TypeAlias
 
 from probq.codebooks import Ladder, ladder
 from probq.codebooks.rounding.scales import MULTIPLIERS
-from probq.errors import ProbqError
 from probq.estimators import Estimator, SecondOrder
 from probq.network.distributions.categorical_codes import MOST_LEVELS
 from probq.network.tracing.layer import Layer
 from probq.priors import CodePrior, WidthPrior
+from probq.utils.errors import ProbqError
 
 GATES = ("tensor", "channel", "weight")
 SCALES = ("tensor", "channel")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from probq.errors import ProbqError
 from probq.network.quantizers.base import Quantizer
+from probq.utils.errors import ProbqError
 
 
 def tied_sites(

@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize, prune
 from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook, remove_spectral_norm
 from torch.nn.utils.weight_norm import WeightNorm, remove_weight_norm
 
-from probq.errors import ProbqError
+from probq.utils.errors import ProbqError
 
 HALF = (torch.bfloat16, torch.float16)
 ORIGINALS = ("_g", "_v", "_orig")  # how the names end of what the older utilities compute a tensor from

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from probq.errors import ProbqError
 from probq.network.tracing.arguments import arguments
 from probq.network.tracing.layer import Layer
 from probq.network.tracing.module_kinds import QUANTIZABLE, TABLES, TRANSPOSED
 from probq.network.tracing.plain import plain_copy
 from probq.network.tracing.recorder import LayerRecord, Recorder
+from probq.utils.errors import ProbqError
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Bias correction: the mean that rounding shifts a layer's output by goes into its bias."""
+"""Bias correction puts the mean that rounding shifts a layer's output by into its bias."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from probq.training.ptq.layer_inputs import float_weight, layer_rows, takes_rows
 
 @torch.no_grad()
 def bias(q: Quantized, batches: Iterable[Any], *, examples: int = 512, reference: Quantized | None = None) -> Quantized:
-    """The decided network with biases that give every layer the float network's mean output on the data:
+    """Return the decided network with biases that give every layer the float network's mean output on the data:
 
         b <- b + mean(W x) - mean(W~ x~).
 
@@ -57,13 +57,13 @@ def bias(q: Quantized, batches: Iterable[Any], *, examples: int = 512, reference
 
 
 def _mean_output(weight: Tensor, rows: Tensor) -> Tensor:
-    """Mean product of each output channel."""
+    """Return the mean product of each output channel."""
     each = weight.double().flatten(1).reshape(len(rows), -1, rows.shape[-1])
     return (each * rows[:, None]).sum(-1).reshape(-1)
 
 
 def _place(q: Quantized, layer: Layer) -> Tensor | None:
-    """What a shift of the layer's output is added to: the folded normalisation's bias, or its own."""
+    """Return what a shift of the layer's output is added to: the folded normalisation's bias, or its own."""
     owner = layer.name if q.fold(layer.weight) is None or layer.norm is None else layer.norm
     found: Tensor | None = getattr(q.net.get_submodule(owner), "bias", None)
     return found

@@ -1,4 +1,4 @@
-"""What functions of decided networks have in common: what they take, and data without labels."""
+"""Functions of decided networks check here what they take, and read data without labels."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 from torch import Tensor
 
 from probq.decisions.widths import fixed_by_decision
-from probq.errors import ProbqError
 from probq.network.program.program import check_posterior
 from probq.network.quantized.quantized import Quantized
 from probq.network.tracing.arguments import arguments
 from probq.utils.arguments import check_number
+from probq.utils.errors import ProbqError
 
 
 def check_decided(q: Quantized, function: str) -> Quantized:
-    """The network, if its widths are decided.
+    """Return the network, if its widths are decided.
 
     Raises:
         ProbqError: with what to call first.
@@ -28,7 +28,7 @@ def check_decided(q: Quantized, function: str) -> Quantized:
 
 
 def decided_inputs(q: Quantized, batches: Iterable[Any], examples: int, function: str) -> list[Any]:
-    """The first inputs of the user's data, for a decided network.
+    """Return the first inputs of the user's data, for a decided network.
 
     Raises:
         ProbqError: if the network is not decided, or there is no data.

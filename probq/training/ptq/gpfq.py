@@ -1,4 +1,4 @@
-"""Greedy path following: each weight is rounded so that what the ones before it got wrong is made up for."""
+"""Greedy path following rounds each weight so that what the ones before it got wrong is made up for."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TINY = 1e-12  # squared norm below which an input is none
 
 @torch.no_grad()
 def gpfq(q: Quantized, batches: Iterable[Any], *, examples: int = 512) -> Quantized:
-    """The decided network with weights rounded one after the other, layer by layer:
+    """Return the decided network with weights rounded one after the other, layer by layer:
 
         q_t = Q(<x~_t, u + w_t x_t> / ||x~_t||^2),    u <- u + w_t x_t - q_t x~_t,
 
@@ -60,7 +60,7 @@ def gpfq(q: Quantized, batches: Iterable[Any], *, examples: int = 512) -> Quanti
 
 
 def greedy(weight: Tensor, plain: Tensor, quantized: Tensor, levels: Levels) -> Tensor:
-    """Levels for the rows of a weight, in units of its scale.
+    """Return levels for the rows of a weight, in units of its scale.
 
     Args:
         weight: `[channels, n]`.

@@ -1,4 +1,4 @@
-"""What enters a layer, in float and in the decided network, as rows that its weights are multiplied with."""
+"""A layer is shown here what enters it, in float and as decided, as rows that its weights are multiplied with."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MOST_ROWS = 4096  # of a layer; more change little
 
 
 def takes_rows(q: Program, layer: Layer) -> bool:
-    """Whether a layer's product is one of rows with a matrix: linear layers, and convolutions of one or two axes."""
+    """Tell whether a layer is linear or a convolution of one or two axes: a product of rows with a matrix."""
     module = q.net.get_submodule(layer.name)
     plain_padding = getattr(module, "padding_mode", "zeros") == "zeros"
     return isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d) and plain_padding and layer.plain
@@ -28,7 +28,7 @@ def takes_rows(q: Program, layer: Layer) -> bool:
 
 @torch.no_grad()
 def layer_rows(reference: Program, q: Program, layer: Layer, inputs: Iterable[Any]) -> tuple[Tensor, Tensor]:
-    """Rows that enter a layer, `[groups, rows, weights of a channel]`: of the float network, and as decided.
+    """Return the rows that enter a layer, `[groups, rows, weights of a channel]`: of the float network, and as decided.
 
     Args:
         reference: the network whose float weights are meant.
@@ -43,14 +43,14 @@ def layer_rows(reference: Program, q: Program, layer: Layer, inputs: Iterable[An
 
 
 def float_weight(q: Program, layer: Layer) -> Tensor:
-    """A layer's weight with the gain of a folded normalisation."""
+    """Return a layer's weight with the gain of a folded normalisation."""
     weight = q.net.get_parameter(layer.weight).detach()
     folded = q.fold(layer.weight)
     return weight if folded is None else weight * per_channel(folded[0].gain.detach(), layer)
 
 
 def _caught(q: Program, layer: Layer, inputs: Iterable[Any], run: Callable[[Program, tuple[Any, ...]], Any]) -> Tensor:
-    """The rows of all calls of a layer while the network runs."""
+    """Return the rows of all calls of a layer while the network runs."""
     module = q.net.get_submodule(layer.name)
     forward, caught = module.forward, list[Tensor]()
 

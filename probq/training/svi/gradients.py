@@ -10,7 +10,7 @@ import torch
 import torch.utils.checkpoint
 from torch import Tensor
 
-from probq.errors import ProbqError, sentence
+from probq.utils.errors import ProbqError, sentence
 
 RECOMPUTED = (
     "the network computes activations a second time in the backward pass (torch.utils.checkpoint), when its layers are "

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from probq.errors import ProbqError, sentence
 from probq.likelihoods import as_network_likelihood
 from probq.network.quantized.quantized import Quantized
+from probq.utils.errors import ProbqError, sentence
 
 GATES = 20  # times the rate of the weights
 

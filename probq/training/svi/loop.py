@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from probq.cost.budget import Budgets
-from probq.errors import ProbqError
 from probq.network.quantized.quantized import Quantized
 from probq.rules import Rule
 from probq.training.ptq.batch_norm import estimate_before_use
@@ -17,6 +16,7 @@ from probq.training.svi.budget_terms import BudgetTerms
 from probq.training.svi.history import Step
 from probq.training.svi.objective import Objective
 from probq.utils.batches import Batches
+from probq.utils.errors import ProbqError
 
 SNAPSHOT_EVERY = 25
 

@@ -9,10 +9,10 @@ import torch
 from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor, nn
 
-from probq.errors import ProbqError, sentence
 from probq.network.program.leave_one_out import law_parameters, leave_one_out
 from probq.network.program.program import Observation, Program
 from probq.training.svi.gradients import check_graph_kept, explain_gradients
+from probq.utils.errors import ProbqError, sentence
 
 
 class Bound(NamedTuple):

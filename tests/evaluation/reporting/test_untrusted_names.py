@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from probq.cli.command_line import main
-from probq.errors import ProbqError, printable
 from probq.export import c
 from probq.export.common.artifact_folder import replace_folder
 from probq.integer import IntegerModel, Node
 from probq.integer.ensemble import Ensemble
 from probq.integer.layer_table import layers_of
 from probq.utils.atomic_write import replace_atomically, temporary_name
+from probq.utils.errors import ProbqError, printable
 
 EVIL = "fc\x1b[2J\x07\u202e"
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from probq.errors import ProbqError
 from probq.integer.lowering.operations.requantize import Target, requantization
+from probq.utils.errors import ProbqError
 
 TARGETS = st.builds(
     lambda exponent, book: Target(exponent, *book),

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from probq.errors import ProbqError
 from probq.export.c.code.values import Type
+from probq.utils.errors import ProbqError
 
 INDENT = "    "
 WIDTH = 110

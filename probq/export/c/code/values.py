@@ -8,10 +8,10 @@ from types import MappingProxyType
 
 import numpy as np
 
-from probq.errors import ProbqError
 from probq.integer import IntegerModel, Node
 from probq.integer.interpreter import evaluate
 from probq.integer.ranges import reachable
+from probq.utils.errors import ProbqError
 
 MOST = 2**31 - 1
 LAYERS = frozenset({"linear", "conv"})

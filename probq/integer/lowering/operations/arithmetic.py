@@ -10,9 +10,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from torch import Tensor
 
-from probq.errors import ProbqError
 from probq.integer.lowering.operations.elementwise import numbers
 from probq.integer.lowering.operations.values import MOST, Value, common, compressed, fine_enough, in_steps, refusal
+from probq.utils.errors import ProbqError
 
 Shape: TypeAlias = tuple[int, ...]
 Constant: TypeAlias = float | Tensor

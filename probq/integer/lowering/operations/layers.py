@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from probq.codebooks import Grid
 from probq.codebooks.rounding.scales import MULTIPLIERS
-from probq.errors import ProbqError
 from probq.integer.lowering.operations.pooling import many
 from probq.integer.lowering.operations.requantize import Target
 from probq.integer.lowering.operations.values import MOST, Requantizer, Value, multiplied, refusal
@@ -19,6 +18,7 @@ from probq.integer.packing import Packing
 from probq.network.program.network import Network
 from probq.network.tracing.layer import Layer
 from probq.network.tracing.module_kinds import TRANSPOSED
+from probq.utils.errors import ProbqError
 
 FINEST = 8
 

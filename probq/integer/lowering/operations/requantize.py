@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from probq.errors import ProbqError
+from probq.utils.errors import ProbqError
 
 MOST_BITS = 62
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from probq.errors import ProbqError
 from probq.integer.lowering.operations.requantize import Target, requantization
 from probq.integer.packing import Packing
+from probq.utils.errors import ProbqError
 
 MOST = 2**31 - 1
 
