@@ -79,7 +79,7 @@ class Energy:
         return (slice(int(a), int(b)) for a, b in pairwise(ends))
 
     def block(self, one: str, other: str) -> np.ndarray:
-        """Return the pairwise energies of two quantizers, `[rungs of one, rungs of the other]`, zeros if there are none."""
+        """Return the energies of a pair, `[rungs of one, rungs of the other]`, zeros if there are none."""
         place = dict(zip(self.names, self._slices(), strict=True))
         if self.pairwise is None:
             return np.zeros((place[one].stop - place[one].start, place[other].stop - place[other].start))
