@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
 from probq.cost.budget import Budgets, budgets
-from probq.criteria import Energy, kl, loss
+from probq.criteria import kl, loss
 from probq.criteria.allocate import allocate
+from probq.criteria.energy import Energy
 from probq.decisions.widths import fix_widths
 from probq.evaluation.diagnostics.held_out import scores
 from probq.likelihoods import Likelihood

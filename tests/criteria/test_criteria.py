@@ -144,7 +144,7 @@ def test_a_projected_form_has_no_negative_eigenvalue_and_keeps_a_convex_one() ->
     form += np.eye(8) * max(0.0, -np.linalg.eigvalsh(form).min())
     unary = np.split(form.diagonal() / 2, np.cumsum(sizes)[:-1])
     pairwise = form - np.diag(form.diagonal())
-    energy = criteria.Energy(tuple("abc"), ((1, 2, 4), (2, 4), (1, 2, 4)), tuple(unary), pairwise)
+    energy = probq.Energy(tuple("abc"), ((1, 2, 4), (2, 4), (1, 2, 4)), tuple(unary), pairwise)
     kept = projected(energy)
     np.testing.assert_allclose(np.concatenate(kept.unary), np.concatenate(energy.unary))
     np.testing.assert_allclose(kept.pairwise, pairwise, atol=1e-12)
