@@ -209,7 +209,7 @@ def test_package_keeps_the_rules() -> None:
 
 
 def test_import_loads_nothing_heavy() -> None:
-    heavy = TRAINING | {"arviz", "matplotlib", "pandas", "scipy", "sklearn", "onnx"}
+    heavy = TRAINING | {"arviz", "matplotlib", "pandas", "scipy", "sklearn", "onnx", "jinja2"}
     assert loaded_by("import probq") & heavy == set()
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from probq import plot
 from probq.decisions.draw_warnings import is_unfitted
 from probq.evaluation.reporting import calibration, certificates, integers
-from probq.evaluation.reporting.page import Content, figure, page, section
+from probq.evaluation.reporting.page import Content, Section, figure, page
 from probq.evaluation.reporting.posterior import UNFITTED, content
 from probq.integer import IntegerModel
 from probq.network.quantized.file_format import read
@@ -83,10 +83,10 @@ def report(
     known = model.sha256() if isinstance(model, IntegerModel) else None
     proofs = found if certified is None else certificates.given(certified, known)
     sections = [
-        section("Layers", *said.tables),
-        section("Pictures", *said.figures),
-        section("Calibration", *(calibration.elements(predictions, targets) if predictions is not None else ())),
-        section("Exports", *certificates.elements(proofs, known is not None)),
+        Section("Layers", said.tables),
+        Section("Pictures", said.figures),
+        Section("Calibration", calibration.elements(predictions, targets) if predictions is not None else ()),
+        Section("Exports", certificates.elements(proofs, known is not None)),
     ]
     text = page(said, sections, f"Written by probq {probq_version()}.")
     with replace_atomically(path) as temporary:

@@ -14,7 +14,7 @@ from probq import plot
 from probq.decisions.assignment import Assignment
 from probq.decisions.draw_warnings import count_untuned, untuned_caution
 from probq.evaluation.metrics.reliability import reliability_of
-from probq.evaluation.reporting.page import figure, paragraph
+from probq.evaluation.reporting.page import Element, Paragraph, figure
 from probq.integer import IntegerModel
 from probq.likelihoods import for_target
 from probq.likelihoods.classes import observed
@@ -23,7 +23,7 @@ from probq.network.quantized.quantized import Quantized
 from probq.utils.errors import ProbqError
 
 
-def elements(predictions: Any, targets: Any) -> list[str]:
+def elements(predictions: Any, targets: Any) -> list[Element]:
     """Return a sentence and a picture on calibration.
 
     Raises:
@@ -38,7 +38,7 @@ def elements(predictions: Any, targets: Any) -> list[str]:
         f"%, {abs(gap):.2g} points {way}confident; the expected calibration error is {100 * found.error:.2g} %."
     )
     caption = "Points below the diagonal: more confident than right."
-    return [paragraph(text), figure(plot.reliability(predictions, targets), caption)]
+    return [Paragraph(text), figure(plot.reliability(predictions, targets), caption)]
 
 
 def predicted(

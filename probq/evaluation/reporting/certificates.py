@@ -9,7 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from probq.evaluation.reporting.page import Cell, number, paragraph, table
+from probq.evaluation.reporting.page import Cell, Element, Paragraph, number, table
 from probq.export.certificate import hashed
 from probq.utils.errors import ProbqError
 from probq.utils.paths import checked_path
@@ -102,7 +102,7 @@ def given(paths: Iterable[str | PathLike[str]], model: str | None) -> list[Certi
     return found
 
 
-def elements(certificates: list[Certificate], sure: bool) -> list[str]:
+def elements(certificates: list[Certificate], sure: bool) -> list[Element]:
     """Return what the page says about certificates; `sure` where they are known to be of what the page is about."""
     if not certificates:
         return []
@@ -118,4 +118,4 @@ def elements(certificates: list[Certificate], sure: bool) -> list[str]:
         for c in certificates
     ]
     table_ = table("Exported artefacts, run and compared with the integer model.", headings, rows, texts=3)
-    return [paragraph(text, f"verdict {'broken' if bad else 'kept'}"), table_]
+    return [Paragraph(text, f"verdict {'broken' if bad else 'kept'}"), table_]

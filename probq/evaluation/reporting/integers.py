@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from probq import plot
-from probq.evaluation.reporting.page import Cell, Content, figure, table
+from probq.evaluation.reporting.page import Cell, Content, Table, figure, table
 from probq.evaluation.reporting.page import number as cell
 from probq.integer import IntegerModel
 from probq.integer.layer_table import LayerNumbers, layers_of, number
@@ -61,7 +61,7 @@ def _versions(metadata: Mapping[str, Any]) -> str:
     return ", ".join(f"{k} {v}" for k, v in found.items()) if isinstance(found, dict) and found else "not recorded"
 
 
-def _table(layers: list[LayerNumbers]) -> str:
+def _table(layers: list[LayerNumbers]) -> Table:
     total = sum(layer.bops or 0 for layer in layers)
     rows = [
         [

@@ -1,15 +1,15 @@
-"""These are the elements of the page. All text goes through `escape`: names of layers come from files of others."""
+"""The page is a template, filled with elements; Jinja escapes all text: names of layers come from files of others."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import html
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
-from string import Template
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from probq import plot
 
@@ -24,10 +24,61 @@ class Cell:
     text: str
     value: float | None = None
 
+    @property
+    def key(self) -> str:
+        """Return what the cell is sorted by: all digits of its number; a missing one comes last."""
+        return "" if self.value is None else repr(self.value)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table names its rows in the first column; `kinds` has the class of each column, empty for numbers."""
+
+    caption: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    kinds: tuple[str, ...]
+    macro: ClassVar[str] = "table"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure is a picture within the page (SVG in base 64) with its title and what is to be seen on it."""
+
+    title: str
+    caption: str
+    data: str
+    macro: ClassVar[str] = "figure"
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """A paragraph is plain text, of a class or none."""
+
+    text: str
+    kind: str = ""
+    macro: ClassVar[str] = "paragraph"
+
+
+Element = Table | Figure | Paragraph
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section is a part of the page; it is left out where it has no elements."""
+
+    heading: str
+    elements: Sequence[Element]
+
+    @property
+    def name(self) -> str:
+        """Return the name by which the page refers to the heading."""
+        return self.heading.split()[0].lower()
+
 
 @dataclass
 class Content:
-    """The content is what the page says, as plain text, apart from `tables` and `figures`, which are HTML.
+    """The content is what the page says, as plain text, apart from `tables` and `figures`.
 
     Attributes:
         title: the title of the page.
@@ -42,17 +93,9 @@ class Content:
     summary: str
     verdict: tuple[str, str]
     facts: list[tuple[str, str]] = field(default_factory=list)
-    tables: list[str] = field(default_factory=list)
-    figures: list[str] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    figures: list[Figure] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-
-
-def escape(text: Any) -> str:
-    """Return text that no browser takes for markup.
-
-    What cannot be printed, or changes the direction of text, is replaced.
-    """
-    return html.escape("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(text)))
 
 
 def number(value: float | None, form: str = ",.4g") -> Cell:
@@ -60,74 +103,45 @@ def number(value: float | None, form: str = ",.4g") -> Cell:
     return Cell("–") if value is None or value != value else Cell(format(value, form), float(value))
 
 
-def table(caption: str, headings: Sequence[str], rows: Iterable[Sequence[Cell]], texts: int = 1) -> str:
+def table(caption: str, headings: Sequence[str], rows: Iterable[Sequence[Cell]], texts: int = 1) -> Table:
     """Return a table whose first columns hold text and the others numbers; the first names the row."""
-    kinds = ["name", *["text"] * (texts - 1), *[""] * (len(headings) - texts)]
-    head = "".join(f'<th scope="col" class="{k}">{escape(h)}</th>' for k, h in zip(kinds, headings, strict=True))
-    body = "\n".join("<tr>" + "".join(map(_cell, kinds, row)) + "</tr>" for row in rows)
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}">'
-        f'<table class="sortable"><caption><span>{escape(caption)}</span></caption>\n'
-        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
-    )
+    kinds = ("name", *["text"] * (texts - 1), *[""] * (len(headings) - texts))
+    return Table(caption, tuple(headings), tuple(map(tuple, rows)), kinds)
 
 
-def _cell(kind: str, cell: Cell) -> str:
-    # a number sorts by all its digits, a missing one comes last
-    key = "" if kind else f' data-sort="{"" if cell.value is None else repr(cell.value)}"'
-    if kind == "name":
-        return f'<th scope="row" class="name">{escape(cell.text)}</th>'
-    return f'<td class="{kind}"{key}>{escape(cell.text)}</td>'
-
-
-def figure(ax: Axes, caption: str) -> str:
-    """Return a picture within the page and what is to be seen on it, and close the figure."""
+def figure(ax: Axes, caption: str) -> Figure:
+    """Return a picture within the page, and what is to be seen on it; closes the figure."""
     data = base64.b64encode(plot.svg(ax).encode()).decode()
-    alt = f"{escape(ax.get_title())}. {escape(caption)}"
-    image = f'<img src="data:image/svg+xml;base64,{data}" alt="{alt}">'
-    return (
-        f'<figure><div class="scroll" tabindex="0" role="region" aria-label="{escape(ax.get_title())}">{image}</div>'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-    )
+    return Figure(ax.get_title(), caption, data)
 
 
-def section(heading: str, *elements: str) -> str:
-    """Return a part of the page; nothing where it has no elements."""
-    if not elements:
-        return ""
-    name = escape(heading.split()[0].lower())
-    inner = "\n".join([f'<h2 id="{name}">{escape(heading)}</h2>', *elements])
-    return f'<section aria-labelledby="{name}">{inner}</section>'
-
-
-def paragraph(text: str, kind: str = "") -> str:
-    """Return a paragraph of plain text."""
-    return f'<p class="{kind}">{escape(text)}</p>' if kind else f"<p>{escape(text)}</p>"
-
-
-def page(content: Content, sections: Sequence[str], footer: str) -> str:
+def page(content: Content, sections: Sequence[Section], footer: str) -> str:
     """Return the whole document."""
-    facts = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in content.facts)
-    body = [
-        f"<header><h1>{escape(content.title)}</h1>",
-        paragraph(content.summary, "summary"),
-        paragraph(content.verdict[1], f"verdict {content.verdict[0]}"),
-        "</header>",
-    ]
-    if content.warnings:
-        items = "".join(f"<li>{escape(text)}</li>" for text in content.warnings)
-        body.append(f'<ul class="warnings" aria-label="warnings">{items}</ul>')
-    body += [f"<dl>{facts}</dl>", *sections]
     style, script = _text("page.css"), _text("page.js")
-    return Template(_text("page.html")).substitute(
-        title=escape(content.title),
+    environment = Environment(
+        loader=FunctionLoader(_text),
+        autoescape=True,
+        finalize=_readable,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template("page.html").render(
+        content=content,
+        sections=[section for section in sections if section.elements],
         style=style,
         style_hash=_hash(style),
         script=script,
         script_hash=_hash(script),
-        body="\n".join(body),
-        footer=escape(footer),
+        footer=footer,
     )
+
+
+def _readable(value: Any) -> Any:
+    """Return text in which what cannot be printed, or changes the direction of text, is replaced."""
+    if hasattr(value, "__html__"):  # what the template made, of text that went through here
+        return value
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(value))
 
 
 def _text(name: str) -> str:

@@ -13,7 +13,7 @@ from probq.cost.budget import Budget, budgets
 from probq.decisions.draw_warnings import is_unfitted
 from probq.evaluation.diagnostics import width_draws
 from probq.evaluation.diagnostics.table import table as width_table
-from probq.evaluation.reporting.page import Cell, Content, figure, number, table
+from probq.evaluation.reporting.page import Cell, Content, Figure, Table, figure, number, table
 from probq.network.program.program import Program
 from probq.plot.style import unit
 
@@ -73,7 +73,7 @@ def _percent(q: Program, decided: dict[str, Any]) -> float:
     return float(costs.percent(costs.total(q.layers, decided, cost), q.layers, cost))
 
 
-def _table(q: Program, decided: dict[str, Any]) -> str:
+def _table(q: Program, decided: dict[str, Any]) -> Table:
     expected = width_draws.expected_costs(q)
     total = sum(expected.values()) or 1.0
     rows = [
@@ -108,7 +108,7 @@ def _width(q: Program, name: str | None, decided: dict[str, Any]) -> tuple[Cell,
     return cell, number(float(probs[np.arange(len(bits)), at].mean()), ".3f")
 
 
-def _figures(q: Program) -> Iterator[str]:
+def _figures(q: Program) -> Iterator[Figure]:
     yield figure(plot.cost(q), "How much networks drawn from the posterior cost, the limit, and what was decided.")
     yield figure(plot.depth(q), "Probability of each width of the weights, from the first layer to the last.")
     if any(layer.input in q for layer in q.layers):

@@ -19,6 +19,8 @@ import probq
 from probq.cli import command_line as cli
 from probq.codebooks import ladder
 from probq.evaluation.reporting import certificates
+from probq.evaluation.reporting.page import Cell, Content, Figure, Paragraph, Section, Table
+from probq.evaluation.reporting.page import page as write
 from probq.export.certificate import certify
 from probq.export.verification import Report
 from probq.integer import IntegerModel, Node
@@ -127,6 +129,24 @@ def test_names_cannot_break_out(tmp_path: Path) -> None:
     assert "onerror=alert(1)>" in page.rows[1][0]  # as text
     assert not any(key.startswith("on") for _, attributes in page.tags for key in attributes)
     assert not re.search("[\u202a-\u202e\u2066-\u2069]", path.read_text(encoding="utf-8"))
+
+
+def test_every_text_of_every_element_is_escaped(tmp_path: Path) -> None:
+    said = Content(HOSTILE, HOSTILE, (HOSTILE, HOSTILE), facts=[(HOSTILE, HOSTILE)], warnings=[HOSTILE])
+    row = (Cell(HOSTILE), Cell(HOSTILE), Cell(HOSTILE, 1.5))
+    table = Table(HOSTILE, (HOSTILE,) * 3, (row,), ("name", "text", ""))
+    elements = [table, Figure(HOSTILE, HOSTILE, "AA=="), Paragraph(HOSTILE, HOSTILE), Paragraph(HOSTILE)]
+    text = write(said, [Section(HOSTILE, elements), Section("Empty", [])], HOSTILE)
+    (tmp_path / "r.html").write_text(text, encoding="utf-8")
+    page = Page(tmp_path / "r.html")
+    tags = [tag for tag, _ in page.tags]
+    assert not page.open
+    assert (tags.count("script"), tags.count("img"), tags.count("section"), tags.count("td")) == (1, 1, 1, 2)
+    assert not any(key.startswith("on") for _, attributes in page.tags for key in attributes)
+    shown = HOSTILE.replace("\ud800", "\ufffd").replace("\u202e", "\ufffd")
+    assert page.rows == [[shown] * 3, [shown] * 3]
+    given = {key: value for _, attributes in page.tags for key, value in attributes.items()}
+    assert (given["aria-label"], given["alt"], given["data-sort"]) == (shown, f"{shown}. {shown}", "1.5")
 
 
 def test_unfitted_posterior_warns(tmp_path: Path) -> None:
