@@ -10,7 +10,7 @@ PAGES = sorted([*(DOCS / "ideas").glob("*.md"), *(DOCS / "guides").glob("post_tr
 FENCE = "```\n"  # the end of an example, which doctest would take for output
 
 
-@pytest.mark.filterwarnings("ignore:the posterior was never fitted")
+@pytest.mark.filterwarnings("ignore:the posterior was never fitted", "ignore:.*energies of")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_examples(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # some write a file
