@@ -17,6 +17,7 @@ import against_uniform
 import budget_kept
 import growth
 import page
+import post_training
 import rules_kept
 import simulation
 
@@ -155,6 +156,7 @@ def of(table: Callable[[Any], str], name: str) -> str:
 PARTS: Mapping[str, Callable[[], str]] = MappingProxyType(
     {
         "against_uniform": partial(of, against_uniform.table, "results_against_uniform.jsonl"),
+        "post_training": partial(of, post_training.table, "results_post_training.jsonl"),
         "budgets_kept": partial(of, budget_kept.table, "results_budget_kept.json"),
         "rules": partial(of, rules_kept.table, "results_rules_kept.jsonl"),
         "growth": partial(of, growth.table, "results_growth.json"),
