@@ -15,7 +15,7 @@ from probq.training.svi.trainer import Trainer
 def run_phases(
     q: Quantized, trainer: Trainer, refinement: Refinement | None, searching: int, total: int
 ) -> Iterator[Step]:
-    """All steps of a fit, in order.
+    """Yield all steps of a fit, in order.
 
     Args:
         q: the network, with scales and a likelihood.

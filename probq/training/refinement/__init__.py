@@ -1,1 +1,1 @@
-"""Which widths to tune for: local search by measured loss, and short trials of the best ones."""
+"""Refinement decides which widths to tune for, by a local search on measured loss and short trials of the best."""

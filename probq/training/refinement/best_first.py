@@ -1,4 +1,4 @@
-"""The search for the best of many choices by measuring few: the most promising ones first."""
+"""A best-first search finds a good one of many choices by measuring few, the most promising ones first."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Measure: TypeAlias = Callable[[Mapping[str, Any]], float]
 
 
 class BestFirstSearch:
-    """The best choice of widths by measured loss, and every loss measured so far.
+    """A best-first search keeps the best choice of widths by measured loss, and every loss measured so far.
 
     Args:
         space: the choices.
@@ -33,12 +33,12 @@ class BestFirstSearch:
 
     @property
     def ranked(self) -> list[State]:
-        """All states measured, that of least loss first; among equals the more probable one."""
+        """Return all states measured, that of least loss first; among equals the more probable one."""
         return sorted(self.losses, key=lambda state: (self.losses[state], -self.space.log_prob(state), state))
 
     @property
     def best(self) -> State:
-        """The state of least loss. Before any is measured, the first start."""
+        """Return the state of least loss. Before any is measured, the first start."""
         return self.ranked[0] if self.losses else self.starts[0]
 
     def run(self, progress: bool = False) -> State:
@@ -65,7 +65,7 @@ class BestFirstSearch:
         return sorted({*found, self.starts[0]}, key=lambda s: (-self.space.log_prob(s), s))
 
     def loss(self, state: State) -> float:
-        """The loss of a state, measured once."""
+        """Return the loss of a state, measured once."""
         if state not in self.losses:
             self.losses[state] = self.measure(self.space.widths(state))
         return self.losses[state]

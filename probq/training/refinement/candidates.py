@@ -56,7 +56,7 @@ def uniform_states(q: Quantized, space: WidthSpace) -> list[State]:
 
 
 def _widths(space: WidthSpace, chosen: list[bool]) -> list[int]:
-    """All widths of the chosen quantizers, without pruning."""
+    """Return all widths of the chosen quantizers, without pruning."""
     return sorted({b for bits, own in zip(space.options, chosen, strict=True) if own for b in bits} - {0})
 
 

@@ -1,4 +1,4 @@
-"""Refinement of a decision: networks around the most probable one, accepted by their measured loss."""
+"""A decision is refined by networks around the most probable one, accepted by their measured loss."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def decide(
     examples: int | None = None,
     progress: bool = True,
 ) -> Assignment:
-    """The decision that spends the budget: least measured validation loss among choices around the most probable one.
+    """Return the decision that spends the budget, by measured loss among choices around the most probable one.
 
     The loss is the likelihood's mean negative log-probability of one example, with every code at its mode. Where no
     more choices keep the budget than may be measured, all are, and the result is the best of all. Otherwise the most
@@ -104,7 +104,7 @@ def decide(
 
 
 def make_search(q: Quantized, budget: Budgets, measure: Measure, evaluations: int) -> BestFirstSearch:
-    """A search that starts from the most probable widths of a network, ready to run.
+    """Return a search that starts from the most probable widths of a network, ready to run.
 
     Args:
         q: the network.
@@ -140,7 +140,7 @@ def _starts(discrete: ConstrainedPosterior) -> list[dict[str, Any]]:
 
 
 def _options(quantizer: Quantizer, best: Any) -> list[np.ndarray]:
-    """Rungs of the gates `[G]` in every option: every rung where all share one, else shifts of the best ones."""
+    """Return the rungs of the gates `[G]` in every option: every rung if all share one, else the best shifted."""
     count = len(quantizer.ladder)
     if not quantizer.gates:
         return [np.array([k]) for k in range(count)]

@@ -1,4 +1,4 @@
-"""Which widths a fit tunes for: measured on held-out data, and where there is time tried."""
+"""The widths that a fit tunes for are measured on held-out data, and where there is time tried."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from probq.utils.batches import Batches
 
 @dataclass(frozen=True)
 class Refinement:
-    """Decides between a search and its tuning, by loss on held-out data.
+    """A refinement decides between a search and its tuning, by loss on held-out data.
 
     Args:
         validation: held-out batches.

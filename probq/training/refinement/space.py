@@ -19,7 +19,7 @@ MOST_STEPS = 4096  # that pay for a rung up, over all rungs up from one state
 
 @dataclass(frozen=True)
 class WidthSpace:
-    """Choices of one option for each quantizer.
+    """A space holds the choices of one option for each quantizer.
 
     Attributes:
         names: of the quantizers.
@@ -37,31 +37,31 @@ class WidthSpace:
 
     @property
     def size(self) -> int:
-        """Number of states, whatever they cost."""
+        """Return the number of states, whatever they cost."""
         return math.prod(len(options) for options in self.options)
 
     def widths(self, state: State) -> dict[str, Any]:
-        """Bits of every quantizer."""
+        """Return the bits of every quantizer."""
         own = {n: options[k] for n, options, k in zip(self.names, self.options, state, strict=True)}
         return own | {name: own[site] for name, site in self.sites.items()}
 
     def log_prob(self, state: State) -> float:
-        """Log-probability in nats."""
+        """Return the log-probability in nats."""
         return float(self.each_log_prob(np.array([state]))[0])
 
     def each_log_prob(self, states: np.ndarray) -> np.ndarray:
-        """Log-probabilities `[N]` in nats of states `[N, quantizers]`."""
+        """Return the log-probabilities `[N]` in nats of states `[N, quantizers]`."""
         total = np.zeros(len(states))
         for place, log_probs in enumerate(self.log_probs):
             total += log_probs[states[:, place]]
         return total
 
     def keeps(self, state: State) -> bool:
-        """Whether every limit is kept."""
+        """Return whether every limit is kept."""
         return bool(self._kept(np.array([state]))[0])
 
     def _kept(self, states: np.ndarray) -> np.ndarray:
-        """Whether each row of `[N, quantizers]` keeps every limit."""
+        """Return whether each row of `[N, quantizers]` keeps every limit."""
         kept = np.ones(len(states), dtype=bool)
         for cost, limit in self.limits:
             kept &= cost(states) <= limit

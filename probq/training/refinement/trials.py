@@ -1,4 +1,4 @@
-"""Trials: the best few choices of widths, each tuned for a while, since tuning changes their order."""
+"""Trials tune each of the best few choices of widths for a while, since tuning changes their order."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Steps of stochastic variational inference: the loss, its gradient, the budget and the record of each step."""
+"""Stochastic variational inference goes in steps: each has a loss, its gradient, the budget and a record."""

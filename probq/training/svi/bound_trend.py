@@ -1,4 +1,4 @@
-"""Whether the bound has settled by the end of a search."""
+"""The trend of the bound tells whether it has settled by the end of a search."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOST_SHARE = 0.2
 
 
 class BoundTrend(NamedTuple):
-    """How the bound still moved at the end of a search.
+    """A trend says how the bound still moved at the end of a search.
 
     Attributes:
         change: of the negative ELBO for one example over the last third, in nats; negative while it improves.
@@ -33,12 +33,12 @@ class BoundTrend(NamedTuple):
 
     @property
     def settled(self) -> bool:
-        """Whether the change may be none, or is less than a fifth of the range passed through."""
+        """Return whether the change may be none, or is less than a fifth of the range passed through."""
         return self.low <= 0 <= self.high or abs(self.change) <= MOST_SHARE * self.passed
 
 
 def bound_trend(bound: Sequence[float]) -> BoundTrend | None:
-    """Change of the bound over the last third of a search, by the median of slopes between means of 20 blocks.
+    """Return the change of the bound over a search's last third, by the median of slopes between means of 20 blocks.
 
     The median of pairwise slopes stands outliers in up to 29 % of the blocks. None in searches below 300 steps, which
     are too short to tell a trend from noise. Of searches without any trend about one in a hundred seems to have one.

@@ -21,7 +21,7 @@ MOST_REPAIRS = 300
 
 
 class BudgetConstraint:
-    """One budget on one network.
+    """A constraint binds one budget to one network.
 
     Args:
         q: the network.
@@ -40,7 +40,7 @@ class BudgetConstraint:
         self.chance = None if p is None or widths_are_fixed(q) else _chance(q, budget.cost, p)
 
     def expected(self) -> Tensor:
-        """`E[cost]`, with gradients."""
+        """Return `E[cost]`, with gradients."""
         return self.q.expected_cost(self.tables)
 
     @torch.no_grad()
@@ -49,7 +49,7 @@ class BudgetConstraint:
         return float(self.expected() if self.chance is None else self.chance.level(self._probs()))
 
     def gap(self, expected: Tensor, limit: float) -> Tensor:
-        """How far a limit is exceeded: `log(E[cost] / limit)`, or the gap of the chance.
+        """Return how far a limit is exceeded: `log(E[cost] / limit)`, or the gap of the chance.
 
         Args:
             expected: `E[cost]` under the posterior.

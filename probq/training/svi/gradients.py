@@ -1,4 +1,4 @@
-"""What keeps the gradients of a step from being those of the network that was run."""
+"""Gradients of a step are checked here to be those of the network that was run."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def check_graph_kept(loss: Tensor) -> None:
 
 @contextmanager
 def explain_gradients() -> Iterator[None]:
-    """Within: gradients are computed, and what torch raises is told in a sentence; lack of memory stays what it is."""
+    """Compute gradients within, and tell what torch raises in a sentence; lack of memory stays what it is."""
     try:
         yield
     except torch.OutOfMemoryError:

@@ -1,4 +1,4 @@
-"""What happened during a fit."""
+"""A history keeps what happened during a fit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class BudgetState:
 
 @dataclass(frozen=True)
 class Step:
-    """One training step.
+    """A step records one step of training.
 
     Attributes:
         step, epoch: counted from 0.
@@ -48,7 +48,7 @@ class Step:
 
 @dataclass
 class History:
-    """Steps and validation records of a fit, in order.
+    """A history holds the steps and validation records of a fit, in order.
 
     Attributes:
         steps: every training step.

@@ -1,4 +1,4 @@
-"""Learning rates of a fit."""
+"""Learning rates differ between weights, scales and gates."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def check_optimizer(optimizer: Any) -> None:
 
 
 def parameter_groups(q: Quantized, rates: Rates, searching: int | None) -> list[dict[str, Any]]:
-    """Parameters with their rates, for an optimizer; gates too in a search of so many steps."""
+    """Return the parameters with their rates, for an optimizer; gates too in a search of so many steps."""
     gates = rates.gates if rates.gates is not None else max(GATES * rates.weights, 10 / (searching or 1000))
     scales = as_network_likelihood(q.likelihood).scale_parameters
     chosen: dict[float, list[Tensor]] = {}

@@ -1,4 +1,4 @@
-"""The steps of one network: a batch, its loss, the gradient, and a record."""
+"""A loop takes one network through its steps: a batch, its loss, the gradient, and a record."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SNAPSHOT_EVERY = 25
 
 
 class Loop:
-    """Steps of a network, over both phases of a fit or in a trial.
+    """A loop makes the steps of a network, over both phases of a fit or in a trial.
 
     Args:
         q: the network, with a likelihood and scales.

@@ -1,4 +1,4 @@
-"""The negative evidence lower bound (ELBO) of a batch, and its gradient."""
+"""The objective is the negative evidence lower bound (ELBO) of a batch, with its gradient."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from probq.utils.errors import ProbqError, sentence
 
 
 class Bound(NamedTuple):
-    """The bound of one batch, for one example in nats.
+    """A bound holds what one batch gives, for one example in nats.
 
     Attributes:
         value: the negative ELBO with the gradient that moves the laws, a scalar.
@@ -32,7 +32,7 @@ class Bound(NamedTuple):
 
 
 class Objective:
-    """The negative ELBO of a network: `E_q[-log p(y | x)] + temperature * KL / N`.
+    """The objective is the negative ELBO of a network: `E_q[-log p(y | x)] + temperature * KL / N`.
 
     Args:
         q: the network, with a likelihood.
@@ -46,7 +46,7 @@ class Objective:
         self.unchecked = True  # Pyro's checks are for the first step; on every one they are a tenth of its time
 
     def __call__(self, x: Any, y: Tensor) -> Bound:
-        """The bound of a batch."""
+        """Return the bound of a batch."""
         single, nll = self._single(x, y)
         laws = law_parameters(self.q) if self.draws > 1 else []
         value = leave_one_out(self.q, x, y, self.size, self.draws) / self.size if laws else single
@@ -78,7 +78,7 @@ class Objective:
         self.unchecked = False
 
     def _single(self, x: Any, y: Tensor) -> tuple[Tensor, float]:
-        """Negative ELBO and negative log-likelihood of one draw."""
+        """Return the negative ELBO and the negative log-likelihood of one draw."""
         outputs: list[Any] = []
 
         def model(*args: Any) -> None:

@@ -1,4 +1,4 @@
-"""What all loops of a fit have in common, and the two kinds of training: the search for widths, and at fixed ones."""
+"""A trainer holds what all loops of a fit share, and trains in two ways: searching for widths, and at fixed ones."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Trainer:
     rounding: bool = True
 
     def loop(self, q: Quantized) -> Loop:
-        """The steps of one network, from the first batch on."""
+        """Return the loop of one network, from the first batch on."""
         return Loop(q, self.data, self.budget, self.draws)
 
     def search(self, loop: Loop, steps: int) -> Iterator[Step]:
@@ -68,7 +68,7 @@ class Trainer:
 
 
 def _folds_late(q: Quantized) -> bool:
-    """Whether batch normalisation can be folded when all is learned: integer multipliers follow its gains, codes stay.
+    """Return whether normalisation can be folded when all is learned: integer multipliers follow its gains, codes stay.
 
     Scales in powers of two do not follow, so that the folded network has to be trained.
     """
