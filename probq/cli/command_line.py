@@ -15,7 +15,7 @@ from probq.cli.arguments import seed
 from probq.integer import IntegerModel
 from probq.integer.layer_table import LayerNumbers, layers_of, number
 from probq.utils.errors import ProbqError, printable
-from probq.utils.file_kind import file_kind
+from probq.utils.manifest import file_kind
 
 FAILED, WRONG_USE = 1, 2
 HEADINGS = ("layer", "op", "weight shape", "bits", "input bits", "accumulator bits", "MACs", "BOPs %")

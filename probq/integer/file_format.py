@@ -15,16 +15,22 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from probq.integer.node import Node
 from probq.integer.packing import LARGEST_LEVEL, MOST_ELEMENTS, Levels, Packing, bits_of, pack, unpack
 from probq.integer.sizes import check_count
 from probq.utils.atomic_write import replace_atomically
 from probq.utils.errors import ProbqError
-from probq.utils.paths import checked_path
+from probq.utils.manifest import KEY, FileFormat, manifest_text
 
-FORMAT, VERSION = "probq.integer", 1
+FORMAT = FileFormat(
+    name="probq.integer",
+    version=1,
+    writer="IntegerModel.save",
+    again="save the model again",
+    others=(("probq.posterior", "it holds a posterior, not an integer model; load it with probq.load(path, net)"),),
+)
+HASH_KEY = f"{KEY}.sha256"
 MOST_HEADER = 100_000_000  # bytes; safetensors reads no more
 FREE_ELEMENTS, PER_BIT = 2**24, 8  # a file may always unpack to so many integers, and to so many more for each bit
 
@@ -65,9 +71,9 @@ def describe(
         entries.append(entry)
     if elements > _allowance(blobs):
         raise ProbqError(f"{elements} integers of so few bits could not be loaded again; remove pruned channels first")
-    top = {"format": FORMAT, "version": VERSION, "nodes": entries, "output": output}
+    top = {"format": FORMAT.name, "version": FORMAT.version, "nodes": entries, "output": output}
     top |= {"output_scale": output_scale, "metadata": metadata}
-    return json.dumps(top, sort_keys=True, separators=(",", ":"), allow_nan=False), blobs
+    return manifest_text(top, allow_nan=False), blobs
 
 
 def _describe_tensor(values: np.ndarray, packing: Packing, key: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -104,7 +110,7 @@ def write(path: str | PathLike[str], manifest: str, blobs: Mapping[str, np.ndarr
         ProbqError: the file cannot be written.
     """
     # by hand, because safetensors shuffles the metadata: equal models shall give equal bytes
-    metadata = {"probq": manifest, "probq.sha256": hashlib.sha256(manifest.encode()).hexdigest()}
+    metadata = {KEY: manifest, HASH_KEY: hashlib.sha256(manifest.encode()).hexdigest()}
     header: dict[str, Any] = {"__metadata__": metadata}
     end = 0
     for key, blob in sorted(blobs.items()):
@@ -124,20 +130,10 @@ def read(path: str | PathLike[str]) -> tuple[dict[str, Any], list[Tensors]]:
     Raises:
         ProbqError: there is no such file, or it is damaged, edited or of another kind.
     """
-    path = checked_path(path)
-    if path.is_dir():
-        raise ProbqError(f"{path} is a folder; give the path of a file that IntegerModel.save wrote")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            manifest = _manifest(file.metadata() or {})
-            blobs = {key: _blob(file, key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+    with FORMAT.opened(path, "numpy") as file:
+        manifest = _manifest(file.metadata() or {})
+        blobs = {key: _blob(file, key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
         nodes, tensors = zip(*_nodes(manifest["nodes"], blobs), strict=True) if manifest["nodes"] else ((), ())
-    except FileNotFoundError as error:
-        raise ProbqError(f"there is no file {path}; give the path that IntegerModel.save wrote") from error
-    except (OSError, SafetensorError) as error:
-        raise ProbqError(f"{path} is not a safetensors file, or is damaged ({error}); save the model again") from error
-    except ProbqError as error:
-        raise ProbqError(f"{path} cannot be loaded: {error}") from error
     if blobs:
         raise ProbqError(f"{path} holds {min(blobs)!r:.80}, which its manifest does not mention; save the model again")
     kept = {name: manifest[name] for name in ("output", "output_scale", "metadata")}
@@ -146,20 +142,8 @@ def read(path: str | PathLike[str]) -> tuple[dict[str, Any], list[Tensors]]:
 
 def _manifest(metadata: Mapping[str, str]) -> dict[str, Any]:
     """Return the parsed and checked manifest out of a file's metadata."""
-    if "probq" not in metadata:
-        raise ProbqError("it is a safetensors file, but probq did not write it; give one that IntegerModel.save wrote")
-    try:
-        manifest = json.loads(metadata["probq"], parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:
-        raise ProbqError(f"its manifest is not JSON ({error!s:.80}); save the model again") from error
-    kind = manifest.get("format") if isinstance(manifest, dict) else None
-    if kind == "probq.posterior":
-        raise ProbqError("it holds a posterior, not an integer model; load it with probq.load(path, net)")
-    if kind != FORMAT:
-        raise ProbqError(f"its format is {kind!r:.80}, not {FORMAT!r}; give a file that IntegerModel.save wrote")
-    if manifest.get("version") != VERSION:
-        raise ProbqError(f"its version is {manifest.get('version')!r:.80}, this probq reads {VERSION}; update probq")
-    if hashlib.sha256(metadata["probq"].encode()).hexdigest() != metadata.get("probq.sha256"):
+    manifest = FORMAT.manifest(metadata, parse_constant=_refuse)
+    if hashlib.sha256(metadata[KEY].encode()).hexdigest() != metadata.get(HASH_KEY):
         raise ProbqError("its manifest does not have the recorded SHA-256: it was edited or damaged; save it again")
     _check(manifest, _TOP, "the manifest")
     return manifest

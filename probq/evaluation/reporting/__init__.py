@@ -22,7 +22,7 @@ from probq.network.quantized.quantized import Quantized
 from probq.training.svi.history import History
 from probq.utils.atomic_write import replace_atomically
 from probq.utils.errors import ProbqError
-from probq.utils.file_kind import file_kind
+from probq.utils.manifest import file_kind
 from probq.utils.version import probq_version
 
 __all__ = ["report"]

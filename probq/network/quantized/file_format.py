@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from os import PathLike
 from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from probq.network.quantized.checks import check
 from probq.utils.atomic_write import replace_atomically
 from probq.utils.errors import ProbqError
-from probq.utils.paths import checked_path
+from probq.utils.manifest import KEY, FileFormat, manifest_text
 
-FORMAT, VERSION = "probq.posterior", 1
+FORMAT = FileFormat(
+    name="probq.posterior",
+    version=1,
+    writer="Quantized.save",
+    again="save it again",
+    others=(
+        ("probq.integer", "it holds an integer model, not a posterior; load it with probq.IntegerModel.load(path)"),
+    ),
+)
 
 
 def write(path: str | PathLike[str], content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
@@ -32,9 +38,9 @@ def write(path: str | PathLike[str], content: Mapping[str, Any], tensors: Mappin
     Raises:
         ProbqError: if the file cannot be written.
     """
-    manifest: dict[str, Any] = {"format": FORMAT, "version": VERSION, **content}
+    manifest: dict[str, Any] = {"format": FORMAT.name, "version": FORMAT.version, **content}
     manifest["sha256"] = _digest(manifest, tensors)
-    data = safetensors.torch.save(dict(tensors), {"probq": _text(manifest)})
+    data = safetensors.torch.save(dict(tensors), {KEY: manifest_text(manifest)})
     with replace_atomically(path) as temporary:
         temporary.write_bytes(data)
 
@@ -46,20 +52,10 @@ def read(path: str | PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
         ProbqError: if there is no such file, or it is damaged, edited or of another kind, or its parts are
             not what a posterior holds.
     """
-    path = checked_path(path)
-    if path.is_dir():
-        raise ProbqError(f"{path} is a folder; give the path of a file that Quantized.save wrote")
-    try:
-        with safe_open(path, framework="pt") as file:
-            manifest = _manifest(file.metadata() or {})
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
-        digest = _digest({k: v for k, v in manifest.items() if k != "sha256"}, tensors)
-    except FileNotFoundError as error:
-        raise ProbqError(f"there is no file {path}; give the path that Quantized.save wrote") from error
-    except (OSError, SafetensorError) as error:
-        raise ProbqError(f"{path} is not a safetensors file, or is damaged ({error}); save it again") from error
-    except ProbqError as error:
-        raise ProbqError(f"{path} cannot be loaded: {error}") from error
+    with FORMAT.opened(path, "pt") as file:
+        manifest = FORMAT.manifest(file.metadata() or {})
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+    digest = _digest({k: v for k, v in manifest.items() if k != "sha256"}, tensors)
     if digest != manifest.get("sha256"):
         raise ProbqError(f"{path} does not have the recorded SHA-256: it was edited or damaged; save it again")
     try:
@@ -69,29 +65,8 @@ def read(path: str | PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return manifest, tensors
 
 
-def _manifest(metadata: Mapping[str, str]) -> dict[str, Any]:
-    if "probq" not in metadata:
-        raise ProbqError("it is a safetensors file, but probq did not write it; give one that Quantized.save wrote")
-    try:
-        manifest = json.loads(metadata["probq"])
-    except (ValueError, RecursionError) as error:
-        raise ProbqError(f"its manifest is not JSON ({error!s:.80}); save it again") from error
-    kind = manifest.get("format") if isinstance(manifest, dict) else None
-    if kind == "probq.integer":
-        raise ProbqError("it holds an integer model, not a posterior; load it with probq.IntegerModel.load(path)")
-    if kind != FORMAT:
-        raise ProbqError(f"its format is {kind!r:.80}, not {FORMAT!r}; give a file that Quantized.save wrote")
-    if manifest.get("version") != VERSION:
-        raise ProbqError(f"its version is {manifest.get('version')!r:.80}, this probq reads {VERSION}; update probq")
-    return dict(manifest)
-
-
-def _text(manifest: Mapping[str, Any]) -> str:
-    return json.dumps(manifest, sort_keys=True, separators=(",", ":"))
-
-
 def _digest(manifest: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256(_text(manifest).encode())
+    digest = hashlib.sha256(manifest_text(manifest).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
