@@ -14,6 +14,11 @@ def check_number(name: str, value: Any, least: int) -> None:
         raise ProbqError(f"{name} must be an integer of {least} or more, not {value!r}")
 
 
+def is_count(value: Any, least: int) -> bool:
+    """Return whether a number is one of Python's own integers of at least `least`, for messages of the caller's own."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
 def check_seed(seed: Any) -> None:
     """Raise unless a seed is one that every random generator here takes, or None."""
     if seed is not None:

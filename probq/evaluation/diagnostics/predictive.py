@@ -13,6 +13,7 @@ from probq.decisions.assignment import Assignment
 from probq.decisions.within_budget import sample
 from probq.network.program.program import Observation
 from probq.network.quantized.quantized import Quantized
+from probq.utils.arguments import is_count
 from probq.utils.batches import Batches
 from probq.utils.errors import ProbqError
 from probq.utils.random_stream import Stream
@@ -39,7 +40,7 @@ def in_memory(q: Quantized, batches: Any) -> list[tuple[Any, Tensor]]:
 
 def draw_outputs(q: Quantized, draws: int, seed: int, budget: Any = None) -> Iterator[list[Assignment]]:
     """Draw widths and codes in parts small enough to hold; without a budget from the whole posterior."""
-    if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
+    if not is_count(draws, 1):
         raise ProbqError(f"draws is a number of draws, 1 or more, not {draws!r}")
     generator = np.random.default_rng(seed)
     rows = max(1, MOST_CODES // sum(int(np.prod(z.shape)) for z in q.weights.values()))

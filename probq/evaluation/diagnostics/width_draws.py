@@ -18,6 +18,7 @@ from probq.network.program.program import Program
 from probq.network.quantizers.base import Quantizer
 from probq.network.quantizers.weight import WeightQuantizer
 from probq.network.tracing.layer import Layer
+from probq.utils.arguments import is_count
 from probq.utils.errors import ProbqError
 
 DRAWS = 10_000
@@ -110,7 +111,7 @@ def draw_widths(q: Program, draws: int, seed: int) -> tuple[dict[str, np.ndarray
         For each quantizer the share of its gates on each rung `[draws, B]`, and the drawn bits: `[draws]`, or
         `[draws, channels]`; where each weight has its own, their mean `[draws]`.
     """
-    if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
+    if not is_count(draws, 1):
         raise ProbqError(f"draws is a number of draws, 1 or more, not {draws!r}")
     generator = np.random.default_rng(seed)
     shares, widths = {}, {}

@@ -12,7 +12,7 @@ from scipy.stats import DegenerateDataWarning, bootstrap, mannwhitneyu
 
 from probq.evaluation.metrics.reliability import Reliability, reliability_of
 from probq.evaluation.metrics.uncertainty import check_probabilities, numbers
-from probq.utils.arguments import check_seed
+from probq.utils.arguments import check_seed, is_count
 from probq.utils.errors import ProbqError
 
 
@@ -189,7 +189,7 @@ def interval(
     rows = [np.asarray(array) for array in arrays]
     if not rows or any(row.ndim < 1 or len(row) != len(rows[0]) or len(row) == 0 for row in rows):
         raise ProbqError("interval takes arrays of one length, a row for each example, and at least one row")
-    if not 0 < level < 1 or isinstance(resamples, bool) or not isinstance(resamples, int) or resamples < 2:
+    if not 0 < level < 1 or not is_count(resamples, 2):
         raise ProbqError("interval takes a level between 0 and 1, and resamples of 2 or more")
     check_seed(seed)
     value, count = float(metric(*rows, **options)), len(rows[0])

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import beta
 
+from probq.utils.arguments import is_count
 from probq.utils.errors import ProbqError
 
 
@@ -57,7 +58,7 @@ def reliability_of(predictions: Any, targets: Any, bins: int = 10) -> Reliabilit
     >>> reliability_of([0.8, 0.8, 0.8, 0.8], [1, 1, 1, 0]).accuracy[7]
     np.float64(0.75)
     """
-    if isinstance(bins, bool) or not isinstance(bins, int) or bins < 1:
+    if not is_count(bins, 1):
         raise ProbqError(f"bins is a number of bins, 1 or more, not {bins!r}")
     confidence, right = _pairs(_array(predictions, "predictions"), _array(targets, "targets"))
     place = np.searchsorted(np.arange(1, bins) / bins, confidence)  # a product with `bins` may round past an edge

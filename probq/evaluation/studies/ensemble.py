@@ -22,7 +22,7 @@ from probq.likelihoods import as_network_likelihood
 from probq.network.program.decided_codes import decided_codes
 from probq.network.program.program import check_posterior
 from probq.network.quantized.quantized import Quantized
-from probq.utils.arguments import check_number
+from probq.utils.arguments import check_number, is_count
 from probq.utils.errors import ProbqError
 from probq.utils.numbers import format_number
 from probq.utils.random_stream import Stream
@@ -87,7 +87,7 @@ def draw_members(q: Quantized, n: int, budget: Budgets, seed: int) -> list[Assig
     Raises:
         ProbqError: if the cheapest `n` networks cost more.
     """
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+    if not is_count(n, 1):
         raise ProbqError(f"an ensemble takes a number of members, 1 or more, not {n!r}")
     several = budgets(budget)
     if not several or widths_are_fixed(q):

@@ -20,7 +20,7 @@ from probq.evaluation.diagnostics.width_draws import cost_of, draw_costs, draw_w
 from probq.network.program.program import check_posterior
 from probq.network.quantized.quantized import Quantized
 from probq.training.fit import fit
-from probq.utils.arguments import check_number
+from probq.utils.arguments import check_number, is_count
 from probq.utils.errors import ProbqError
 
 MOST_RHAT = 1.1
@@ -64,7 +64,7 @@ def restarts(
     Raises:
         ProbqError: as `fit`; or if there are fewer than two chains, or the spread is not a number of 0 or more.
     """
-    if isinstance(chains, bool) or not isinstance(chains, int) or chains < 2:
+    if not is_count(chains, 2):
         raise ProbqError(f"restarts takes a number of chains, 2 or more, not {chains!r}")
     if isinstance(spread, bool) or not isinstance(spread, int | float) or not 0 <= spread < float("inf"):
         raise ProbqError(f"spread is a standard deviation of log-odds, 0 or more, not {spread!r}")
@@ -118,7 +118,7 @@ def convergence(chains: Sequence[Quantized], draws: int = 1000, seed: int = 0) -
     check_number("seed", seed, 0)
     if len(fitted) < 2:
         raise ProbqError("convergence compares two chains or more; make them with probq.restarts")
-    if isinstance(draws, bool) or not isinstance(draws, int) or draws < LEAST_DRAWS:
+    if not is_count(draws, LEAST_DRAWS):
         raise ProbqError(
             f"R-hat compares halves of chains; draws takes a number of {LEAST_DRAWS} or more, not {draws!r}"
         )

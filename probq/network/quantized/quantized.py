@@ -22,7 +22,7 @@ from probq.network.program.decided_codes import decided_codes, rung_onehots
 from probq.network.program.program import Program
 from probq.network.quantized.save import save
 from probq.network.tracing.arguments import arguments
-from probq.utils.arguments import check_seed
+from probq.utils.arguments import check_seed, is_count
 from probq.utils.errors import ProbqError
 from probq.utils.random_stream import alone
 
@@ -69,7 +69,7 @@ class Quantized(Program):
         return self._drawn(n, budget, seed)
 
     def _drawn(self, n: int, budget: Budgets, seed: int | None) -> list[Assignment]:
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        if not is_count(n, 1):
             raise ProbqError(f"sample takes a number of draws, 1 or more, not {n!r}")
         check_seed(seed)
         return draws_within(self, n, budget or self.budget, seed)

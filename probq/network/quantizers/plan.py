@@ -12,6 +12,7 @@ from probq.estimators import Estimator, SecondOrder
 from probq.network.distributions.categorical_codes import MOST_LEVELS
 from probq.network.tracing.layer import Layer
 from probq.priors import CodePrior, WidthPrior
+from probq.utils.arguments import is_count
 from probq.utils.errors import ProbqError
 
 GATES = ("tensor", "channel", "weight")
@@ -101,7 +102,7 @@ class Plan:
                 'Plan(gates="weight") needs profile="shift": weights of one sum with scales of their own must be '
                 "powers of two apart"
             )
-        if isinstance(self.codes, bool) or not isinstance(self.codes, int) or self.codes < 1:
+        if not is_count(self.codes, 1):
             raise ProbqError(f"Plan(codes=...) takes a number of levels, 1 or more, not {self.codes!r}")
         for name in ("tie_weight", "tie_input"):
             value = getattr(self, name)
