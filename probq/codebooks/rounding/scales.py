@@ -30,7 +30,7 @@ def hardware_scale(log2_scale: Tensor, multipliers: int) -> Tensor:
 
 
 def attach_scale_gradient(value: Tensor, log2_scale: Tensor) -> Tensor:
-    """Return a snapped scale with the gradient of `2^t`."""
+    """Return a hardware scale with the gradient of `2^t`."""
     return value * (1 + math.log(2) * (log2_scale - log2_scale.detach()))
 
 

@@ -1,7 +1,7 @@
 """Hand-written hardware gets parameters, thresholds and test vectors in memory files that `$readmemh` reads.
 
 The folder's `probq.json` lists every node with its inputs, attributes, shape, width and files; all files are lines of
-hexadecimal words (`probq.export.memory_words`):
+hexadecimal words (`probq.export.memory.words`):
 
 * `NODE.weight.mem`: a line per output channel, elements `[inputs / groups, *kernel]` in C order;
 * `NODE.bias.mem`: a line per output channel, on the accumulator's grid;

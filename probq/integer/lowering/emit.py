@@ -9,7 +9,7 @@ from probq.integer import Node
 from probq.integer.lowering.operations.values import MOST, Value
 from probq.utils.errors import ProbqError
 
-# What becomes of the values of `probq.lowering.arithmetic`.
+# What becomes of the values of `probq.integer.lowering.operations.arithmetic`.
 EMITTED = MappingProxyType({"scaled": "multiply", "offset": "requantize"})
 NAMED = ("linear", "conv", "embedding", "requantize", "table")  # after their layer
 

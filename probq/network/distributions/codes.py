@@ -35,7 +35,7 @@ class Codes(UnbatchedLaw):
     Args:
         location: real-valued locations, any shape; all of it is one event.
         scale: the step, positive, broadcastable to the location.
-        levels: a `Grid`, `Grids` (one for each location) or ascending levels `[K]`.
+        levels: a `Grid`, `BroadcastGrid` (one for each location) or ascending levels `[K]`.
         spread: the spread of the law in steps, positive, broadcastable.
         nearest: number `m` of levels with positive probability.
 
@@ -146,7 +146,7 @@ class Codes(UnbatchedLaw):
         return not isinstance(self.levels, Tensor) and self.nearest == 2
 
     def draw_fused(self, kind: LevelGradient = LevelGradient.MEAN) -> Tensor:
-        """Draw in one pass, which also gives entropy and log-probability; see `stochastic_rounding.two_nearest`."""
+        """Draw in one pass, which also gives entropy and log-probability; see `two_nearest` of `codebooks.rounding`."""
         assert not isinstance(self.levels, Tensor)
         value, self._entropy, log_prob = two_nearest(self.location, self.scale, self.spread, self.levels, kind)
         self._drawn = (value, log_prob)

@@ -94,8 +94,8 @@ def running(x: Any) -> Iterator[None]:
         raise
     except Exception as error:
         shapes = [tuple(a.shape) if isinstance(a, Tensor) else type(a).__name__ for a in arguments(x)]
-        alone = any(isinstance(a, Tensor) and a.shape[:1] == (1,) for a in arguments(x))
-        hint = "; leave out a batch of one example, e.g. by DataLoader(..., drop_last=True)" if alone else ""
+        single = any(isinstance(a, Tensor) and a.shape[:1] == (1,) for a in arguments(x))
+        hint = "; leave out a batch of one example, e.g. by DataLoader(..., drop_last=True)" if single else ""
         raise ProbqError(f"the network cannot run on a batch of shapes {shapes}: {sentence(error)}{hint}") from error
 
 

@@ -77,7 +77,7 @@ class Activation(nn.Module):
 
 
 def activations(net: nn.Module, found: Tracing, plans: Mapping[str, Plan | None]) -> dict[str, Activation]:
-    """Return an `Activation` for each module of `probq.tracing.module_kinds.TABLES`, by its name.
+    """Return an `Activation` for each module of `probq.network.tracing.module_kinds.TABLES`, by its name.
 
     Args:
         net: the network.

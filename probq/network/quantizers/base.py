@@ -48,7 +48,7 @@ class Quantizer(nn.Module):
         ladder: the codebooks to choose from.
         gates: shape of what has a width of its own, broadcastable to the tensor; `()` for one shared width.
         scales: shape of what has a scale of its own, broadcastable to the tensor.
-        multipliers: see `snapped`.
+        multipliers: see `hardware_scale`.
         prior: the prior of the width; None: uniform.
         estimator: the estimator of the gradients; None: see `Plan`.
     """
@@ -141,15 +141,15 @@ class Quantizer(nn.Module):
         self.fixed = torch.as_tensor(np.searchsorted(self.ladder.bits, bits)).to(self.logits.device)
 
     def levels(self, rung: int) -> Grid | Tensor:
-        """Return the levels of one rung: a grid, or a tensor `[K]` (learned ones snapped to multiples of 1/16)."""
+        """Return the levels of one rung: a grid, or a tensor `[K]` (learned ones rounded to multiples of 1/16)."""
         book = self.ladder.rungs[rung]
         if isinstance(book, Grid):
             return book
         if not book.learned:
             return book.levels().to(self.logits)
         values = torch.sort(self.tables[str(rung)])[0]
-        hardware_scale = torch.round(values.detach() / FINEST_LEVEL) * FINEST_LEVEL
-        return hardware_scale + (values - values.detach())
+        finest = torch.round(values.detach() / FINEST_LEVEL) * FINEST_LEVEL
+        return finest + (values - values.detach())
 
     def grids(self) -> list[Grid] | None:
         """Return the rungs if all of them are equally spaced, else None."""

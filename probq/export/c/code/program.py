@@ -38,7 +38,7 @@ class CSource:
         views: where the value of each node lies.
         steps: in order.
         constants: definitions of constant arrays.
-        helpers: names of the functions of `c_helpers` in use.
+        helpers: texts of the helper functions in use, by their full names.
     """
 
     name: str

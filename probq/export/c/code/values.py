@@ -35,7 +35,7 @@ def _type(bits: int, signed: bool) -> Type:
 
 
 U8, I8, I16, I32, U64 = _type(8, False), _type(8, True), _type(16, True), _type(32, True), _type(64, False)
-U16, U32, I64 = _type(16, False), _type(32, False), _type(64, True)
+U16, I64 = _type(16, False), _type(64, True)
 
 
 def narrowest(low: int, high: int, types: Sequence[Type] = (U8, I8, I16, I32)) -> Type:

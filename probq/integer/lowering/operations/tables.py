@@ -14,7 +14,7 @@ from probq.integer.lowering.operations.values import Requantizer, Value
 from probq.network.quantizers.activation import Activation
 from probq.network.quantizers.base import InputQuantizer
 
-# What torch.export calls the functions of `probq.tracing.module_kinds.TABLES`, and the module to use.
+# What torch.export calls the functions of `probq.network.tracing.module_kinds.TABLES`, and the module to use.
 MODULES = MappingProxyType(
     {
         "sigmoid": "Sigmoid", "tanh": "Tanh", "gelu": "GELU", "silu": "SiLU", "hardsigmoid": "Hardsigmoid",

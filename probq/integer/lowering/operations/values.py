@@ -28,7 +28,7 @@ class Value:
 
     Attributes:
         op: operation of the integer model that makes it; "real" for the network's own input before quantization,
-            "scaled" and "offset" for those of `probq.lowering.arithmetic`.
+            "scaled" and "offset" for those of `operations/arithmetic.py`.
         parents: the values it is made of.
         shape: without the batch.
         where: operation and module, for messages.
