@@ -17,7 +17,7 @@ _PROCESS = threading.RLock()
 
 
 @contextmanager
-def alone() -> Iterator[None]:
+def exclusive() -> Iterator[None]:
     """Keep other threads out within the context, also from a `Stream` and from a step of a fit.
 
     Calling a network with other weights changes the network for the time of the call, and `torch.export` keeps a stack

@@ -16,7 +16,7 @@ from probq.integer.lowering.operations.dispatch import OPERATIONS
 from probq.network.program.network import Network
 from probq.network.program.substitution import hooked
 from probq.utils.errors import ProbqError
-from probq.utils.random_stream import alone
+from probq.utils.random_stream import exclusive
 
 BATCH = 3
 
@@ -85,7 +85,7 @@ def exported(q: Network) -> Exported:
     net, args = copy.deepcopy(q.net).eval(), _zeros(q)
     try:
         with (
-            alone(),
+            exclusive(),
             hooked(net, hooks["input"] | hooks["argument"], hooks["norm"], hooks["value"]),
             torch.no_grad(),
             warnings.catch_warnings(),

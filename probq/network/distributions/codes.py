@@ -16,7 +16,7 @@ from torch import Tensor
 
 from probq.codebooks.rounding.nearest import Levels, decode, first_code, largest_count, nearest_level
 from probq.codebooks.rounding.stochastic import LevelGradient, log_difference, times_log, two_nearest
-from probq.network.distributions.whole import UnbatchedLaw
+from probq.network.distributions.unbatched_law import UnbatchedLaw
 from probq.utils.errors import ProbqError
 
 

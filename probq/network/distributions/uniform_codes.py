@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from probq.codebooks.rounding.nearest import Levels, counts, decode
-from probq.network.distributions.whole import UnbatchedLaw
+from probq.network.distributions.unbatched_law import UnbatchedLaw
 
 
 class UniformCodes(UnbatchedLaw):

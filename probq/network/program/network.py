@@ -27,7 +27,7 @@ from probq.network.quantizers.weight import WeightQuantizer
 from probq.network.tracing.arguments import arguments
 from probq.network.tracing.layer import Layer
 from probq.network.tracing.module_kinds import NORMS
-from probq.utils.random_stream import alone
+from probq.utils.random_stream import exclusive
 
 
 class Network(nn.Module):
@@ -162,7 +162,7 @@ class Network(nn.Module):
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Set evaluation mode and fold batch normalisation within the context, as for everything that is decided."""
-        with alone():
+        with exclusive():
             training, folded = [m for m in self.modules() if m.training], self.folded
             self.eval()
             self.folded = True

@@ -15,8 +15,8 @@ from torch.distributions import Categorical, Distribution, constraints
 
 from probq.likelihoods import categorical, fits, for_target, hits, is_usual, only_tensor
 from probq.likelihoods.classes import observed
+from probq.network.distributions.unbatched_law import ONE_DRAW
 from probq.network.distributions.uniform_codes import UniformCodes
-from probq.network.distributions.whole import ONE_DRAW
 from probq.network.program.network import Network
 from probq.network.program.substitution import running
 from probq.network.quantizers.base import Quantizer, Rung
@@ -162,7 +162,7 @@ class Program(Network):
                     # The estimator only changes the gradient of draws, so it is set on the law rather than making a law
                     # of its own: entropy and log-probability, and with them the KL, are the same for all estimators.
                     law.estimate = quantizer.code_estimator(self.temperature).draw if self.training else None
-                    _alone(f"{name}.code", law)
+                    _sample_site(f"{name}.code", law)
 
     def _width_site(self, name: str, quantizer: Quantizer, law: Callable[[], Any], drawn: Any) -> Tensor:
         if name in self.sites:
@@ -170,7 +170,7 @@ class Program(Network):
         if not quantizer.free:
             return quantizer.probs()
         distribution = law()
-        return _alone(f"{name}.width", distribution.to_event(len(distribution.batch_shape)))
+        return _sample_site(f"{name}.width", distribution.to_event(len(distribution.batch_shape)))
 
     def _draws_codes(self, quantizer: WeightQuantizer) -> bool:
         return quantizer.nearest > 1 and not self.rounding
@@ -179,7 +179,7 @@ class Program(Network):
         rung = self.rung(name, onehot)
         if not self._draws_codes(quantizer):
             return self._code_law(name, quantizer, rung, nearest=1).rsample()
-        return _alone(f"{name}.code", self.code_prior(name, rung, onehot))
+        return _sample_site(f"{name}.code", self.code_prior(name, rung, onehot))
 
     def code_prior(self, name: str, rung: Rung, onehot: Tensor) -> UniformCodes:
         """Return the prior of a weight's codes on a drawn rung, normalisation folded in as in the weight itself."""
@@ -229,7 +229,7 @@ class Program(Network):
         return law
 
 
-def _alone(site: str, law: Any) -> Tensor:
+def _sample_site(site: str, law: Any) -> Tensor:
     """Return what Pyro draws at a site, in the law's own shape.
 
     Earlier draws that are given back may have axes of size 1.

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from probq.network.tracing.arguments import arguments, hook_input
 from probq.network.tracing.module_kinds import NORMS
 from probq.utils.errors import ProbqError, sentence
-from probq.utils.random_stream import alone
+from probq.utils.random_stream import exclusive
 
 Functions = Mapping[str, Callable[[Tensor], Tensor]]
 
@@ -47,7 +47,7 @@ def substitute(
         noise: for each module name, a function of the module and its input that gives what is added to its output.
         dtype: the dtype of all floating-point numbers, arguments included; None leaves them as they are.
     """
-    with alone(), hooked(net, inputs, outputs, results, noise or {}):
+    with exclusive(), hooked(net, inputs, outputs, results, noise or {}):
         args = tuple(_converted(a, dtype) if isinstance(a, Tensor) else a for a in args)
         return torch.func.functional_call(net, _by_place(net, tensors, dtype), args, tie_weights=False)
 

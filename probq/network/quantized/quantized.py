@@ -24,7 +24,7 @@ from probq.network.quantized.save import save
 from probq.network.tracing.arguments import arguments
 from probq.utils.arguments import check_seed, is_count
 from probq.utils.errors import ProbqError
-from probq.utils.random_stream import alone
+from probq.utils.random_stream import exclusive
 
 
 class Quantized(Program):
@@ -83,7 +83,7 @@ class Quantized(Program):
         Raises:
             ProbqError: if the assignment belongs to another network or plan.
         """
-        with alone():
+        with exclusive():
             fixed = copy.deepcopy(self)
         fixed.folded = True
         fix_widths(fixed, assignment.widths)
@@ -112,7 +112,7 @@ class Quantized(Program):
 
     def forward(self, *args: Any) -> Any:
         """Return the network's output at its mode, exactly that of the integer model, in the inputs' precision."""
-        with alone():
+        with exclusive():
             if self.training and widths_are_fixed(self):
                 return self._at_fixed(arguments(args), exact=False)
             return self._decided(self.mode(), args)
@@ -180,7 +180,7 @@ class Quantized(Program):
 
     def save(self, path: Any) -> None:
         """Write the posterior as safetensors with a JSON header; see `probq.load`."""
-        with alone():
+        with exclusive():
             save(self, path)
 
     def __repr__(self) -> str:
