@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from probq.integer.operations import check
+from probq.integer.operations import check_operation
 from probq.integer.packing import Packing, size_in_bits, smallest
 from probq.utils.errors import ProbqError
 
@@ -43,7 +43,7 @@ class Node:
     def __post_init__(self) -> None:
         try:
             self._canonicalise()
-            check(self.op, len(self.inputs), self.tensors, self.attributes)
+            check_operation(self.op, len(self.inputs), self.tensors, self.attributes)
             for name, tensor in self.tensors.items():
                 size_in_bits(tensor.shape, self.packing_of(name))
         except ProbqError as error:

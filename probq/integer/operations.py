@@ -126,7 +126,7 @@ SIGNATURES: Mapping[str, Signature] = MappingProxyType(
 )  # fmt: skip
 
 
-def check(op: str, inputs: int, tensors: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> None:
+def check_operation(op: str, inputs: int, tensors: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> None:
     """Refuse a node whose parts are not those of its operation.
 
     Raises:

@@ -9,7 +9,7 @@ from probq.integer.ranges import Range
 from probq.utils.errors import ProbqError
 
 
-def check(model: IntegerModel) -> None:
+def check_model(model: IntegerModel) -> None:
     """Refuse a model of which hls4ml is known to refuse a part, or to compute it otherwise.
 
     Raises:

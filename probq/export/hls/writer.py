@@ -24,7 +24,7 @@ from probq.export import qonnx
 from probq.export.c.code.text import checked_name
 from probq.export.common import results
 from probq.export.common.artifact_folder import port, read_index, replace_folder, write_index
-from probq.export.hls.check import check
+from probq.export.hls.check import check_model
 from probq.export.hls.rewrite import rewritten
 from probq.export.qonnx.graph import width
 from probq.integer import IntegerModel
@@ -80,7 +80,7 @@ def write(
     if strategy not in STRATEGIES:
         raise ProbqError(f"there is no strategy {strategy!r:.80}; use 'Resource' or 'Latency'")
     digest, model = model.sha256(), rewritten(model)
-    check(model)
+    check_model(model)
     require("hls4ml", "hls")
     wrapper, notes = _prepared(model)
     exponents = {end: json.loads(notes[f"probq.{end}_exponent"]) for end in ("input", "output")}

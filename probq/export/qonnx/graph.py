@@ -58,7 +58,7 @@ def width(low: int, high: int, signed: bool = False) -> Width:
     return Width(bits, True, low > -(2 ** (bits - 1)))
 
 
-def check(low: Any, high: Any, what: str) -> None:
+def check_exact(low: Any, high: Any, what: str) -> None:
     """Refuse integers that float32 does not hold.
 
     Raises:

@@ -6,7 +6,7 @@ import numpy as np
 
 from probq.export.common.requantization import Shift, as_shift, to_shift
 from probq.export.onnx.graph import Graph
-from probq.export.qonnx.graph import Wire, bipolar, check, limited, parameter, quant, real, width
+from probq.export.qonnx.graph import Wire, bipolar, check_exact, limited, parameter, quant, real, width
 from probq.integer import Node
 from probq.integer.ranges import Range, accumulators
 from probq.utils.errors import ProbqError
@@ -32,7 +32,7 @@ def layer(graph: Graph, node: Node, x: Wire, reached: Range, flavour: Flavour, e
     """Add a layer whose accumulators are read as they are, on the grid `2^exponent` (by default the input's)."""
     exponent = x.exponent if exponent is None else exponent
     low, high = accumulators(node, Range(x.low, x.high))
-    check(low, high, "its accumulator")
+    check_exact(low, high, "its accumulator")
     bias = node.tensors["bias"]
     grid = np.full(len(bias), exponent, np.int64)
     name = _product(graph, node, x, grid, bias, 0, flavour)
@@ -53,7 +53,7 @@ def fused(graph: Graph, node: Node, requantize: Node, x: Wire, shape: tuple[int,
     bias = 2 * node.tensors["bias"] + _centred(shift, requantize)
     low, high = accumulators(node, Range(x.low, x.high))
     added = bias - 2 * node.tensors["bias"]
-    check(2 * low + np.minimum(added, 0), 2 * high + np.maximum(added, 0), "twice its accumulator")
+    check_exact(2 * low + np.minimum(added, 0), 2 * high + np.maximum(added, 0), "twice its accumulator")
     name = _product(graph, node, x, exponent - shift.shift, bias, 1, flavour)
     return rounded(graph, name, requantize, exponent, shape)
 
@@ -72,7 +72,7 @@ def requantized(graph: Graph, node: Node, x: Wire) -> Wire:
             "or export to ONNX or C"
         )
     added = _centred(shift, node)
-    check(2 * x.low + np.minimum(added, 0), 2 * x.high + np.maximum(added, 0), "twice its input")
+    check_exact(2 * x.low + np.minimum(added, 0), 2 * x.high + np.maximum(added, 0), "twice its input")
     name = x.name
     if added.any():
         name = graph.node("Add", [name, graph.constant(_compact(real(added, x.exponent - 1)), "float32")])

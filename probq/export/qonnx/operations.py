@@ -9,7 +9,7 @@ import numpy as np
 
 from probq.export.onnx.graph import Graph
 from probq.export.onnx.operations import behind_batch, pool_pads
-from probq.export.qonnx.graph import Wire, at, bipolar, check, limited, parameter, quant, real, width
+from probq.export.qonnx.graph import Wire, at, bipolar, check_exact, limited, parameter, quant, real, width
 from probq.export.qonnx.layers import requantized
 from probq.integer import Node
 from probq.integer.ranges import Range
@@ -166,7 +166,7 @@ def operation(graph: Graph, node: Node, inputs: list[Wire], reached: Range) -> W
     if node.op not in OPERATIONS:
         raise ProbqError(f"QONNX has no {node.op}, only {', '.join(OPERATIONS)}; export to ONNX or C")
     if not node.attributes.get("index") and not _only_scales(node):
-        check(reached.low, reached.high, "its integers")
+        check_exact(reached.low, reached.high, "its integers")
     return OPERATIONS[node.op](graph, node, inputs, reached)
 
 

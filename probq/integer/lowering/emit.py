@@ -14,7 +14,7 @@ EMITTED = MappingProxyType({"scaled": "multiply", "offset": "requantize"})
 NAMED = ("linear", "conv", "embedding", "requantize", "table")  # after their layer
 
 
-def emitted(output: Value) -> tuple[list[Node], str]:
+def emit_nodes(output: Value) -> tuple[list[Node], str]:
     """Return the integer model's nodes, each after those it needs, and the name of the last."""
     nodes: list[Node] = []
     names: dict[int, str] = {}

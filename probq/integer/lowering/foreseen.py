@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from probq.integer.lowering.emit import emitted
+from probq.integer.lowering.emit import emit_nodes
 from probq.integer.lowering.graph import Walk
 from probq.integer.lowering.operations.values import reduced
 from probq.network.program.decided_codes import decided_codes, rung_onehots
@@ -29,7 +29,7 @@ def foreseen_refusal(q: Program) -> str:
 
 def _refusal(q: Program, widths: dict[str, Any]) -> str:
     try:
-        emitted(reduced(Walk(q, rung_onehots(q, widths), decided_codes(q, widths)).output())[0])
+        emit_nodes(reduced(Walk(q, rung_onehots(q, widths), decided_codes(q, widths)).output())[0])
     except ProbqError as error:
         return str(error)
     return ""

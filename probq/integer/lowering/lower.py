@@ -13,7 +13,7 @@ from probq import cost as costs
 from probq.decisions.assignment import Assignment
 from probq.integer import IntegerModel
 from probq.integer.lowering.check_inputs import check_inputs
-from probq.integer.lowering.emit import emitted
+from probq.integer.lowering.emit import emit_nodes
 from probq.integer.lowering.graph import Walk
 from probq.integer.lowering.operations.values import reduced
 from probq.likelihoods import only_tensor
@@ -54,7 +54,7 @@ def lower(q: Quantized, assignment: Assignment | None = None) -> IntegerModel:
     walk = Walk(fixed, rung_onehots(fixed, assignment.widths), assignment.codes)
     output = walk.output()
     integers, unit = reduced(output)
-    nodes, name = emitted(integers)
+    nodes, name = emit_nodes(integers)
     scale = unit * 2.0 ** int(output.exponent) / output.divisor
     model = IntegerModel(nodes, name, scale, _metadata(q, assignment))
     _check_integers(fixed, assignment, model, walk.argument)

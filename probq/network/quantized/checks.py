@@ -40,7 +40,7 @@ PARTS = MappingProxyType(
 OPTIONAL = frozenset({"activations", "sites", "held", "fingerprint", "tuned", "profile", "keep_zeros", "laws"})
 
 
-def check(manifest: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+def check_parts(manifest: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Raise unless a file's parts are of the right kinds, its numbers finite and in range, and its sizes its tensors'.
 
     Raises:

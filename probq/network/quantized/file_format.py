@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from probq.network.quantized.checks import check
+from probq.network.quantized.checks import check_parts
 from probq.utils.atomic_write import replace_atomically
 from probq.utils.errors import ProbqError
 from probq.utils.manifest import KEY, FileFormat, manifest_text
@@ -59,7 +59,7 @@ def read(path: str | PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if digest != manifest.get("sha256"):
         raise ProbqError(f"{path} does not have the recorded SHA-256: it was edited or damaged; save it again")
     try:
-        check(manifest, tensors)
+        check_parts(manifest, tensors)
     except ProbqError as error:
         raise ProbqError(f"{path} is not a valid posterior: {error!s:.300}; save it again") from error
     return manifest, tensors

@@ -8,24 +8,24 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from probq.integer.lowering.operations.requantize import Target, requantization
+from probq.integer.lowering.operations.requantize import RoundingTarget, requantization
 from probq.utils.errors import ProbqError
 
 TARGETS = st.builds(
-    lambda exponent, book: Target(exponent, *book),
+    lambda exponent, book: RoundingTarget(exponent, *book),
     st.integers(-14, 6),
     st.sampled_from([(0, 1, 256), (0, 1, 2), (-7, 1, 15), (-127, 1, 255), (-1, 2, 2), (-1, 1, 3)]),
 )
 
 
-def exact(x: int, exponent: int, divisor: int, target: Target, factor: int) -> int:
+def exact(x: int, exponent: int, divisor: int, target: RoundingTarget, factor: int) -> int:
     """The code by rational arithmetic."""
     u = Fraction(x) * factor * Fraction(2) ** (exponent - target.exponent) / divisor
     code = floor((u - target.start) / target.step + Fraction(1, 2))
     return min(max(code, 0), target.count - 1)
 
 
-def ties(exponent: int, divisor: int, target: Target, bound: int, factor: int) -> list[int]:
+def ties(exponent: int, divisor: int, target: RoundingTarget, bound: int, factor: int) -> list[int]:
     """Accumulators at and beside every rounding boundary within the bound."""
     worth = Fraction(2) ** (target.exponent - exponent) * divisor / factor
     edges = [
@@ -55,7 +55,7 @@ def test_equals_rational_arithmetic(target, exponent, divisor, bound, factor, da
 
 
 def test_a_power_of_two_is_one_add_and_one_shift():
-    r = requantization(np.array([-6, -9]), 1, 1000, Target(-2, 0, 1, 16))
+    r = requantization(np.array([-6, -9]), 1, 1000, RoundingTarget(-2, 0, 1, 16))
     assert r.multiplier.tolist() == [1, 1]
     assert r.shift.tolist() == [4, 7]
     assert r.add.tolist() == [8, 64]
@@ -63,15 +63,15 @@ def test_a_power_of_two_is_one_add_and_one_shift():
 
 def test_a_step_that_no_shift_reaches_is_refused():
     with pytest.raises(ProbqError, match="steps of 1 or 2"):
-        requantization(np.array(0), 1, 10, Target(0, 0, 3, 4))
+        requantization(np.array(0), 1, 10, RoundingTarget(0, 0, 3, 4))
 
 
 def test_integers_beyond_62_bits_are_refused():
     with pytest.raises(ProbqError, match="62 bits"):
-        requantization(np.array(0), 49, 2**40, Target(33, 0, 1, 256))
+        requantization(np.array(0), 49, 2**40, RoundingTarget(33, 0, 1, 256))
 
 
 def test_code_of_a_real_number():
-    target = Target(-1, 0, 1, 4)
+    target = RoundingTarget(-1, 0, 1, 4)
     assert [target.code(v) for v in (-3.0, 0.24, 0.25, 1.0, 9.0)] == [0, 0, 1, 2, 3]
     assert target.bits == 2

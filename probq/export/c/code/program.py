@@ -14,7 +14,7 @@ CONSTANTS = (U8, I8, U16, I16, I32, I64)
 
 
 @dataclass(frozen=True)
-class Step:
+class CStep:
     """A step is one function of the program: its parameters are named buffers, its body is C lines."""
 
     title: str
@@ -44,7 +44,7 @@ class CSource:
     name: str
     ranges: Mapping[str, ElementRange]
     views: dict[str, View] = field(default_factory=dict)
-    steps: list[Step] = field(default_factory=list)
+    steps: list[CStep] = field(default_factory=list)
     constants: list[str] = field(default_factory=list)
     helpers: dict[str, str] = field(default_factory=dict)
     buffers: int = 0
@@ -76,7 +76,7 @@ class CSource:
         self, title: str, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer], body: Iterable[str]
     ) -> None:
         """Add a step; `outputs` holds its scratch as well."""
-        self.steps.append(Step(title, dict(inputs), dict(outputs), tuple(body)))
+        self.steps.append(CStep(title, dict(inputs), dict(outputs), tuple(body)))
 
 
 def functions(program: CSource) -> list[str]:
@@ -109,7 +109,7 @@ def calls(program: CSource) -> tuple[list[str], dict[int, int]]:
     return lines, sizes
 
 
-def _placed(steps: Sequence[Step]) -> tuple[dict[int, int], dict[int, int]]:
+def _placed(steps: Sequence[CStep]) -> tuple[dict[int, int], dict[int, int]]:
     """Return the offset of every buffer in the pool of its width.
 
     The largest come first, each into the first gap free while it lives.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from probq.codebooks import Grid
 from probq.codebooks.rounding.scales import MULTIPLIERS
 from probq.integer.lowering.operations.pooling import many
-from probq.integer.lowering.operations.requantize import Target
+from probq.integer.lowering.operations.requantize import RoundingTarget
 from probq.integer.lowering.operations.values import MOST, Requantizer, Value, multiplied, refusal
 from probq.integer.packing import Packing
 from probq.network.program.network import Network
@@ -131,13 +131,13 @@ class Layers:
             return np.zeros(channels, np.int64)
         return np.round((bias.detach().double() / step.double()).numpy()).astype(np.int64)
 
-    def _target(self, layer: Layer) -> Target:
+    def _target(self, layer: Layer) -> RoundingTarget:
         quantizer = self.q.inputs[layer.input or ""]
         rung = quantizer.rung(self.onehots[layer.input or ""].argmax(-1))
         if not isinstance(rung.levels, Grid):
             raise ProbqError(f"{layer.input} cannot be lowered to integers: inputs need equally spaced codebooks")
         exponent = round(math.log2(float(rung.scale.detach())))
-        return Target(exponent, rung.levels.start, rung.levels.step, rung.levels.count)
+        return RoundingTarget(exponent, rung.levels.start, rung.levels.step, rung.levels.count)
 
     def embedding(self, layer: Layer, x: Value, shape: tuple[int, ...], where: str) -> Value:
         """Return the value of the rows that indices choose.

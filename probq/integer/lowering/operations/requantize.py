@@ -12,7 +12,7 @@ MOST_BITS = 62
 
 
 @dataclass(frozen=True)
-class Target:
+class RoundingTarget:
     """A value is rounded to levels `start + step * code` for `code = 0 .. count - 1`, times `2^exponent`."""
 
     exponent: int
@@ -45,7 +45,7 @@ class Requantization:
 
 
 def requantization(
-    exponent: np.ndarray, divisor: int, bound: int, target: Target, factor: np.ndarray | int = 1
+    exponent: np.ndarray, divisor: int, bound: int, target: RoundingTarget, factor: np.ndarray | int = 1
 ) -> Requantization:
     """Return the integers that map `x`, worth `x * factor * 2^exponent / divisor`, to codes, exact for `|x| <= bound`.
 
@@ -68,7 +68,7 @@ def requantization(
     return Requantization(*arrays)
 
 
-def _scaled(exponent: int, divisor: int, bound: int, target: Target, factor: int) -> tuple[int, int, int]:
+def _scaled(exponent: int, divisor: int, bound: int, target: RoundingTarget, factor: int) -> tuple[int, int, int]:
     """Return the integers for `x * factor`.
 
     The factor is taken into the multiplier, its powers of two into the exponent.
@@ -79,7 +79,7 @@ def _scaled(exponent: int, divisor: int, bound: int, target: Target, factor: int
     return multiplier * odd, add, shift
 
 
-def _one(exponent: int, divisor: int, bound: int, target: Target) -> tuple[int, int, int]:
+def _one(exponent: int, divisor: int, bound: int, target: RoundingTarget) -> tuple[int, int, int]:
     # twice the constant 1/2 - start/step is an integer: step is 1, or 2 with an odd start
     twice = (target.step - 2 * target.start) // target.step
     if target.step & (target.step - 1) or (target.step - 2 * target.start) % target.step:

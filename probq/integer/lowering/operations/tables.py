@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from probq.integer.lowering.operations.requantize import Target
+from probq.integer.lowering.operations.requantize import RoundingTarget
 from probq.integer.lowering.operations.values import Requantizer, Value
 from probq.network.quantizers.activation import Activation
 from probq.network.quantizers.base import InputQuantizer
@@ -26,7 +26,7 @@ MODULES = MappingProxyType(
 def argument(activation: Activation, name: str, x: Value, requantizer: Requantizer) -> Value:
     """Return the rounded argument of the function that module `name` is."""
     grid, exponent = _grid(activation), _exponent(activation.input)
-    return requantizer(x, Target(exponent, grid.start, grid.step, grid.count), f"{name}.input")
+    return requantizer(x, RoundingTarget(exponent, grid.start, grid.step, grid.count), f"{name}.input")
 
 
 def table(activation: Activation, name: str, x: Value, where: str, function: Callable[[Tensor], Tensor]) -> Value:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from probq.integer.lowering.operations.requantize import Target, requantization
+from probq.integer.lowering.operations.requantize import RoundingTarget, requantization
 from probq.integer.packing import Packing
 from probq.utils.errors import ProbqError
 
@@ -203,7 +203,7 @@ class Requantizer:
     def __init__(self) -> None:
         self._made: dict[tuple[Any, ...], tuple[Value, Value]] = {}
 
-    def __call__(self, value: Value, target: Target, name: str, lo: int = 0, hi: int | None = None) -> Value:
+    def __call__(self, value: Value, target: RoundingTarget, name: str, lo: int = 0, hi: int | None = None) -> Value:
         """Return the value as codes of `target`, its codes limited to `lo .. hi`."""
         hi = target.count - 1 if hi is None else hi
         key = (id(value), target, lo, hi)
@@ -211,7 +211,7 @@ class Requantizer:
             self._made[key] = (value, self._round(value, target, name, lo, hi))
         return self._made[key][1]
 
-    def _round(self, value: Value, target: Target, name: str, lo: int, hi: int) -> Value:
+    def _round(self, value: Value, target: RoundingTarget, name: str, lo: int, hi: int) -> Value:
         if value.op == "multiply":
             return self(value.parents[0], target, name, lo, hi)
         if value.op == "clip" and value.limits != (None, None):
@@ -242,7 +242,7 @@ class Requantizer:
         return _rounded(value, target, name, lo, hi)
 
 
-def _composed(value: Value, target: Target, lo: int, hi: int) -> Value:
+def _composed(value: Value, target: RoundingTarget, lo: int, hi: int) -> Value:
     """Return a table of what follows from rounding another table's values."""
     r = requantization(value.exponent, value.divisor, value.bound, target)
     codes = (value.tensors["table"] * r.multiplier + r.add) >> r.shift
@@ -251,11 +251,11 @@ def _composed(value: Value, target: Target, lo: int, hi: int) -> Value:
     return replace(value, tensors={"table": levels}, **made)
 
 
-def _rounded(value: Value, target: Target, name: str, lo: int, hi: int) -> Value:
+def _rounded(value: Value, target: RoundingTarget, name: str, lo: int, hi: int) -> Value:
     levels = (target.start + target.step * lo, target.start + target.step * hi)
     if target.step == 1:
         attributes: dict[str, Any] = {"lo": levels[0], "hi": levels[1]}
-        reached = Target(target.exponent, 0, 1, target.count)
+        reached = RoundingTarget(target.exponent, 0, 1, target.count)
     else:
         attributes, reached = {"lo": lo, "hi": hi, "start": target.start, "step": target.step}, target
     made: dict[str, Any] = {
