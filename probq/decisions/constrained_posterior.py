@@ -15,16 +15,16 @@ import torch
 from torch import Tensor
 
 from probq import cost as costs
-from probq.cost.budget import Budget
-from probq.decisions.allocation import most_probable as solve
+from probq.cost.budget import Budget, Budgets, budgets
 from probq.decisions.allocation.conditional_sampling import conditional_draws, probability_within
+from probq.decisions.allocation.most_probable import check_reachable, most_probable
 from probq.decisions.allocation.problem import Choice, Problem, make_problem
 from probq.network.program.program import Program
 from probq.network.tracing.layer import Layer
 from probq.utils.errors import ProbqError
 from probq.utils.numbers import format_number
 
-SEARCH = 16  # halvings of the limit that stands in for a coupled one
+HALVINGS = 16  # of the limit that stands in for a coupled one
 PROPOSALS = 64  # draws for each one wanted, at most, where a coupled limit rejects some
 
 
@@ -86,15 +86,15 @@ class ConstrainedPosterior:
         Raises:
             ProbqError: if no choice keeps the limits.
         """
-        free, gap = solve.most_probable(self.problem, self.limits)
+        free, gap = most_probable(self.problem, self.limits)
         if self.keeps(free):
             return free, gap
         bound, best = self.problem.value(free)[0] + gap, None
         low, high = 0.0, 1.0
-        for share in (0.0, *[math.nan] * SEARCH):
+        for share in (0.0, *[math.nan] * HALVINGS):
             share = (low + high) / 2 if math.isnan(share) else share
             try:
-                choice, _ = solve.most_probable(self.problem, self._stand_in(share))
+                choice, _ = most_probable(self.problem, self._stand_in(share))
             except ProbqError:  # other limits need more than this
                 low = share
                 continue
@@ -107,7 +107,7 @@ class ConstrainedPosterior:
 
     def check(self) -> None:
         """Raise unless some choice keeps all limits."""
-        solve.check_reachable(self.problem, self.limits)
+        check_reachable(self.problem, self.limits)
         if not self.keeps([group.cheapest(0) for group in self.problem.groups]) or len(self.limits) > len(self.coupled):
             self.most_probable()
 
@@ -159,21 +159,32 @@ class ConstrainedPosterior:
         return inside * float(np.mean([self.keeps(choice) for choice in found]))
 
 
+def constrained_posterior(q: Program, budget: Budgets) -> ConstrainedPosterior:
+    """Return the discrete problem of a network under a budget, or all of several.
+
+    Raises:
+        ProbqError: if a limit on the largest layer cannot be kept.
+    """
+    found = constrain(q, budgets(budget))
+    assert found is not None  # it raises otherwise
+    return found
+
+
 def constrain(
-    q: Program, budgets: Sequence[Budget], strict: bool = True, laws: Mapping[str, np.ndarray] | None = None
+    q: Program, several: Sequence[Budget], strict: bool = True, laws: Mapping[str, np.ndarray] | None = None
 ) -> ConstrainedPosterior | None:
-    """Return the discrete problem of a network under budgets.
+    """Return the discrete problem of a network under several budgets.
 
     Args:
         q: the network.
-        budgets: the limits; none for no limit.
+        several: the budgets; none for no limit.
         strict: whether to raise where a limit on the largest layer cannot be kept; else the result is None.
         laws: as in `width_problem`.
 
     Raises:
         ProbqError: as told; it names the layer.
     """
-    wanted = [(costs.as_network_cost(b.cost).by_layers(), b.cost, b.absolute(q.layers)) for b in budgets]
+    wanted = [(costs.as_network_cost(b.cost).by_layers(), b.cost, b.absolute(q.layers)) for b in several]
     barred: dict[str, np.ndarray] = {}
     barring = [row for row in wanted if costs.as_network_cost(row[0]).limits_each_layer]
     for cost, _, limit in barring:

@@ -11,7 +11,7 @@ import torch
 from probq import cost as costs
 from probq.cost.budget import Budgets, budgets
 from probq.decisions.assignment import Assignment
-from probq.decisions.constrained_posterior import ConstrainedPosterior, constrain
+from probq.decisions.constrained_posterior import constrain, constrained_posterior
 from probq.decisions.widths import (
     fixed_by_decision,
     fixed_widths,
@@ -67,13 +67,6 @@ def check_budget_reachable(q: Program, budget: Budgets) -> None:
         _fixed(q, budget)
     else:
         constrained_posterior(q, budget).check()
-
-
-def constrained_posterior(q: Program, budget: Budgets) -> ConstrainedPosterior:
-    """Return the discrete problem of a network under its limits."""
-    found = constrain(q, budgets(budget))
-    assert found is not None  # it raises otherwise
-    return found
 
 
 def _limit(q: Program, budget: Budgets) -> float | tuple[float, ...] | None:

@@ -23,7 +23,7 @@ from probq.training.phases import run_phases
 from probq.training.preparation import prepare
 from probq.training.ptq.batch_norm import estimate_before_use
 from probq.training.refinement.refinement import Refinement
-from probq.training.small_posteriors import FEW, is_small, small_rates
+from probq.training.small_posteriors import SMALL_DRAWS, is_small, small_rates
 from probq.training.svi.bound_trend import warn_unsettled
 from probq.training.svi.history import History, Step
 from probq.training.svi.learning_rates import Rates, check_optimizer
@@ -35,7 +35,7 @@ from probq.utils.random_stream import Apart, Stream
 
 ADAM = partial(torch.optim.Adam, fused=True)
 DUAL_ASCENT = DualAscent()
-SEARCH = 0.6
+SEARCH_SHARE = 0.6  # of the steps
 OWN = ("validation", "seed", "progress")  # arguments of fit, not among its options
 
 
@@ -196,10 +196,10 @@ def steps(
     total = epochs * len(data)
     small = draws is None and is_small(q, temperature, rule)
     if search is None:
-        search = 1.0 if small and not several else SEARCH
+        search = 1.0 if small and not several else SEARCH_SHARE
     searching = 0 if fixed_by_decision(q) else max(1, round(search * total))
     rates = rates or (small_rates(total) if small and searching == total else Rates())
-    trainer = Trainer(data, several, rule, optimizer, rates, draws or (FEW if small else 1), rounding)
+    trainer = Trainer(data, several, rule, optimizer, rates, draws or (SMALL_DRAWS if small else 1), rounding)
     refinement = None
     if validation is not None and evaluations:
         refinement = Refinement(_read(validation, q, "validation data"), evaluations, trials, progress)

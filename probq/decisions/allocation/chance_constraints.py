@@ -60,12 +60,12 @@ class ByProbability(ChanceConstraint):
     """
 
     @abstractmethod
-    def odds(self, probs: Mapping[str, Tensor], limit: float) -> tuple[Tensor, Tensor]:
+    def probabilities(self, probs: Mapping[str, Tensor], limit: float) -> tuple[Tensor, Tensor]:
         """Return `P(cost <= limit)` and its complement to 1."""
 
     def gap(self, probs: Mapping[str, Tensor], limit: float) -> Tensor:
         """Return the gap."""
-        within, over = self.odds(probs, limit)
+        within, over = self.probabilities(probs, limit)
         logit = torch.log(within.clamp_min(TINY)) - torch.log(over.clamp_min(TINY))
         with torch.no_grad():
             sd = (self.moments(probs)[1].sqrt() / limit).clamp_min(FLOOR)
@@ -109,7 +109,7 @@ class ExactDistribution(SumOfCosts, ByProbability):
             self.places.append(torch.from_numpy(place))
         self.costs = torch.from_numpy(costs)
 
-    def odds(self, probs: Mapping[str, Tensor], limit: float) -> tuple[Tensor, Tensor]:
+    def probabilities(self, probs: Mapping[str, Tensor], limit: float) -> tuple[Tensor, Tensor]:
         """Return the sums of the distribution within the limit and beyond it."""
         law = torch.ones(1, dtype=torch.float64)
         for group, place in zip(self.problem.groups, self.places, strict=True):
@@ -126,7 +126,7 @@ class BinnedDistribution(SumOfCosts, ByProbability):
     so a choice counts as within only if it is.
     """
 
-    def odds(self, probs: Mapping[str, Tensor], limit: float) -> tuple[Tensor, Tensor]:
+    def probabilities(self, probs: Mapping[str, Tensor], limit: float) -> tuple[Tensor, Tensor]:
         """Return the bound and its complement."""
         unit = max(limit - float(self.problem.cheapest[0]), 0.0) / BINS
         law = torch.zeros(BINS + 1, dtype=torch.float64)
@@ -162,7 +162,7 @@ class LargestCost(ByProbability):
         self.values = values[values >= max(float(costs.min()) for costs in most.values())]
         self.most = {name: costs for name, costs in most.items() if name}
 
-    def odds(self, probs: Mapping[str, Tensor], limit: float) -> tuple[Tensor, Tensor]:
+    def probabilities(self, probs: Mapping[str, Tensor], limit: float) -> tuple[Tensor, Tensor]:
         """Return the product and its complement; nothing is within a limit that some layer always exceeds."""
         within = torch.tensor(float(limit >= float(self.values[0])), dtype=torch.float64)
         for name, costs in self.most.items():
@@ -171,7 +171,7 @@ class LargestCost(ByProbability):
 
     def moments(self, probs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return the mean and variance of the largest cost, from all its values."""
-        below = torch.stack([self.odds(probs, float(value))[0] for value in self.values])
+        below = torch.stack([self.probabilities(probs, float(value))[0] for value in self.values])
         law = torch.diff(below, prepend=below.new_zeros(1))
         mean = law @ self.values
         return mean, (law @ (self.values - mean) ** 2).clamp_min(0)

@@ -12,8 +12,8 @@ import torch
 from probq import cost as costs
 from probq.cost.budget import Budgets, budgets
 from probq.cost.expectation import layer_expectation
+from probq.decisions.constrained_posterior import constrained_posterior
 from probq.decisions.widths import known_rungs
-from probq.decisions.within_budget import constrained_posterior
 from probq.network.program.program import Program
 from probq.network.quantizers.base import Quantizer
 from probq.network.quantizers.weight import WeightQuantizer

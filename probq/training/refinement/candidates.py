@@ -20,7 +20,7 @@ def find_candidates(
     """A number of different widths worth tuning, if there are so many, the decision of `probq.decide` first.
 
     What is measured before the tuning favours networks close to those that were searched. So up to half of the
-    contenders are the widest uniform widths that keep the budget, with steps up where those leave room. An interrupt
+    candidates are the widest uniform widths that keep the budget, with steps up where those leave room. An interrupt
     is the caller's.
     """
     search = make_search(q, q.budget, ValidationLoss(q, validation, batches, None), evaluations)

@@ -13,9 +13,9 @@ import numpy as np
 from probq.cost.budget import Budgets, budgets
 from probq.decisions.allocation.most_probable import most_probable_first
 from probq.decisions.assignment import Assignment
-from probq.decisions.constrained_posterior import ConstrainedPosterior
+from probq.decisions.constrained_posterior import ConstrainedPosterior, constrained_posterior
 from probq.decisions.widths import format_bits, widths_are_fixed
-from probq.decisions.within_budget import constrained_posterior, mode, with_widths
+from probq.decisions.within_budget import mode, with_widths
 from probq.network.program.program import check_posterior
 from probq.network.quantized.quantized import Quantized
 from probq.network.quantizers.base import Quantizer

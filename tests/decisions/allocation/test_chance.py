@@ -58,7 +58,7 @@ def test_an_exact_chance_is_that_of_enumeration(limit: float) -> None:
     costs, weights = every_choice(q)
     law = chance_constraint(width_problem(q), 0.9)
     assert isinstance(law, ExactDistribution)
-    within, over = law.odds(probs(q), limit)
+    within, over = law.probabilities(probs(q), limit)
     assert 0.01 < float(within.detach()) < 0.99
     assert float(within.detach()) == pytest.approx(weights[costs <= limit].sum(), rel=1e-6)
     assert float(over.detach()) == pytest.approx(weights[costs > limit].sum(), rel=1e-6)
@@ -75,7 +75,7 @@ def test_the_gradient_of_a_chance_is_that_of_differences(kind: Any) -> None:
     law, limit = kind(width_problem(q), 0.9), 200.0
 
     def value() -> Tensor:
-        return law.gap(probs(q), limit) if isinstance(law, CantelliBound) else law.odds(probs(q), limit)[0]
+        return law.gap(probs(q), limit) if isinstance(law, CantelliBound) else law.probabilities(probs(q), limit)[0]
 
     value().backward()
     for name in ("0.weight", "2.weight", "2.input"):
@@ -94,7 +94,7 @@ def test_the_gradient_of_a_chance_is_that_of_differences(kind: Any) -> None:
 def test_bins_never_promise_too_much(limit: float) -> None:
     q = network()
     costs, weights = every_choice(q)
-    bound = float(BinnedDistribution(width_problem(q), 0.9).odds(probs(q), limit)[0].detach())
+    bound = float(BinnedDistribution(width_problem(q), 0.9).probabilities(probs(q), limit)[0].detach())
     assert bound <= weights[costs <= limit].sum() + 1e-9
     assert bound >= weights[costs <= limit * 0.998].sum() - 1e-9
 
@@ -212,7 +212,7 @@ def test_the_law_of_the_largest_layer_is_that_of_enumeration(limit: float, tied:
     q = three_layers(tied=tied)
     values, weights = every_largest(q)
     law = largest(q)
-    within, over = law.odds(probs(q), limit)
+    within, over = law.probabilities(probs(q), limit)
     assert float(within.detach()) == pytest.approx(weights[values <= limit].sum(), abs=1e-6)
     assert float(over.detach()) == pytest.approx(weights[values > limit].sum(), abs=1e-6)
     mean, variance = (float(m.detach()) for m in law.moments(probs(q)))
@@ -231,7 +231,7 @@ def test_the_gradient_of_the_largest_is_that_of_differences() -> None:
         slope = float(logits.grad[0])
         for step in (1e-5, -2e-5):
             logits.data[0] += step
-            within, over = (float(part.detach()) for part in law.odds(probs(q), 40.0))
+            within, over = (float(part.detach()) for part in law.probabilities(probs(q), 40.0))
             ends.append(-sd * math.sqrt(3) / math.pi * (math.log(within) - math.log(over)))  # the sd is a constant
         logits.data[0] += 1e-5
         assert slope == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-4)
