@@ -123,7 +123,7 @@ from integer_lenet import integer_lenet
 from random_models import inputs, random_model
 from wide_models import wide
 
-from probq.errors import ProbqError
+from probq.utils.errors import ProbqError
 from probq.export import onnx
 
 folder, count = Path(sys.argv[1]), int(sys.argv[2])
@@ -157,7 +157,7 @@ from pathlib import Path
 import numpy as np
 from random_models import inputs, random_model
 
-from probq.errors import ProbqError
+from probq.utils.errors import ProbqError
 from probq.export import verilog
 
 written = refused = compared = 0
