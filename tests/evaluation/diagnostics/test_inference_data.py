@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from test_summary import enumerated, example, network, quantized
+from enumerated_widths import enumerated, example, network, quantized
 from torch.distributions import Normal as NormalLaw
 
 import probq
