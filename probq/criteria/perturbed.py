@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from probq.decisions.widths import fix_widths
+from probq.network.program.decided_codes import decided_output
 from probq.network.program.substitution import running, substitute
 from probq.network.quantized.quantized import Quantized
 from probq.network.tracing.arguments import arguments
-from probq.training.ptq.batch_norm import decided_output, estimate_norms, has_norms
+from probq.training.ptq.batch_norm import estimate_norms, has_norms
 from probq.utils.errors import ProbqError
 
 MOST_CACHED = 2**31  # bytes of outputs that are kept; beyond, everything is computed anew

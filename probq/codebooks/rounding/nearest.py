@@ -83,6 +83,11 @@ class _NearestThrough(torch.autograd.Function):
         return inside_range(grads[0], u, grid.start - grid.step / 2, grid.stop + grid.step / 2), None
 
 
+def half_up_through(u: Tensor) -> Tensor:
+    """Return `floor(u + 1/2)` with the gradient passed on unchanged."""
+    return half_up(u.detach()) + (u - u.detach())
+
+
 def inside_range(grad: Tensor, u: Tensor, low: float, high: float) -> Tensor:
     """Return the gradient where `low < u < high`, else 0.
 

@@ -1,4 +1,4 @@
-"""This module gives the codes of every weight at decided widths, and rungs as one-hot vectors."""
+"""This module gives the codes of every weight at decided widths, rungs as one-hot vectors, and the output there."""
 
 from __future__ import annotations
 
@@ -34,3 +34,11 @@ def decided_codes(q: Program, widths: Any, draw: bool = False) -> dict[str, np.n
             levels = law.rsample() if draw and quantizer.nearest > 1 else law.mode
             result[name] = code_indices(rung.levels, levels).int().cpu().numpy()
     return result
+
+
+def decided_output(q: Program, args: tuple[Any, ...]) -> Any:
+    """Return the output at fixed widths with every code at its mode, normalisation as it stands."""
+    onehots = {name: quantizer.probs() for name, quantizer in q.named_quantizers()}
+    rungs = {name: q.rung(name, onehots[name]) for name in q.weights}
+    levels = {n: w.law(q.location(n, rungs[n]), rungs[n], nearest=1).rsample() for n, w in q.weights.items()}
+    return q.run(onehots, levels, args)

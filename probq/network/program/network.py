@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from probq import cost as costs
-from probq.codebooks.codebook import half_up
-from probq.codebooks.rounding.nearest import BroadcastGrid
+from probq.codebooks.rounding.nearest import BroadcastGrid, half_up_through
 from probq.cost.expectation import CostTables
 from probq.cost.totals import expected_cost
 from probq.estimators import drawn_law
@@ -264,7 +263,7 @@ class Network(nn.Module):
         folded = fold(self.net, layer) if self.folded else None
         if folded is not None:
             bias = folded.shift if bias is None else bias * folded.gain + folded.shift
-        return bias if bias is None or step is None else step.double() * _half_up_through(bias.double() / step.double())
+        return bias if bias is None or step is None else step.double() * half_up_through(bias.double() / step.double())
 
     def accumulator_step(self, layer: Layer, weight: Rung, input_onehot: Tensor) -> Tensor:
         """Return the step of a layer's accumulator, weight scale times input scale, `[channels]` or a scalar."""
@@ -295,7 +294,3 @@ def _rounder(quantizer: InputQuantizer, onehot: Tensor, exact: bool, first: bool
         return lambda x: quantizer(x, onehot)
     # a network may itself have made its input float32, which nothing has computed otherwise
     return lambda x: quantizer(x.double(), onehot, 0.0 if first else error_of_sums(x))
-
-
-def _half_up_through(u: Tensor) -> Tensor:
-    return half_up(u.detach()) + (u - u.detach())

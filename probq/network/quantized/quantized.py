@@ -18,7 +18,7 @@ from probq.decisions.widths import fix_widths, widths_are_fixed
 from probq.decisions.within_budget import mode as most_probable
 from probq.decisions.within_budget import sample as draws_within
 from probq.decisions.within_budget import shipped_assignment
-from probq.network.program.decided_codes import decided_codes, rung_onehots
+from probq.network.program.decided_codes import decided_codes, decided_output, rung_onehots
 from probq.network.program.program import Program
 from probq.network.quantized.save import save
 from probq.network.tracing.arguments import arguments
@@ -114,15 +114,8 @@ class Quantized(Program):
         """Return the network's output at its mode, exactly that of the integer model, in the inputs' precision."""
         with exclusive():
             if self.training and widths_are_fixed(self):
-                return self._at_fixed(arguments(args), exact=False)
+                return decided_output(self, arguments(args))
             return self._decided(self.mode(), args)
-
-    def _at_fixed(self, args: tuple[Any, ...], exact: bool) -> Any:
-        chosen = {name: quantizer.probs() for name, quantizer in self.named_quantizers()}
-        levels = {
-            n: self._code_law(n, w, self.rung(n, chosen[n]), nearest=1).rsample() for n, w in self.weights.items()
-        }
-        return self.run(chosen, levels, args, exact)
 
     @torch.no_grad()
     def _decided(self, assignment: Assignment, args: tuple[Any, ...]) -> Any:

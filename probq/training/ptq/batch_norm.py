@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from probq.decisions.widths import fixed_by_decision
+from probq.network.program.decided_codes import decided_output
 from probq.network.program.program import Program
 from probq.network.program.substitution import running
 from probq.network.tracing.arguments import arguments
@@ -52,14 +53,6 @@ def estimate_norms(q: Program, data: Iterable[Any]) -> None:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
             norm.eval()
-
-
-def decided_output(q: Program, args: tuple[Any, ...]) -> Any:
-    """Return the output at fixed widths with every code at its mode, normalisation as it stands."""
-    onehots = {name: quantizer.probs() for name, quantizer in q.named_quantizers()}
-    rungs = {name: q.rung(name, onehots[name]) for name in q.weights}
-    levels = {n: w.law(q.location(n, rungs[n]), rungs[n], nearest=1).rsample() for n, w in q.weights.items()}
-    return q.run(onehots, levels, args)
 
 
 def estimate_before_use(q: Program, data: Batches) -> None:

@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from probq.network.program.decided_codes import decided_output
 from probq.network.program.folding import per_channel
 from probq.network.program.program import Program
 from probq.network.program.substitution import running, substitute
 from probq.network.tracing.arguments import arguments
 from probq.network.tracing.layer import Layer
-from probq.training.ptq.batch_norm import decided_output
 
 MOST_ROWS = 4096  # of a layer; more change little
 

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from probq.decisions.widths import fix_widths
 from probq.evaluation.diagnostics.held_out import scores
+from probq.network.program.decided_codes import decided_output
 from probq.network.quantized.quantized import Quantized
 from probq.network.tracing.arguments import arguments
-from probq.training.ptq.batch_norm import NORM_BATCHES, decided_output, estimate_norms, has_norms
+from probq.training.ptq.batch_norm import NORM_BATCHES, estimate_norms, has_norms
 from probq.utils.batches import Batches
 
 
