@@ -52,7 +52,7 @@ POOLS = frozenset(
         "Mean",
     ]
 )
-NORMS = frozenset(["NativeBatchNorm", "CudnnBatchNorm", "MiopenBatchNorm", "BatchNorm"])
+NORM_NODES = frozenset(["NativeBatchNorm", "CudnnBatchNorm", "MiopenBatchNorm", "BatchNorm"])
 FLATTENS = frozenset(["View", "UnsafeView", "ReshapeAlias"])
 
 
@@ -75,10 +75,10 @@ def channel_source(module: Any, x: Tensor, made: Mapping[Any, tuple[str, Any]]) 
             flattened = True
         elif kind in POOLS and (kind != "Mean" or _over_places(node)):
             pooled = True
-        elif kind not in ELEMENTWISE | NORMS:
+        elif kind not in ELEMENTWISE | NORM_NODES:
             return None
         before = [parent for parent, _ in node.next_functions if parent is not None]
-        if kind in NORMS:
+        if kind in NORM_NODES:
             before = before[:1]  # its gain and shift are the others
         node = before[0] if len(before) == 1 else None
     if node is None:
