@@ -86,11 +86,11 @@ def posterior_text(path: Path) -> str:
         ProbqError: as `probq.load`.
     """
     from probq.evaluation.diagnostics.table import format_table, table
-    from probq.network.quantized import load as posterior
     from probq.network.quantized.file_format import read
+    from probq.network.quantized.load import assemble
 
     manifest, tensors = read(path)
-    frame = table(posterior.assemble(path, manifest, tensors))
+    frame = table(assemble(path, manifest, tensors))
     lines = [
         f"posterior of {len(manifest['layers'])} layers, {_size(path)}",
         f"versions:      {_versions(manifest['versions'])}",

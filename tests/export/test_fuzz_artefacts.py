@@ -15,7 +15,7 @@ from probq import export
 from probq.evaluation.reporting import certificates
 from probq.export import c, hls, memory, onnx, qonnx, verilog
 from probq.export.certificate import certify
-from probq.export.common import artifact_folder as folders
+from probq.export.common import artifact_folder
 from probq.integer import IntegerModel, Node
 from probq.integer.ensemble import Ensemble, _digest
 from probq.utils.errors import ProbqError
@@ -175,7 +175,7 @@ def project(folder: Path) -> None:
     """An index as `hls.write` makes it."""
     folder.mkdir()
     spec = {"input": {"shape": [2], "exponent": 0, "low": 0, "high": 255}, "output": {"shape": [2], "exponent": -1}}
-    folders.write_index(folder, "hls", {"model_sha256": "", "output_scale": 1.0, "function": "network", **spec})
+    artifact_folder.write_index(folder, "hls", {"model_sha256": "", "output_scale": 1.0, "function": "network", **spec})
 
 
 def test_projects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,7 +199,8 @@ def test_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.mkdir()
     ends = {"input": {"shape": [2], "low": 0, "high": 255, "elements": [[8, False, 0]] * 2}}
     ends["output"] = {"shape": [2], "elements": [[3, False, 0]] * 2}
-    folders.write_index(folder, "verilog", {"model_sha256": "", "output_scale": 1.0, "module": "network", **ends})
+    index = {"model_sha256": "", "output_scale": 1.0, "module": "network", **ends}
+    artifact_folder.write_index(folder, "verilog", index)
     whole = (folder / "probq.json").read_bytes()
     lines = "".join(f"{low + (high << 3):x}\n" for low, high in MODEL(X))
     monkeypatch.setattr(verilog.writer, "_called", lambda *_: lines)
@@ -227,7 +228,7 @@ def test_programs_by_hand(tmp_path: Path) -> None:
     ends = {"input": {"shape": [2], "low": 0, "high": 255, "elements": [[8, False, 0]] * 2}}
     ends["output"] = {"shape": [2], "elements": [[8, False, 0], [9, False, 0]]}
     (tmp_path / "v" / "src").mkdir(parents=True)
-    folders.write_index(tmp_path / "v", "verilog", {"module": "network", **ends})
+    artifact_folder.write_index(tmp_path / "v", "verilog", {"module": "network", **ends})
     (tmp_path / "v" / "src" / "network.v").write_text("""
         module network(input [15:0] model_inp, output [16:0] model_out);
             wire [7:0] a = model_inp[7:0], b = model_inp[15:8];

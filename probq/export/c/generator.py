@@ -3,8 +3,7 @@
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from probq.export.c import arithmetic as c_shapes
-from probq.export.c import data_movement as c_moves
+from probq.export.c import arithmetic, data_movement
 from probq.export.c.code.elementwise import copied
 from probq.export.c.code.program import CSource
 from probq.export.c.code.values import I8, I16, I32, LAYERS, U8, Type, View, dense, narrowest, ranges
@@ -13,21 +12,21 @@ from probq.integer import IntegerModel, Node
 
 EMITTERS: Mapping[str, Callable[[CSource, Node], View]] = MappingProxyType(
     {
-        "embedding": c_shapes.embedding,
-        "requantize": c_shapes.requantize,
-        "multiply": c_shapes.multiply,
-        "clip": c_shapes.clip,
-        "max_pool": c_shapes.max_pool,
-        "sum_pool": c_shapes.sum_pool,
-        "sum": c_shapes.total,
-        "reshape": c_moves.reshape,
-        "permute": c_moves.permute,
-        "add": c_shapes.add,
-        "concat": c_moves.concat,
-        "table": c_moves.table,
-        "repeat": c_moves.repeat,
-        "pad": c_moves.pad,
-        "slice": c_moves.piece,
+        "embedding": arithmetic.embedding,
+        "requantize": arithmetic.requantize,
+        "multiply": arithmetic.multiply,
+        "clip": arithmetic.clip,
+        "max_pool": arithmetic.max_pool,
+        "sum_pool": arithmetic.sum_pool,
+        "sum": arithmetic.total,
+        "reshape": data_movement.reshape,
+        "permute": data_movement.permute,
+        "add": arithmetic.add,
+        "concat": data_movement.concat,
+        "table": data_movement.table,
+        "repeat": data_movement.repeat,
+        "pad": data_movement.pad,
+        "slice": data_movement.piece,
     }
 )
 

@@ -9,8 +9,7 @@ from probq.export.c.code.elementwise import Operand, copied, ordered, rounding
 from probq.export.c.code.program import CSource
 from probq.export.c.code.text import loops
 from probq.export.c.code.values import ElementRange, View, channels_last
-from probq.export.c.kernels import bit_planes as c_bits
-from probq.export.c.kernels import byte_kernels as c_kernels
+from probq.export.c.kernels import bit_planes, byte_kernels
 from probq.export.c.kernels.product import Product, Tail
 from probq.export.c.kernels.weight_rows import one_codebook
 from probq.integer import Node
@@ -21,14 +20,14 @@ TILE = 4096  # products of outputs and kernel elements up to which a convolution
 def layer(p: CSource, node: Node, follower: Node | None) -> View:
     """Compute the value of a layer, or of the requantization that follows it."""
     product = _linear(p, node, follower) if node.op == "linear" else _conv(p, node, follower)
-    if c_bits.fits(p, product):
-        c_bits.emit(p, product)
+    if bit_planes.fits(p, product):
+        bit_planes.emit(p, product)
     elif product.groups > 1 and product.weight.shape[-1] == 1 and product.groups == product.outputs:
-        c_kernels.depthwise(p, product)
+        byte_kernels.depthwise(p, product)
     elif _is_small(product):
-        c_kernels.pairs(p, product)
+        byte_kernels.pairs(p, product)
     else:
-        c_kernels.dots(p, product)
+        byte_kernels.dots(p, product)
     return product.y if node.op == "linear" else _channels_first(product.y)
 
 

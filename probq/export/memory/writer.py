@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from probq.export.common.artifact_folder import read_index, replace_folder, write_index
-from probq.export.memory import reader as memory_run
+from probq.export.memory import reader
 from probq.export.memory.words import width_of, write_words
 from probq.integer import IntegerModel, Node
 from probq.integer.ranges import LAYERS, Range, accumulators
@@ -90,7 +90,7 @@ def opened(path: str | PathLike[str]) -> Iterator[Callable[[Any], np.ndarray]]:
         ProbqError: as `run`.
     """
     index = read_index(path, "memory")
-    compute = memory_run.opened(Path(path), index)
+    compute = reader.opened(Path(path), index)
     yield lambda integers: compute(np.asarray(integers))
 
 
@@ -111,10 +111,10 @@ def vector_inputs(model: IntegerModel, count: int) -> np.ndarray:
 def _check(model: IntegerModel, found: Mapping[str, Range]) -> None:
     for node in model.nodes:
         transposed = bool(node.attributes.get("transposed"))
-        if node.op not in memory_run.OPERATIONS or transposed or node.attributes.get("index"):
+        if node.op not in reader.OPERATIONS or transposed or node.attributes.get("index"):
             what = "a transposed convolution" if transposed else "indices" if node.op == "input" else node.op
             raise ProbqError(
-                f"node {node.name}: {what} has no memory form, only {', '.join(memory_run.OPERATIONS)}; export to C"
+                f"node {node.name}: {what} has no memory form, only {', '.join(reader.OPERATIONS)}; export to C"
             )
         bound = found[node.name].bound
         if node.op == "requantize":

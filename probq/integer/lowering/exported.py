@@ -68,7 +68,7 @@ class Exported:
         return self.marks[arguments["quant_max"]] if own else None
 
 
-def exported(q: Network) -> Exported:
+def export_graph(q: Network) -> Exported:
     """Return the operations of a network at evaluation, for a batch of `BATCH` examples.
 
     Hooks put the marks where `Network.run` rounds, so that what stands between a rounding and a product is seen.

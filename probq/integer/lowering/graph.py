@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from probq.integer.lowering.exported import BATCH, Mark, exported, module_name, named_arguments, operation, where_of
+from probq.integer.lowering.exported import BATCH, Mark, export_graph, module_name, named_arguments, operation, where_of
 from probq.integer.lowering.operations.arithmetic import ARITHMETIC
 from probq.integer.lowering.operations.data_movement import PARTS
 from probq.integer.lowering.operations.dispatch import OPERATIONS
@@ -61,7 +61,7 @@ class Walk:
 
     def __init__(self, q: Network, onehots: Mapping[str, Tensor], codes: Mapping[str, np.ndarray]) -> None:
         self.q, self.make = q, Layers(q, onehots, codes)
-        self.graph = exported(q)
+        self.graph = export_graph(q)
         self.values: dict[Any, Any] = {}
         self.tensors = dict(_all_tensors(q.net))
         modules = dict(q.net.named_modules(remove_duplicate=False))

@@ -38,16 +38,16 @@ def fingerprint(net: nn.Module, signature: Sequence[tuple[tuple[int, ...], torch
         else torch.zeros((BATCH, *shape), dtype=dtype, device=like.device)
         for shape, dtype in signature
     ]
-    watch = _Watch(copied, args)
+    recorder = _CallRecorder(copied, args)
     try:
-        with Stream(0).drawing(), torch.no_grad(), watch:
-            watch.lines.append(f"return {watch.text(copied(*args))}")
+        with Stream(0).drawing(), torch.no_grad(), recorder:
+            recorder.lines.append(f"return {recorder.text(copied(*args))}")
     except Exception:
         return [f"{name or 'network'}: {type(m).__name__}({m.extra_repr()})" for name, m in net.named_modules()]
-    return watch.lines
+    return recorder.lines
 
 
-class _Watch(TorchFunctionMode):
+class _CallRecorder(TorchFunctionMode):
     """This mode writes down every call of a torch function that gives or changes a tensor."""
 
     def __init__(self, net: nn.Module, args: Sequence[Tensor]) -> None:

@@ -63,20 +63,20 @@ def trace_network(net: nn.Module, example: Any) -> Tracing:
     _check_names(net)
     _check_finite(net)
     owners = _owners(modules)
-    watch = Recorder(net, modules, {m.weight.untyped_storage().data_ptr(): n for n, m in modules.items()})
+    recorder = Recorder(net, modules, {m.weight.untyped_storage().data_ptr(): n for n, m in modules.items()})
     args = tuple(a.detach().clone() if isinstance(a, Tensor) else a for a in arguments(example))
     if any(not a.isfinite().all() for a in args if isinstance(a, Tensor) and a.is_floating_point()):
         raise ProbqError("the example holds a value that is not finite; clean the data first")
     batch = _batch(args)
-    _run(net, args, watch)
-    found = Tracing(notes=_notes(watch, modules, owners), inputs=watch.samples, activations=watch.activations)
+    _run(net, args, recorder)
+    found = Tracing(notes=_notes(recorder, modules, owners), inputs=recorder.samples, activations=recorder.activations)
     seen: set[str] = set()
-    for name, record in watch.records.items():
-        alone = list(owners.values()).count(owners[name]) == 1 and watch.norms.get(record.norm or "") == 1
+    for name, record in recorder.records.items():
+        alone = list(owners.values()).count(owners[name]) == 1 and recorder.norms.get(record.norm or "") == 1
         reads = owners[record.reads] if record.reads else None
         found.layers.append(replace(_layer(record, owners[name], batch, seen, alone), reads=reads))
-    found.layers.extend(_functional(watch, owners, batch))
-    found.uncounted = sum(macs for (_, _, module), macs in watch.stray.items() if module is None) // batch
+    found.layers.extend(_functional(recorder, owners, batch))
+    found.uncounted = sum(macs for (_, _, module), macs in recorder.stray.items() if module is None) // batch
     if found.uncounted:
         found.notes.append(uncounted_note(found.layers, found.uncounted))
     _check_reached(net, args, owners, found)
@@ -118,14 +118,14 @@ def _batch(args: tuple[Any, ...]) -> int:
     return int(sizes[0])
 
 
-def _run(net: nn.Module, args: tuple[Any, ...], watch: Recorder) -> None:
+def _run(net: nn.Module, args: tuple[Any, ...], recorder: Recorder) -> None:
     training = [m for m in net.modules() if m.training]
     trainable = [(p, p.requires_grad) for p in net.parameters() if p.is_floating_point()]
     net.eval()
     for parameter, _ in trainable:
         parameter.requires_grad_(True)
     try:
-        with torch.enable_grad(), watch.hooked(), watch:
+        with torch.enable_grad(), recorder.hooked(), recorder:
             net(*args)
     except ProbqError:
         raise
@@ -162,21 +162,22 @@ def _layer(record: LayerRecord, weight: str, batch: int, seen: set[str], alone: 
     )
 
 
-def _functional(watch: Recorder, owners: Mapping[str, str], batch: int) -> Iterator[Layer]:
+def _functional(recorder: Recorder, owners: Mapping[str, str], batch: int) -> Iterator[Layer]:
     """Yield layers for products that use a module's weight outside of the module, whose input is out of reach."""
-    for (place, operation, module), macs in watch.stray.items():
+    for (place, operation, module), macs in recorder.stray.items():
         if module is not None:
-            shape = tuple(watch.modules[module].weight.shape)
+            shape = tuple(recorder.modules[module].weight.shape)
             name = f"{owners[module]} ({operation} in {place or 'the network'})"
-            own = 0 if module in watch.records else watch.modules[module].weight.numel()
+            own = 0 if module in recorder.records else recorder.modules[module].weight.numel()
             yield Layer(name, owners[module], None, macs // batch, own, 0, 0, shape)
 
 
-def _notes(watch: Recorder, modules: Mapping[str, Any], owners: Mapping[str, str]) -> list[str]:
+def _notes(recorder: Recorder, modules: Mapping[str, Any], owners: Mapping[str, str]) -> list[str]:
     notes = []
-    for place, operation, module in watch.stray:
-        where = f"{place} ({type(watch.net.get_submodule(place)).__name__})" if place else "the network's own forward"
-        if module is None and place in watch.records:
+    for place, operation, module in recorder.stray:
+        kind = type(recorder.net.get_submodule(place)).__name__
+        where = f"{place} ({kind})" if place else "the network's own forward"
+        if module is None and place in recorder.records:
             notes.append(
                 f"{where} computes {operation} with something else than its own weight; that product stays float and "
                 "is not counted in the cost"

@@ -13,7 +13,7 @@ from networks import NETWORKS, PLANS, lowered
 from random_models import inputs, seeded
 
 from probq import IntegerModel, ProbqError
-from probq.export.c import compiler as c_compile
+from probq.export.c import compiler
 from probq.export.c import writer as c
 from probq.export.c.code.text import identifier
 from probq.export.c.code.values import MOST, ranges
@@ -296,7 +296,7 @@ def test_a_value_without_elements_is_refused(tmp_path):
 def test_a_program_that_takes_too_long_is_one_error(tmp_path, monkeypatch):
     source = tmp_path / "main.c"
     source.write_text("int main(void) { volatile int forever = 1; while (forever) { } return 0; }\n")
-    c_compile.build(source, tmp_path / "main", [])
-    monkeypatch.setattr(c_compile, "SECONDS", 0.2)
+    compiler.build(source, tmp_path / "main", [])
+    monkeypatch.setattr(compiler, "SECONDS", 0.2)
     with pytest.raises(ProbqError, match=r"main took more than 0\.2 seconds"):
-        c_compile.execute(tmp_path / "main", b"")
+        compiler.execute(tmp_path / "main", b"")

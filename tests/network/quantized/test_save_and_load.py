@@ -19,8 +19,8 @@ from torch.distributions import Distribution, Laplace
 import probq
 from probq.codebooks import ladder, learned, powers_of_two
 from probq.likelihoods import Normal
-from probq.network.quantized import load as posterior
 from probq.network.quantized.file_format import read
+from probq.network.quantized.load import assemble
 
 BATCHES = 4
 
@@ -418,5 +418,5 @@ def test_interrupted_write_keeps_the_old_file(file: Path, q: Any, monkeypatch: p
 
 def test_read_without_the_network(q: Any, file: Path) -> None:
     manifest, tensors = read(file)
-    bare = posterior.assemble(file, manifest, tensors)
+    bare = assemble(file, manifest, tensors)
     pandas.testing.assert_frame_equal(probq.table(bare), probq.table(q), check_exact=True)
