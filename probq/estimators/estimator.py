@@ -15,8 +15,11 @@ from probq.network.distributions.widths import Widths
 # From a layer's module and its input to what is added to the module's output.
 Noise: TypeAlias = Callable[[Any, Tensor], Tensor]
 
-# From a number for each weight, and how it follows from any rung's scale and law, to the same with the gates' gradient.
-Through: TypeAlias = Callable[[Tensor, Callable[[Tensor, Codes], Tensor]], Tensor]
+# From the scale and the law of any rung to a number for each weight there.
+OfRung: TypeAlias = Callable[[Tensor, Codes], Tensor]
+
+# From such a number on the drawn rung, and how it follows on any, to the same with the gates' gradient.
+Through: TypeAlias = Callable[[Tensor, OfRung], Tensor]
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from probq.codebooks import Grid
 from probq.codebooks.rounding.nearest import inside_range, per_rung
+
+# Takes one and the same part from every tensor of a shape.
+Part: TypeAlias = Callable[[Tensor], Tensor]
+# From a part of the gradient, and what takes that part, to the inner products with every rung, `[*gates, B]`.
+InnerProducts: TypeAlias = Callable[[Tensor, Part], Tensor]
 
 GATE_SAMPLE = 32768
 ENTROPY_SAMPLE = 8192
@@ -82,7 +87,7 @@ def on_grid(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
     return codes.mul_(grid.step).add_(grid.start).mul_(scale)
 
 
-def random_part(x: Tensor, size: int = GATE_SAMPLE) -> Any:
+def random_part(x: Tensor, size: int = GATE_SAMPLE) -> Part:
     """Return a function that takes the same random slice of the first axis, some `size` numbers, from tensors like `x`.
 
     The slices are disjoint, each drawn with its share of the rows: what is scaled up by `rows / slice` is unbiased.
@@ -94,7 +99,7 @@ def random_part(x: Tensor, size: int = GATE_SAMPLE) -> Any:
     return lambda tensor: tensor[first:last] if tensor.dim() else tensor
 
 
-def gate_gradient(value: Tensor, onehot: Tensor, inner: Any) -> Tensor:
+def gate_gradient(value: Tensor, onehot: Tensor, inner: InnerProducts) -> Tensor:
     """Return `value` unchanged; its backward pass gives `onehot` the products `<gradient, value of rung k>`.
 
     Args:
@@ -108,7 +113,7 @@ def gate_gradient(value: Tensor, onehot: Tensor, inner: Any) -> Tensor:
 
 class _GateGradient(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, value: Tensor, onehot: Tensor, inner: Any) -> Tensor:
+    def forward(ctx: Any, value: Tensor, onehot: Tensor, inner: InnerProducts) -> Tensor:
         ctx.shared, ctx.inner = onehot.dim() == 1, inner
         return value.view_as(value)
 

@@ -16,6 +16,7 @@ from probq.codebooks.rounding.nearest import BroadcastGrid, half_up_through
 from probq.cost.expectation import CostTables
 from probq.cost.totals import expected_cost
 from probq.estimators import drawn_law
+from probq.estimators.estimator import OfRung
 from probq.likelihoods import Likelihood
 from probq.network.program.folding import Fold, fold, shift_bias
 from probq.network.program.headroom import leave_headroom
@@ -232,7 +233,7 @@ class Network(nn.Module):
         quantizer, law = self.weights[name], drawn_law(levels)
         assert law is not None
 
-        def through(value: Tensor, of_rung: Any) -> Tensor:
+        def through(value: Tensor, of_rung: OfRung) -> Tensor:
             return quantizer.through_gates(value, self.location(name, rung), onehot, of_rung)
 
         layer = next(layer for layer in self.layers if layer.weight == name)

@@ -14,7 +14,7 @@ from probq.codebooks import Grid, Ladder
 from probq.codebooks.rounding.nearest import BroadcastGrid, Levels, nearest_level
 from probq.codebooks.rounding.scales import attach_scale_gradient, best_log2_scale, hardware_scale
 from probq.estimators import Estimator, SecondOrder, StraightThrough
-from probq.estimators.gate_gradients import gate_gradient, inner_products, round_input
+from probq.estimators.gate_gradients import Part, gate_gradient, inner_products, round_input
 from probq.network.distributions.widths import Widths
 from probq.priors import WidthPrior
 from probq.utils.errors import ProbqError
@@ -212,7 +212,7 @@ class InputQuantizer(Quantizer):
             return value
         scales = self.scales().detach()
 
-        def inner(grad: Tensor, part: Any) -> Tensor:
+        def inner(grad: Tensor, part: Part) -> Tensor:
             here = part(x.detach())
             return inner_products(grad, [s * nearest_level(here / s, self.levels(k)) for k, s in enumerate(scales)])
 

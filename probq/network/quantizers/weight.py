@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -12,13 +12,24 @@ from torch import Tensor, nn
 from probq.codebooks.rounding.nearest import nearest_level
 from probq.codebooks.rounding.scales import LEAST_GAIN, best_log2_scale, hardware_scale
 from probq.codebooks.rounding.stochastic import two_nearest_entropies, two_nearest_means
-from probq.estimators.gate_gradients import ENTROPY_SAMPLE, gate_gradient, inner_products, products, random_part
+from probq.estimators.estimator import OfRung
+from probq.estimators.gate_gradients import (
+    ENTROPY_SAMPLE,
+    Part,
+    gate_gradient,
+    inner_products,
+    products,
+    random_part,
+)
 from probq.network.distributions.categorical_codes import CategoricalCodes, logits_at, logits_like
 from probq.network.distributions.codes import Codes
 from probq.network.distributions.uniform_codes import UniformCodes
 from probq.network.quantizers.base import Quantizer, Rung
 from probq.network.quantizers.plan import Plan
 from probq.priors import PriorCodes
+
+# From a part of the location, the scales there and what takes that part to such numbers on every rung.
+RungValues: TypeAlias = Callable[[Tensor, Tensor, Part], Sequence[Tensor]]
 
 CERTAIN = 1e-3  # steps, a spread at which the nearest level is certain
 
@@ -69,6 +80,7 @@ class WeightQuantizer(Quantizer):
             sd = 1.0 if weight.is_meta else float(weight.detach().std(correction=0).clamp_min(1e-6))
             self.prior_log_sd = nn.Parameter(torch.tensor(math.log(sd)))
         if prior is not None and prior.centred:
+            self.prior_centre: Tensor
             self.register_buffer("prior_centre", torch.zeros(self.shape) if weight.is_meta else weight.detach().clone())
 
     @torch.no_grad()
@@ -112,7 +124,7 @@ class WeightQuantizer(Quantizer):
             prior.gate_term = ((gates - gates.detach()) * self._divergences(location.detach())).sum()
         return prior
 
-    def _prior(self, rung: Rung, part: Any, shape: torch.Size, device: torch.device) -> UniformCodes:
+    def _prior(self, rung: Rung, part: Part, shape: torch.Size, device: torch.device) -> UniformCodes:
         """Return the prior on a rung of a part of the weight.
 
         The part has the given shape; a folded normalisation's gain scales the real weight.
@@ -132,7 +144,7 @@ class WeightQuantizer(Quantizer):
 
         Where all weights share one gate it is estimated from a random part of them, scaled up.
         """
-        part = (lambda tensor: tensor) if self.gates else random_part(location, ENTROPY_SAMPLE)
+        part: Part = (lambda tensor: tensor) if self.gates else random_part(location, ENTROPY_SAMPLE)
         if self.code_prior_law is not None:
             return self._divergences_from(location, part)
         entropies = self._entropies(part(location), self._parts(part), part)
@@ -142,14 +154,14 @@ class WeightQuantizer(Quantizer):
         sharing = location.numel() // math.prod(self.gates)
         return sharing * counts.log() - torch.stack([e.sum_to_size(self.gates) for e in entropies], -1)
 
-    def _entropies(self, location: Tensor, scales: Tensor, part: Any) -> Tensor:
+    def _entropies(self, location: Tensor, scales: Tensor, part: Part) -> Tensor:
         """Return the entropy of every code on every rung in nats, `[B, *location]`."""
         spread, grids = part(self.spread), self.grids()
         if grids is not None and self.nearest == 2 and not self.free_codes:
             return two_nearest_entropies(location, scales, spread, grids)
         return torch.stack([law.entropies() for law in self._laws(location, scales, part)])
 
-    def _divergences_from(self, location: Tensor, part: Any) -> Tensor:
+    def _divergences_from(self, location: Tensor, part: Part) -> Tensor:
         """Return what `_divergences` does, under a prior that is not uniform."""
         here, scales = part(location), self._parts(part)
         each = []
@@ -159,7 +171,7 @@ class WeightQuantizer(Quantizer):
         share = location.numel() / here.numel()
         return torch.stack([e.sum_to_size(self.gates) for e in each], -1) * share
 
-    def _laws(self, location: Tensor, scales: Tensor, part: Any) -> list[Codes]:
+    def _laws(self, location: Tensor, scales: Tensor, part: Part) -> list[Codes]:
         """Return the posterior of a part of the codes on every rung, given that part of the location and the scales."""
         if self.free_codes:
             return [CategoricalCodes(part(self.code_logits[str(k)]), s, self.levels(k)) for k, s in enumerate(scales)]
@@ -175,7 +187,7 @@ class WeightQuantizer(Quantizer):
         if self.free_codes or self.estimator.exact_gates:
             return self._through(value, location, onehot, self._means)
 
-        def inner(grad: Tensor, part: Any) -> Tensor:
+        def inner(grad: Tensor, part: Part) -> Tensor:
             grids, here, scales = self.grids(), part(location), self._parts(part)
             if grids is not None and not self.gates:
                 return products(grad, here, scales, grids)
@@ -184,7 +196,7 @@ class WeightQuantizer(Quantizer):
 
         return gate_gradient(value, onehot, inner)
 
-    def through_gates(self, value: Tensor, location: Tensor, onehot: Tensor, of_rung: Any) -> Tensor:
+    def through_gates(self, value: Tensor, location: Tensor, onehot: Tensor, of_rung: OfRung) -> Tensor:
         """Return a number for each weight, whose backward pass tells the gates what other rungs would give on average.
 
         Args:
@@ -196,15 +208,15 @@ class WeightQuantizer(Quantizer):
         if not onehot.requires_grad:
             return value
 
-        def values(here: Tensor, scales: Tensor, part: Any) -> list[Tensor]:
+        def values(here: Tensor, scales: Tensor, part: Part) -> list[Tensor]:
             return [of_rung(s, law) for s, law in zip(scales, self._laws(here, scales, part), strict=True)]
 
         return self._through(value, location.detach(), onehot, values)
 
-    def _through(self, value: Tensor, location: Tensor, onehot: Tensor, values: Any) -> Tensor:
+    def _through(self, value: Tensor, location: Tensor, onehot: Tensor, values: RungValues) -> Tensor:
         """Do as `through_gates`, with a function to every rung's value on a part of the location and the scales."""
 
-        def inner(grad: Tensor, part: Any) -> Tensor:
+        def inner(grad: Tensor, part: Part) -> Tensor:
             others = inner_products(grad, values(part(location), self._parts(part), part), self.gates)
             drawn = inner_products(grad, [part(value.detach())], self.gates)
             return torch.where(onehot.detach() > 0, drawn, others)
@@ -212,7 +224,7 @@ class WeightQuantizer(Quantizer):
         return gate_gradient(value, onehot, inner)
 
     @torch.no_grad()
-    def _means(self, location: Tensor, scales: Tensor, part: Any) -> Sequence[Tensor]:
+    def _means(self, location: Tensor, scales: Tensor, part: Part) -> Sequence[Tensor]:
         """Return the mean weight on every rung, `[B, *location]`."""
         grids = self.grids()
         if grids is not None and self.nearest == 2 and not self.free_codes:
@@ -224,7 +236,7 @@ class WeightQuantizer(Quantizer):
         """Make given codes the most probable ones on one rung of a free law."""
         self.code_logits[str(rung)].copy_(logits_at(codes, self.ladder.rungs[rung].count))
 
-    def _parts(self, part: Any) -> Tensor:
+    def _parts(self, part: Part) -> Tensor:
         """Return the scales of every rung on a part of the weight, without gradient, to broadcast with `[B, *part]`."""
         scales = hardware_scale(self.log2_scale, self.multipliers)
         if scales.dim() == 1:
