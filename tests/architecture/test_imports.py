@@ -221,6 +221,14 @@ def test_integer_half_loads_neither_torch_nor_pyro(name: str) -> None:
     assert loaded_by(f"import {', '.join(below)}") & TRAINING == set()
 
 
+def test_deployed_models_need_numpy_alone() -> None:
+    modules = read_package()
+    rooms = [r for r in INTEGER_HALF if r.split("/")[0] in ("integer", "export")]
+    below = [module for module in modules if room(module, modules) in rooms]
+    assert "probq.integer.ensemble" in below
+    assert loaded_by(f"import {', '.join(below)}") & {"scipy", "pandas", "matplotlib"} == set()
+
+
 def test_every_room_of_the_table_exists() -> None:
     assert len(ROOMS) == len(set(ROOMS)) > 30
     assert [r for r in ROOMS if not (PACKAGE / r).is_dir() and not (PACKAGE / f"{r}.py").is_file()] == []

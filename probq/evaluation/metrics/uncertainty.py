@@ -3,7 +3,6 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import special
 
 from probq.utils.errors import ProbqError
 
@@ -82,7 +81,9 @@ def regression(means: Any, variances: Any = 0.0) -> Uncertainty:
 
 def entropy(probs: np.ndarray) -> np.ndarray:
     """Return `-sum_k p_k log p_k` over the last axis, in nats."""
-    return np.asarray(special.entr(probs).sum(-1) + 0.0)  # not -0.0 of a prediction that is sure
+    # numpy alone, as in `softmax`: a deployed ensemble of integer models runs where SciPy is not installed
+    entropies = -(probs * np.log(np.where(probs > 0, probs, 1.0))).sum(-1)
+    return np.asarray(entropies + 0.0)  # not -0.0 of a prediction that is sure
 
 
 def softmax(logits: Any) -> np.ndarray:
@@ -92,7 +93,9 @@ def softmax(logits: Any) -> np.ndarray:
         >>> softmax([0.0, 0.0])
         array([0.5, 0.5])
     """
-    return np.asarray(special.softmax(numbers(logits, "logits"), axis=-1))
+    logits = numbers(logits, "logits")
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    return np.asarray(weights / weights.sum(-1, keepdims=True))
 
 
 def numbers(values: Any, name: str) -> np.ndarray:
