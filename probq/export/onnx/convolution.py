@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from probq.export.onnx.graph import Edge, Graph
 from probq.integer import Node
 from probq.integer.packing import Packing
-
-if TYPE_CHECKING:
-    from probq.export.onnx.graph import Edge, Graph
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from probq.export.onnx.convolution import sliced
 from probq.export.onnx.graph import Edge, Graph, integer_type, zero_point
+from probq.export.onnx.packed_parameters import parameter
 from probq.integer import Node
 from probq.integer.packing import smallest
 from probq.integer.ranges import Range, reachable
@@ -15,7 +16,7 @@ def table(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> Edge:
     start, entries = reachable(node, x.low, x.high)
     zero = zero_point(reached.low, reached.high)
     type = integer_type(reached.low, reached.high) if zero is None else "uint8"
-    held = graph.weight(entries, type, smallest(entries), zero or 0)
+    held = parameter(graph, entries, type, smallest(entries), zero or 0)
     kind = "int64" if x.type == "uint8" else x.type
     index = graph.cast(x.name, kind) if kind != x.type else x.name
     if start + x.zero:

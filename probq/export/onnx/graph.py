@@ -6,15 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from probq.export.onnx.packed_parameters import unpacked
-from probq.integer.packing import Packing, size_in_bits
 from probq.utils.errors import ProbqError
 from probq.utils.optional_import import require
 
 IR_VERSION = 8
 OPSET, OPSET_PACKED = 13, 18  # integers need 13, unpacking bits needs 18
 INT32, INT64 = 2**31 - 1, 2**63 - 1
-UNPACKING = 800  # bytes that the operators which unpack a tensor take, about
 
 
 @dataclass(frozen=True)
@@ -71,13 +68,6 @@ class Graph:
         key = f"{type}{list(array.shape)}{array.reshape(-1).tolist()}" if array.size <= 8 else self.fresh("constant")
         self.constants.setdefault(key, array)
         return key
-
-    def weight(self, values: np.ndarray, type: str, packing: Packing, zero: int = 0) -> str:
-        """Add a tensor of parameters as `values + zero`, at its own width where the graph is packed and that pays."""
-        saved = values.size * np.dtype(type).itemsize - size_in_bits(values.shape, packing) / 8
-        if self.packed and saved > UNPACKING:
-            return unpacked(self, values, packing, type, zero)
-        return self.constant(values + zero, type)
 
     def cast(self, name: str, type: str) -> str:
         """Add a conversion to a numpy type."""

@@ -8,6 +8,7 @@ from probq.export.common.requantization import numbers
 from probq.export.onnx.convolution import Kernel, kernel
 from probq.export.onnx.float_rounding import INT32, FloatForm, IntegerRounding, float_form
 from probq.export.onnx.graph import Edge, Graph, integer_type, zero_point
+from probq.export.onnx.packed_parameters import parameter
 from probq.integer import Node
 from probq.integer.packing import smallest
 from probq.integer.ranges import Range, accumulators
@@ -119,7 +120,7 @@ def layer(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> Edge:
     bias = node.tensors["bias"]
     if bias.any():
         column = bias if node.op == "linear" else bias.reshape(-1, *[1] * (len(reached.shape) - 1))
-        total = graph.node("Add", [total, graph.weight(column, type, smallest(column))])
+        total = graph.node("Add", [total, parameter(graph, column, type, smallest(column))])
     return Edge(total, type, 0, reached.low, reached.high, reached.shape)
 
 
@@ -138,7 +139,7 @@ def weights(graph: Graph, shaped: Kernel, x: Edge) -> tuple[str, str]:
     if how is None:
         raise ProbqError("its weight takes more than 8 bits")
     type, zero = how
-    return graph.weight(shaped.weight, type, shaped.packing, zero), graph.constant(zero, type)
+    return parameter(graph, shaped.weight, type, shaped.packing, zero), graph.constant(zero, type)
 
 
 def stored(weight: np.ndarray, largest: int) -> tuple[str, int] | None:

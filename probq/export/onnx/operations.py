@@ -11,6 +11,7 @@ from probq.export.onnx.convolution import sliced
 from probq.export.onnx.data_movement import pad, piece, repeat, table
 from probq.export.onnx.graph import Edge, Graph, integer_type, zero_point
 from probq.export.onnx.layers import layer, levels
+from probq.export.onnx.packed_parameters import parameter
 from probq.integer import Node
 from probq.integer.ranges import Range
 
@@ -45,7 +46,7 @@ def _narrowed(graph: Graph, x: Edge) -> Edge:
 def _embedding(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> Edge:
     zero, weight = zero_point(reached.low, reached.high), node.tensors["weight"]
     type = integer_type(reached.low, reached.high) if zero is None else "uint8"
-    table = graph.weight(weight, type, node.packing_of("weight"), zero or 0)
+    table = parameter(graph, weight, type, node.packing_of("weight"), zero or 0)
     name = graph.node("Gather", [table, graph.integers(inputs[0]).name], axis=0)
     return Edge(name, type, zero or 0, reached.low, reached.high, reached.shape)
 

@@ -3,17 +3,23 @@
 Everything here works on constants, so ONNX Runtime computes it once, when it loads the file.
 """
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-from probq.integer.packing import Levels, Packing, bits_of, pack
+from probq.export.onnx.graph import Graph
+from probq.integer.packing import Levels, Packing, bits_of, pack, size_in_bits
 
-if TYPE_CHECKING:
-    from probq.export.onnx.graph import Graph
+UNPACKING = 800  # bytes that the operators which unpack a tensor take, about
 
 
-def unpacked(graph: "Graph", values: np.ndarray, packing: Packing, type: str, zero: int) -> str:
+def parameter(graph: Graph, values: np.ndarray, type: str, packing: Packing, zero: int = 0) -> str:
+    """Add a tensor of parameters as `values + zero`, at its own width where the graph is packed and that pays."""
+    saved = values.size * np.dtype(type).itemsize - size_in_bits(values.shape, packing) / 8
+    if graph.packed and saved > UNPACKING:
+        return unpacked(graph, values, packing, type, zero)
+    return graph.constant(values + zero, type)
+
+
+def unpacked(graph: Graph, values: np.ndarray, packing: Packing, type: str, zero: int) -> str:
     """Add packed values and the operators that make `values + zero` of the given type; return the tensor's name.
 
     The values of each rung lie together. Where several rungs are in use, the rungs are packed too, and the k-th value
@@ -27,7 +33,7 @@ def unpacked(graph: "Graph", values: np.ndarray, packing: Packing, type: str, ze
     return graph.node("Reshape", [flat, graph.constant(values.shape, "int64")])
 
 
-def _levels(graph: "Graph", values: np.ndarray, levels: Levels, type: str, zero: int) -> str:
+def _levels(graph: Graph, values: np.ndarray, levels: Levels, type: str, zero: int) -> str:
     """Return the values on one codebook, `[elements]` of the given type."""
     if bits_of(levels) == 0:
         return graph.constant(np.full(values.shape, levels[0] + zero), type)
@@ -39,7 +45,7 @@ def _levels(graph: "Graph", values: np.ndarray, levels: Levels, type: str, zero:
     return graph.cast(graph.node("Add", [codes, graph.constant(levels.start + zero, "int32")]), type)
 
 
-def _codes(graph: "Graph", blob: np.ndarray, count: int, bits: int) -> str:
+def _codes(graph: Graph, blob: np.ndarray, count: int, bits: int) -> str:
     """Return the codes of a blob, least significant bit first, int32 `[count]`: `sum_k bit_k 2^k`."""
     column = graph.constant(blob.reshape(-1, 1), "uint8")
     places = graph.constant(np.arange(8), "uint8")
@@ -52,7 +58,7 @@ def _codes(graph: "Graph", blob: np.ndarray, count: int, bits: int) -> str:
     return graph.node("ReduceSum", [weighted, graph.constant([1], "int64")], keepdims=0)
 
 
-def _merged(graph: "Graph", parts: dict[int, str], packing: Packing, shape: tuple[int, ...]) -> str:
+def _merged(graph: Graph, parts: dict[int, str], packing: Packing, shape: tuple[int, ...]) -> str:
     """Return the values of all rungs, each in its place, `[elements]`."""
     places = Packing((range(len(packing.codebooks)),), np.array(0))
     blob = pack(packing.rung, places)

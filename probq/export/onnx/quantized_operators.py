@@ -10,6 +10,7 @@ import numpy as np
 from probq.export.onnx.convolution import kernel
 from probq.export.onnx.graph import Edge, Graph
 from probq.export.onnx.layers import FastForm, levels, octets, weights
+from probq.export.onnx.packed_parameters import parameter
 from probq.integer import Node
 from probq.integer.packing import smallest
 
@@ -58,7 +59,7 @@ def product(graph: Graph, source: str, x: Edge, weight: tuple[str, str], form: F
     """Add a `QLinearConv` over a uint8 tensor with the zero point of x; weight and its zero point by name."""
     one, zero = graph.constant(1, "float32"), graph.constant(form.offset, "uint8")
     scale = form.scale[0] if form.scale.size and (form.scale == form.scale[0]).all() else form.scale
-    bias = graph.weight(form.bias, "int32", smallest(form.bias))
+    bias = parameter(graph, form.bias, "int32", smallest(form.bias))
     inputs = [source, one, graph.constant(x.zero, "uint8"), weight[0], graph.constant(scale, "float32"), weight[1]]
     return graph.node("QLinearConv", [*inputs, one, zero, bias], **attributes)
 
