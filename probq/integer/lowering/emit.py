@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -11,6 +12,7 @@ from probq.utils.errors import ProbqError
 
 # What becomes of the values of `probq.integer.lowering.operations.arithmetic`.
 EMITTED = MappingProxyType({"scaled": "multiply", "offset": "requantize"})
+SOURCE = ("index", "scale", "lo", "hi", "start", "step")  # attributes in which two readings of the input may differ
 NAMED = ("linear", "conv", "embedding", "requantize", "table")  # after their layer
 
 
@@ -20,23 +22,12 @@ def emit_nodes(output: Value) -> tuple[list[Node], str]:
     names: dict[int, str] = {}
     taken: dict[str, int] = {}
     sources: dict[tuple[str, ...], int] = {}
-    stack: list[tuple[Value, bool]] = [(output, False)]
-    while stack:
-        value, ready = stack.pop()
-        if id(value) in names:
-            continue
-        if not ready:
-            stack.append((value, True))
-            stack.extend((parent, False) for parent in value.parents)
-            continue
-        _refused(value)
+    for value in _in_order(output):
+        _check_value(value)
         if value.op == "scaled" and (value.tensors["multiplier"] == 1).all():  # the same integers, worth more or less
             names[id(value)] = names[id(value.parents[0])]
             continue
-        key = (
-            value.where,
-            *(str(value.attributes.get(name)) for name in ("index", "scale", "lo", "hi", "start", "step")),
-        )
+        key = (value.where, *(str(value.attributes.get(name)) for name in SOURCE))
         if value.op == "input" and key in sources:
             place = sources[key]
             nodes[place] = _for_all(nodes[place], value)
@@ -63,6 +54,22 @@ def emit_nodes(output: Value) -> tuple[list[Node], str]:
     return nodes, names[id(output)]
 
 
+def _in_order(output: Value) -> Iterator[Value]:
+    """Yield the values that an output is made of, each once, after those that it needs itself."""
+    done: set[int] = set()
+    stack: list[tuple[Value, bool]] = [(output, False)]
+    while stack:
+        value, ready = stack.pop()
+        if id(value) in done:
+            continue
+        if ready:
+            done.add(id(value))
+            yield value
+        else:
+            stack.append((value, True))
+            stack.extend((parent, False) for parent in value.parents)
+
+
 def _for_all(node: Node, value: Value) -> Node:
     """Return an input's node for one more that reads it.
 
@@ -87,7 +94,8 @@ def _check_one(sources: list[str]) -> None:
         )
 
 
-def _refused(value: Value) -> None:
+def _check_value(value: Value) -> None:
+    """Raise unless a value is an integer that a node can give."""
     if value.attributes.get("refused"):
         raise ProbqError(
             f"{value.where} cannot be lowered to integers: its limits are not multiples of the value's step, and no "
