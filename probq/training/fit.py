@@ -31,7 +31,7 @@ from probq.training.svi.trainer import Trainer
 from probq.utils.batches import Batches
 from probq.utils.errors import ProbqError
 from probq.utils.paths import target_path
-from probq.utils.random_stream import Apart, Stream
+from probq.utils.random_stream import Stream, StreamIterator
 
 ADAM = partial(torch.optim.Adam, fused=True)
 DUAL_ASCENT = DualAscent()
@@ -83,9 +83,9 @@ def fit(
     if checkpoint is not None:
         target_path(checkpoint)
     history = History(settings={"epochs": epochs, "budget": budget, "seed": seed, **options})
-    held = Batches(validation, q.device, "validation data") if validation is not None else None
+    held_out = Batches(validation, q.device, "validation data") if validation is not None else None
     data = Batches(batches, q.device)
-    running = steps(q, data, budget, epochs, seed=seed, validation=held, progress=progress, **options)
+    running = steps(q, data, budget, epochs, seed=seed, validation=held_out, progress=progress, **options)
     bar = tqdm(running, total=epochs * len(data), disable=not progress, unit="step", dynamic_ncols=True)
     for step in bar:
         history.steps.append(step)
@@ -93,7 +93,7 @@ def fit(
             bar.set_postfix_str(_describe(step))
         if (step.step + 1) % len(data) == 0:
             with running.stream.training():
-                _end_epoch(q, data, history, held, checkpoint)
+                _end_epoch(q, data, history, held_out, checkpoint)
     warn_unsettled(history)
     return history
 
@@ -103,11 +103,11 @@ def _describe(step: Step) -> str:
     return f"{step.phase} loss {step.loss:.4f}, E[cost] {step.percent:.3g}{limit} %, multiplier {step.multiplier:.3g}"
 
 
-def _end_epoch(q: Quantized, data: Batches, history: History, held: Batches | None, checkpoint: Any) -> None:
-    if held is not None or checkpoint is not None:
+def _end_epoch(q: Quantized, data: Batches, history: History, held_out: Batches | None, checkpoint: Any) -> None:
+    if held_out is not None or checkpoint is not None:
         estimate_before_use(q, data)
-    if held is not None and history.steps:
-        history.validation.append({"epoch": history.steps[-1].epoch, **validate(q, held)})
+    if held_out is not None and history.steps:
+        history.validation.append({"epoch": history.steps[-1].epoch, **validate(q, held_out)})
     if checkpoint is not None:
         q.save(checkpoint)
 
@@ -131,7 +131,7 @@ def steps(
     trials: int = 4,
     seed: int | None = None,
     progress: bool = False,
-) -> Apart[Step]:
+) -> StreamIterator[Step]:
     """The training loop as a generator: each `next` is one step, so that it stays in the user's hands.
 
     While widths are learned, the loss of a step is the negative ELBO for one example,
@@ -186,7 +186,7 @@ def steps(
     check_optimizer(optimizer)
     if rates is not None and not isinstance(rates, Rates):
         raise ProbqError(f"rates is probq.Rates(...), such as probq.Rates(weights=1e-3), not {rates!r:.80}")
-    data = _read(batches, q, "data")
+    data = _as_batches(batches, q, "data")
     check_budget_reachable(q, budget)
     stream = Stream(seed)
     with stream.training():
@@ -202,11 +202,11 @@ def steps(
     trainer = Trainer(data, several, rule, optimizer, rates, draws or (SMALL_DRAWS if small else 1), rounding)
     refinement = None
     if validation is not None and evaluations:
-        refinement = Refinement(_read(validation, q, "validation data"), evaluations, trials, progress)
-    return Apart(run_phases(q, trainer, refinement, searching, total), stream)
+        refinement = Refinement(_as_batches(validation, q, "validation data"), evaluations, trials, progress)
+    return StreamIterator(run_phases(q, trainer, refinement, searching, total), stream)
 
 
-def _read(batches: Iterable[Any], q: Quantized, name: str) -> Batches:
+def _as_batches(batches: Iterable[Any], q: Quantized, name: str) -> Batches:
     return batches if isinstance(batches, Batches) else Batches(batches, q.device, name)
 
 

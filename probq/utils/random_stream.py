@@ -66,7 +66,7 @@ class Stream:
             yield
 
 
-class Apart(Iterator[T], Generic[T]):
+class StreamIterator(Iterator[T], Generic[T]):
     """Each item of this iterator is made with random numbers of its own, and with gradients on.
 
     Args:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import probq
-from probq.utils.random_stream import Apart, Stream
+from probq.utils.random_stream import Stream, StreamIterator
 
 X, Y = torch.randn(48, 4), torch.arange(48) % 3
 
@@ -163,7 +163,7 @@ def test_an_end_reaches_the_generator() -> None:
         finally:
             ended.append(True)
 
-    running = Apart(items(), Stream(0))
+    running = StreamIterator(items(), Stream(0))
     assert next(running) == 1
     running.close()
     assert ended == [True]

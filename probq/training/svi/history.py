@@ -79,6 +79,6 @@ class History:
 
 def _row(step: Step) -> dict[str, Any]:
     row = asdict(step)
-    for number, held in enumerate(row.pop("further"), 2):
-        row |= {f"{name} {number}": value for name, value in held.items()}
+    for number, state in enumerate(row.pop("further"), 2):
+        row |= {f"{name} {number}": value for name, value in state.items()}
     return row
