@@ -17,7 +17,6 @@ from probq.network.program.substitution import running, substitute
 from probq.network.quantized.quantized import Quantized
 from probq.network.tracing.arguments import arguments
 from probq.training.ptq.batch_norm import estimate_norms, has_norms
-from probq.utils.errors import ProbqError
 
 MOST_CACHED = 2**31  # bytes of outputs that are kept; beyond, everything is computed anew
 Batch = tuple[Any, Tensor | None]
@@ -111,24 +110,3 @@ class PerturbedNetwork:
             else:
                 self._kept.clear()
         return output
-
-
-def in_memory(batches: Iterable[Any], q: Quantized, examples: int) -> list[Batch]:
-    """Return the first examples of the user's data, with targets where there are any.
-
-    Raises:
-        ProbqError: if there are none.
-    """
-    kept: list[Batch] = []
-    left = examples
-    for batch in batches:
-        pair = isinstance(batch, tuple | list) and len(batch) == 2
-        x, y = batch if pair else (batch, None)
-        inputs = tuple(a[:left].to(q.device) if isinstance(a, Tensor) else a for a in arguments(x))
-        kept.append((inputs if isinstance(x, tuple) else inputs[0], None if y is None else y[:left].to(q.device)))
-        left -= len(next(a for a in inputs if isinstance(a, Tensor)))
-        if left <= 0:
-            break
-    if not kept:
-        raise ProbqError("a criterion needs data: batches of (input, target), or of inputs for criteria without labels")
-    return kept

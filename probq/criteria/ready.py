@@ -8,12 +8,12 @@ from collections.abc import Iterable
 from typing import Any
 
 from probq.criteria.energy import Energy
-from probq.criteria.perturbed import PerturbedNetwork, in_memory
+from probq.criteria.perturbed import PerturbedNetwork
 from probq.network.program.program import check_posterior
 from probq.network.quantized.quantized import Quantized
 from probq.training.ptq.input_scales import set_input_scales
 from probq.utils.arguments import check_number
-from probq.utils.batches import Batches
+from probq.utils.batches import Batches, first_examples
 from probq.utils.errors import ProbqError
 
 NOISE = 1e-6  # nats; what float32 leaves of equal losses
@@ -36,7 +36,7 @@ def perturbed_network(
     """
     check_posterior(q, criterion)
     check_number("examples", examples, 1)
-    data = in_memory(batches, q, examples)
+    data = first_examples(batches, examples, q.device, f"criteria.{criterion}")
     if labels and any(y is None for _, y in data):
         raise ProbqError(
             f"criteria.{criterion} needs labels: batches of (input, target); without any, use probq.criteria.kl"

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from probq.export.common.model_argument import require_model
 from probq.export.targets import TARGETS
 from probq.export.verification import Report
 from probq.integer import IntegerModel
@@ -36,6 +37,7 @@ def certify(model: IntegerModel, path: str | PathLike[str], report: Report) -> P
     Raises:
         ProbqError: there is no artefact, or the file cannot be written.
     """
+    require_model(model, "export.certify")
     path = target_path(path)
     if not path.exists():
         raise ProbqError(f"there is no file {path} to certify; give the path that write was given")

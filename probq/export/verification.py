@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from probq.export.common.model_argument import require_model
 from probq.export.targets import recognize
 from probq.integer import IntegerModel
 from probq.utils.errors import ProbqError
@@ -69,6 +70,7 @@ def verify_parts(
     Raises:
         ProbqError: as `verify`.
     """
+    require_model(model, "export.verify")
     path = checked_path(path)
     target = recognize(path)
     compared = differing = 0

@@ -15,6 +15,7 @@ from probq.criteria import kl, loss
 from probq.criteria.allocate import allocate
 from probq.criteria.energy import Energy
 from probq.decisions.widths import fix_widths
+from probq.decisions.within_budget import with_widths
 from probq.evaluation.diagnostics.held_out import scores
 from probq.likelihoods import Likelihood
 from probq.network.program.substitution import substitute
@@ -28,7 +29,7 @@ from probq.training.ptq.bias import bias
 from probq.training.ptq.gpfq import gpfq
 from probq.training.ptq.input_scales import set_input_scales
 from probq.utils.arguments import check_number
-from probq.utils.batches import Batches
+from probq.utils.batches import Batches, first_examples
 from probq.utils.errors import ProbqError
 
 
@@ -77,23 +78,25 @@ def post_training(
     check_number("examples", examples, 1)
     if not budgets(budget):
         raise ProbqError("post_training needs a budget, such as probq.Budget(percent=1)")
-    pairs, labelled = _pairs(batches, examples)
-    q = quantize(net, pairs[0][0], plan, likelihood)
-    data = Batches(pairs, q.device)
+    if criterion is not None and not callable(criterion):
+        raise ProbqError(f"criterion is one of probq.criteria, such as probq.criteria.kl, not {criterion!r:.80}")
+    found = first_examples(batches, examples, torch.device("cpu"), "post_training")
+    labelled = all(y is not None for _, y in found)
+    q = quantize(net, found[0][0], plan, likelihood)
+    data = Batches([(x, _zeros(x) if y is None else y) for x, y in found], q.device)
     q.eval()
     if labelled and q.likelihood is None:
         q.likelihood = usual_likelihood(q, *next(iter(data)))
     set_input_scales(q, data)
-    chosen = criterion or (loss if labelled else kl)
-    energy = chosen(q, pairs if labelled else [(x, None) for x, _ in pairs], examples=examples, progress=progress)
+    energy = (criterion or (loss if labelled else kl))(q, found, examples=examples, progress=progress)
     q.budget = budget
-    widths = allocate(q, energy, budget).widths
+    chosen = allocate(q, energy, budget)
     if has_norms(q):
-        _estimate_norms_at(q, widths, data)
-    decided = q.at(allocate(q, energy, budget))
-    rounded = gpfq(decided, pairs, examples=examples)
-    several = [decided, bias(decided, pairs, examples=examples), rounded]
-    several.append(bias(rounded, pairs, examples=examples, reference=decided))
+        _estimate_norms_at(q, chosen.widths, data)
+    decided = q.at(with_widths(q, dict(chosen.widths), budget))  # codes follow normalisation
+    rounded = gpfq(decided, found, examples=examples)
+    several = [decided, bias(decided, found, examples=examples), rounded]
+    several.append(bias(rounded, found, examples=examples, reference=decided))
     measure = _loss if labelled else partial(_divergence, reference=decided)
     return min(several, key=partial(measure, data=data))  # the first of equal ones
 
@@ -113,25 +116,10 @@ def _divergence(q: Quantized, data: Batches, reference: Quantized) -> float:
     return total
 
 
-def _pairs(batches: Iterable[Any], examples: int) -> tuple[list[tuple[Any, Tensor]], bool]:
-    """Return the first examples as pairs, and whether they have labels; without any, zeros stand in for them."""
-    found: list[tuple[Any, Tensor]] = []
-    labelled, left = True, examples
-    for batch in batches:
-        pair = isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[1], Tensor)
-        labelled &= pair
-        x = batch[0] if pair else batch
-        first = x[0] if isinstance(x, tuple | list) else x
-        if not isinstance(first, Tensor):
-            raise ProbqError(f"a batch is a tensor of inputs, or (input, target), not {type(batch).__name__}")
-        cut = tuple(a[:left] for a in x) if isinstance(x, tuple | list) else x[:left]
-        found.append((cut, batch[1][:left] if pair else torch.zeros(len(first[:left]), device=first.device)))
-        left -= len(first)
-        if left <= 0:
-            break
-    if not found:
-        raise ProbqError("post_training needs data: batches of (input, target), or of inputs alone")
-    return found, labelled
+def _zeros(x: Any) -> Tensor:
+    """Return what stands in for targets where there are none, and nothing looks at them."""
+    first: Tensor = x[0] if isinstance(x, tuple) else x
+    return first.new_zeros(len(first))
 
 
 def _estimate_norms_at(q: Quantized, widths: Any, data: Batches) -> None:

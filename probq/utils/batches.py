@@ -89,6 +89,57 @@ class Batches:
         return (moved if isinstance(batch[0], tuple | list) else moved[0]), batch[1].to(self.device)
 
 
+def first_examples(
+    batches: Iterable[Any], examples: int, device: torch.device, name: str
+) -> list[tuple[Any, Tensor | None]]:
+    """Return the first examples of data with or without labels, in memory, as pairs of inputs and targets or None.
+
+    Args:
+        batches: an iterable of `(input, target)`, or of inputs: tensors, or tuples of one as a `DataLoader` gives them.
+        examples: the greatest number of examples.
+        device: where the tensors are moved.
+        name: of the function that asks, for messages.
+
+    Raises:
+        ProbqError: if there are none, a batch is something else, or a value is not finite.
+    """
+    if isinstance(batches, Tensor):
+        raise ProbqError(f"{name} takes batches, not one tensor; give a list of it: [x]")
+    if not isinstance(batches, Iterable):
+        raise ProbqError(f"{name} takes an iterable of batches, such as a DataLoader, not {type(batches).__name__}")
+    kept: list[tuple[Any, Tensor | None]] = []
+    left = examples
+    for number, batch in enumerate(batches):
+        inputs, target = _unlabelled(batch)
+        several = tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)
+        if not several or not isinstance(several[0], Tensor):
+            raise ProbqError(
+                f"a batch is a tensor of inputs, or (input, target); batch {number} for {name} is a "
+                f"{type(batch).__name__}"
+            )
+        for tensor in several:
+            if isinstance(tensor, Tensor) and tensor.is_floating_point() and not tensor.isfinite().all():
+                raise ProbqError(f"batch {number} for {name} holds a value that is not finite; clean the data first")
+        cut = tuple(a[:left].to(device) if isinstance(a, Tensor) else a for a in several)
+        own = cut if isinstance(inputs, tuple | list) else cut[0]
+        kept.append((own, None if target is None else target[:left].to(device)))
+        left -= len(several[0])
+        if left <= 0:
+            break
+    if not kept:
+        raise ProbqError(f"{name} needs data: batches of (input, target), or of inputs alone where it takes them")
+    return kept
+
+
+def _unlabelled(batch: Any) -> tuple[Any, Tensor | None]:
+    """Return the inputs of a batch, and its targets if it has any."""
+    if isinstance(batch, tuple | list) and len(batch) == 1:
+        return batch[0], None
+    if isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[1], Tensor | None):
+        return batch[0], batch[1]
+    return batch, None
+
+
 def _has_length(batches: Any) -> bool:
     """Return whether `len` works: a `DataLoader` over an `IterableDataset` has it, and raises."""
     try:

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import probq
 from probq import Budget, Plan, ProbqError, Quantized
@@ -148,6 +149,16 @@ def test_it_is_ahead_of_uniform_widths_of_the_same_cost(criterion, tmp_path: Pat
     assert q.mode().cost() <= uniform.mode().cost()
 
 
+def test_data_comes_in_every_form_in_which_loaders_give_it() -> None:
+    """A loader over inputs alone gives lists of one tensor; all forms of the same data give the same network."""
+    net, x, budget = network(), images(64), Budget(percent=2)
+    loader = DataLoader(TensorDataset(x), 16)
+    forms = [[x], [(x,)], [[x]], [(x, None)], loader, (part for part in x.split(16))]
+    found = [probq.post_training(net, form, budget, progress=False) for form in forms]
+    assert all(q.mode() == found[0].mode() for q in found[1:4])
+    assert found[4].mode() == found[5].mode()
+
+
 def test_bad_input_is_told() -> None:
     net = network()
     with pytest.raises(ProbqError, match="needs a budget"):
@@ -158,6 +169,13 @@ def test_bad_input_is_told() -> None:
         probq.post_training(net, ["no"], Budget(percent=1), progress=False)
     with pytest.raises(ProbqError, match="needs labels"):
         probq.post_training(net, [images(8)], Budget(percent=1), criterion=probq.criteria.loss, progress=False)
+    for criterion in ("kl", 3):
+        with pytest.raises(ProbqError, match=r"criterion is one of probq\.criteria"):
+            probq.post_training(net, [images(8)], Budget(percent=1), criterion=criterion)  # type: ignore[arg-type]
+    with pytest.raises(ProbqError, match=r"not one tensor; give a list of it: \[x\]"):
+        probq.post_training(net, images(8), Budget(percent=1), progress=False)
+    with pytest.raises(ProbqError, match="not finite"):
+        probq.post_training(net, [images(8) / 0], Budget(percent=1), progress=False)
     free = probq.quantize(net, images(8))
     for function in (probq.ptq.gpfq, probq.ptq.bias):
         with pytest.raises(ProbqError, match="takes a decided network"):

@@ -25,6 +25,7 @@ from probq.export.c.code.values import I8, I16, I32, U8, Type
 from probq.export.c.compiler import build, execute
 from probq.export.c.generator import generated, input_type
 from probq.export.common import results
+from probq.export.common.model_argument import require_model
 from probq.integer import IntegerModel
 from probq.utils.atomic_write import replace_atomically
 from probq.utils.errors import ProbqError
@@ -142,6 +143,7 @@ def write(model: IntegerModel, path: str | PathLike[str], name: str | None = Non
         ProbqError: a value could leave 31 bits or has no elements, the name is no C identifier, or the file cannot be
             written.
     """
+    require_model(model, "export.c.write")
     path = target_path(path)
     text = header(model, _named(path, name))
     with replace_atomically(path) as temporary:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from probq.export.common import results
+from probq.export.common.model_argument import require_model
 from probq.export.common.requantization import only_readers
 from probq.export.onnx.graph import IR_VERSION, OPSET, OPSET_PACKED, Edge, Graph, tensor_type
 from probq.export.onnx.layers import FastForm, fast_form
@@ -72,6 +73,7 @@ def write(model: IntegerModel, path: str | PathLike[str], packed: bool = False) 
     Raises:
         ProbqError: onnx is missing, an operation has no exact ONNX form, or the file cannot be written.
     """
+    require_model(model, "export.onnx.write")
     graph, forms = Graph(packed), dict[str, str]()
     proto = _proto(graph, model, _edges(graph, model, forms))
     with replace_atomically(path) as temporary:

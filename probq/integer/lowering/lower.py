@@ -46,6 +46,8 @@ def lower(q: Quantized, assignment: Assignment | None = None) -> IntegerModel:
     """
     check_posterior(q, "lower")
     assignment = q.mode() if assignment is None else assignment
+    if not isinstance(assignment, Assignment):
+        raise ProbqError(f"lower takes an assignment, such as q.mode(budget), not {type(assignment).__name__}")
     fixed = q.at(assignment).cpu().eval()
     own = decided_codes(fixed, assignment.widths)
     for name in fixed.weight_names:
