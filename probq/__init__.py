@@ -10,8 +10,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submodules=["codebooks", "cost", "criteria", "estimators", "export", "likelihoods", "plot", "priors", "rules"],
     submod_attrs={
         "cost.budget": ["Budget"],
-        "criteria.allocate": ["allocate"],
-        "criteria.energy": ["Energy"],
+        "training.refinement.allocate": ["allocate"],
+        "priors.energies.energy": ["Energy"],
         "decisions.assignment": ["Assignment"],
         "decisions.effective_bops": ["effective_bops"],
         "evaluation.diagnostics.inference_data": ["to_arviz"],

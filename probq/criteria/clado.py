@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from probq.criteria.energy import Energy
 from probq.criteria.loss import mean_loss
-from probq.criteria.measure import measured, pair_choices, single_choices, unary_energies
-from probq.criteria.ready import perturbed_network, tell_negative
+from probq.criteria.measuring.measure import measured, pair_choices, single_choices, unary_energies
+from probq.criteria.measuring.ready import perturbed_network, tell_negative
 from probq.network.quantized.quantized import Quantized
+from probq.priors.energies.energy import Energy
 
 
 def clado(

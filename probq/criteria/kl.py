@@ -8,10 +8,10 @@ from typing import Any
 
 from torch.distributions import kl_divergence
 
-from probq.criteria.energy import Energy
-from probq.criteria.measure import measured, single_choices, unary_energies
-from probq.criteria.ready import perturbed_network, tell_negative
+from probq.criteria.measuring.measure import measured, single_choices, unary_energies
+from probq.criteria.measuring.ready import perturbed_network, tell_negative
 from probq.network.quantized.quantized import Quantized
+from probq.priors.energies.energy import Energy
 
 
 def kl(

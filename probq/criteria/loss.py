@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Mapping
 from os import PathLike
 from typing import Any
 
-from probq.criteria.energy import Energy
-from probq.criteria.measure import measured, single_choices, unary_energies
-from probq.criteria.perturbed import PerturbedNetwork
-from probq.criteria.ready import perturbed_network, tell_negative
+from probq.criteria.measuring.measure import measured, single_choices, unary_energies
+from probq.criteria.measuring.perturbed import PerturbedNetwork
+from probq.criteria.measuring.ready import perturbed_network, tell_negative
 from probq.evaluation.diagnostics.held_out import scores
 from probq.network.quantized.quantized import Quantized
+from probq.priors.energies.energy import Energy
 
 
 def loss(

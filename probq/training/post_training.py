@@ -12,8 +12,6 @@ from torch.distributions import kl_divergence
 
 from probq.cost.budget import Budgets, budgets
 from probq.criteria import kl, loss
-from probq.criteria.allocate import allocate
-from probq.criteria.energy import Energy
 from probq.decisions.widths import fix_widths
 from probq.decisions.within_budget import with_widths
 from probq.evaluation.diagnostics.held_out import scores
@@ -23,11 +21,13 @@ from probq.network.quantize import quantize
 from probq.network.quantized.quantized import Quantized
 from probq.network.quantizers.plan import Planner
 from probq.network.tracing.arguments import arguments
+from probq.priors.energies.energy import Energy
 from probq.training.preparation import usual_likelihood
 from probq.training.ptq.batch_norm import estimate_norms, has_norms
 from probq.training.ptq.bias import bias
 from probq.training.ptq.gpfq import gpfq
 from probq.training.ptq.input_scales import set_input_scales
+from probq.training.refinement.allocate import allocate
 from probq.utils.arguments import check_number
 from probq.utils.batches import Batches, first_examples
 from probq.utils.errors import ProbqError

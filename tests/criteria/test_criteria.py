@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import probq
 from probq import Plan, ProbqError, Quantized, criteria
 from probq.codebooks import ladder
-from probq.criteria.perturbed import PerturbedNetwork
+from probq.criteria.measuring.perturbed import PerturbedNetwork
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*energies of")  # of networks that were never trained
 X, Y = torch.randn(40, 1, 6, 6, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 3

@@ -7,10 +7,10 @@ import warnings
 from collections.abc import Iterable
 from typing import Any
 
-from probq.criteria.energy import Energy
-from probq.criteria.perturbed import PerturbedNetwork
+from probq.criteria.measuring.perturbed import PerturbedNetwork
 from probq.network.program.program import check_posterior
 from probq.network.quantized.quantized import Quantized
+from probq.priors.energies.energy import Energy
 from probq.training.ptq.input_scales import set_input_scales
 from probq.utils.arguments import check_number
 from probq.utils.batches import Batches, first_examples

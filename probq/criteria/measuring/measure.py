@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from probq.criteria.perturbed import PerturbedNetwork
+from probq.criteria.measuring.perturbed import PerturbedNetwork
 from probq.utils.atomic_write import replace_atomically
 from probq.utils.errors import ProbqError
 

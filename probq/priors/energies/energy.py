@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas
 
-from probq.criteria.energy_file import read, write
+from probq.priors.energies.energy_file import read, write
 from probq.utils.errors import ProbqError
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from probq.cost.budget import Budgets, budgets
-from probq.criteria.energy import Energy
 from probq.decisions.allocation.pairwise import least_energy
 from probq.decisions.assignment import Assignment
 from probq.decisions.constrained_posterior import constrain
@@ -19,6 +18,7 @@ from probq.decisions.widths import format_widths
 from probq.decisions.within_budget import with_widths
 from probq.network.program.program import check_posterior
 from probq.network.quantized.quantized import Quantized
+from probq.priors.energies.energy import Energy
 from probq.utils.errors import ProbqError
 
 
