@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from probq.likelihoods import Likelihood
 from probq.network.program.foldable import check_norms
 from probq.network.program.folding import fold, per_channel
 from probq.network.program.frozen import freezing_notes, held_norms, keep_frozen
+from probq.network.program.width_prior import set_width_prior
 from probq.network.quantized.quantized import Quantized
 from probq.network.quantizers.activation import activations
 from probq.network.quantizers.base import InputQuantizer
@@ -24,6 +26,7 @@ from probq.network.tracing.arguments import first_rows, signature
 from probq.network.tracing.layer import Layer
 from probq.network.tracing.plain import plain_copy
 from probq.network.tracing.trace import trace_network
+from probq.priors.energies.energy import Energy
 from probq.utils.errors import ProbqError
 
 
@@ -87,8 +90,20 @@ def quantize(
     quantized = Quantized(copied, tuple(layers), weights, inputs, tuple(notes), likelihood, tables, sites)
     quantized.signature, quantized.example = signature(example), first_rows(example)
     quantized.held, quantized.uncounted = held_norms(copied), found.uncounted
+    _set_energy(quantized, [own for own in plans.values() if own is not None])
     _foresee(quantized, warn=all(own is not None and own.activation for own in plans.values()))
     return quantized.train(net.training)
+
+
+def _set_energy(q: Quantized, plans: Sequence[Plan]) -> None:
+    """Make an energy that the plans have for a prior that of the network's widths."""
+    priors = [plan.width_prior for plan in plans]
+    energy = next((prior for prior in priors if isinstance(prior, Energy)), None)
+    if energy is None:
+        return
+    if any(prior is not energy for prior in priors):
+        raise ProbqError("an energy is the prior of all widths: give the same Plan(width_prior=energy) to every layer")
+    set_width_prior(q, energy)
 
 
 def _foresee(q: Quantized, warn: bool) -> None:

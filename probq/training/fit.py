@@ -17,8 +17,10 @@ from probq.evaluation.diagnostics.held_out import validate
 from probq.likelihoods import Likelihood
 from probq.network.program.program import check_posterior
 from probq.network.quantized.quantized import Quantized
+from probq.priors.energies.energy import Energy
 from probq.rules import DualAscent, Rule
 from probq.training.check_options import check_options, check_rule
+from probq.training.energy_prior import take_prior
 from probq.training.phases import run_phases
 from probq.training.preparation import prepare
 from probq.training.ptq.batch_norm import estimate_before_use
@@ -126,6 +128,7 @@ def steps(
     rates: Rates | None = None,
     optimizer: Callable[..., torch.optim.Optimizer] = ADAM,
     rule: Rule = DUAL_ASCENT,
+    prior: Energy | None = None,
     validation: Iterable[Any] | None = None,
     evaluations: int = 100,
     trials: int = 4,
@@ -165,6 +168,9 @@ def steps(
             at `50 / steps` at least, so that some hundred steps lead a small posterior to where it belongs.
         optimizer: makes an optimizer of parameter groups; by default Adam, one fused pass over the parameters.
         rule: enforces the budget while widths are learned, one of `probq.rules`.
+        prior: an energy for one example, of a criterion. It takes the place of the priors of widths, and counts as
+            much as the data does: `P(widths) proportional to exp(-N energy / temperature)`; `0.1 * energy` counts a
+            tenth. Under a budget the search starts at the widths of `probq.allocate`.
         validation: held-out batches; if given, `probq.decide` measures on them which widths to tune for.
         evaluations: greatest number of networks it measures; 0 takes the most probable widths.
         trials: number of choices that are tuned for a while on copies, all from where the search ended and on the same
@@ -191,6 +197,8 @@ def steps(
     stream = Stream(seed)
     with stream.training():
         prepare(q, data, likelihood, temperature)
+        if prior is not None:
+            take_prior(q, prior, budget, data.size)
     several = budgets(budget)
     q.budget = (several if len(several) > 1 else several[0]) if several else q.budget
     total = epochs * len(data)

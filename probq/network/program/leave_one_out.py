@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from probq.network.distributions.uniform_codes import UniformCodes
 from probq.network.program.program import Observation, Program
 from probq.network.program.vectorized import vectorized_outputs
+from probq.network.program.width_prior import pair_energy
 from probq.network.tracing.arguments import arguments
 from probq.utils.errors import ProbqError
 
@@ -96,7 +97,15 @@ def _drawn_widths(q: Program, draws: int) -> tuple[dict[str, Tensor], Tensor, Te
             score = score + log_q.reshape(flat.shape).gather(1, index).sum(0)
             prior = prior + log_p.reshape(flat.shape).gather(1, index).sum(0)
             rungs[name] = index.T.reshape(draws, *quantizer.gates)
+    if q.pairs is not None:
+        prior = prior - _pair_energies(q, rungs, draws).to(prior)
     return rungs, score, prior
+
+
+def _pair_energies(q: Program, rungs: Mapping[str, Tensor], draws: int) -> Tensor:
+    """Return the energy of pairs of widths of each draw, `[draws]`."""
+    onehots = {name: F.one_hot(k, len(q.quantizer(name).ladder)).double() for name, k in rungs.items()}
+    return torch.stack([pair_energy(q, {name: row[s] for name, row in onehots.items()}) for s in range(draws)])
 
 
 def _groups(rungs: Mapping[str, Tensor], draws: int) -> list[list[int]]:

@@ -50,6 +50,8 @@ class Network(nn.Module):
         calibrated: whether the inputs' scales were set from data.
         signature: shape without the batch, and type, of the tensors among the network's arguments.
         example: the arguments that `quantize` was given, a few rows of them; none in a loaded posterior.
+        pairs: energies of pairs of widths in the prior, `[R, R]` in nats over all rungs of all quantizers with a
+            choice; None where widths are independent.
         held: names of the batch normalisations whose statistics stay what they are.
         uncounted: MACs of one example outside of all layers, which no cost counts.
         sites: for each quantizer that a plan tied to an earlier one, the name of that one.
@@ -81,6 +83,8 @@ class Network(nn.Module):
         self.folded, self.rounding = False, False
         self.calibrated = False
         self.held: tuple[str, ...] = ()
+        self.pairs: Tensor | None
+        self.register_buffer("pairs", None)
         self.uncounted = 0
         self.signature: tuple[tuple[tuple[int, ...], torch.dtype], ...] = ()
         self.example: tuple[Any, ...] = ()

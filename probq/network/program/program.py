@@ -19,9 +19,12 @@ from probq.network.distributions.unbatched_law import ONE_DRAW
 from probq.network.distributions.uniform_codes import UniformCodes
 from probq.network.program.network import Network
 from probq.network.program.substitution import running
+from probq.network.program.width_prior import pair_energy
 from probq.network.quantizers.base import Quantizer, Rung
 from probq.network.quantizers.weight import WeightQuantizer
 from probq.utils.errors import ProbqError, sentence
+
+PAIRS = "width.pairs"  # the site of the prior's pairs of widths
 
 
 class Observation(TorchDistribution):
@@ -115,7 +118,8 @@ class Program(Network):
 
         Sample sites: `NAME.width` (one-hot over the rungs) for every quantizer with more than one rung (of those that
         are tied, the first one), `NAME.code`
-        (a level for each weight) for every weight, and `obs`.
+        (a level for each weight) for every weight, and `obs`. Where the prior of widths has pairs, the factor
+        `width.pairs` is their part of the log-probability, up to a constant.
 
         Args:
             x: a batch of inputs, or a tuple of the network's arguments.
@@ -143,6 +147,8 @@ class Program(Network):
                 onehots[name] = self._width_site(name, quantizer, quantizer.prior, onehots)
                 if isinstance(quantizer, WeightQuantizer):
                     levels[name] = self._prior_code(name, quantizer, onehots[name])
+            if self.pairs is not None:
+                pyro.factor(PAIRS, -pair_energy(self, onehots))
         with running(x):
             output = self.run(onehots, levels, x)
         law = Observation(self.law(output, y))
@@ -200,6 +206,10 @@ class Program(Network):
                 # has the same name; `effectful` sends the same message to the handlers and stores nothing.
                 statement = poutine.runtime.effectful(type="param")(lambda *_, value=value, **__: value)
                 statement(name, constraint=constraints.real, event_dim=parameter.dim(), name=name)
+
+    def expected_pair_energy(self) -> Tensor:
+        """Return the expected energy of pairs of widths in nats, exactly, a float64 scalar with gradients."""
+        return pair_energy(self, {name: quantizer.probs() for name, quantizer in self.named_sites()})
 
     def law(self, output: Any, y: Tensor | None = None) -> Distribution:
         """Return the law of the targets given the network's output.

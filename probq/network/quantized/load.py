@@ -111,11 +111,22 @@ def _assembled(manifest: Mapping[str, Any], tensors: Mapping[str, Tensor], net: 
     q.folded, q.calibrated = bool(manifest["folded"]), bool(manifest["calibrated"])
     q.signature = tuple((tuple(shape), DTYPES[dtype]) for shape, dtype in manifest["signature"])
     q.uncounted = int(manifest.get("uncounted", 0))
+    q.pairs = _pairs(q, tensors)
     q.held, frozen = tuple(manifest.get("held", ())), set(manifest["frozen"])
     for name, parameter in q.named_parameters():
         parameter.requires_grad_(parameter.is_floating_point() and name not in frozen)
     q.to(next((p.device for p in net.parameters()), torch.device("cpu")))
     return q if manifest["training"] else q.eval()
+
+
+def _pairs(q: Quantized, tensors: Mapping[str, Tensor]) -> Tensor | None:
+    """Return room for the prior's pairs of widths, if the file has any."""
+    if "pairs" not in tensors:
+        return None
+    rungs = sum(len(quantizer.ladder) for _, quantizer in q.named_sites() if len(quantizer.ladder) > 1)
+    if tensors["pairs"].shape != (rungs, rungs) or not torch.equal(tensors["pairs"], tensors["pairs"].T):
+        raise ValueError(f"pairs of widths are not a symmetric matrix of {rungs} rungs")
+    return torch.zeros_like(tensors["pairs"])
 
 
 def _quantizer(entry: Mapping[str, Any]) -> WeightQuantizer | InputQuantizer:

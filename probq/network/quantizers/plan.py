@@ -12,6 +12,7 @@ from probq.estimators import Estimator, SecondOrder
 from probq.network.distributions.categorical_codes import MOST_LEVELS
 from probq.network.tracing.layer import Layer
 from probq.priors import CodePrior, WidthPrior
+from probq.priors.energies.energy import Energy
 from probq.utils.arguments import is_count
 from probq.utils.errors import ProbqError
 
@@ -53,7 +54,8 @@ class Plan:
             but `StraightThrough` for codes while a fit at a temperature below 1 searches for widths.
         code_prior: prior of the codes, one of `probq.priors`; None: every level is equally probable.
         width_prior, input_prior: prior of the widths of the weight and of the input, of `probq.priors`; None: every
-            rung is equally probable.
+            rung is equally probable. As `width_prior` of all layers, an energy of the whole network (`probq.Energy`,
+            times the number of examples that it shall count for) is the prior `P(widths) proportional to exp(-energy)`.
 
     Raises:
         ProbqError: if a field has a value that it cannot take.
@@ -84,7 +86,7 @@ class Plan:
     keep_zeros: bool = False
     estimator: Estimator | None = None
     code_prior: CodePrior | None = None
-    width_prior: WidthPrior | None = None
+    width_prior: WidthPrior | Energy | None = None
     input_prior: WidthPrior | None = None
 
     def __post_init__(self) -> None:
@@ -130,8 +132,12 @@ class Plan:
     def _check_laws(self) -> None:
         """Raise unless estimator and priors are such, and fit the codes."""
         kinds = (("estimator", Estimator), ("code_prior", CodePrior), ("width_prior", WidthPrior))
+        if isinstance(self.width_prior, Energy) and self.input_prior is not None:
+            raise ProbqError("the energy in Plan(width_prior=...) knows the inputs too; leave input_prior out")
         for name, kind in (*kinds, ("input_prior", WidthPrior)):
             value = getattr(self, name)
+            if name == "width_prior" and isinstance(value, Energy):
+                continue
             if not isinstance(value, kind) and value is not None:
                 home = "estimators" if name == "estimator" else "priors"
                 raise ProbqError(f"Plan({name}=...) takes an object of probq.{home}, not {value!r}")

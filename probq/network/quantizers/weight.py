@@ -26,7 +26,7 @@ from probq.network.distributions.codes import Codes
 from probq.network.distributions.uniform_codes import UniformCodes
 from probq.network.quantizers.base import Quantizer, Rung
 from probq.network.quantizers.plan import Plan
-from probq.priors import PriorCodes
+from probq.priors import PriorCodes, WidthPrior
 
 # From a part of the location, the scales there and what takes that part to such numbers on every rung.
 RungValues: TypeAlias = Callable[[Tensor, Tensor, Part], Sequence[Tensor]]
@@ -49,7 +49,8 @@ class WeightQuantizer(Quantizer):
         channels = tuple(n if axis == channel_axis else 1 for axis, n in enumerate(weight.shape))
         gates = {"tensor": (), "channel": channels, "weight": tuple(weight.shape)}[plan.gates]
         scales = channels if plan.scales == "channel" else ()
-        super().__init__(plan.weight, gates, scales, plan.multipliers, plan.width_prior, plan.estimator)
+        prior = plan.width_prior if isinstance(plan.width_prior, WidthPrior) else None  # an energy is the network's
+        super().__init__(plan.weight, gates, scales, plan.multipliers, prior, plan.estimator)
         self.shape, self.channel_axis, self.nearest = tuple(weight.shape), channel_axis, plan.codes
         self.log_spread = nn.Parameter(torch.tensor(math.log(plan.spread)), requires_grad=plan.codes > 1)
         self.code_prior_law, self.free_codes = plan.code_prior, plan.free_codes

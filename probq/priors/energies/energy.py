@@ -6,13 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas
 
 from probq.priors.energies.energy_file import read, write
 from probq.utils.errors import ProbqError
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +135,8 @@ class Energy:
 
     def to_frame(self) -> pandas.DataFrame:
         """Return a row for each quantizer, a column for each width in bits; NaN where a ladder lacks it."""
+        import pandas  # takes as long to import as all of probq
+
         rows = [dict(zip(bits, row, strict=True)) for bits, row in zip(self.widths, self.unary, strict=True)]
         columns = sorted({b for bits in self.widths for b in bits})
         frame = pandas.DataFrame(rows, index=pandas.Index(self.names, name="quantizer"), columns=columns)

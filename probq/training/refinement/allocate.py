@@ -17,6 +17,7 @@ from probq.decisions.constrained_posterior import constrain
 from probq.decisions.widths import format_widths
 from probq.decisions.within_budget import with_widths
 from probq.network.program.program import check_posterior
+from probq.network.program.width_prior import check_energy, listed
 from probq.network.quantized.quantized import Quantized
 from probq.priors.energies.energy import Energy
 from probq.utils.errors import ProbqError
@@ -87,16 +88,12 @@ def _bits(discrete: Any, choice: Any) -> dict[str, np.ndarray]:
 
 def _laws(q: Quantized, energy: Energy, forbidden: dict[str, Iterable[int]]) -> dict[str, np.ndarray]:
     """Return minus the unary energies of all quantizers; what has no choice has one rung."""
+    check_energy(q, energy)
     ladders = {name: tuple(quantizer.ladder.bits) for name, quantizer in q.named_sites()}
-    free = {name: bits for name, bits in ladders.items() if len(bits) > 1}
-    if free != dict(zip(energy.names, energy.widths, strict=True)):
-        raise ProbqError(
-            f"the energy is of another network or plan: it knows {_listed(energy.names)}, the network has a choice at "
-            f"{_listed(free)}; measure it again"
-        )
+    free = dict(zip(energy.names, energy.widths, strict=True))
     unknown = next((name for name in forbidden if name not in free), None)
     if unknown is not None:
-        raise ProbqError(f"forbidden names {unknown!r}, which has no choice of widths; the names are {_listed(free)}")
+        raise ProbqError(f"forbidden names {unknown!r}, which has no choice of widths; the names are {listed(free)}")
     laws = {name: np.zeros(len(bits)) for name, bits in ladders.items()}
     laws |= {name: -row for name, row in zip(energy.names, energy.unary, strict=True)}
     for name, bits in forbidden.items():
@@ -105,8 +102,3 @@ def _laws(q: Quantized, energy: Energy, forbidden: dict[str, Iterable[int]]) -> 
             raise ProbqError(f"every width of {name} is forbidden; leave it one of {free[name]}")
         laws[name] = np.where(barred, -np.inf, laws[name])
     return laws
-
-
-def _listed(names: Iterable[str]) -> str:
-    several = list(names)
-    return ", ".join(several[:4]) + (f" and {len(several) - 4} more" if len(several) > 4 else "")

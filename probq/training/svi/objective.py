@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 
 import pyro
 import torch
+from pyro import poutine
 from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor, nn
 
 from probq.network.program.leave_one_out import law_parameters, leave_one_out
-from probq.network.program.program import Observation, Program
+from probq.network.program.program import PAIRS, Observation, Program
 from probq.training.svi.gradients import check_graph_kept, explain_gradients
 from probq.utils.errors import ProbqError, sentence
 
@@ -84,14 +85,18 @@ class Objective:
         def model(*args: Any) -> None:
             outputs.append(self.q.model(*args))
 
+        # the expected energy of pairs is exact below, where Pyro's would be that of one draw
+        alone = model if self.q.pairs is None else poutine.block(model, hide=[PAIRS])
         with pyro.validation_enabled(self.unchecked):
             try:
-                loss = self.elbo.differentiable_loss(model, self.q.guide, x, y, self.size) / self.size
+                loss = self.elbo.differentiable_loss(alone, self.q.guide, x, y, self.size) / self.size
             except ValueError as error:
                 told, cause = _told(error)
                 raise told from cause
             with torch.no_grad():
                 nll = -Observation(self.q.law(outputs[-1], y)).log_prob(y).mean()
+        if self.q.pairs is not None:
+            loss = loss + (self.q.temperature / self.size) * self.q.expected_pair_energy().to(loss)
         return loss, float(nll)
 
 
