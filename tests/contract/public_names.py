@@ -22,8 +22,8 @@ FILE = Path(__file__).with_name("names.txt")
 MODULES = (
     "probq", "probq.calibration", "probq.codebooks", "probq.cost", "probq.criteria", "probq.estimators", "probq.export",
     "probq.export.c", "probq.export.hls", "probq.export.memory", "probq.export.onnx", "probq.export.qonnx",
-    "probq.export.verilog", "probq.integer", "probq.likelihoods", "probq.plot", "probq.priors", "probq.ptq", "probq.regression",
-    "probq.rules", "probq.testing", "probq.uncertainty",
+    "probq.export.verilog", "probq.integer", "probq.likelihoods", "probq.plot", "probq.priors", "probq.ptq",
+    "probq.regression", "probq.rules", "probq.testing", "probq.uncertainty",
 )  # fmt: skip
 # what a class says of itself by these is typed by its users too
 SPECIAL = ("__call__", "__contains__", "__getitem__", "__iter__", "__len__")

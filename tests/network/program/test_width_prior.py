@@ -165,9 +165,7 @@ def test_a_fit_starts_at_the_allocation_and_counts_the_energy_as_data() -> None:
         if quantizer.free:
             assert quantizer.ladder.bits[int(quantizer.widths().mode.argmax())] == widths[name]
     row, unary = q.quantizer("0.weight").prior().log_probs.numpy(), energy.unary[energy.names.index("0.weight")]
-    np.testing.assert_allclose(
-        row[:-1] - row[-1], -16 / 0.001 * energy.unary[energy.names.index("0.weight")][:-1], 1e-4
-    )
+    np.testing.assert_allclose(row[:-1] - row[-1], -16 / 0.001 * unary[:-1], 1e-4)
 
 
 def test_what_is_no_prior_is_refused() -> None:
