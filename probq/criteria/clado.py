@@ -21,6 +21,7 @@ def clado(
     batches: Iterable[Any],
     *,
     examples: int = 512,
+    of: str = "both",
     project: bool = False,
     resume: str | PathLike[str] | None = None,
     progress: bool = True,
@@ -35,6 +36,7 @@ def clado(
         q: from `quantize`.
         batches: as in `loss`.
         examples: as in `loss`; the same ones for all terms.
+        of: as in `loss`; pairs are those of these quantizers.
         project: set negative eigenvalues of the quadratic form to 0, so that a solver has a convex problem.
         resume: as in `loss`.
         progress: as in `loss`.
@@ -43,17 +45,18 @@ def clado(
         UserWarning: if energies of single quantizers are negative.
 
     Raises:
-        ProbqError: if there are no labels or no data, or no quantizer has a choice.
+        ProbqError: if there are no labels or no data, or no such quantizer has a choice.
 
     Source: Z. Deng, X. Wang, S. Sharify, M. Orshansky, 2023, "Mixed-Precision Quantization with Cross-Layer
     Dependencies".
     """
-    network = perturbed_network(q, batches, examples, "clado", labels=True)
-    found = measured(network, [*single_choices(network), *pair_choices(network)], mean_loss(network), resume, progress)
+    network = perturbed_network(q, batches, examples, "clado", labels=True, of=of)
+    found = measured(network, [*single_choices(network), *pair_choices(network)], mean_loss, resume, progress)
     unary = unary_energies(network, found)
     ends = np.cumsum([0, *map(len, network.widths)])
     pairwise = np.zeros((ends[-1], ends[-1]))
-    for (i, one), (j, other) in combinations(enumerate(network.names), 2):
+    perturbed = [(place, name) for place, name in enumerate(network.names) if name in network.perturbed]
+    for (i, one), (j, other) in combinations(perturbed, 2):
         for k, b in enumerate(network.widths[i][:-1]):
             for m, c in enumerate(network.widths[j][:-1]):
                 both = found[((one, b), (other, c))] - found[()]

@@ -9,6 +9,7 @@ from typing import Any
 from torch.distributions import kl_divergence
 
 from probq.criteria.measuring.measure import measured, single_choices, unary_energies
+from probq.criteria.measuring.perturbed import PerturbedNetwork
 from probq.criteria.measuring.ready import perturbed_network, tell_negative
 from probq.network.quantized.quantized import Quantized
 from probq.priors.energies.energy import Energy
@@ -19,6 +20,7 @@ def kl(
     batches: Iterable[Any],
     *,
     examples: int = 512,
+    of: str = "both",
     resume: str | PathLike[str] | None = None,
     progress: bool = True,
 ) -> Energy:
@@ -31,6 +33,7 @@ def kl(
         q: from `quantize`.
         batches: iterable of inputs, or of `(input, target)`, whose targets are not looked at.
         examples: as in `loss`.
+        of: as in `loss`.
         resume: as in `loss`.
         progress: as in `loss`.
 
@@ -38,19 +41,19 @@ def kl(
         UserWarning: if energies are negative.
 
     Raises:
-        ProbqError: if there is no data, or no quantizer has a choice.
+        ProbqError: if there is no data, or no such quantizer has a choice.
 
     Source: Y. Cai et al., 2020, "ZeroQ: A Novel Zero Shot Quantization Framework" (KL sensitivity).
     """
-    network = perturbed_network(q, batches, examples, "kl", labels=False)
-    laws = [network.q.law(output) for output in network.float_outputs()]
-
-    def value(widths: Mapping[str, int]) -> float:
-        total = rows = 0.0
-        for law, (output, (x, _)) in zip(laws, network.outputs(widths), strict=True):
-            total += float(kl_divergence(law, network.q.law(output)).sum())
-            rows += len(x[0] if isinstance(x, tuple) else x)
-        return total / rows
-
-    found = measured(network, single_choices(network), value, resume, progress)
+    network = perturbed_network(q, batches, examples, "kl", labels=False, of=of)
+    found = measured(network, single_choices(network), mean_divergence, resume, progress)
     return tell_negative(Energy(network.names, network.widths, unary_energies(network, found), label="kl"))
+
+
+def mean_divergence(network: PerturbedNetwork, widths: Mapping[str, int]) -> float:
+    """Return the divergence of a network's outputs at given widths from those of the float one for one example."""
+    total = rows = 0.0
+    for law, (output, (x, _)) in zip(network.float_laws, network.outputs(widths), strict=True):
+        total += float(kl_divergence(law, network.q.law(output)).sum())
+        rows += len(x[0] if isinstance(x, tuple) else x)
+    return total / rows

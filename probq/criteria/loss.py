@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from os import PathLike
 from typing import Any
 
@@ -19,6 +19,7 @@ def loss(
     batches: Iterable[Any],
     *,
     examples: int = 512,
+    of: str = "both",
     resume: str | PathLike[str] | None = None,
     progress: bool = True,
 ) -> Energy:
@@ -27,18 +28,22 @@ def loss(
     All else stays on its widest rung, and batch normalisation is estimated anew for each choice. It ranks networks
     better than many finer ideas do, and takes one pass over the examples for each rung.
 
+    An energy of weights alone is 0 for inputs, as if their widths cost nothing; add one of inputs before
+    `probq.allocate` chooses both.
+
     Args:
         q: from `quantize`.
         batches: iterable of `(input, target)`, such as a `DataLoader`.
         examples: greatest number of examples, kept in memory.
-        resume: file that keeps what was measured, so that a killed run goes on.
+        of: "weights" or "inputs" perturbs the quantizers of these alone; the energy of others is 0.
+        resume: file that keeps what was measured, so that a killed run goes on. `loss` and `clado` may share one.
         progress: show a progress bar.
 
     Warns:
         UserWarning: if energies are negative.
 
     Raises:
-        ProbqError: if there are no labels or no data, or no quantizer has a choice.
+        ProbqError: if there are no labels or no data, or no such quantizer has a choice.
 
     Example:
         >>> import torch, probq
@@ -51,17 +56,13 @@ def loss(
         >>> energy.names
         ('0.weight', '2.weight')
     """
-    network = perturbed_network(q, batches, examples, "loss", labels=True)
-    found = measured(network, single_choices(network), mean_loss(network), resume, progress)
+    network = perturbed_network(q, batches, examples, "loss", labels=True, of=of)
+    found = measured(network, single_choices(network), mean_loss, resume, progress)
     return tell_negative(Energy(network.names, network.widths, unary_energies(network, found), label="loss"))
 
 
-def mean_loss(network: PerturbedNetwork) -> Callable[[Mapping[str, int]], float]:
-    """Return a function that gives the loss of widths for one example in nats."""
-
-    def value(widths: Mapping[str, int]) -> float:
-        outputs = network.outputs(widths)
-        labelled = [(x, y) for x, y in network.batches if y is not None]
-        return scores(network.q, labelled, lambda _: next(outputs)[0])["loss"]
-
-    return value
+def mean_loss(network: PerturbedNetwork, widths: Mapping[str, int]) -> float:
+    """Return the loss of a network at given widths for one example in nats."""
+    outputs = network.outputs(widths)
+    labelled = [(x, y) for x, y in network.batches if y is not None]
+    return scores(network.q, labelled, lambda _: next(outputs)[0])["loss"]

@@ -5,17 +5,20 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
+from probq.criteria.measuring.quantizers_of import quantizers_of
 from probq.decisions.widths import fix_widths
 from probq.network.program.decided_codes import decided_output
 from probq.network.program.substitution import running, substitute
 from probq.network.quantized.quantized import Quantized
 from probq.network.tracing.arguments import arguments
+from probq.network.tracing.fingerprint import fingerprint
 from probq.training.ptq.batch_norm import estimate_norms, has_norms
 
 MOST_CACHED = 2**31  # bytes of outputs that are kept; beyond, everything is computed anew
@@ -31,18 +34,21 @@ class PerturbedNetwork:
     Args:
         q: a network with scales.
         batches: examples, kept in memory.
+        of: "weights", "inputs" or "both", the quantizers that choices perturb.
 
     Attributes:
         names: of the quantizers that have a choice, tied ones once.
         widths: bits of the rungs of each.
+        perturbed: the names that choices take, those of `of`.
+        operations: what the network computes, line by line.
         forwards: number of layer calls that were computed and not taken from what was kept.
     """
 
-    def __init__(self, q: Quantized, batches: Iterable[Batch]) -> None:
+    def __init__(self, q: Quantized, batches: Iterable[Batch], of: str = "both") -> None:
         self.q, self.batches = copy.deepcopy(q).eval(), list(batches)
-        sites = [(name, quantizer) for name, quantizer in self.q.named_sites() if len(quantizer.ladder) > 1]
-        self.names = tuple(name for name, _ in sites)
-        self.widths = tuple(tuple(quantizer.ladder.bits) for _, quantizer in sites)
+        self.names, self.perturbed = quantizers_of(q, "both"), quantizers_of(q, of)
+        self.widths = tuple(tuple(self.q.quantizer(name).ladder.bits) for name in self.names)
+        self.operations = fingerprint(self.q.net, self.q.signature)
         self.norms, self.forwards = has_norms(self.q), 0
         self._kept: dict[tuple[Any, str], list[Tensor]] = {}
         self._bytes, self._order = 0, dict[str, int]()
@@ -83,6 +89,11 @@ class PerturbedNetwork:
             for x, _ in self._marked("float"):
                 with running(x):
                     yield substitute(self.q.net, {}, {}, {}, *arguments(x))
+
+    @cached_property
+    def float_laws(self) -> list[Distribution]:
+        """The laws of the targets that the float network's outputs give, batch by batch."""
+        return [self.q.law(output) for output in self.float_outputs()]
 
     def _first_touched(self, widths: Mapping[str, int]) -> int:
         """Return the place of the first layer that computes otherwise than on the widest rungs."""

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from probq.criteria.measuring.perturbed import PerturbedNetwork
+from probq.criteria.measuring.quantizers_of import quantizers_of
 from probq.network.program.program import check_posterior
 from probq.network.quantized.quantized import Quantized
 from probq.priors.energies.energy import Energy
@@ -20,7 +21,7 @@ NOISE = 1e-6  # nats; what float32 leaves of equal losses
 
 
 def perturbed_network(
-    q: Quantized, batches: Iterable[Any], examples: int, criterion: str, labels: bool
+    q: Quantized, batches: Iterable[Any], examples: int, criterion: str, labels: bool, of: str = "both"
 ) -> PerturbedNetwork:
     """Return the network to measure, with scales set from the data if they were not.
 
@@ -30,11 +31,13 @@ def perturbed_network(
         examples: greatest number of examples.
         criterion: its name, for messages.
         labels: whether targets are needed.
+        of: "weights", "inputs" or "both", the quantizers that are perturbed.
 
     Raises:
-        ProbqError: if there is no data, no quantizer has a choice, or targets are needed and absent.
+        ProbqError: if there is no data, no such quantizer has a choice, or targets are needed and absent.
     """
     check_posterior(q, criterion)
+    quantizers_of(q, of)
     check_number("examples", examples, 1)
     data = first_examples(batches, examples, q.device, f"criteria.{criterion}")
     if labels and any(y is None for _, y in data):
@@ -45,10 +48,7 @@ def perturbed_network(
     if not own.calibrated:
         zeros = [(x, y if y is not None else _any_target(x)) for x, y in data]
         set_input_scales(own, Batches(zeros, own.device))
-    network = PerturbedNetwork(own, data)
-    if not network.names:
-        raise ProbqError("no quantizer has a choice of widths: give quantize a plan with ladders of several rungs")
-    return network
+    return PerturbedNetwork(own, data, of)
 
 
 def _any_target(x: Any) -> Any:
