@@ -13,6 +13,7 @@ from probq.codebooks.rounding.nearest import all_levels, nearest_level
 
 LEAST_SIZE = 1e-12  # of numbers that are quantized
 LEAST_GAIN = 2.0**-20  # of a normalisation: a dead channel needs a scale and a prior's width all the same
+MOST_NUMBERS = 65536  # of a sample that sets a scale; more change little
 MULTIPLIERS = 16  # integers 16 .. 31: scales 3 % apart from any real one at most, products still within 31 bits
 
 
@@ -32,6 +33,14 @@ def hardware_scale(log2_scale: Tensor, multipliers: int) -> Tensor:
 def attach_scale_gradient(value: Tensor, log2_scale: Tensor) -> Tensor:
     """Return a hardware scale with the gradient of `2^t`."""
     return value * (1 + math.log(2) * (log2_scale - log2_scale.detach()))
+
+
+def thinned(numbers: Tensor) -> Tensor:
+    """Return the numbers of one axis, or evenly chosen ones where there are very many."""
+    count = len(numbers)
+    if count <= MOST_NUMBERS:
+        return numbers
+    return numbers[torch.linspace(0, count - 1, MOST_NUMBERS, dtype=torch.float64).long()]
 
 
 def best_log2_scale(values: Tensor, levels: Grid | Tensor, rows: int, multipliers: int = 1) -> Tensor:

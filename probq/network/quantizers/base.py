@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from probq.codebooks import Grid, Ladder
 from probq.codebooks.rounding.nearest import BroadcastGrid, Levels, nearest_level
-from probq.codebooks.rounding.scales import attach_scale_gradient, best_log2_scale, hardware_scale
+from probq.codebooks.rounding.scales import attach_scale_gradient, best_log2_scale, hardware_scale, thinned
 from probq.estimators import Estimator, SecondOrder, StraightThrough
 from probq.estimators.gate_gradients import Part, gate_gradient, inner_products, round_input
 from probq.network.distributions.widths import Widths
@@ -186,9 +186,7 @@ class InputQuantizer(Quantizer):
     @torch.no_grad()
     def calibrate(self, sample: Tensor) -> None:
         """Set every rung's scale to the one with the least squared rounding error on `sample`."""
-        flat = sample.detach().reshape(-1)
-        if flat.numel() > 65536:
-            flat = flat[torch.linspace(0, flat.numel() - 1, 65536, dtype=torch.float64).long()]
+        flat = thinned(sample.detach().reshape(-1))
         for k in range(len(self.ladder)):
             self.log2_scale[k] = best_log2_scale(flat, self.levels(k), 1).reshape(())
 

@@ -5,5 +5,6 @@ It sets scales of inputs and statistics of batch normalisation, and rounds decid
 
 from probq.training.ptq.bias import bias
 from probq.training.ptq.gpfq import gpfq
+from probq.training.ptq.ranges import ranges
 
-__all__ = ["bias", "gpfq"]
+__all__ = ["bias", "gpfq", "ranges"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from probq.network.program.decided_codes import decided_output
 from probq.network.program.folding import per_channel
 from probq.network.program.program import Program
 from probq.network.program.substitution import running, substitute
-from probq.network.tracing.arguments import arguments
+from probq.network.tracing.arguments import arguments, hook_input
 from probq.network.tracing.layer import Layer
 
 MOST_ROWS = 4096  # of a layer; more change little
@@ -37,7 +37,7 @@ def layer_rows(reference: Program, q: Program, layer: Layer, inputs: Iterable[An
         inputs: batches of inputs.
     """
     kept = list(inputs)
-    plain, quantized = _caught(reference, layer, kept, _float_output), _caught(q, layer, kept, decided_output)
+    plain, quantized = _caught(reference, layer, kept, False), _caught(q, layer, kept, True)
     chosen = torch.linspace(0, plain.shape[1] - 1, min(MOST_ROWS, plain.shape[1]), device=plain.device).long()
     return plain[:, chosen], quantized[:, chosen]
 
@@ -49,7 +49,57 @@ def float_weight(q: Program, layer: Layer) -> Tensor:
     return weight if folded is None else weight * per_channel(folded[0].gain.detach(), layer)
 
 
-def _caught(q: Program, layer: Layer, inputs: Iterable[Any], run: Callable[[Program, tuple[Any, ...]], Any]) -> Tensor:
+@torch.no_grad()
+def entering(q: Program, name: str, inputs: Iterable[Any], decided: bool) -> Tensor:
+    """Return all numbers that enter a module, before anything rounds them, as one axis.
+
+    Args:
+        q: a network.
+        name: of the module.
+        inputs: batches of inputs.
+        decided: whether the network runs as decided, or in float.
+    """
+    caught: list[Tensor] = []
+
+    def catch(module: Any, args: Any, kwargs: Any) -> None:
+        caught.append(hook_input(args, kwargs).detach().reshape(-1).clone())  # what comes next may work in place
+
+    handle = q.net.get_submodule(name).register_forward_pre_hook(catch, with_kwargs=True)
+    try:
+        _run(q, inputs, decided)
+    finally:
+        handle.remove()
+    return torch.cat(caught)
+
+
+@torch.no_grad()
+def call_order(q: Program, names: Iterable[str], x: Any) -> list[str]:
+    """Return the names of modules in the order in which the float network first calls them on a batch."""
+    order: dict[str, None] = {}
+    handles = []
+    for name in names:
+        module = q.net.get_submodule(name)
+        handles.append(module.register_forward_pre_hook(lambda *_, name=name: order.setdefault(name)))
+    try:
+        _run(q, [x], decided=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return list(order)
+
+
+def _run(q: Program, inputs: Iterable[Any], decided: bool) -> None:
+    """Run the network on batches, as decided or in float."""
+    with q.evaluating():
+        for x in inputs:
+            with running(x):
+                if decided:
+                    decided_output(q, arguments(x))
+                else:
+                    substitute(q.net, {}, {}, {}, *arguments(x))
+
+
+def _caught(q: Program, layer: Layer, inputs: Iterable[Any], decided: bool) -> Tensor:
     """Return the rows of all calls of a layer while the network runs."""
     module = q.net.get_submodule(layer.name)
     forward, caught = module.forward, list[Tensor]()
@@ -60,17 +110,10 @@ def _caught(q: Program, layer: Layer, inputs: Iterable[Any], run: Callable[[Prog
 
     module.forward = catch
     try:
-        with q.evaluating():
-            for x in inputs:
-                with running(x):
-                    run(q, arguments(x))
+        _run(q, inputs, decided)
     finally:
         del module.forward  # the class's own again
     return torch.cat(caught, 1)
-
-
-def _float_output(q: Program, args: tuple[Any, ...]) -> Any:
-    return substitute(q.net, {}, {}, {}, *args)
 
 
 def _rows(module: Any, x: Tensor) -> Tensor:
