@@ -1,7 +1,11 @@
-"""Criteria say how much loss each width of each quantizer costs, without training."""
+"""Criteria say what each width of each quantizer costs, before the network is trained for it."""
 
 from probq.criteria.clado import clado
+from probq.criteria.csmpq import csmpq
 from probq.criteria.kl import kl
+from probq.criteria.limpq import limpq
 from probq.criteria.loss import loss
+from probq.criteria.ompq import ompq
+from probq.criteria.search import search
 
-__all__ = ["clado", "kl", "loss"]
+__all__ = ["clado", "csmpq", "kl", "limpq", "loss", "ompq", "search"]

@@ -27,7 +27,7 @@ def kl(
     """`E_i(b) = KL(p_float || p_i,b) - KL(p_float || p_widest)`, the mean over examples in nats; `p` is the likelihood.
 
     It is `probq.criteria.loss` with the float network's outputs in place of labels. Without a likelihood, outputs are
-    logits of classes on the last axis.
+    logits of classes on the last axis; those of a sequence, `[batch, length, classes]`, count as the sum over it.
 
     Args:
         q: from `quantize`.

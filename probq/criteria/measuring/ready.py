@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterable
 from typing import Any
 
-from probq.criteria.measuring.perturbed import PerturbedNetwork
+from probq.criteria.measuring.perturbed import Batch, PerturbedNetwork
 from probq.criteria.measuring.quantizers_of import quantizers_of
 from probq.network.program.program import check_posterior
 from probq.network.quantized.quantized import Quantized
@@ -36,6 +36,26 @@ def perturbed_network(
     Raises:
         ProbqError: if there is no data, no such quantizer has a choice, or targets are needed and absent.
     """
+    data = checked_examples(q, batches, examples, criterion, labels, of)
+    return PerturbedNetwork(with_scales(q, data), data, of)
+
+
+def checked_examples(
+    q: Quantized, batches: Iterable[Any], examples: int, criterion: str, labels: bool, of: str
+) -> list[Batch]:
+    """Return the first examples of the data, once all that a criterion was given is checked.
+
+    Args:
+        q: as in `perturbed_network`, like all others.
+        batches: the data.
+        examples: greatest number of examples.
+        criterion: its name, for messages.
+        labels: whether targets are needed.
+        of: "weights", "inputs" or "both".
+
+    Raises:
+        ProbqError: as `perturbed_network`.
+    """
     check_posterior(q, criterion)
     quantizers_of(q, of)
     check_number("examples", examples, 1)
@@ -44,11 +64,16 @@ def perturbed_network(
         raise ProbqError(
             f"criteria.{criterion} needs labels: batches of (input, target); without any, use probq.criteria.kl"
         )
+    return data
+
+
+def with_scales(q: Quantized, data: Iterable[Batch]) -> Quantized:
+    """Return a copy of a network with scales, set from the data if they were not."""
     own = copy.deepcopy(q)
     if not own.calibrated:
         zeros = [(x, y if y is not None else _any_target(x)) for x, y in data]
         set_input_scales(own, Batches(zeros, own.device))
-    return PerturbedNetwork(own, data, of)
+    return own
 
 
 def _any_target(x: Any) -> Any:
