@@ -9,7 +9,7 @@ from matplotlib.colors import Normalize
 from probq.evaluation.diagnostics import width_draws
 from probq.network.program.program import Program, check_posterior
 from probq.network.quantizers.weight import WeightQuantizer
-from probq.plot.style import height_of, name_rows, new_axes, shortened, title
+from probq.plot.common.style import height_of, name_rows, new_axes, shortened, title
 from probq.utils.errors import ProbqError
 
 

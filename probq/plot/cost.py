@@ -10,7 +10,7 @@ from probq.cost.budget import Budgets, budgets
 from probq.decisions.within_budget import probability_within
 from probq.evaluation.diagnostics import width_draws
 from probq.network.program.program import Program, check_posterior
-from probq.plot.style import DARK, LIMIT, PALE, legend, new_axes, title, unit
+from probq.plot.common.style import DARK, LIMIT, PALE, legend, new_axes, title, unit
 
 
 def cost(q: Program, budget: Budgets = None, ax: Axes | None = None) -> Axes:

@@ -8,7 +8,7 @@ from itertools import cycle
 from matplotlib.axes import Axes
 
 from probq.evaluation.metrics.regression import Coverage
-from probq.plot.style import COST, DARK, LOSS, legend, new_axes, shortened, title
+from probq.plot.common.style import COST, DARK, LOSS, legend, new_axes, shortened, title
 from probq.utils.errors import ProbqError
 
 COLOURS = (LOSS, COST, "#2a7f62", "#7b3f98")

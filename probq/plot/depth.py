@@ -11,7 +11,17 @@ from matplotlib.patches import Patch
 
 from probq.evaluation.diagnostics import width_draws
 from probq.network.program.program import Program, check_posterior
-from probq.plot.style import CROWDED, bits_text, dot, dot_size, legend, name_columns, new_axes, title, widths_colours
+from probq.plot.common.style import (
+    CROWDED,
+    bits_text,
+    dot,
+    dot_size,
+    legend,
+    name_columns,
+    new_axes,
+    title,
+    widths_colours,
+)
 from probq.utils.errors import ProbqError
 
 FLOAT = "#bbbbbb"

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from probq.evaluation.diagnostics import width_draws
 from probq.network.program.program import Program, check_posterior
-from probq.plot.style import (
+from probq.plot.common.style import (
     CROWDED,
     DARK,
     INPUT,

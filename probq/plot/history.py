@@ -10,7 +10,7 @@ import pandas
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from probq.plot.style import COST, DARK, LOSS, new_axes, title
+from probq.plot.common.style import COST, DARK, LOSS, new_axes, title
 from probq.utils.errors import ProbqError
 
 if TYPE_CHECKING:

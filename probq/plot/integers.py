@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from probq.integer import IntegerModel
 from probq.integer.layer_table import layers_of
-from probq.plot.style import CROWDED, INPUT, WEIGHT, legend, name_columns, new_axes, title
+from probq.plot.common.style import CROWDED, INPUT, WEIGHT, legend, name_columns, new_axes, title
 from probq.utils.errors import ProbqError
 
 ACCUMULATOR = "#555555"

@@ -6,7 +6,7 @@ import pandas
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from probq.plot.style import DARK, LIMIT, LOSS, PALE, legend, new_axes, title, unit
+from probq.plot.common.style import DARK, LIMIT, LOSS, PALE, legend, new_axes, title, unit
 from probq.utils.errors import ProbqError
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from probq.evaluation.metrics.reliability import reliability_of
-from probq.plot.style import DARK, PALE, WEIGHT, legend, new_axes, title
+from probq.plot.common.style import DARK, PALE, WEIGHT, legend, new_axes, title
 
 
 def reliability(predictions: Any, targets: Any, bins: int = 10, ax: Axes | None = None) -> Axes:

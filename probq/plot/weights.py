@@ -12,7 +12,7 @@ from probq.codebooks.rounding.nearest import all_levels
 from probq.evaluation.diagnostics import width_draws
 from probq.network.program.decided_codes import rung_onehots
 from probq.network.program.program import Program, check_posterior
-from probq.plot.style import DARK, PALE, WEIGHT, bits_text, legend, new_axes, shortened, title
+from probq.plot.common.style import DARK, PALE, WEIGHT, bits_text, legend, new_axes, shortened, title
 from probq.utils.errors import ProbqError
 
 FEW, MANY = 16, 64  # levels up to which each is named, and from which they are drawn as one outline

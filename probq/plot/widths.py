@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 from probq.evaluation.diagnostics import width_draws
 from probq.evaluation.diagnostics.table import table
 from probq.network.program.program import Program, check_posterior
-from probq.plot.style import (
+from probq.plot.common.style import (
     DARK,
     PACKED,
     bits_text,

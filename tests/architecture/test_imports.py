@@ -35,7 +35,7 @@ INTEGER_HALF = tuple(r for r in ROOMS if r in ("evaluation/metrics", "integer") 
 HOMES = {
     "pyro": {"network/distributions", "network/program", "training/svi"},
     "arviz": {"evaluation/diagnostics"},
-    "matplotlib": {"plot"},
+    "matplotlib": {"plot", "plot/common"},
     "pickle": set(),
 }
 AT_HOME_INSIDE_FUNCTIONS = {("cli", "matplotlib")}

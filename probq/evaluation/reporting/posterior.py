@@ -15,7 +15,7 @@ from probq.evaluation.diagnostics import width_draws
 from probq.evaluation.diagnostics.table import table as width_table
 from probq.evaluation.reporting.page import Cell, Content, Figure, Table, figure, number, table
 from probq.network.program.program import Program
-from probq.plot.style import unit
+from probq.plot.common.style import unit
 
 UNFITTED = "The posterior was never fitted: its widths are those it started from, and no ground for a decision."
 DRAWN = 3  # weights whose codes are drawn, those of the most expensive layers
