@@ -13,6 +13,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "training.refinement.allocate": ["allocate"],
         "priors.energies.energy": ["Energy"],
         "decisions.assignment": ["Assignment"],
+        "decisions.width_field": ["WidthField"],
         "decisions.effective_bops": ["effective_bops"],
         "evaluation.diagnostics.inference_data": ["to_arviz"],
         "evaluation.diagnostics.table": ["table"],
