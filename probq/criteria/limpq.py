@@ -85,9 +85,10 @@ def limpq(
     if not 0 < alpha < math.inf:
         raise ProbqError(f"alpha is a positive number, not {alpha!r:.80}")
     data = checked_examples(q, batches, examples, "limpq", labels=True, of=of)
-    own, sites = still_copy(q, data), quantizers_of(q, of)
-    gaps = {name: _gaps(own, name) for name, _ in own.named_quantizers() if own.sites.get(name, name) in sites}
+    sites = quantizers_of(q, of)
+    gaps = {name: _gaps(q, name) for name, _ in q.named_quantizers() if q.sites.get(name, name) in sites}
     with Stream(seed).training():
+        own = still_copy(q, data)
         _train(own, data, gaps, tqdm(range(steps), disable=not progress, unit="step", dynamic_ncols=True))
     rows: dict[str, Any] = {}
     for name, gap in gaps.items():
@@ -96,6 +97,7 @@ def limpq(
     return energy_of(q, rows, "limpq")
 
 
+@torch.no_grad()
 def _gaps(q: Program, name: str) -> Tensor:
     """Return the distance of neighbouring levels of each rung in units of its scale, the least one, `[B]`.
 

@@ -83,15 +83,16 @@ def search(
     if not 0 < temperature < math.inf:
         raise ProbqError(f"temperature is a positive number of nats, not {temperature!r:.80}")
     data = checked_examples(q, batches, examples, "search", labels=True, of=of)
-    own, names = still_copy(q, data), quantizers_of(q, of)
-    _free(own, names)
-    size = sum(len(arguments(x)[0]) for x, _ in data)
-    own.temperature = temperature * size
+    size, names = sum(len(arguments(x)[0]) for x, _ in data), quantizers_of(q, of)
     with Stream(seed).training():
+        own = still_copy(q, data)
+        _free(own, names)
+        own.temperature = temperature * size
         bar = tqdm(range(steps), disable=not progress, unit="step", dynamic_ncols=True)
         return energy_of(q, _searched(own, data, size, names, bar), "search")
 
 
+@torch.no_grad()
 def _free(q: Program, names: Iterable[str]) -> None:
     """Let the gates of these quantizers move, from equally probable rungs and with the default estimator."""
     q.pairs = None

@@ -101,6 +101,18 @@ def test_of_searches_for_a_kind_alone() -> None:
     assert not rows["2.input"].any()
 
 
+def test_tied_quantizers_have_one_law_also_within_inference_mode() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3))
+    q = probq.quantize(net, X, Plan(weight=ladder(1, 8), tie_weight="all"))
+    batches = [(X, net(X).argmax(-1))]
+    with torch.inference_mode():
+        energy = criteria.search(q, batches, steps=30, of="weights", progress=False)
+        learned = criteria.limpq(q, batches, steps=1, of="weights", progress=False)
+    assert energy.names == learned.names == ("0.weight", "2.input")
+    assert energy.unary[0][0] > 0.5
+
+
 def test_bad_input_is_told() -> None:
     q, batches = labelled(Plan(weight=ladder(2, 8)))
     with pytest.raises(ProbqError, match="needs labels"):
