@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -32,21 +33,24 @@ MOST_COLUMNS, MOST_CELLS = 40, 4096  # columns of pairs with names, and cells th
 ROOMY = 8  # columns of pairs up to which each cell holds its number
 
 
-def energy(energy: Energy, ax: Axes | None = None, pairs: Axes | None = None) -> Axes:
+def energy(
+    energy: Energy, widths: Mapping[str, Any] | None = None, ax: Axes | None = None, pairs: Axes | None = None
+) -> Axes:
     """Plot what each width of each quantizer adds to the loss, and beside it how pairs of quantizers couple.
 
-    A row for each quantizer, a column for each width. Cells are empty where a ladder lacks the width, and framed where
-    the energy is below 0. The second picture shows, for each pair of quantizers, the energy of largest size among all
-    pairs of their widths: above 0, both together cost more than the sum of each. Colours are linear near 0 and
-    logarithmic further out.
+    A row for each quantizer, a column for each width. Cells are empty where a ladder lacks the width, and have a blue
+    frame where the energy is below 0; a dark one marks widths that were chosen. The second picture shows, for each pair
+    of quantizers, the energy of largest size among all pairs of their widths: above 0, both together cost more than the
+    sum of each. Colours are linear near 0 and logarithmic further out.
 
     Args:
         energy: from a criterion.
+        widths: the widths that were chosen, such as `Assignment.widths`; marked.
         ax: where to draw; by default a new figure, with a second picture if the energy has pairs.
         pairs: where to draw pairs; by default beside, in a new figure.
 
     Raises:
-        ProbqError: if it is no energy, or `pairs` is given for one without pairs.
+        ProbqError: if it is no energy, it does not know the widths, or `pairs` is given for one without pairs.
     """
     if not isinstance(energy, Energy):
         raise ProbqError(f"plot.energy takes an Energy, as probq.criteria.loss gives, not {type(energy).__name__}")
@@ -54,13 +58,15 @@ def energy(energy: Energy, ax: Axes | None = None, pairs: Axes | None = None) ->
         raise ProbqError("this energy has no pairs; leave out pairs, or measure with probq.criteria.clado")
     if ax is None and pairs is None and energy.pairwise is not None:
         ax, pairs = _two_axes(len(energy.names))
-    frame = energy.to_frame()
+    frame, chosen = energy.to_frame(), [] if widths is None else _cells(energy, widths)
     ax = new_axes(ax, height_of(len(frame)) + 0.5)
     name_rows(ax, frame.index)
     _map(ax, frame.to_numpy(), len(frame) <= PACKED)
-    _frame(ax, frame.to_numpy() < 0)
+    _frame(ax, np.argwhere(frame.to_numpy() < 0), LOSS, 0.92)
+    _frame(ax, chosen, DARK, 1.0)
     ax.set_xticks(range(len(frame.columns)), [str(b) for b in frame.columns])
-    ax.set_xlabel("width in bits" + ("; framed: below 0" if energy.negative else ""))
+    frames = {"; dark frame: chosen": chosen, "; blue frame: below 0": energy.negative}
+    ax.set_xlabel("width in bits" + "".join(text for text, some in frames.items() if some))
     title(ax, f"Energy of each width: {shortened(energy.label)}")
     if pairs is not None:
         _pairs(pairs, energy)
@@ -124,9 +130,17 @@ def _bar(ax: Axes, mesh: QuadMesh, values: np.ndarray, near: float) -> None:
     bar.set_label("nats for one example")
 
 
-def _frame(ax: Axes, cells: np.ndarray) -> None:
-    for row, column in np.argwhere(cells):
-        ax.add_patch(Rectangle((column - 0.46, row - 0.46), 0.92, 0.92, fill=False, edgecolor=LOSS, linewidth=1.2))
+def _cells(energy: Energy, widths: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """Return row and column of chosen widths."""
+    energy(widths)  # raises where it does not know them
+    columns = list(energy.to_frame().columns)
+    return [(row, columns.index(np.unique(widths[name])[0])) for row, name in enumerate(energy.names)]
+
+
+def _frame(ax: Axes, cells: Any, colour: str, size: float) -> None:
+    for row, column in cells:
+        corner = (column - size / 2, row - size / 2)
+        ax.add_patch(Rectangle(corner, size, size, fill=False, edgecolor=colour, linewidth=1.4, clip_on=False))
 
 
 def _norm(values: np.ndarray) -> SymLogNorm:

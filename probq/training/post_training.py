@@ -62,7 +62,7 @@ def post_training(
 
     Returns:
         The network at its widths, ready for `probq.lower`, for `probq.fit`, which tunes it at these widths, and for
-        `probq.report`; `q.mode()` is what ships.
+        `probq.report`; `q.mode()` is what ships, and `q.energy` what the criterion measured.
 
     Raises:
         ProbqError: if there is no data, the network cannot be quantized, or the budget is out of reach.
@@ -89,7 +89,7 @@ def post_training(
         q.likelihood = usual_likelihood(q, *next(iter(data)))
     set_input_scales(q, data)
     energy = (criterion or (loss if labelled else kl))(q, found, examples=examples, progress=progress)
-    q.budget = budget
+    q.budget, q.energy = budget, energy
     chosen = allocate(q, energy, budget)
     if has_norms(q):
         _estimate_norms_at(q, chosen.widths, data)

@@ -13,6 +13,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.patches import Rectangle
 
 from probq import Energy, ProbqError, plot
+from probq.plot.common.style import DARK, LOSS
 
 NAMES, WIDTHS = ("a.weight", "b.weight", "a.input"), ((1, 2, 4, 8), (2, 8), (4, 8))
 UNARY = ([2.5, 0.04, -0.0003, 0.0], [123.4, 0.0], [-0.5, 0.0])
@@ -44,9 +45,11 @@ def cells(ax: Axes) -> np.ndarray:
     return values
 
 
-def frames(ax: Axes) -> set[tuple[int, int]]:
-    """Row and column of each framed cell."""
-    framed = [patch for patch in ax.patches if isinstance(patch, Rectangle)]
+def frames(ax: Axes, colour: str = LOSS) -> set[tuple[int, int]]:
+    """Row and column of each cell in a frame of a colour."""
+    framed = [
+        patch for patch in ax.patches if isinstance(patch, Rectangle) and patch.get_edgecolor() == to_rgba(colour)
+    ]
     middles = [np.add(patch.get_xy(), (patch.get_width() / 2, patch.get_height() / 2)) for patch in framed]
     return {(round(y), round(x)) for x, y in middles}
 
@@ -69,7 +72,7 @@ def test_cells_are_the_numbers() -> None:
 def test_what_is_below_zero_is_framed_and_blue() -> None:
     ax = plot.energy(energy())
     assert frames(ax) == {(0, 2), (2, 2)}
-    assert "framed: below 0" in ax.get_xlabel()
+    assert ax.get_xlabel() == "width in bits; blue frame: below 0"
     mesh = ax.collections[0]
     for value in (0.5, 5.0, 100.0):
         (red, _, blue, _), (minus_red, _, minus_blue, _) = mesh.to_rgba([value, -value])
@@ -78,6 +81,16 @@ def test_what_is_below_zero_is_framed_and_blue() -> None:
     zero = mesh.to_rgba([0.0])[0]
     assert np.ptp(zero[:3]) < 0.02  # grey in the middle
     assert not frames(plot.energy(energy(unary=([2.5, 0.04, 0.0003, 0.0], *UNARY[1:2], [0.5, 0.0]))))
+
+
+def test_chosen_widths_have_a_dark_frame() -> None:
+    chosen = {"a.weight": 2, "b.weight": np.array([[8], [8]]), "a.input": 4, "other": 3}
+    ax = plot.energy(energy(), chosen)
+    assert frames(ax, DARK) == {(0, 1), (1, 3), (2, 2)}
+    assert frames(ax) == {(0, 2), (2, 2)}
+    assert ax.get_xlabel() == "width in bits; dark frame: chosen; blue frame: below 0"
+    with pytest.raises(ProbqError, match="needs one width"):
+        plot.energy(energy(), {"a.weight": 3})
 
 
 def test_colours_grow_with_the_size_of_the_number() -> None:
@@ -108,10 +121,10 @@ def test_pairs_are_the_largest_of_their_block() -> None:
 def test_both_are_drawn_where_it_is_said() -> None:
     own = energy(pairwise=pairwise(8))
     _, axes = pyplot.subplots(1, 2)
-    assert plot.energy(own, axes[0], axes[1]) is axes[0]
+    assert plot.energy(own, ax=axes[0], pairs=axes[1]) is axes[0]
     assert [label.get_text() for label in axes[1].get_yticklabels()] == list(NAMES)
     _, alone = pyplot.subplots()
-    assert plot.energy(own, alone) is alone
+    assert plot.energy(own, ax=alone) is alone
     assert len(alone.figure.axes) == 2  # its colour bar
     with pytest.raises(ProbqError, match="no pairs"):
         plot.energy(energy(), pairs=alone)

@@ -149,6 +149,24 @@ def test_it_is_ahead_of_uniform_widths_of_the_same_cost(criterion, tmp_path: Pat
     assert q.mode().cost() <= uniform.mode().cost()
 
 
+def test_the_network_keeps_the_energy_that_chose_its_widths(tmp_path: Path) -> None:
+    net, budget = network(), Budget(percent=2)
+    batches = [(images(40), torch.arange(40) % 3)]
+    own = probq.post_training(net, batches, budget, criterion=probq.criteria.clado, progress=False)
+    free = probq.quantize(net, images(40))
+    again = probq.criteria.clado(free, batches, progress=False)
+    assert own.energy is not None
+    assert (own.energy.names, own.energy.widths, own.energy.label) == (again.names, again.widths, "clado")
+    assert all(map(np.array_equal, own.energy.unary, again.unary))
+    own.save(tmp_path / "q.safetensors")
+    loaded = probq.load(tmp_path / "q.safetensors", net)
+    assert loaded.mode() == own.mode()
+    assert loaded.energy is not None
+    assert np.array_equal(loaded.energy.pairwise, again.pairwise)
+    page = probq.report(tmp_path / "q.safetensors", tmp_path / "r.html").read_text("utf-8")
+    assert f"All decided widths together add {again(own.mode().widths):.3g} nats." in page
+
+
 def test_data_comes_in_every_form_in_which_loaders_give_it() -> None:
     """A loader over inputs alone gives lists of one tensor; all forms of the same data give the same network."""
     net, x, budget = network(), images(64), Budget(percent=2)

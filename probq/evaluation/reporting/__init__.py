@@ -14,7 +14,7 @@ from probq import plot
 from probq.decisions.draw_warnings import is_unfitted
 from probq.evaluation.reporting import calibration, certificates, integers
 from probq.evaluation.reporting.page import Content, Section, figure, page
-from probq.evaluation.reporting.posterior import UNFITTED, content
+from probq.evaluation.reporting.posterior import UNFITTED, content, measured
 from probq.integer import IntegerModel
 from probq.network.quantized.file_format import read
 from probq.network.quantized.load import assemble, load
@@ -42,6 +42,8 @@ def report(
     title: str | None = None,
 ) -> Path:
     """Write one self-contained HTML page: budget, layers, pictures, calibration and certificates of exports.
+
+    Where widths were chosen by an energy, as `probq.post_training` does, it is drawn too.
 
     The page asks nothing of the network and can be printed; the same input always gives the same bytes.
 
@@ -84,6 +86,7 @@ def report(
     proofs = found if certified is None else certificates.given(certified, known)
     sections = [
         Section("Layers", said.tables),
+        Section("Energy", measured(model) if isinstance(model, Quantized) else ()),
         Section("Pictures", said.figures),
         Section("Calibration", calibration.elements(predictions, targets) if predictions is not None else ()),
         Section("Exports", certificates.elements(proofs, known is not None)),

@@ -120,6 +120,23 @@ def _figures(q: Program) -> Iterator[Figure]:
         yield figure(plot.weights(q, name), "Weights before rounding, and how often each level is used.")
 
 
+def measured(q: Program) -> list[Figure]:
+    """Return the energy by which widths were chosen, if there is one, with those decided."""
+    if q.energy is None:
+        return []
+    decided = width_draws.decided_widths(q, q.budget)
+    single = all(len(np.unique(decided[name])) == 1 for name in q.energy.names)
+    text = (
+        "How much each width of each tensor adds to the loss of one example, all else at its widest, by the criterion "
+        f"{q.energy.label}."
+    )
+    if single:
+        text += f" All decided widths together add {q.energy(decided):.3g} nats."
+    if q.energy.pairwise is not None:
+        text += " Beside it, for each pair of tensors, what the sum of both misses most."
+    return [figure(plot.energy(q.energy, decided if single else None), text)]
+
+
 def _costly(q: Program) -> list[str]:
     """Return the weights whose values are known, those of the most expensive layers first."""
     known, expected = dict(q.net.named_parameters(remove_duplicate=False)), width_draws.expected_costs(q)

@@ -27,6 +27,7 @@ from probq.network.quantizers.weight import WeightQuantizer
 from probq.network.tracing.arguments import arguments
 from probq.network.tracing.layer import Layer
 from probq.network.tracing.module_kinds import NORMS
+from probq.priors.energies.energy import Energy
 from probq.utils.random_stream import exclusive
 
 
@@ -45,6 +46,7 @@ class Network(nn.Module):
         likelihood: law of the target given the output; None until `fit` sees the targets.
         temperature: factor of all KL terms (1 is the Bayesian posterior, below 1 a "cold" one).
         budget: the last budget fitted for, or a tuple of several; what `mode` and `sample` keep unless told otherwise.
+        energy: what each width adds to the loss, by which `post_training` chose the widths; else None.
         folded: whether batch normalisation is folded into the layers, as in everything that is decided.
         rounding: whether codes are rounded deterministically instead of drawn.
         calibrated: whether the inputs' scales were set from data.
@@ -80,6 +82,7 @@ class Network(nn.Module):
         self.likelihood = likelihood
         self.temperature = 1.0
         self.budget: Any = None
+        self.energy: Energy | None = None
         self.folded, self.rounding = False, False
         self.calibrated = False
         self.held: tuple[str, ...] = ()

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from probq.network.quantized.energy_entry import energy_from_entry
 from probq.utils.errors import ProbqError
 
 LARGEST = 2**53  # of the whole numbers in the manifest
@@ -35,9 +36,12 @@ PARTS = MappingProxyType(
         "layers": [dict], "quantizers": dict, "activations": dict, "tied": dict, "sites": dict, "held": [str],
         "frozen": [str], "signature": [list], "temperature": NUMBER, "budget": (dict, list, MAYBE), "likelihood": dict,
         "calibrated": bool, "folded": bool, "training": bool, "notes": [str], "versions": dict, "fingerprint": [str],
+        "energy": dict,
     }
 )  # fmt: skip
-OPTIONAL = frozenset({"activations", "sites", "held", "fingerprint", "tuned", "profile", "keep_zeros", "laws"})
+OPTIONAL = frozenset(
+    {"activations", "sites", "held", "fingerprint", "tuned", "profile", "keep_zeros", "laws", "energy"}
+)
 
 
 def check_parts(manifest: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
@@ -72,6 +76,7 @@ def check_parts(manifest: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> N
     for key in ("tied", "sites", "versions"):
         if not all(isinstance(value, str) for value in manifest.get(key, {}).values()):
             raise ProbqError(f"{key} names something that is no name")
+    energy_from_entry(manifest, tensors)
     if "torch" not in manifest["versions"]:
         raise ProbqError("it does not say which torch wrote it")
 

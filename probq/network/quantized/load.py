@@ -16,6 +16,7 @@ from probq.codebooks.entries import from_entry as codebook_from_entry
 from probq.cost.budget import Budget
 from probq.cost.entries import from_entry as cost_from_entry
 from probq.likelihoods.entries import from_entry as likelihood_from_entry
+from probq.network.quantized.energy_entry import ENERGY, energy_from_entry
 from probq.network.quantized.file_format import read
 from probq.network.quantized.law_entries import laws_from_entry
 from probq.network.quantized.network_entry import NET, check_computes_the_same, check_fits
@@ -77,7 +78,8 @@ def assemble(
     """
     try:
         q = _assembled(manifest, tensors, nn.Module() if net is None else net)
-        own = {name: tensor for name, tensor in tensors.items() if net is not None or not name.startswith(NET)}
+        left = ENERGY if net is not None else (ENERGY, NET)
+        own = {name: tensor for name, tensor in tensors.items() if not name.startswith(left)}
         own |= {alias: own[owner] for alias, owner in manifest["tied"].items() if owner in own}
         missing, unexpected = q.load_state_dict(own, strict=False)
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, StopIteration, TypeError, ValueError) as error:
@@ -110,7 +112,7 @@ def _assembled(manifest: Mapping[str, Any], tensors: Mapping[str, Tensor], net: 
     q.temperature, q.budget = float(manifest["temperature"]), _budgets(manifest["budget"])
     q.folded, q.calibrated = bool(manifest["folded"]), bool(manifest["calibrated"])
     q.signature = tuple((tuple(shape), DTYPES[dtype]) for shape, dtype in manifest["signature"])
-    q.uncounted = int(manifest.get("uncounted", 0))
+    q.uncounted, q.energy = int(manifest.get("uncounted", 0)), energy_from_entry(manifest, tensors)
     q.pairs = _pairs(q, tensors)
     q.held, frozen = tuple(manifest.get("held", ())), set(manifest["frozen"])
     for name, parameter in q.named_parameters():

@@ -15,6 +15,7 @@ from probq.cost.entries import to_entry as cost_to_entry
 from probq.likelihoods import Likelihood
 from probq.likelihoods.entries import to_entry as likelihood_to_entry
 from probq.network.program.program import Program
+from probq.network.quantized.energy_entry import energy_to_entry
 from probq.network.quantized.file_format import write
 from probq.network.quantized.law_entries import laws_to_entry
 from probq.network.quantized.network_entry import place
@@ -42,6 +43,7 @@ def save(q: Program, path: str | PathLike[str]) -> None:
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise ProbqError(f"{name} holds a number that is not finite, so nothing is saved; fit again")
+    energy, numbers = energy_to_entry(q.energy)
     content = {
         "layers": [asdict(layer) for layer in q.layers],
         "quantizers": {name: _quantizer_entry(quantizer) for name, quantizer in q.named_quantizers()},
@@ -61,8 +63,9 @@ def save(q: Program, path: str | PathLike[str]) -> None:
         "training": q.training,
         "notes": notes,
         "versions": {"probq": probq_version(), "torch": str(torch.__version__)},
+        **energy,
     }
-    write(path, content, tensors)
+    write(path, content, tensors | numbers)
 
 
 def _tensors(q: Program, keep_likelihood: bool) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -104,6 +104,23 @@ def test_posterior(tmp_path: Path) -> None:
     assert all(image["alt"] for image in images)
 
 
+@pytest.mark.parametrize("pairs", [None, np.zeros((6, 6))])
+def test_energy(tmp_path: Path, pairs: Any) -> None:
+    q = posterior()
+    names, widths = ("0.weight", "2.weight"), ((2, 4, 8),) * 2
+    q.energy = probq.Energy(names, widths, ([0.75, 0.5, 0.25],) * 2, pairs, HOSTILE.replace("\ud800", ""))
+    decided = q.at(q.mode())
+    page = Page(probq.report(decided, tmp_path / "r.html"))
+    total = sum(0.75 - 0.25 * widths[0].index(int(q.mode().widths[name])) for name in names)
+    assert f"together add {total:.3g} nats" in page.text
+    assert ("for each pair" in page.text) == (pairs is not None)
+    assert page.text.count("Energy") == 1
+    assert sum(tag == "section" for tag, _ in page.tags) == 3
+    assert not any(key.startswith("on") for _, attributes in page.tags for key in attributes)
+    q.energy = None
+    assert "Energy" not in Page(probq.report(q, tmp_path / "r.html")).text
+
+
 def test_page_asks_for_nothing(tmp_path: Path) -> None:
     page = Page(probq.report(posterior(), tmp_path / "r.html"))
     for _, attributes in page.tags:
