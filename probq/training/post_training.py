@@ -12,8 +12,6 @@ from torch.distributions import kl_divergence
 
 from probq.cost.budget import Budgets, budgets
 from probq.criteria import kl, loss
-from probq.decisions.widths import fix_widths
-from probq.decisions.within_budget import with_widths
 from probq.evaluation.diagnostics.held_out import scores
 from probq.likelihoods import Likelihood
 from probq.network.program.substitution import substitute
@@ -23,7 +21,7 @@ from probq.network.quantizers.plan import Planner
 from probq.network.tracing.arguments import arguments
 from probq.priors.energies.energy import Energy
 from probq.training.preparation import usual_likelihood
-from probq.training.ptq.batch_norm import estimate_norms, has_norms
+from probq.training.ptq.batch_norm import has_norms, norms
 from probq.training.ptq.bias import bias
 from probq.training.ptq.gpfq import gpfq
 from probq.training.ptq.input_scales import set_input_scales
@@ -46,9 +44,9 @@ def post_training(
 ) -> Quantized:
     """Return a decided network within a budget, from a few hundred inputs and without training.
 
-    The scales of inputs are set, a criterion measures what each width costs, `probq.allocate` chooses widths, batch
-    normalisation is estimated anew at these. Then weights are rounded by `probq.ptq.gpfq` and biases corrected by
-    `probq.ptq.bias`, each where it helps on the same examples.
+    The scales of inputs are set, a criterion measures what each width costs, `probq.allocate` chooses widths. Then
+    weights are rounded by `probq.ptq.gpfq` and biases corrected by `probq.ptq.bias`, or normalisation is estimated anew
+    by `probq.ptq.norms`, where that helps on the same examples.
 
     Args:
         net: a trained network; it is left untouched.
@@ -90,12 +88,11 @@ def post_training(
     set_input_scales(q, data)
     energy = (criterion or (loss if labelled else kl))(q, found, examples=examples, progress=progress)
     q.budget, q.energy = budget, energy
-    chosen = allocate(q, energy, budget)
-    if has_norms(q):
-        _estimate_norms_at(q, chosen.widths, data)
-    decided = q.at(with_widths(q, dict(chosen.widths), budget))  # codes follow normalisation
+    decided = q.at(allocate(q, energy, budget))
     rounded = gpfq(decided, found, examples=examples)
     several = [decided, bias(decided, found, examples=examples), rounded]
+    if has_norms(q):  # what follows the float network's outputs needs its statistics, so none of the others begins here
+        several.append(norms(decided, found, examples=examples))
     several.append(bias(rounded, found, examples=examples, reference=decided))
     measure = _loss if labelled else partial(_divergence, reference=decided)
     return min(several, key=partial(measure, data=data))  # the first of equal ones
@@ -120,15 +117,3 @@ def _zeros(x: Any) -> Tensor:
     """Return what stands in for targets where there are none, and nothing looks at them."""
     first: Tensor = x[0] if isinstance(x, tuple) else x
     return first.new_zeros(len(first))
-
-
-def _estimate_norms_at(q: Quantized, widths: Any, data: Batches) -> None:
-    """Estimate batch normalisation at given widths, which are free again afterwards."""
-    fix_widths(q, widths)
-    q.folded = False
-    q.eval()
-    try:
-        estimate_norms(q, data)
-    finally:
-        for _, quantizer in q.named_quantizers():
-            quantizer.fixed = None

@@ -3,8 +3,9 @@
 It sets scales of inputs and statistics of batch normalisation, and rounds decided networks better.
 """
 
+from probq.training.ptq.batch_norm import norms
 from probq.training.ptq.bias import bias
 from probq.training.ptq.gpfq import gpfq
 from probq.training.ptq.ranges import ranges
 
-__all__ = ["bias", "gpfq", "ranges"]
+__all__ = ["bias", "gpfq", "norms", "ranges"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from itertools import islice
 from typing import Any
@@ -12,8 +13,10 @@ from probq.decisions.widths import fixed_by_decision
 from probq.network.program.decided_codes import decided_output
 from probq.network.program.program import Program
 from probq.network.program.substitution import running
+from probq.network.quantized.quantized import Quantized
 from probq.network.tracing.arguments import arguments
 from probq.network.tracing.module_kinds import NORMS
+from probq.training.ptq.decided import decided_inputs
 from probq.utils.batches import Batches
 
 NORM_BATCHES = 20
@@ -53,6 +56,46 @@ def estimate_norms(q: Program, data: Iterable[Any]) -> None:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
             norm.eval()
+
+
+def norms(q: Quantized, batches: Iterable[Any], *, examples: int = 512) -> Quantized:
+    """Return the decided network with batch normalisation estimated anew at its widths, and folded again:
+
+        mean <- average of E[W~ x~],    variance <- average of Var[W~ x~],
+
+    over the first 20 batches. Codes are those nearest to the weights with the new gain, so what rounds better, such
+    as `gpfq`, comes afterwards. Normalisation whose statistics are held stays as it is.
+
+    Args:
+        q: a decided network, from `Quantized.at`.
+        batches: iterable of inputs, or of `(input, target)`, whose targets are not looked at; each of several examples.
+        examples: greatest number of examples, kept in memory.
+
+    Returns:
+        Another decided network of the same widths.
+
+    Raises:
+        ProbqError: if the network is not decided, or there is no data.
+
+    Source: X. Sun et al., 2019, "Hybrid 8-bit Floating Point (HFP8) Training and Inference for Deep Neural Networks"
+    (batch-norm re-tuning after quantization).
+
+    Example:
+        >>> import torch, probq
+        >>> net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2)).eval()
+        >>> q = probq.quantize(net, torch.rand(8, 2), probq.uniform(4, 4))
+        >>> moved = probq.ptq.norms(q.at(q.mode()), [torch.rand(64, 2)])
+        >>> bool((moved.net[1].running_var < 1).all()), q.net[1].running_var.tolist()
+        (True, [1.0, 1.0])
+    """
+    inputs = decided_inputs(q, batches, examples, "norms")
+    result = copy.deepcopy(q)
+    result.folded = False
+    result.eval()  # the statistics of what ships: without dropout
+    estimate_norms(result, [(x, None) for x in inputs])
+    result.folded = q.folded
+    result.train(q.training)
+    return result
 
 
 def estimate_before_use(q: Program, data: Batches) -> None:

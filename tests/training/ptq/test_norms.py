@@ -1,0 +1,102 @@
+"""Normalisation at decided widths, against torch's own running averages in a network of rounded weights."""
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import probq
+from probq import ProbqError
+from probq.testing.zoo import Residual
+
+
+def data(*shape: int) -> list[Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    return [torch.rand(n, *shape, generator=draw) for n in (12, 7, 12)]
+
+
+def network(kind: str) -> tuple[Any, list[Tensor]]:
+    torch.manual_seed(0)
+    made = {
+        "linear": (nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3)), data(5)),
+        "one axis": (nn.Sequential(nn.Conv1d(2, 4, 3), nn.BatchNorm1d(4), nn.ReLU(), nn.Conv1d(4, 2, 2)), data(2, 8)),
+        "groups": (nn.Sequential(nn.Conv2d(4, 8, 3, groups=2, bias=False), nn.BatchNorm2d(8)), data(4, 6, 6)),
+    }[kind]
+    made[0][1].running_mean.fill_(0.3)
+    return made[0].eval(), made[1]
+
+
+@pytest.mark.parametrize("profile", ["shift", "dyadic"])
+@pytest.mark.parametrize("kind", ["linear", "one axis", "groups"])
+def test_statistics_are_averages_of_what_rounded_weights_give(kind: str, profile: str) -> None:
+    net, batches = network(kind)
+    q = probq.quantize(net, batches[0], probq.uniform(3, 4, profile=profile))
+    q = q.at(q.mode())
+    before = copy.deepcopy(q.state_dict())
+    found = probq.ptq.norms(q, batches)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in q.state_dict().items())
+
+    plain, weight, x = copy.deepcopy(net), q.weights["0.weight"], q.inputs["0.input"]
+    scale = weight.scales()[0]
+    with torch.no_grad():
+        levels = torch.floor(net[0].weight / scale + 0.5).clamp(-3, 3)
+        plain[0].weight.copy_(scale * levels)
+        norm = plain[1]
+        norm.reset_running_stats()
+        norm.momentum = None  # torch's own average over all batches
+        norm.train()
+        for batch in batches:
+            step = x.scales()[0]
+            rounded = step * torch.floor(batch / step + 0.5).clamp(0, 255)
+            bias, grid = net[0].bias, (scale * step).reshape(-1)
+            if bias is not None:
+                plain[0].bias.copy_(grid * torch.floor(bias / grid + 0.5))
+            plain[:2](rounded)
+    torch.testing.assert_close(found.net[1].running_mean, norm.running_mean, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found.net[1].running_var, norm.running_var, atol=1e-5, rtol=1e-5)
+    assert found.mode().widths == q.mode().widths
+    assert found.folded
+    model = probq.lower(found)
+    assert np.array_equal(model(batches[0].numpy()) * model.output_scale, found(batches[0].double()).detach().numpy())
+
+
+def test_codes_follow_the_new_gain_and_the_training_mode_stays() -> None:
+    torch.manual_seed(0)
+    batches = data(2, 6, 6)
+    q = probq.quantize(Residual().train(), batches[0], probq.uniform(4, 4))
+    q = q.at(q.mode())
+    found = probq.ptq.norms(q, batches)
+    assert found.training
+    assert not found.net.norm1.training  # folded
+    for name in ("stem", "conv"):
+        norm, layer = {"stem": found.net.norm1, "conv": found.net.norm2}[name], found.net.get_submodule(name)
+        gain = (norm.weight / (norm.running_var + norm.eps).sqrt()).reshape(-1, 1, 1, 1)
+        own = found.weights[f"{name}.weight"].scales()[0]
+        scale = 2.0 ** torch.floor(torch.log2(own) + torch.log2(gain.abs()) + 0.5)
+        expected = torch.floor(layer.weight * gain / scale + 0.5).clamp(-7, 7) + 7
+        assert np.array_equal(expected.detach().numpy(), found.mode().codes[f"{name}.weight"])
+
+
+def test_without_normalisation_nothing_changes_and_held_statistics_stay() -> None:
+    x = data(5)
+    q = probq.quantize(nn.Sequential(nn.Linear(5, 3)), x[0], probq.uniform(2, 2))
+    q = q.at(q.mode())
+    assert probq.ptq.norms(q, x).mode() == q.mode()
+    net, x = network("linear")
+    net.train()[1].eval()
+    held = probq.quantize(net, x[0], probq.uniform(2, 2))
+    assert held.held == ("1",)
+    found = probq.ptq.norms(held.at(held.mode()), x)
+    assert torch.equal(found.net[1].running_mean, net[1].running_mean)
+
+
+def test_bad_input_is_told() -> None:
+    net, x = network("linear")
+    q = probq.quantize(net, x[0])
+    with pytest.raises(ProbqError, match="norms takes a decided network"):
+        probq.ptq.norms(q, x)
+    with pytest.raises(ProbqError, match="norms needs data"):
+        probq.ptq.norms(q.at(q.mode()), [])
