@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import coo_array, csr_array, hstack, vstack
+from scipy.sparse import coo_array, csr_array, vstack
 
-from probq.decisions.allocation.integer_program import by_group, to_choice, to_columns
+from probq.decisions.allocation.local_search import LocalSearch, Pairs
 from probq.decisions.allocation.problem import Choice, Problem
+from probq.decisions.allocation.solver import Rows, minimise
 
-Pairs = Mapping[tuple[str, str], np.ndarray]  # energies of two widths, [rungs of one, rungs of the other]
+Entries: TypeAlias = tuple[np.ndarray, np.ndarray]  # columns and their values, of one row
 MOST_CUTS = 50
-MOST_TRIED = 20_000  # changes of two widths that are looked at, the best ones first
-LEAST_GAIN = 1e-12
+LEAST_SECONDS = 0.1
 
 
 def least_energy(
@@ -23,171 +23,92 @@ def least_energy(
 ) -> tuple[Choice, float]:
     """Return the choice of least `-log-probability + energies of pairs` within the limits, and its proven gap.
 
-    An integer programme: for each pair of quantizers a joint law `y` over its rungs, whose marginals are the rungs
-    chosen (Sherali and Adams' first level), so that the objective is linear.
+    A local search finds a good one. An integer programme then improves it or proves how far it is from the best: it has
+    a joint law over the rungs of each two quantizers that have an energy or a cost together, whose marginals are the
+    rungs chosen (Sherali and Adams' first level), so that energy and costs are linear.
 
     Args:
         problem: the discrete problem with one gate for each leaf; its log-probabilities are minus the unary energies.
         limits: `[K]`.
         pairs: energies of pairs of names.
-        start: a choice within the limits, from which better ones are searched for before.
+        start: a choice within the limits.
         seconds: after which the best choice so far is returned, with its gap.
 
     Source: H. D. Sherali, W. P. Adams, 1990, "A Hierarchy of Relaxations Between the Continuous and Convex Hull
     Representations for Zero-One Programming Problems".
     """
-    gain = np.concatenate(
-        [np.append(g.log_shared, np.tile(g.log_gates.ravel(), g.own.shape[1])) for g in problem.groups]
-    )
-    price, equations = to_columns(problem)
-    possible = np.isfinite(gain)
-    marginals = _marginals(problem)
-    joint, links = _linked(pairs, marginals, len(gain))
-    objective = np.concatenate([np.where(possible, -gain, 0), joint])
-    room = limits - problem.constant
-    unit = np.maximum(np.maximum(room, price.max(1, initial=0) * 1e-9), 1e-300)[:, None]
-    pad = csr_array((equations.A.shape[0], len(joint)))
-    constraints = [
-        LinearConstraint(hstack([equations.A, pad]), equations.lb, equations.ub),
-        LinearConstraint(hstack([csr_array(price / unit), csr_array((len(room), len(joint)))]), ub=room / unit[:, 0]),
-        LinearConstraint(links, 0, 0),
-    ]
-    integral = np.concatenate([np.ones(len(gain)), np.zeros(len(joint))])
-    bounds = Bounds(0, np.concatenate([possible.astype(float), np.ones(len(joint))]))
     end = time.monotonic() + seconds
-    best = descend(problem, limits, pairs, start, seconds / 4)
-    value = energy_of(problem, best, pairs)
+    search = LocalSearch(problem, limits, pairs)
+    best = search.run(search.places(start), seconds / 4)
+    value = search.energy.value(best)
+    programme = _Programme(search)
+    rows, known = programme.rows(), programme.solution(best)
     for _ in range(MOST_CUTS):
-        options = {"time_limit": max(1.0, end - time.monotonic()), "mip_rel_gap": 0.0}
-        result = milp(objective, constraints=constraints, integrality=integral, bounds=bounds, options=options)
-        bound = result.mip_dual_bound
-        if result.x is None:
-            return best, 0.0 if result.status == 2 else max(0.0, value - (bound if bound is not None else -np.inf))
-        chosen = result.x[: len(gain)] > 0.5
-        choice = [to_choice(g, x) for g, x in zip(problem.groups, by_group(problem, chosen.astype(int)), strict=True)]
-        if problem.keeps(choice, limits):
-            found = energy_of(problem, choice, pairs)
-            best, value = (choice, found) if found < value else (best, value)
-            gap = value - bound if bound is not None else np.inf
-            return best, 0.0 if result.status == 0 else max(0.0, float(gap))
-        cut = np.concatenate([chosen.astype(float), np.zeros(len(joint))])
-        constraints.append(LinearConstraint(cut[None], ub=int(chosen.sum()) - 1))  # over the limit by rounding
-    return best, np.inf
+        left = max(LEAST_SECONDS, end - time.monotonic())
+        found, bound = minimise(programme.objective, rows, programme.upper, programme.integral, known, left)
+        at = programme.places(found)
+        if problem.keeps(search.choice(at), limits):
+            best = at if search.energy.value(at) < value else best
+            value = search.energy.value(best)
+            gap = value - bound
+            return search.choice(best), 0.0 if gap < 1e-7 * max(1.0, abs(value)) else float(gap)
+        rows = _cut(rows, at)  # over the limit by rounding
+    return search.choice(best), math.inf
 
 
-def descend(problem: Problem, limits: np.ndarray, pairs: Pairs, start: Choice, seconds: float) -> Choice:
-    """Improve a choice by the best changes of one or two widths, until none within the limits has less energy.
+class _Programme:
+    """An integer programme has a column for each rung of each name, and for each pair of rungs of an edge."""
 
-    Args:
-        problem: as in `least_energy`.
-        limits: `[K]`.
-        pairs: energies of pairs of names.
-        start: a choice within the limits.
-        seconds: after which it stops where it is.
-    """
-    end, best, names = time.monotonic() + seconds, start, list(_rungs(problem, start))
-    first = dict(zip(names, np.cumsum([0, *(len(problem.ladders[n]) for n in names[:-1])]), strict=True))
-    site = np.repeat(np.arange(len(names)), [len(problem.ladders[n]) for n in names])
-    form = np.zeros((len(site), len(site)))
-    for (one, other), table in pairs.items():
-        rows, columns = (slice(first[n], first[n] + k) for n, k in zip((one, other), table.shape, strict=True))
-        form[rows, columns], form[columns, rows] = table, table.T
-    unary = _unary(problem, names)
-    while time.monotonic() < end:
-        rungs = _rungs(problem, best)
-        at = np.array([first[n] + rungs[n] for n in names])
-        own = at[site]
-        field = form[:, at].sum(1)
-        single = unary - unary[own] + field - field[own]  # change of energy when one width moves
-        double = single[:, None] + single + form - form[:, own] - form[own] + form[np.ix_(own, own)]
-        double[site[:, None] == site] = np.inf
-        np.fill_diagonal(double, single)
-        order = np.argsort(double, axis=None)[: 2 * MOST_TRIED]
-        better = (divmod(int(k), len(site)) for k in order if double.flat[k] < -LEAST_GAIN)
-        moves = ({names[site[k]]: int(k - first[names[site[k]]]) for k in pair} for pair in better)
-        options = (_choice(problem, rungs | move) for move in moves)
-        found = next((c for c in options if c is not None and problem.keeps(c, limits)), None)
-        if found is None:
-            return best
-        best = found
-    return best
+    def __init__(self, search: LocalSearch) -> None:
+        self.search, forms = search, (search.energy, *search.costs)
+        self.count = len(search.site)
+        joint = np.triu(np.logical_or.reduce([form.paired != 0 for form in forms]), 1)
+        edges = {(int(search.site[a]), int(search.site[b])) for a, b in zip(*np.nonzero(joint), strict=True)}
+        self.edges = sorted({(min(edge), max(edge)) for edge in edges})
+        self.ranges = [np.flatnonzero(search.site == k) for k in range(len(search.names))]
+        blocks = [np.ix_(self.ranges[i], self.ranges[j]) for i, j in self.edges]
+        barred = ~np.isfinite(search.energy.linear)
+        linear = np.where(barred, 0.0, search.energy.linear)
+        self.objective = np.concatenate([linear, *(search.energy.paired[block].ravel() for block in blocks)])
+        self.costs = [np.concatenate([c.linear, *(c.paired[block].ravel() for block in blocks)]) for c in search.costs]
+        self.upper = np.concatenate([~barred, np.ones(len(self.objective) - self.count)]).astype(float)
+        self.integral = np.arange(len(self.objective)) < self.count
 
+    def rows(self) -> Rows:
+        """Return one rung for each name, marginals of joint laws, and limits in units of what they leave."""
+        rows: list[tuple[Entries, float, float]] = [((own, np.ones(len(own))), 1.0, 1.0) for own in self.ranges]
+        place = self.count
+        for i, j in self.edges:
+            own, other = self.ranges[i], self.ranges[j]
+            joint = place + np.arange(len(own) * len(other)).reshape(len(own), len(other))
+            place += joint.size
+            for sums, marginal in ((joint, own), (joint.T, other)):
+                for columns, one in zip(sums, marginal, strict=True):
+                    rows.append(((np.append(columns, one), np.append(np.ones(len(columns)), -1.0)), 0.0, 0.0))
+        for cost, room in zip(self.costs, self.search.room, strict=True):
+            unit = max(room, float(np.abs(cost).max(initial=0)) * 1e-9, 1e-300)
+            columns = np.flatnonzero(cost)
+            rows.append(((columns, cost[columns] / unit), -math.inf, room / unit))
+        where = np.repeat(np.arange(len(rows)), [len(columns) for (columns, _), _, _ in rows])
+        columns, values = (np.concatenate([entries[k] for entries, _, _ in rows]) for k in (0, 1))
+        matrix = coo_array((values, (where, columns)), shape=(len(rows), len(self.objective))).tocsr()
+        return Rows(matrix, np.array([low for _, low, _ in rows]), np.array([high for _, _, high in rows]))
 
-def _unary(problem: Problem, names: Sequence[str]) -> np.ndarray:
-    """Return minus the log-probability of every rung of every name in turn; infinite where one is barred."""
-    found: dict[str, np.ndarray] = {}
-    for g in problem.groups:
-        for s, name in enumerate(g.shared):
-            rows = [g.log_shared[g.combinations[:, s] == rung] for rung in range(len(problem.ladders[name]))]
-            # a combination's log-probability is the sum of its members': any other member cancels in differences
-            found[name] = np.array([-row.max() if len(row) else np.inf for row in rows])
-        for v, name in enumerate(g.leaves):
-            found[name] = -g.log_gates[v][: len(problem.ladders[name])]
-    return np.concatenate([found[name] for name in names])
+    def solution(self, at: np.ndarray) -> np.ndarray:
+        """Return the columns of a choice."""
+        chosen = np.zeros(self.count)
+        chosen[at] = 1
+        joint = [np.outer(chosen[self.ranges[i]], chosen[self.ranges[j]]).ravel() for i, j in self.edges]
+        return np.concatenate([chosen, *joint])
 
-
-def _rungs(problem: Problem, choice: Choice) -> dict[str, int]:
-    rungs: dict[str, int] = {}
-    for group, (combination, of_gates) in zip(problem.groups, choice, strict=True):
-        rungs |= dict(zip(group.shared, map(int, group.combinations[combination]), strict=True))
-        rungs |= dict(zip(group.leaves, map(int, of_gates), strict=True))
-    return rungs
+    def places(self, found: np.ndarray) -> np.ndarray:
+        """Return the place of each name's rung in a solution."""
+        return np.array([own[found[own].argmax()] for own in self.ranges])
 
 
-def _choice(problem: Problem, rungs: Mapping[str, int]) -> Choice | None:
-    """Return the choice of given rungs, or None where one is barred."""
-    result: Choice = []
-    for g in problem.groups:
-        wanted = [rungs[name] for name in g.shared]
-        found = np.flatnonzero((g.combinations == wanted).all(1)) if wanted else np.zeros(1, int)
-        leaves = np.array([rungs[name] for name in g.leaves], dtype=int)
-        if not len(found) or not np.isfinite(g.log_gates[np.arange(g.gates), leaves]).all():
-            return None
-        result.append((int(found[0]), leaves))
-    return result
-
-
-def energy_of(problem: Problem, choice: Choice, pairs: Pairs) -> float:
-    """Return `-log-probability + energies of pairs` of a choice."""
-    rungs = _rungs(problem, choice)
-    return float(-problem.value(choice)[0] + sum(table[rungs[a], rungs[b]] for (a, b), table in pairs.items()))
-
-
-def _marginals(problem: Problem) -> dict[str, list[np.ndarray]]:
-    """Return, for each name and rung, the columns whose sum says whether it is chosen."""
-    found: dict[str, list[np.ndarray]] = {}
-    start = 0
-    for g in problem.groups:
-        combinations, leaves, rungs = len(g.log_shared), len(g.leaves), g.cost.shape[3]
-        for s, name in enumerate(g.shared):
-            count = len(problem.ladders[name])
-            found[name] = [start + np.flatnonzero(g.combinations[:, s] == rung) for rung in range(count)]
-        for v, name in enumerate(g.leaves):
-            first = start + combinations + v * rungs + np.arange(combinations) * leaves * rungs
-            found[name] = [first + rung for rung in range(len(problem.ladders[name]))]
-        start += combinations * (1 + leaves * rungs)
-    return found
-
-
-def _linked(pairs: Pairs, marginals: Mapping[str, list[np.ndarray]], columns: int) -> tuple[np.ndarray, csr_array]:
-    """Return energies of all joint columns, and equations that tie their marginals to the rungs chosen."""
-    energies, rows, start = [], [], columns
-    for (one, other), table in pairs.items():
-        places = start + np.arange(table.size).reshape(table.shape)
-        for name, sums in ((one, places), (other, places.T)):
-            rows += [(joint, where) for joint, where in zip(sums, marginals[name], strict=True)]
-        energies.append(table.ravel())
-        start += table.size
-    if not rows:
-        return np.zeros(0), csr_array((0, columns))
-    entries = [
-        coo_array(
-            (
-                np.append(np.ones(len(joint)), -np.ones(len(where))),
-                (np.zeros(len(joint) + len(where), int), np.append(joint, where)),
-            ),
-            shape=(1, start),
-        )
-        for joint, where in rows
-    ]
-    return np.concatenate(energies), vstack(entries).tocsr()
+def _cut(rows: Rows, at: np.ndarray) -> Rows:
+    """Return the rows with another one, which forbids a choice."""
+    row = np.zeros((1, rows.matrix.shape[1]))
+    row[0, at] = 1
+    matrix = vstack([rows.matrix, csr_array(row)]).tocsr()
+    return Rows(matrix, np.append(rows.lower, -math.inf), np.append(rows.upper, len(at) - 1.0))

@@ -22,6 +22,7 @@ from probq.utils.errors import ProbqError
 from probq.utils.numbers import format_number
 
 Choice: TypeAlias = list[tuple[int, np.ndarray]]  # of each group a combination, and the rungs of its gates
+LayerTable: TypeAlias = tuple[tuple[str | None, ...], np.ndarray]
 MOST_COMBINATIONS = 4096
 
 
@@ -101,6 +102,8 @@ class Problem:
         sites: for each tied quantizer, the one whose width it shares.
         names: the names of the costs.
         within: for messages, the limits that bar rungs from the start, such as " within 600 largest_activation".
+        tables: for each layer the names of its weight's and its input's width, and the costs of every pair of them,
+            `[K, weight rungs, input rungs]`.
     """
 
     groups: tuple[Group, ...]
@@ -110,6 +113,7 @@ class Problem:
     sites: Mapping[str, str] = field(default_factory=dict)
     names: tuple[str, ...] = ("",)
     within: str = ""
+    tables: tuple[LayerTable, ...] = ()
 
     @property
     def cheapest(self) -> np.ndarray:
@@ -191,7 +195,17 @@ def make_problem(
     ]
     groups = [_group(names, ends, ladders, laws, several) for names in _components(ends.values())]
     full = np.array([costs.full(layers, c) for c in several])
-    return Problem(tuple(groups), np.array(constant), ladders, full, sites, tuple(map(costs.name, several)))
+    tables = tuple((pair, _tables(layer, pair, ladders, several)) for layer, pair in ends.items())
+    names = tuple(map(costs.name, several))
+    return Problem(tuple(groups), np.array(constant), ladders, full, sites, names, tables=tables)
+
+
+def _tables(
+    layer: Layer, pair: tuple[str | None, ...], ladders: Mapping[str, Ladder], several: Sequence[costs.Cost]
+) -> np.ndarray:
+    """Return the costs of a layer at every pair of its widths, `[K, weight rungs, input rungs]`."""
+    bits = [ladders[n].bits if n is not None else (costs.FLOAT_BITS,) for n in pair]
+    return np.stack([costs.pairs(layer, bits[0], bits[1], c) for c in several])
 
 
 def _components(ends: Iterable[tuple[str | None, ...]]) -> list[list[str]]:
@@ -267,14 +281,12 @@ def _add(
     cost: np.ndarray,
 ) -> None:
     """Add a layer's costs to those of its group, in place."""
-    bits = [ladders[n].bits if n is not None else (costs.FLOAT_BITS,) for n in pair]
     leaf = next((n for n in pair if n in leaves), None)
-    for k, c in enumerate(several):
-        table = costs.pairs(layer, bits[0], bits[1], c)
+    for k, table in enumerate(_tables(layer, pair, ladders, several)):
         if leaf is None:
             own[k] += table[tuple(combinations[:, shared.index(n)] if n is not None else 0 for n in pair)]
         elif pair == (leaf, leaf):
-            cost[k, :, leaves.index(leaf), : len(bits[0])] += table.diagonal()
+            cost[k, :, leaves.index(leaf), : len(table)] += table.diagonal()
         else:
             table = table if leaf == pair[0] else table.T  # [rungs of the leaf, rungs of the other]
             other = next(n for n in pair if n != leaf)

@@ -20,6 +20,10 @@ from probq.network.program.program import check_posterior
 from probq.network.program.width_prior import check_energy, listed
 from probq.network.quantized.quantized import Quantized
 from probq.priors.energies.energy import Energy
+from probq.training.refinement.decide import make_search
+from probq.training.refinement.validation_loss import ValidationLoss
+from probq.utils.arguments import check_number
+from probq.utils.batches import Batches
 from probq.utils.errors import ProbqError
 
 
@@ -30,12 +34,17 @@ def allocate(
     *,
     seconds: float = 60.0,
     forbidden: Mapping[str, Iterable[int]] | None = None,
+    validation: Iterable[Any] | None = None,
+    batches: Iterable[Any] | None = None,
+    evaluations: int = 100,
+    progress: bool = True,
 ) -> Assignment:
     """Return the widths of least energy whose cost keeps the budget, and the most probable codes.
 
     An additive energy is minimised exactly. A pairwise one is an integer programme that is solved until it is proven
     best or the time is up. Tied quantizers share a width, and where channels or weights have gates of their own, all
-    gates of a tensor take the same one.
+    gates of a tensor take the same one. With validation batches, steps from there are then accepted by measured loss,
+    as `probq.decide` makes them.
 
     Args:
         q: the network that the energy was made for.
@@ -43,10 +52,15 @@ def allocate(
         budget: the limit, or a list of limits that all hold; by default the one last fitted for, if any.
         seconds: for the solver of a pairwise energy.
         forbidden: for some quantizers, widths in bits that they must not take.
+        validation: iterable of `(input, target)` to measure losses on; None measures none.
+        batches: as in `probq.decide`.
+        evaluations: greatest number of networks measured.
+        progress: show a progress bar while networks are measured.
 
     Returns:
         The assignment; its `gap` says by how much a better choice could at most have less energy, 0 if it is proven
-        best. After a time-out that is the distance to what the solver could prove.
+        best. After a time-out that is the distance to what the solver could prove. Where losses were measured, `loss`
+        is that of the result.
 
     Raises:
         ProbqError: if the energy is of another network or plan, or no choice keeps the budget; it names the cheapest
@@ -77,8 +91,23 @@ def allocate(
         if discrete.coupled:
             raise ProbqError("costs that know pruned channels work with additive energies alone; use probq.cost.bops")
         choice, gap = least_energy(discrete.problem, discrete.limits, pairs, choice, seconds)
-    widths = format_widths(q, {n: np.broadcast_to(b, q.quantizer(n).gates) for n, b in _bits(discrete, choice).items()})
-    return replace(with_widths(q, widths, budget), gap=gap)
+    widths = _per_gate(q, _bits(discrete, choice))
+    if validation is None:
+        return replace(with_widths(q, widths, budget), gap=gap)
+    check_number("evaluations", evaluations, 1)
+    training = None if batches is None else Batches(batches, q.device)
+    loss = ValidationLoss(q, Batches(validation, q.device, "validation data"), training, None)
+    search = make_search(q, budget, loss, evaluations, laws, widths)
+    search.run(progress)
+    swapped = search.space.widths(search.best)
+    loss.settle(q, swapped)
+    gap = max(0.0, energy(swapped) - energy(widths) + gap)
+    return replace(with_widths(q, swapped, budget), gap=gap, loss=search.losses[search.best])
+
+
+def _per_gate(q: Quantized, bits: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Return widths in the shape that users read, from one for each quantizer."""
+    return format_widths(q, {name: np.broadcast_to(b, q.quantizer(name).gates) for name, b in bits.items()})
 
 
 def _bits(discrete: Any, choice: Any) -> dict[str, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -103,7 +104,14 @@ def decide(
     return replace(with_widths(q, widths, budget), loss=search.losses.get(search.best))
 
 
-def make_search(q: Quantized, budget: Budgets, measure: Measure, evaluations: int) -> BestFirstSearch:
+def make_search(
+    q: Quantized,
+    budget: Budgets,
+    measure: Measure,
+    evaluations: int,
+    laws: Mapping[str, np.ndarray] | None = None,
+    start: Mapping[str, Any] | None = None,
+) -> BestFirstSearch:
     """Return a search that starts from the most probable widths of a network, ready to run.
 
     Args:
@@ -111,15 +119,23 @@ def make_search(q: Quantized, budget: Budgets, measure: Measure, evaluations: in
         budget: the limit, several, or None.
         measure: the loss of given widths.
         evaluations: greatest number of losses to measure.
+        laws: log-probabilities of rungs `[B]` that stand in for the posterior's; rungs at `-inf` are left out, and all
+            gates of a tensor take one rung.
+        start: widths to start from instead.
 
     Raises:
         ProbqError: if the budget is below the cheapest reachable cost.
     """
-    starts = _starts(constrained_posterior(q, budget))
+    starts = _starts(constrained_posterior(q, budget)) if start is None else [start]
     names, options, log_probs = [], [], []
     for name, quantizer in q.named_sites():
-        rungs = _options(quantizer, starts[0][name])
-        of_gates = quantizer.widths().log_probs.detach().double().cpu().numpy().reshape(-1, len(quantizer.ladder))
+        if laws is None:
+            rungs = _options(quantizer, starts[0][name])
+            of_gates = quantizer.widths().log_probs.detach().double().cpu().numpy().reshape(-1, len(quantizer.ladder))
+        else:
+            gates = math.prod(quantizer.gates)
+            rungs = [np.full(gates, rung) for rung in np.flatnonzero(np.isfinite(laws[name]))]
+            of_gates = np.tile(laws[name] / gates, (gates, 1))
         names.append(name)
         options.append(tuple(format_bits(quantizer, np.asarray(quantizer.ladder.bits)[r]) for r in rungs))
         log_probs.append(np.array([of_gates[np.arange(len(r)), r].sum() for r in rungs]))

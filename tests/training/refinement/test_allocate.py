@@ -13,6 +13,7 @@ import probq
 from probq import Budget, Energy, Plan, ProbqError, Quantized
 from probq import cost as costs
 from probq.codebooks import ladder
+from probq.decisions.within_budget import with_widths
 
 RUNGS = (1, 2, 4, 8)
 
@@ -126,3 +127,24 @@ def test_energies_of_other_networks_and_impossible_demands_are_refused() -> None
         probq.allocate(q, 3, Budget(percent=1))  # type: ignore[arg-type]
     with pytest.raises(ProbqError, match="seconds"):
         probq.allocate(q, energy, Budget(percent=1), seconds=0)
+
+
+def test_swaps_are_accepted_by_measured_loss() -> None:
+    q, x, y = network(2), torch.rand(32, 6), torch.arange(32) % 7
+    q.likelihood = probq.likelihoods.categorical
+    energy, limit = energy_for(q, 5, pairs=False), Budget(percent=1.0)
+    plain = probq.allocate(q, energy, limit)
+    options = {"validation": [(x, y)], "forbidden": {energy.names[0]: [4]}, "progress": False}
+    swapped = probq.allocate(q, energy, limit, evaluations=1000, **options)
+    measured = {}
+    for bits in itertools.product(*energy.widths):
+        widths = {**plain.widths, **dict(zip(energy.names, bits, strict=True))}
+        if widths[energy.names[0]] != 4 and costs.total(q.layers, widths) <= limit.absolute(q.layers):
+            own = q.at(with_widths(q, widths, None)).eval()
+            measured[bits] = float(nn.functional.cross_entropy(own(x), y).detach())
+    assert swapped.loss == pytest.approx(min(measured.values()), abs=1e-6)
+    assert swapped.loss == pytest.approx(measured[tuple(swapped.widths[n] for n in energy.names)], abs=1e-6)
+    least = brute_force(q, energy, [limit], {energy.names[0]: [4]})
+    assert swapped.gap == pytest.approx(energy(swapped.widths) - least)
+    few = probq.allocate(q, energy, limit, evaluations=1, **options)
+    assert energy(few.widths) == pytest.approx(least)
