@@ -24,6 +24,7 @@ def clado(
     of: str = "both",
     project: bool = False,
     resume: str | PathLike[str] | None = None,
+    processes: int = 1,
     progress: bool = True,
 ) -> Energy:
     """Measure additive energies as in `loss`, and for each pair what they miss:
@@ -39,6 +40,7 @@ def clado(
         of: as in `loss`; pairs are those of these quantizers.
         project: set negative eigenvalues of the quadratic form to 0, so that a solver has a convex problem.
         resume: as in `loss`.
+        processes: as in `loss`.
         progress: as in `loss`.
 
     Warns:
@@ -51,7 +53,8 @@ def clado(
     Dependencies".
     """
     network = perturbed_network(q, batches, examples, "clado", labels=True, of=of)
-    found = measured(network, [*single_choices(network), *pair_choices(network)], mean_loss, resume, progress)
+    choices = [*single_choices(network), *pair_choices(network)]
+    found = measured(network, choices, mean_loss, resume, progress, processes)
     unary = unary_energies(network, found)
     ends = np.cumsum([0, *map(len, network.widths)])
     pairwise = np.zeros((ends[-1], ends[-1]))

@@ -22,6 +22,7 @@ def kl(
     examples: int = 512,
     of: str = "both",
     resume: str | PathLike[str] | None = None,
+    processes: int = 1,
     progress: bool = True,
 ) -> Energy:
     """`E_i(b) = KL(p_float || p_i,b) - KL(p_float || p_widest)`, the mean over examples in nats; `p` is the likelihood.
@@ -35,6 +36,7 @@ def kl(
         examples: as in `loss`.
         of: as in `loss`.
         resume: as in `loss`.
+        processes: as in `loss`.
         progress: as in `loss`.
 
     Warns:
@@ -46,7 +48,7 @@ def kl(
     Source: Y. Cai et al., 2020, "ZeroQ: A Novel Zero Shot Quantization Framework" (KL sensitivity).
     """
     network = perturbed_network(q, batches, examples, "kl", labels=False, of=of)
-    found = measured(network, single_choices(network), mean_divergence, resume, progress)
+    found = measured(network, single_choices(network), mean_divergence, resume, progress, processes)
     return tell_negative(Energy(network.names, network.widths, unary_energies(network, found), label="kl"))
 
 

@@ -21,6 +21,7 @@ def loss(
     examples: int = 512,
     of: str = "both",
     resume: str | PathLike[str] | None = None,
+    processes: int = 1,
     progress: bool = True,
 ) -> Energy:
     """`E_i(b) = L(quantizer i on b bits) - L(all on their widest rung)`, the mean negative log-likelihood in nats.
@@ -37,6 +38,8 @@ def loss(
         examples: greatest number of examples, kept in memory.
         of: "weights" or "inputs" perturbs the quantizers of these alone; the energy of others is 0.
         resume: file that keeps what was measured, so that a killed run goes on. `loss` and `clado` may share one.
+        processes: number of processes that share the choices; results are the same. In a script, call below
+            `if __name__ == "__main__":`, with classes that a module defines.
         progress: show a progress bar.
 
     Warns:
@@ -57,7 +60,7 @@ def loss(
         ('0.weight', '2.weight')
     """
     network = perturbed_network(q, batches, examples, "loss", labels=True, of=of)
-    found = measured(network, single_choices(network), mean_loss, resume, progress)
+    found = measured(network, single_choices(network), mean_loss, resume, progress, processes)
     return tell_negative(Energy(network.names, network.widths, unary_energies(network, found), label="loss"))
 
 

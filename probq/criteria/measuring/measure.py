@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from os import PathLike
 
 import numpy as np
@@ -13,10 +13,11 @@ from tqdm import tqdm
 from probq.criteria.measuring import measurement_file
 from probq.criteria.measuring.measurement_file import Choice
 from probq.criteria.measuring.perturbed import PerturbedNetwork
+from probq.criteria.measuring.processes import Measure, in_processes
+from probq.utils.arguments import check_number
 from probq.utils.errors import ProbqError
 
 SAVE_EVERY = 5.0  # seconds between two writes of the file
-Measure = Callable[[PerturbedNetwork, Mapping[str, int]], float]
 
 
 def single_choices(network: PerturbedNetwork) -> list[Choice]:
@@ -37,6 +38,7 @@ def measured(
     measure: Measure,
     resume: str | PathLike[str] | None,
     progress: bool,
+    processes: int = 1,
 ) -> dict[Choice, float]:
     """Measure the value of each choice, the widest rungs included as `()`.
 
@@ -46,18 +48,20 @@ def measured(
         measure: a function with a name, which gives the value of a network at given widths.
         resume: file that keeps what was measured; one of the same measure, network and data is read first.
         progress: show a progress bar.
+        processes: their number; 1 measures in this one.
 
     Raises:
-        ProbqError: if a value is not finite, or the file is of another measurement.
+        ProbqError: if a value is not finite, the file is of another measurement, or a process cannot have the network.
     """
+    check_number("processes", processes, 1)
     wanted = [(), *choices]
     key = "" if resume is None else measurement_file.key(network, measure.__name__)
     found = measurement_file.read(resume, key)
-    bar = tqdm([c for c in wanted if c not in found], disable=not progress, unit="network", dynamic_ncols=True)
+    left = [choice for choice in wanted if choice not in found]
+    values = in_processes(network, left, measure, processes) if processes > 1 else _here(network, left, measure)
+    written = time.monotonic()
     try:
-        written = time.monotonic()
-        for choice in bar:
-            value = measure(network, dict(choice))
+        for choice, value in tqdm(values, total=len(left), disable=not progress, unit="network", dynamic_ncols=True):
             if not math.isfinite(value):
                 raise ProbqError(f"the loss is {value} at {dict(choice) or 'the widest rungs'}; check the data")
             found[choice] = value
@@ -65,8 +69,16 @@ def measured(
                 measurement_file.write(resume, key, found)
                 written = time.monotonic()
     finally:
+        values.close()
         measurement_file.write(resume, key, found)
     return {choice: found[choice] for choice in wanted}
+
+
+def _here(
+    network: PerturbedNetwork, choices: Iterable[Choice], measure: Measure
+) -> Generator[tuple[Choice, float], None, None]:
+    for choice in choices:
+        yield choice, measure(network, dict(choice))
 
 
 def unary_energies(network: PerturbedNetwork, found: Mapping[Choice, float]) -> tuple[np.ndarray, ...]:

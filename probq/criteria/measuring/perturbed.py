@@ -45,7 +45,8 @@ class PerturbedNetwork:
     """
 
     def __init__(self, q: Quantized, batches: Iterable[Batch], of: str = "both") -> None:
-        self.q, self.batches = copy.deepcopy(q).eval(), list(batches)
+        self._made_of = q, list(batches), of
+        self.q, self.batches = copy.deepcopy(q).eval(), self._made_of[1]
         self.names, self.perturbed = quantizers_of(q, "both"), quantizers_of(q, of)
         self.widths = tuple(tuple(self.q.quantizer(name).ladder.bits) for name in self.names)
         self.operations = fingerprint(self.q.net, self.q.signature)
@@ -60,6 +61,10 @@ class PerturbedNetwork:
             module.forward = partial(self._forward, layer.name, module.forward)
         list(self.outputs({}))
         self._recording = False
+
+    def __reduce__(self) -> Any:
+        """Return what the network is made of, for another process to make it again."""
+        return type(self), self._made_of
 
     def outputs(self, widths: Mapping[str, int]) -> Iterator[tuple[Any, Batch]]:
         """Yield the outputs at given widths, every code at its mode, with the batch of each.
