@@ -18,6 +18,7 @@ import budget_kept
 import growth
 import page
 import post_training
+import rank_table
 import rules_kept
 import simulation
 
@@ -157,6 +158,7 @@ PARTS: Mapping[str, Callable[[], str]] = MappingProxyType(
     {
         "against_uniform": partial(of, against_uniform.table, "results_against_uniform.jsonl"),
         "post_training": partial(of, post_training.table, "results_post_training.jsonl"),
+        "rank": partial(of, rank_table.table, "results_rank.jsonl"),
         "budgets_kept": partial(of, budget_kept.table, "results_budget_kept.json"),
         "rules": partial(of, rules_kept.table, "results_rules_kept.jsonl"),
         "growth": partial(of, growth.table, "results_growth.json"),
