@@ -8,12 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from probq.integer.lowering.foreseen import foreseen_refusal
 from probq.likelihoods import Likelihood
 from probq.network.program.foldable import check_norms
-from probq.network.program.folding import fold, per_channel
+from probq.network.program.folding import as_shipped
 from probq.network.program.frozen import freezing_notes, held_norms, keep_frozen
 from probq.network.program.width_prior import set_width_prior
 from probq.network.quantized.quantized import Quantized
@@ -118,16 +118,4 @@ def _foresee(q: Quantized, warn: bool) -> None:
 
 def _weight_quantizer(net: nn.Module, layer: Layer, plan: Plan) -> WeightQuantizer:
     trained = net.get_parameter(layer.weight).detach()
-    return WeightQuantizer(_as_shipped(net, layer, plan.multipliers), plan, layer.channel_axis, trained)
-
-
-def _as_shipped(net: nn.Module, layer: Layer, multipliers: int) -> Tensor:
-    """Return the weight that a layer's scales are set on.
-
-    It has the part of a folded gain that no scale follows.
-
-    Scales set on the plain weight would clip the folded one.
-    """
-    folded = fold(net, layer)
-    weight = net.get_parameter(layer.weight).detach()
-    return weight if folded is None else weight * per_channel(folded.rest(multipliers), layer)
+    return WeightQuantizer(as_shipped(net, layer, plan.multipliers), plan, layer.channel_axis, trained)

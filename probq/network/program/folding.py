@@ -78,6 +78,16 @@ def fold(net: nn.Module, layer: Layer) -> Fold | None:
     return Fold(gain, shift if norm.bias is None else shift + norm.bias)
 
 
+def as_shipped(net: nn.Module, layer: Layer, multipliers: int) -> Tensor:
+    """Return the weight that a layer's scales are set on.
+
+    It has the part of a folded gain that no scale follows. Scales set on the plain weight would clip the folded one.
+    """
+    folded = fold(net, layer)
+    weight = net.get_parameter(layer.weight).detach()
+    return weight if folded is None else weight * per_channel(folded.rest(multipliers), layer)
+
+
 def per_channel(values: Tensor, layer: Layer) -> Tensor:
     """Return `[channels]` in the shape that broadcasts to the layer's weight.
 

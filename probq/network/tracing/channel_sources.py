@@ -70,10 +70,10 @@ def channel_source(module: Any, x: Tensor, made: Mapping[Any, tuple[str, Any]]) 
     while node is not None and node not in made:
         kind = node.name().rstrip("0123456789").removesuffix("Backward")
         if kind in FLATTENS:
-            if flattened or not _flattens(node, x):
+            if flattened or not flattens(node, x):
                 return None
             flattened = True
-        elif kind in POOLS and (kind != "Mean" or _over_places(node)):
+        elif kind in POOLS and (kind != "Mean" or over_places(node)):
             pooled = True
         elif kind not in ELEMENTWISE | NORM_NODES:
             return None
@@ -84,23 +84,23 @@ def channel_source(module: Any, x: Tensor, made: Mapping[Any, tuple[str, Any]]) 
     if node is None:
         return None
     name, producer = made[node]
-    return name if _fits(module, producer, x, flattened, pooled) else None
+    return name if fits(module, producer, x, flattened, pooled) else None
 
 
-def _flattens(node: Any, x: Tensor) -> bool:
+def flattens(node: Any, x: Tensor) -> bool:
     """Return whether a view only joins all axes behind the batch, so that each channel's numbers stay together."""
     shape = tuple(getattr(node, "_saved_self_sym_sizes", ()))
     return len(shape) > 2 and x.dim() == 2 and x.shape[0] == shape[0]
 
 
-def _over_places(node: Any) -> bool:
+def over_places(node: Any) -> bool:
     """Return whether a mean leaves the batch and the channels apart."""
     shape, axes = tuple(node._saved_self_sym_sizes), node._saved_dim or ()
     wrapped = {axis - 2**64 if axis >= 2**63 else axis for axis in axes}
     return bool(wrapped) and not {axis % len(shape) for axis in wrapped} & {0, 1}
 
 
-def _fits(module: Any, producer: Any, x: Tensor, flattened: bool, pooled: bool) -> bool:
+def fits(module: Any, producer: Any, x: Tensor, flattened: bool, pooled: bool) -> bool:
     """Return whether the producer's channels are the axis that `module` sums over."""
     if isinstance(producer, nn.Embedding) or (isinstance(producer, TRANSPOSED) and producer.groups != 1):
         return False

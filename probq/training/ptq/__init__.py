@@ -5,7 +5,8 @@ It sets scales of inputs and statistics of batch normalisation, and rounds decid
 
 from probq.training.ptq.batch_norm import norms
 from probq.training.ptq.bias import bias
+from probq.training.ptq.equalize import equalize
 from probq.training.ptq.gpfq import gpfq
 from probq.training.ptq.ranges import ranges
 
-__all__ = ["bias", "gpfq", "norms", "ranges"]
+__all__ = ["bias", "equalize", "gpfq", "norms", "ranges"]
