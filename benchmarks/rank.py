@@ -6,7 +6,7 @@ is a number for each choice, made before that. Records of truth take up to two m
 seconds; a record that is there already is not made again, and criteria that are new in the package are added.
 
     python benchmarks/rank.py --seeds 3 --out rank.jsonl
-    python benchmarks/rank.py --seeds 3 --truth --out rank.jsonl
+    python benchmarks/rank.py --seeds 3 --float-epochs 160 --network perceptron residual --out rank.jsonl
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import copy
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from itertools import product
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -88,20 +89,21 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds, from 0 on")
     parser.add_argument("--network", choices=NETWORKS, nargs="*", default=list(NETWORKS))
+    parser.add_argument("--float-epochs", type=int, default=EPOCHS_FLOAT, help="epochs of the float network")
     parser.add_argument("--truth", action="store_true", help="make no records of predictors")
     parser.add_argument("--out", type=Path, required=True, help="results file, one JSON record per line")
     return parser.parse_args()
 
 
-def subject(network: str, seed: int) -> Subject:
-    """The float network of a seed, which also splits the images."""
+def subject(network: str, seed: int, epochs: int) -> Subject:
+    """The float network of a seed, which also splits the images, after some epochs."""
     torch.manual_seed(seed)
     images, net = demo.digits(seed), NETWORKS[network]()
     x, y = (
         torch.cat(p) for p in zip(*(p.tensors for p in (images.train, images.validation, images.test)), strict=True)
     )
     batches = DataLoader(TensorDataset(x[:TRAIN], y[:TRAIN]), batch_size=demo.BATCH, shuffle=True)
-    train(net, batches, EPOCHS_FLOAT)
+    train(net, batches, epochs)
     q = probq.quantize(net, x[: demo.BATCH], probq.Plan(profile="dyadic"), probq.likelihoods.categorical)
     examples = list(zip(x[:EXAMPLES].split(demo.BATCH), y[:EXAMPLES].split(demo.BATCH), strict=True))
     set_input_scales(q, Batches(examples, q.device))
@@ -119,15 +121,16 @@ def choices(q: probq.Quantized, limit: float) -> list[dict[str, int]]:
     return found
 
 
-def truth(network: str, limit: float, seed: int) -> dict[str, Any]:
+def truth(network: str, limit: float, seed: int, float_epochs: int) -> dict[str, Any]:
     """The held-out loss of every choice after training at its widths."""
-    own, losses = subject(network, seed), []
+    own, losses = subject(network, seed, float_epochs), []
     drawn = choices(own.q, limit)
     for widths in tqdm(drawn, desc=f"{network} {limit:g} %", leave=False):
         q = own.q.at(with_widths(own.q, widths, None))
         probq.fit(q, own.batches, epochs=EPOCHS, seed=seed, progress=False)
         losses.append(float(nn.functional.cross_entropy(q(own.judge[0]), own.judge[1])))
-    record: dict[str, Any] = {"kind": "truth", "network": network, "limit": limit, "seed": seed, "losses": losses}
+    record: dict[str, Any] = {"kind": "truth", "network": network, "limit": limit, "seed": seed}
+    record |= {"float_epochs": float_epochs, "losses": losses}
     record["percent"] = [percent_of(total(own.q.layers, widths), own.q.layers) for widths in drawn]
     record["float"] = float(nn.functional.cross_entropy(own.q.net(own.judge[0]), own.judge[1]).detach())
     record |= {"names": list(drawn[0]), "widths": [" ".join(map(str, widths.values())) for widths in drawn]}
@@ -137,9 +140,9 @@ def truth(network: str, limit: float, seed: int) -> dict[str, Any]:
 Values = dict[str, dict[float, list[float]]]
 
 
-def predictions(network: str, source: str, seed: int) -> dict[str, Any]:
+def predictions(network: str, source: str, seed: int, float_epochs: int) -> dict[str, Any]:
     """What a source says about every choice under each limit; less is better."""
-    own, start = subject(network, seed), time.perf_counter()
+    own, start = subject(network, seed, float_epochs), time.perf_counter()
     drawn = {limit: choices(own.q, limit) for limit in LIMITS[network]}
     if source == "float network":
         values = of_float_network(own, drawn)
@@ -149,7 +152,7 @@ def predictions(network: str, source: str, seed: int) -> dict[str, Any]:
         values = of_default_fit(own, drawn, seed)
     else:
         values = of_criterion(own, drawn, source)
-    record = {"kind": "predictor", "network": network, "source": source, "seed": seed}
+    record = {"kind": "predictor", "network": network, "source": source, "seed": seed, "float_epochs": float_epochs}
     listed = {name: {f"{limit:g}": row for limit, row in rows.items()} for name, rows in values.items()}
     return {**record, "values": listed, "seconds": time.perf_counter() - start}
 
@@ -196,25 +199,25 @@ def of_default_fit(own: Subject, drawn: Mapping[float, list[dict[str, int]]], se
     return {"posterior, default fit": values}
 
 
-def one(kind: str, network: str, what: Any, seed: int) -> dict[str, Any]:
+def one(kind: str, network: str, what: Any, seed: int, float_epochs: int) -> dict[str, Any]:
     """A record of truth under a limit, or of a source of predictions."""
-    return truth(network, what, seed) if kind == "truth" else predictions(network, what, seed)
+    return (truth if kind == "truth" else predictions)(network, what, seed, float_epochs)
 
 
 def kind(record: dict[str, Any]) -> tuple[Any, ...]:
     """Which run a record is of: the arguments of `one`."""
     what = record["limit"] if record["kind"] == "truth" else record["source"]
-    return record["kind"], record["network"], what, record["seed"]
+    return record["kind"], record["network"], what, record["seed"], record["float_epochs"]
 
 
 def main() -> None:
     """Make what is missing, print a table."""
     options = arguments()
-    seeds = range(options.seeds)
-    runs: list[tuple[Any, ...]] = [("truth", n, lim, s) for n in options.network for lim in LIMITS[n] for s in seeds]
+    several, last = list(product(options.network, range(options.seeds))), options.float_epochs
+    runs: list[tuple[Any, ...]] = [("truth", n, limit, s, last) for n, s in several for limit in LIMITS[n]]
     if not options.truth:
         sources = ("float network", "search fit", "default fit", *probq.criteria.__all__)
-        runs += [("predictor", n, source, s) for source in sources for n in options.network for s in seeds]
+        runs += [("predictor", n, source, s, last) for source in sources for n, s in several]
     print(table(completed(options.out, runs, kind, one)))
 
 

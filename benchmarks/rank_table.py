@@ -58,6 +58,12 @@ def joined(head: list[str], rows: list[list[str]]) -> str:
 
 
 def table(records: Records) -> str:
+    """Return the tables for each length of the float training."""
+    lengths = sorted({record["float_epochs"] for record in records})
+    return "\n\n".join(of_length([r for r in records if r["float_epochs"] == length], length) for length in lengths)
+
+
+def of_length(records: Records, length: int) -> str:
     """Return a table of the truths, one of rank correlations, and one of the true losses of favourites."""
     true, says = truths(records), predicted(records)
     floats = {c: np.mean([r["float"] for r in records if (r["network"], r.get("limit")) == c]) for c in true}
@@ -68,7 +74,7 @@ def table(records: Records) -> str:
         for cell, losses in true.items()
     ]
     head = ["network", "limit, %", "choices", "seeds", "float loss", "best", "median", "worst", "one seed's tau"]
-    parts = ["Truth, in nats:", joined(head, about)]
+    parts = [f"**Float networks of {length} epochs.** Truth, in nats:", joined(head, about)]
     if says:
         parts += ["Kendall's tau with the truth, the mean and each seed:", correlations(true, says)]
         parts += ["True loss of each predictor's favourite in nats, the mean over seeds:", favourites(true, says)]

@@ -17,13 +17,21 @@ def table(monkeypatch):
     return importlib.import_module("rank_table")
 
 
-def true(seed, losses, network="a", limit=0.5):
-    return {"kind": "truth", "network": network, "limit": limit, "seed": seed, "losses": losses, "float": seed / 4}
+def true(seed, losses, network="a", limit=0.5, epochs=1):
+    return {
+        "kind": "truth",
+        "network": network,
+        "limit": limit,
+        "seed": seed,
+        "float_epochs": epochs,
+        "losses": losses,
+        "float": 0.25 * seed,
+    }
 
 
 def says(seed, network="a", **values):
     rows = {name: {"0.5": row} for name, row in values.items()}
-    return {"kind": "predictor", "network": network, "seed": seed, "values": rows}
+    return {"kind": "predictor", "network": network, "seed": seed, "float_epochs": 1, "values": rows}
 
 
 def rows(text, start):
@@ -80,3 +88,11 @@ def test_a_favourite_that_is_shared_counts_with_its_mean(table):
 def test_a_predictor_that_lacks_a_cell_comes_last(table):
     records = [*RECORDS, *(true(s, [1.0, 2.0, 3.0], "b") for s in (0, 1)), says(0, "b", none=[1.0, 2.0, 3.0])]
     assert [row[-1] for row in rows(table.table(records), "each seed:")] == ["0.50", "-", "-"]
+
+
+def test_each_length_of_the_float_training_has_tables_of_its_own(table):
+    text = table.table([*RECORDS, true(0, [5.0, 6.0, 9.0], epochs=7)])
+    assert text.index("of 1 epochs") < text.index("| good |") < text.index("of 7 epochs")
+    assert rows(text, "7 epochs.** Truth, in nats:") == [
+        ["a", "0.5", "3", "1", "0.000", "5.000", "6.000", "9.000", "-"]
+    ]
