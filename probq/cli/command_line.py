@@ -16,6 +16,7 @@ from probq.integer import IntegerModel
 from probq.integer.layer_table import LayerNumbers, layers_of, number
 from probq.utils.errors import ProbqError, printable
 from probq.utils.manifest import file_kind
+from probq.utils.version import probq_version
 
 FAILED, WRONG_USE = 1, 2
 HEADINGS = ("layer", "op", "weight shape", "bits", "input bits", "accumulator bits", "MACs", "BOPs %")
@@ -48,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="probq", description="How many bits does each tensor of a network need?")
+    parser.add_argument("--version", action="version", version=f"probq {probq_version()}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     demo = commands.add_parser("demo", help="train, decide, lower and check a small network on handwritten digits")
     demo.add_argument("--out", type=Path, default=Path("demo-output"), metavar="DIR", help="folder for the results")

@@ -37,6 +37,8 @@ class Classes(CategoricalLaw):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log-probability of every target in nats."""
+        if value.is_floating_point() and (value != value.round()).any():
+            raise ValueError("classes are whole numbers, and some targets are not")
         ignored = ~self.observed(value)
         value = value.long().masked_fill(ignored, 0)
         log_prob = super().log_prob(value)

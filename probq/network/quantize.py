@@ -118,4 +118,13 @@ def _foresee(q: Quantized, warn: bool) -> None:
 
 def _weight_quantizer(net: nn.Module, layer: Layer, plan: Plan) -> WeightQuantizer:
     trained = net.get_parameter(layer.weight).detach()
+    if (least := float(trained.min())) < 0:
+        cut = [rung.bits for rung in plan.weight.rungs if rung.bits and float(rung.levels()[0]) >= 0]
+        if cut:
+            warnings.warn(
+                f"{layer.weight} has negative values (least: {least:.3g}) but no negative levels at {cut[0]} bits; "
+                "they will be cut off. Use ladder(..., signed=True)",
+                UserWarning,
+                stacklevel=4,
+            )
     return WeightQuantizer(as_shipped(net, layer, plan.multipliers), plan, layer.channel_axis, trained)

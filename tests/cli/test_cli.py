@@ -55,6 +55,13 @@ def test_help() -> None:
     assert all(option in done.stdout for option in ("--out", "--budget", "--seed"))
 
 
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"probq {probq.__version__}\n"
+
+
 @pytest.mark.parametrize(
     "arguments", [(), ("nonsense",), ("show",), ("demo", "--seed", "-1"), ("demo", "--budget", "x")]
 )

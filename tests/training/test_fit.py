@@ -431,3 +431,17 @@ def test_statistics_of_normalisation_are_those_of_the_decided_network() -> None:
     torch.testing.assert_close(q.net[1].running_var, variance)
     assert q.net[1].momentum == 0.1
     assert not q.net[1].training
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "targets", "told"),
+    [
+        (None, torch.tensor([0.0, 1.0, 2.0]), r"give whole numbers, y\.long\(\)"),
+        (None, torch.tensor([0.5, 1.0, 2.0]), "give another likelihood"),
+        (probq.likelihoods.Categorical(), torch.tensor([0.5, 1.0, 2.0]), "classes are whole numbers"),
+    ],
+)
+def test_classes_given_as_real_numbers_are_told(likelihood: Any, targets: torch.Tensor, told: str) -> None:
+    q = probq.quantize(torch.nn.Linear(3, 4), torch.rand(3, 3), likelihood=likelihood)
+    with pytest.raises(ProbqError, match=told):
+        probq.fit(q, [(torch.rand(3, 3), targets)], epochs=1, progress=False)

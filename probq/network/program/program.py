@@ -257,6 +257,10 @@ def _sample_site(site: str, law: Any) -> Tensor:
 def _way_out(law: Distribution, value: Tensor) -> str:
     """Return what to do about targets that have not the shape of a law."""
     if not isinstance(law, Categorical):
+        if value.is_floating_point() and value.numel() and (value == value.round()).all():
+            return (
+                "if they are classes, give whole numbers, y.long(); else change their shape or give another likelihood"
+            )
         return "change the targets' shape or give another likelihood"
     if law.logits.dim() == value.dim():
         return (
