@@ -8,5 +8,6 @@ from probq.training.ptq.bias import bias
 from probq.training.ptq.equalize import equalize
 from probq.training.ptq.gpfq import gpfq
 from probq.training.ptq.ranges import ranges
+from probq.training.ptq.reconstruct import reconstruct
 
-__all__ = ["bias", "equalize", "gpfq", "norms", "ranges"]
+__all__ = ["bias", "equalize", "gpfq", "norms", "ranges", "reconstruct"]
