@@ -94,7 +94,7 @@ def limpq(
     for name, gap in gaps.items():
         site, factor = own.sites.get(name, name), alpha if name in own.weight_names else 1.0
         rows[site] = rows.get(site, 0) + factor * _energies(own, name, gap)
-    return energy_of(q, rows, "limpq")
+    return energy_of(q, rows, "limpq", "step")
 
 
 @torch.no_grad()

@@ -51,14 +51,14 @@ def mixquant(
         >>> x = torch.rand(32, 4)
         >>> q = probq.quantize(net, x, probq.Plan(weight=probq.codebooks.ladder(2, 4, 8)))
         >>> mixquant(q, [x], progress=False)
-        Energy(mixquant (relative), additive: 3 quantizers, 10 rungs)
+        Energy(mixquant, additive: 3 quantizers, 10 rungs)
     """
     data = checked_examples(q, batches, examples, "mixquant", labels=False, of=of)
     sites = members(q, of)
     names = [name for own in sites.values() for name in own]
     found = squared_errors(with_scales(q, data), data, names, progress)
     rows = {site: np.sum([_relative(name, found[name]) for name in own], 0) for site, own in sites.items()}
-    return energy_of(q, {site: row - row[-1] for site, row in rows.items()}, "mixquant (relative)")
+    return energy_of(q, {site: row - row[-1] for site, row in rows.items()}, "mixquant", "relative squared error")
 
 
 def _relative(name: str, found: SquaredErrors) -> np.ndarray:

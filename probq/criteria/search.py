@@ -89,7 +89,7 @@ def search(
         _free(own, names)
         own.temperature = temperature * size
         bar = tqdm(range(steps), disable=not progress, unit="step", dynamic_ncols=True)
-        return energy_of(q, _searched(own, data, size, names, bar), "search")
+        return energy_of(q, _searched(own, data, size, names, bar), "search", "nats of log-odds")
 
 
 @torch.no_grad()

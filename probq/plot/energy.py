@@ -61,7 +61,7 @@ def energy(
     frame, chosen = energy.to_frame(), [] if widths is None else _cells(energy, widths)
     ax = new_axes(ax, height_of(len(frame)) + 0.5)
     name_rows(ax, frame.index)
-    _map(ax, frame.to_numpy(), len(frame) <= PACKED)
+    _map(ax, frame.to_numpy(), len(frame) <= PACKED, energy.unit)
     _frame(ax, np.argwhere(frame.to_numpy() < 0), LOSS, 0.92)
     _frame(ax, chosen, DARK, 1.0)
     ax.set_xticks(range(len(frame.columns)), [str(b) for b in frame.columns])
@@ -100,11 +100,11 @@ def _pairs(ax: Axes, energy: Energy) -> None:
     ax.set_xticks(columns, [shortened(energy.names[k]) for k in columns], rotation=90)
     ax.tick_params(length=0)
     ax.tick_params(axis="x", labelsize=9 if count <= CROWDED else 7)
-    _map(ax, couplings(energy), count <= ROOMY)
+    _map(ax, couplings(energy), count <= ROOMY, energy.unit)
     title(ax, "Largest coupling of each pair")
 
 
-def _map(ax: Axes, values: np.ndarray, written: bool) -> None:
+def _map(ax: Axes, values: np.ndarray, written: bool, unit: str) -> None:
     """Draw cells of numbers with a colour bar beneath; colours are centred at 0."""
     norm, colours = _norm(values), LinearSegmentedColormap.from_list("energy", SIGNED)
     edges = [np.arange(size + 1) - 0.5 for size in values.shape[::-1]]
@@ -116,10 +116,10 @@ def _map(ax: Axes, values: np.ndarray, written: bool) -> None:
         value = values[row, column]
         dark = np.dot(colours(norm(value))[:3], LIGHTNESS) < 0.5
         ax.text(column, row, _number(value), ha="center", va="center", fontsize=7.5, color="white" if dark else DARK)
-    _bar(ax, mesh, values, float(norm.linthresh))
+    _bar(ax, mesh, values, float(norm.linthresh), unit)
 
 
-def _bar(ax: Axes, mesh: QuadMesh, values: np.ndarray, near: float) -> None:
+def _bar(ax: Axes, mesh: QuadMesh, values: np.ndarray, near: float, unit: str) -> None:
     """Draw the colours of what is seen, 0 included."""
     bar = ax.figure.colorbar(mesh, ax=ax, location="bottom", aspect=30, pad=0.02)
     low, high = min(0.0, float(np.nanmin(values, initial=0))), max(0.0, float(np.nanmax(values, initial=0)))
@@ -127,7 +127,7 @@ def _bar(ax: Axes, mesh: QuadMesh, values: np.ndarray, near: float) -> None:
     bar.set_ticks(ticks, labels=[_number(tick) for tick in ticks])
     bar.minorticks_off()
     bar.ax.set_xlim(low, high or 1.0)
-    bar.set_label("nats for one example")
+    bar.set_label(unit)
 
 
 def _cells(energy: Energy, widths: Mapping[str, Any]) -> list[tuple[int, int]]:

@@ -30,7 +30,7 @@ def test_errors_are_those_by_hand(tied: bool) -> None:
     tie = "all" if tied else None
     plan = Plan(weight=ladder(2, 8), input=ladder(1, 8, signed=False), scales="tensor", tie_weight=tie)
     energy = criteria.mixquant(network(plan), [(X[:1], torch.zeros(1)), X[1:]], progress=False)
-    assert energy.label == "mixquant (relative)"
+    assert (energy.label, energy.unit) == ("mixquant", "relative squared error")
     rows = dict(zip(energy.names, energy.unary, strict=True))
     first = (0.25**2 + 0.25**2 + 0.5**2) / (1 + 0.75**2 + 0.25**2 + 0.5**2)  # levels 1, -1, 0 and, half up, 1
     second = (2 - 1) ** 2 / (2**2 + 1)  # levels 1 and -1

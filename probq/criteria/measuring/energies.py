@@ -8,20 +8,21 @@ import numpy as np
 
 from probq.criteria.measuring.quantizers_of import quantizers_of
 from probq.network.program.program import Program
-from probq.priors.energies.energy import Energy
+from probq.priors.energies.energy import NATS, Energy
 
 
-def energy_of(q: Program, rows: Mapping[str, np.ndarray], label: str) -> Energy:
+def energy_of(q: Program, rows: Mapping[str, np.ndarray], label: str, unit: str = NATS) -> Energy:
     """Return the energy with these rows, and zeros for quantizers that have none.
 
     Args:
         q: a quantized network.
         rows: energy of each rung, by quantizer.
         label: of the criterion.
+        unit: of the rows.
     """
     sites = {name: tuple(z.ladder.bits) for name, z in q.named_sites() if len(z.ladder) > 1}
     unary = tuple(rows[name] if name in rows else np.zeros(len(bits)) for name, bits in sites.items())
-    return Energy(tuple(sites), tuple(sites.values()), unary, label=label)
+    return Energy(tuple(sites), tuple(sites.values()), unary, label=label, unit=unit)
 
 
 def importance_energy(q: Program, importance: Mapping[str, float], of: str, label: str) -> Energy:
@@ -42,4 +43,4 @@ def importance_energy(q: Program, importance: Mapping[str, float], of: str, labe
             site = q.sites.get(name or "", name or "")
             theta[site] = theta.get(site, 0.0) + importance[layer.name]
     bits = {name: np.array(q.quantizer(name).ladder.bits, dtype=float) for name in quantizers_of(q, of)}
-    return energy_of(q, {name: theta[name] * (b.max() - b) for name, b in bits.items()}, label)
+    return energy_of(q, {name: theta[name] * (b.max() - b) for name, b in bits.items()}, label, "importance times bits")

@@ -127,11 +127,11 @@ def measured(q: Program) -> list[Figure]:
     decided = width_draws.decided_widths(q, q.budget)
     single = all(len(np.unique(decided[name])) == 1 for name in q.energy.names)
     text = (
-        "How much each width of each tensor adds to the loss of one example, all else at its widest, by the criterion "
+        f"What each width of each tensor adds, in {q.energy.unit}, all else at its widest, by the criterion "
         f"{q.energy.label}."
     )
     if single:
-        text += f" All decided widths together add {q.energy(decided):.3g} nats."
+        text += f" All decided widths together add {q.energy(decided):.3g} {q.energy.unit}."
     if q.energy.pairwise is not None:
         text += " Beside it, for each pair of tensors, what the sum of both misses most."
     return [figure(plot.energy(q.energy, decided if single else None), text)]

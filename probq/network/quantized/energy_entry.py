@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probq.priors.energies.energy import Energy
+from probq.priors.energies.energy import NATS, Energy
 from probq.utils.errors import ProbqError
 
 ENERGY = "energy."  # how the keys of its tensors begin
@@ -20,6 +20,7 @@ def energy_to_entry(energy: Energy | None) -> tuple[dict[str, Any], dict[str, Te
     if energy is None:
         return {}, {}
     entry = {"names": list(energy.names), "widths": [list(bits) for bits in energy.widths], "label": energy.label}
+    entry |= {"unit": energy.unit}
     tensors = {f"{ENERGY}unary": torch.as_tensor(np.concatenate(energy.unary))}
     if energy.pairwise is not None:
         tensors[f"{ENERGY}pairwise"] = torch.as_tensor(energy.pairwise).clone()
@@ -41,11 +42,12 @@ def energy_from_entry(manifest: Mapping[str, Any], tensors: Mapping[str, Tensor]
         if numbers.shape != (ends[-1],):
             raise ProbqError(f"its energy has {numbers.size} numbers for {ends[-1]} widths")
         unary = tuple(np.split(numbers, ends[:-1]))
-        own = Energy(
-            entry["names"], entry["widths"], unary, None if pairwise is None else pairwise.numpy(), entry["label"]
-        )
+        pairs = None if pairwise is None else pairwise.numpy()
+        own = Energy(entry["names"], entry["widths"], unary, pairs, entry["label"], entry.get("unit", NATS))
     except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
         raise ProbqError(f"its energy cannot be read ({error!s:.80})") from error
-    if not set(own.names) <= set(manifest["quantizers"]) or not isinstance(own.label, str):
+    if not set(own.names) <= set(manifest["quantizers"]) or not all(
+        isinstance(text, str) for text in (own.label, own.unit)
+    ):
         raise ProbqError("its energy is of other quantizers")
     return own

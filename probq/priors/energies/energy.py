@@ -16,6 +16,8 @@ from probq.utils.errors import ProbqError
 if TYPE_CHECKING:
     import pandas
 
+NATS = "nats for one example"
+
 
 @dataclass(frozen=True, eq=False)
 class Energy:
@@ -33,6 +35,7 @@ class Energy:
         pairwise: `[R, R]` over all rungs of all quantizers one after the other, symmetric, 0 between rungs of one
             quantizer; None where quantizers do not interact.
         label: of the criterion, for tables and pictures.
+        unit: of the numbers.
 
     Raises:
         ProbqError: if the parts do not fit one another, or are not finite.
@@ -48,6 +51,7 @@ class Energy:
     unary: tuple[np.ndarray, ...]
     pairwise: np.ndarray | None = None
     label: str = "energy"
+    unit: str = NATS
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "names", tuple(self.names))
@@ -114,6 +118,8 @@ class Energy:
             return NotImplemented
         if (self.names, self.widths) != (other.names, other.widths):
             raise ProbqError("energies of different quantizers or ladders cannot be added")
+        if self.unit != other.unit:
+            raise ProbqError(f"energies in {self.unit} and in {other.unit} cannot be added; choose one")
         both = np.zeros((len(self), len(self)))
         for own in (self.pairwise, other.pairwise):
             both = both if own is None else both + own
@@ -140,7 +146,7 @@ class Energy:
         rows = [dict(zip(bits, row, strict=True)) for bits, row in zip(self.widths, self.unary, strict=True)]
         columns = sorted({b for bits in self.widths for b in bits})
         frame = pandas.DataFrame(rows, index=pandas.Index(self.names, name="quantizer"), columns=columns)
-        frame.attrs["label"] = self.label
+        frame.attrs |= {"label": self.label, "unit": self.unit}
         return frame
 
     def save(self, path: str | PathLike[str]) -> None:
@@ -153,6 +159,7 @@ class Energy:
         if self.pairwise is not None:
             tensors["pairwise"] = self.pairwise
         content = {"names": list(self.names), "widths": [list(bits) for bits in self.widths], "label": self.label}
+        content |= {"unit": self.unit}
         write(path, content, tensors)
 
     @classmethod
@@ -166,7 +173,8 @@ class Energy:
         try:
             names: Sequence[str] = content["names"]
             unary = tuple(tensors[f"unary.{name}"] for name in names)
-            return cls(tuple(names), content["widths"], unary, tensors.get("pairwise"), str(content["label"]))
+            unit = str(content.get("unit", NATS))  # files of before had no other
+            return cls(tuple(names), content["widths"], unary, tensors.get("pairwise"), str(content["label"]), unit)
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, ProbqError) as error:
             raise ProbqError(f"{path} is not a valid energy ({error!s:.200}); save it again") from error
 

@@ -101,3 +101,12 @@ def test_parts_that_do_not_fit_are_refused(changes: dict[str, Any], message: str
 def test_widths_that_it_does_not_know_are_refused(widths: dict[str, Any]) -> None:
     with pytest.raises(ProbqError, match="needs one width"):
         energy()(widths)
+
+
+def test_units_are_kept_and_do_not_mix(tmp_path: Path) -> None:
+    nats = Energy(("a",), ((2, 4),), ([1.0, 0.0],))
+    steps = Energy(("a",), ((2, 4),), ([1.0, 0.0],), unit="step")
+    steps.save(tmp_path / "e")
+    assert Energy.load(tmp_path / "e").unit == (2 * steps).unit == (steps + steps).unit == "step"
+    with pytest.raises(ProbqError, match="in nats for one example and in step cannot be added"):
+        nats + steps
