@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -23,8 +23,10 @@ from probq.priors.energies.energy import Energy
 from probq.training.preparation import usual_likelihood
 from probq.training.ptq.batch_norm import has_norms, norms
 from probq.training.ptq.bias import bias
+from probq.training.ptq.decided import check_decided
 from probq.training.ptq.gpfq import gpfq
 from probq.training.ptq.input_scales import set_input_scales
+from probq.training.ptq.reconstruct import reconstruct
 from probq.training.refinement.allocate import allocate
 from probq.utils.arguments import check_number
 from probq.utils.batches import Batches, first_examples
@@ -39,14 +41,15 @@ def post_training(
     plan: Planner | None = None,
     criterion: Callable[..., Energy] | None = None,
     likelihood: Likelihood | None = None,
+    rounding: Sequence[Callable[..., Quantized]] | None = None,
     examples: int = 512,
     progress: bool = True,
 ) -> Quantized:
     """Return a decided network within a budget, from a few hundred inputs and without training.
 
     The scales of inputs are set, a criterion measures what each width costs, `probq.allocate` chooses widths. Then
-    weights are rounded by `probq.ptq.gpfq` and biases corrected by `probq.ptq.bias`, or normalisation is estimated anew
-    by `probq.ptq.norms`, where that helps on the same examples.
+    weights are rounded by `probq.ptq.gpfq` or `probq.ptq.reconstruct` and biases corrected by `probq.ptq.bias`, or
+    normalisation is estimated anew by `probq.ptq.norms`, where that helps on the same examples.
 
     Args:
         net: a trained network; it is left untouched.
@@ -55,6 +58,8 @@ def post_training(
         plan: as in `probq.quantize`.
         criterion: one of `probq.criteria`; by default `loss` where there are labels, and `kl` where there are none.
         likelihood: as in `probq.quantize`.
+        rounding: functions of a decided network and batches, such as those of `probq.ptq`, each of which takes what the
+            one before it gave; `[]` leaves nearest rounding. By default those above are compared.
         examples: greatest number of examples, kept in memory.
         progress: show a progress bar.
 
@@ -78,6 +83,8 @@ def post_training(
         raise ProbqError("post_training needs a budget, such as probq.Budget(percent=1)")
     if criterion is not None and not callable(criterion):
         raise ProbqError(f"criterion is one of probq.criteria, such as probq.criteria.kl, not {criterion!r:.80}")
+    if rounding is not None and (not isinstance(rounding, Sequence) or not all(map(callable, rounding))):
+        raise ProbqError(f"rounding is a list of functions, such as [probq.ptq.reconstruct], not {rounding!r:.80}")
     found = first_examples(batches, examples, torch.device("cpu"), "post_training")
     labelled = all(y is not None for _, y in found)
     q = quantize(net, found[0][0], plan, likelihood)
@@ -89,13 +96,32 @@ def post_training(
     energy = (criterion or (loss if labelled else kl))(q, found, examples=examples, progress=progress)
     q.budget, q.energy = budget, energy
     decided = q.at(allocate(q, energy, budget))
-    rounded = gpfq(decided, found, examples=examples)
-    several = [decided, bias(decided, found, examples=examples), rounded]
-    if has_norms(q):  # what follows the float network's outputs needs its statistics, so none of the others begins here
-        several.append(norms(decided, found, examples=examples))
-    several.append(bias(rounded, found, examples=examples, reference=decided))
+    if rounding is not None:
+        return _in_turn(decided, found, rounding)
     measure = _loss if labelled else partial(_divergence, reference=decided)
+    several = _rounded(decided, found, examples, progress)
     return min(several, key=partial(measure, data=data))  # the first of equal ones
+
+
+def _in_turn(q: Quantized, found: list[Any], functions: Sequence[Callable[..., Quantized]]) -> Quantized:
+    """Return what functions make of a decided network, one after the other."""
+    for function in functions:
+        q = function(q, found)
+        check_decided(q, "the function behind one of post_training(rounding=...)")
+    return q
+
+
+def _rounded(decided: Quantized, found: list[Any], examples: int, progress: bool) -> list[Quantized]:
+    """Return the ways in which a decided network is rounded by default."""
+    rounded = [
+        decided,
+        gpfq(decided, found, examples=examples),
+        reconstruct(decided, found, examples=examples, progress=progress),
+    ]
+    several = [*rounded, *(bias(q, found, examples=examples, reference=decided) for q in rounded)]
+    if has_norms(decided):  # the others follow the float network's outputs, and so need its statistics
+        several.append(norms(decided, found, examples=examples))
+    return several
 
 
 def _loss(q: Quantized, data: Batches) -> float:

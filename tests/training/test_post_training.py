@@ -1,5 +1,6 @@
 """Quantization without training: rounding by hand, errors that fall, and one call from a network to a decided one."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -143,7 +144,9 @@ def test_it_is_ahead_of_uniform_widths_of_the_same_cost(criterion, tmp_path: Pat
     uniform = uniform.at(uniform.mode())
     plan = Plan(weight=WIDE, input=ladder(1, 2, 3, 4, 6, 8, signed=False))
     budget = Budget(limit=uniform.mode().cost())
-    q = probq.post_training(net, batches, budget, plan=plan, criterion=criterion, progress=False)
+    q = probq.post_training(
+        net, batches, budget, plan=plan, criterion=criterion, rounding=[probq.ptq.gpfq], progress=False
+    )
     ahead = [float((own(tx).argmax(-1) == ty).float().mean()) for own in (q, uniform)]
     assert ahead[0] > ahead[1]
     assert q.mode().cost() <= uniform.mode().cost()
@@ -152,7 +155,7 @@ def test_it_is_ahead_of_uniform_widths_of_the_same_cost(criterion, tmp_path: Pat
 def test_the_network_keeps_the_energy_that_chose_its_widths(tmp_path: Path) -> None:
     net, budget = network(), Budget(percent=2)
     batches = [(images(40), torch.arange(40) % 3)]
-    own = probq.post_training(net, batches, budget, criterion=probq.criteria.clado, progress=False)
+    own = probq.post_training(net, batches, budget, criterion=probq.criteria.clado, rounding=[], progress=False)
     free = probq.quantize(net, images(40))
     again = probq.criteria.clado(free, batches, progress=False)
     assert own.energy is not None
@@ -164,7 +167,7 @@ def test_the_network_keeps_the_energy_that_chose_its_widths(tmp_path: Path) -> N
     assert loaded.energy is not None
     assert np.array_equal(loaded.energy.pairwise, again.pairwise)
     page = probq.report(tmp_path / "q.safetensors", tmp_path / "r.html").read_text("utf-8")
-    assert f"All decided widths together add {again(own.mode().widths):.3g} nats." in page
+    assert f"All decided widths together add {again(own.mode().widths):.3g} nats for one example." in page
 
 
 def test_data_comes_in_every_form_in_which_loaders_give_it() -> None:
@@ -172,13 +175,48 @@ def test_data_comes_in_every_form_in_which_loaders_give_it() -> None:
     net, x, budget = network(), images(64), Budget(percent=2)
     loader = DataLoader(TensorDataset(x), 16)
     forms = [[x], [(x,)], [[x]], [(x, None)], loader, (part for part in x.split(16))]
-    found = [probq.post_training(net, form, budget, progress=False) for form in forms]
+    found = [probq.post_training(net, form, budget, rounding=[probq.ptq.gpfq], progress=False) for form in forms]
     assert all(q.mode() == found[0].mode() for q in found[1:4])
     assert found[4].mode() == found[5].mode()
 
 
+def test_given_functions_take_turns() -> None:
+    """By hand: the same functions of the decided network that nearest rounding leaves."""
+    net, batches, budget = network(norm=True), [images(48)], Budget(percent=1.5)
+    kl = partial(probq.ptq.ranges, method="kl")
+    learned = partial(probq.ptq.reconstruct, steps=10, progress=False)
+    given = [probq.ptq.equalize, kl, learned]
+    nearest, q = (probq.post_training(net, batches, budget, rounding=r, progress=False) for r in ([], given))
+    by_hand = learned(kl(probq.ptq.equalize(nearest, batches), batches), batches)
+    assert q.mode() == by_hand.mode()
+    assert q.mode() != nearest.mode()
+    assert torch.equal(q(images(8)), by_hand(images(8)))
+
+
+def test_the_best_of_all_ways_is_kept() -> None:
+    """The divergence on the examples, by hand, of each way by itself."""
+    net, batches, budget = network(), [images(48)], Budget(percent=1.5)
+    q = probq.post_training(net, batches, budget, progress=False)
+    nearest = probq.post_training(net, batches, budget, rounding=[], progress=False)
+
+    def divergence(own: Quantized) -> float:
+        with torch.no_grad():
+            wanted, found = (F.log_softmax(n(images(48)), -1) for n in (net, own))
+        return float((wanted.exp() * (wanted - found)).sum())
+
+    learned = probq.ptq.reconstruct(nearest, batches, progress=False)
+    rounded = [nearest, probq.ptq.gpfq(nearest, batches), learned]
+    ways = [*rounded, *(probq.ptq.bias(r, batches, reference=nearest) for r in rounded)]
+    assert divergence(q) == pytest.approx(min(map(divergence, ways)), rel=1e-5)
+
+
 def test_bad_input_is_told() -> None:
     net = network()
+    for rounding in (probq.ptq.gpfq, ["gpfq"], "gpfq"):
+        with pytest.raises(ProbqError, match="rounding is a list of functions"):
+            probq.post_training(net, [images(8)], Budget(percent=1), rounding=rounding)  # type: ignore[arg-type]
+    with pytest.raises(ProbqError, match=r"one of post_training\(rounding=...\) takes a network"):
+        probq.post_training(net, [images(8)], Budget(percent=2), rounding=[lambda q, b: None], progress=False)  # type: ignore[list-item,return-value]
     with pytest.raises(ProbqError, match="needs a budget"):
         probq.post_training(net, [images(8)], None, progress=False)
     with pytest.raises(ProbqError, match="needs data"):
