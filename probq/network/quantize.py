@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from probq.codebooks import Grid
 from probq.integer.lowering.foreseen import foreseen_refusal
 from probq.likelihoods import Likelihood
 from probq.network.program.foldable import check_norms
@@ -119,7 +120,8 @@ def _foresee(q: Quantized, warn: bool) -> None:
 def _weight_quantizer(net: nn.Module, layer: Layer, plan: Plan) -> WeightQuantizer:
     trained = net.get_parameter(layer.weight).detach()
     if (least := float(trained.min())) < 0:
-        cut = [rung.bits for rung in plan.weight.rungs if rung.bits and float(rung.levels()[0]) >= 0]
+        grids = [rung for rung in plan.weight.rungs if isinstance(rung, Grid) and rung.bits]
+        cut = [grid.bits for grid in grids if float(grid.levels()[0]) >= 0]
         if cut:
             warnings.warn(
                 f"{layer.weight} has negative values (least: {least:.3g}) but no negative levels at {cut[0]} bits; "
