@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,16 +51,24 @@ def mnist(folder: Path, train: bool) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(images[:, None].astype(np.float32) / 255), torch.from_numpy(labels.astype(np.int64))
 
 
-def cifar10(folder: Path, train: bool, count: int | None = None) -> tuple[Tensor, Tensor]:
-    """The first images `[count, 3, 32, 32]`, uint8, and labels of the JPEG-coded CIFAR-10 (needs Pillow)."""
+def cifar10(folder: Path, train: bool, count: int | None = None, chosen: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Images `[count, 3, 32, 32]`, uint8, and labels of the JPEG-coded CIFAR-10 (needs Pillow).
+
+    Args:
+        folder: that has the files.
+        train: the training images, or those of the test.
+        count: the first ones alone.
+        chosen: numbers of some, in place of all.
+    """
     from PIL import Image
 
     file = np.load(_find(folder, [f"cifar10_jpeg_{'train' if train else 'test'}.npz"]))
-    raw, offset = file["jpeg"].tobytes(), file["offset"][: None if count is None else count + 1]
-    files = (io.BytesIO(raw[a:b]) for a, b in itertools.pairwise(offset))
+    raw, offset = file["jpeg"].tobytes(), file["offset"]
+    numbers = np.arange(len(offset) - 1)[:count] if chosen is None else chosen.numpy()
+    files = (io.BytesIO(raw[offset[n] : offset[n + 1]]) for n in numbers)
     images = np.stack([np.asarray(Image.open(file, formats=("JPEG",)).convert("RGB")) for file in files])
     return torch.from_numpy(images.transpose(0, 3, 1, 2).copy()), torch.from_numpy(
-        file["label"][:count].astype(np.int64)
+        file["label"][numbers].astype(np.int64)
     )
 
 

@@ -17,7 +17,7 @@ import against_uniform
 import budget_kept
 import growth
 import page
-import post_training
+import post_training_table
 import rank_table
 import rules_kept
 import simulation
@@ -154,10 +154,18 @@ def of(table: Callable[[Any], str], name: str) -> str:
     return f"{table(records(name))}\n\n{page.wrapped(f'Records: `{name}`.')}"
 
 
+def without_training() -> str:
+    """The tables of quantization without training, other tools' rows among them."""
+    names = "results_post_training.jsonl", "results_post_training_tools.jsonl"
+    runs = [run for name in names if (FOLDER / name).exists() for run in records(name)]
+    told = page.wrapped(f"Records: {' and '.join(f'`{name}`' for name in names)}.")
+    return f"{post_training_table.tables(runs)}\n\n{told}"
+
+
 PARTS: Mapping[str, Callable[[], str]] = MappingProxyType(
     {
         "against_uniform": partial(of, against_uniform.table, "results_against_uniform.jsonl"),
-        "post_training": partial(of, post_training.table, "results_post_training.jsonl"),
+        "post_training": without_training,
         "rank": partial(of, rank_table.table, "results_rank.jsonl"),
         "budgets_kept": partial(of, budget_kept.table, "results_budget_kept.json"),
         "rules": partial(of, rules_kept.table, "results_rules_kept.jsonl"),

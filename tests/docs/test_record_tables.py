@@ -44,3 +44,18 @@ def test_means_are_of_methods_that_every_seed_has(tables):
         ["mode", "100.000", "0.2000", "0.1000", "1.00"],
         ["8 draws, tuned", "100.000", "0.2000 (+0 %)", "0.1000", "1.00"],
     ]
+
+
+def test_gains_without_training_are_over_uniform_widths_of_the_same_draws(tables):
+    def run(method, draw, test, differing):
+        at = {
+            f"{cost} {b}": {"test": test, "differing": differing} for cost in ("bops", "storage") for b in (2, 3, 4, 8)
+        }
+        return {"network": "LeNet-5", "draw": draw, "method": method, "rounding": "nearest", "float": 99.0, "at": at}
+
+    runs = [run("loss", 0, 82.0, None), run("loss", 1, 96.0, 2)]
+    runs += [run("uniform", draw, test, 0) for draw, test in enumerate((80.0, 90.0, 70.0))]
+    rows = tables.post_training_table.tables(runs).splitlines()
+    assert rows[2] == f"| uniform | nearest | 3 | - | {' | '.join(['80.00'] * 8)} | 0 |"
+    assert rows[3] == f"| loss | nearest | 2 | - | {' | '.join(['+4.00 ± 2.00'] * 8)} | 16 (8 not lowered) |"
+    assert rows[-1] == "Float: 99.00 %."
