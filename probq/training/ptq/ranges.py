@@ -26,12 +26,9 @@ def ranges(
     Scales of inputs are powers of two. Each is set in the order of the layers, from what arrives behind those that are
     set already, all at their decided widths. Weights keep their scales and codes.
 
-    | method | scale |
-    |---|---|
-    | `"minmax"` | the least that clips nothing |
-    | `"percentile"` | the least that clips nothing up to a percentile on either side |
-    | `"mse"` | of least squared rounding error, as `quantize` and `fit` set it in the float network |
-    | `"kl"` | of least divergence of the rounded histogram, of 2048 bins, from the clipped one |
+    The method `"minmax"` takes the least scale that clips nothing; `"percentile"` the least that clips nothing up to a
+    percentile on either side; `"mse"` that of least squared rounding error, as `quantize` and `fit` set it in the float
+    network; and `"kl"` that of least divergence of the rounded histogram, of 2048 bins, from the clipped one.
 
     Args:
         q: a decided network, from `Quantized.at`.
