@@ -47,8 +47,8 @@ def post_training(
 ) -> Quantized:
     """Return a decided network within a budget, from a few hundred inputs and without training.
 
-    The scales of inputs are set, a criterion measures what each width costs, `probq.allocate` chooses widths. Then
-    weights are rounded by `probq.ptq.gpfq` or `probq.ptq.reconstruct` and biases corrected by `probq.ptq.bias`, or
+    The scales of inputs are set, a criterion measures what each width costs, `probq.allocate` chooses widths, none
+    narrower only because these examples liked that better (`Energy.monotone`). Then weights are rounded by `probq.ptq.gpfq` or `probq.ptq.reconstruct` and biases corrected by `probq.ptq.bias`, or
     normalisation is estimated anew by `probq.ptq.norms`, where that helps on the same examples.
 
     Args:
@@ -95,7 +95,7 @@ def post_training(
     set_input_scales(q, data)
     energy = (criterion or (loss if labelled else kl))(q, found, examples=examples, progress=progress)
     q.budget, q.energy = budget, energy
-    decided = q.at(allocate(q, energy, budget))
+    decided = q.at(allocate(q, energy.monotone(), budget))
     if rounding is not None:
         return _in_turn(decided, found, rounding)
     measure = _loss if labelled else partial(_divergence, reference=decided)

@@ -110,3 +110,12 @@ def test_units_are_kept_and_do_not_mix(tmp_path: Path) -> None:
     assert Energy.load(tmp_path / "e").unit == (2 * steps).unit == (steps + steps).unit == "step"
     with pytest.raises(ProbqError, match="in nats for one example and in step cannot be added"):
         nats + steps
+
+
+def test_a_monotone_energy_never_likes_fewer_bits() -> None:
+    energy = Energy(("a", "b"), ((1, 2, 4, 8), (2, 4)), ([0.3, 0.5, -0.2, 0.0], [0.1, 0.0]))
+    found = energy.monotone()
+    np.testing.assert_allclose(found.unary[0], [0.5 + 1e-6, 0.5, 1e-6, 0.0], rtol=0, atol=1e-12)
+    np.testing.assert_array_equal(found.unary[1], energy.unary[1])
+    assert all((np.diff(row) < 0).all() for row in found.unary)
+    assert energy.negative == 1
