@@ -48,8 +48,9 @@ def post_training(
     """Return a decided network within a budget, from a few hundred inputs and without training.
 
     The scales of inputs are set, a criterion measures what each width costs, `probq.allocate` chooses widths, none
-    narrower only because these examples liked that better (`Energy.monotone`). Then weights are rounded by `probq.ptq.gpfq` or `probq.ptq.reconstruct` and biases corrected by `probq.ptq.bias`, or
-    normalisation is estimated anew by `probq.ptq.norms`, where that helps on the same examples.
+    narrower only because these examples liked that better (`Energy.monotone`). Then weights are rounded by
+    `probq.ptq.gpfq` or `probq.ptq.reconstruct` and biases corrected by `probq.ptq.bias`, or normalisation is estimated
+    anew by `probq.ptq.norms`, where that helps on the same examples.
 
     Args:
         net: a trained network; it is left untouched.
