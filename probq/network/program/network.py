@@ -34,8 +34,7 @@ from probq.utils.random_stream import exclusive
 class Network(nn.Module):
     """A network is a copy of the user's, the quantizers of its weights and inputs, and the call that joins them.
 
-    Its parameters are the posterior: gate logits, scales and spreads of the quantizers, and the network's own weights
-    as locations of the codes.
+    Its parameters are the posterior: gate logits, scales and spreads, and the own weights as locations of the codes.
 
     Attributes:
         net: a copy of the user's network.
@@ -52,8 +51,7 @@ class Network(nn.Module):
         calibrated: whether the inputs' scales were set from data.
         signature: shape without the batch, and type, of the tensors among the network's arguments.
         example: the arguments that `quantize` was given, a few rows of them; none in a loaded posterior.
-        pairs: energies of pairs of widths in the prior, `[R, R]` in nats over all rungs of all quantizers with a
-            choice; None where widths are independent.
+        pairs: energies of pairs of widths in the prior in nats, `[R, R]` over all rungs; None where there are none.
         held: names of the batch normalisations whose statistics stay what they are.
         uncounted: MACs of one example outside of all layers, which no cost counts.
         sites: for each quantizer that a plan tied to an earlier one, the name of that one.
@@ -80,15 +78,13 @@ class Network(nn.Module):
         for name, site in self.sites.items():
             self.quantizer(name).logits = self.quantizer(site).logits
         self.likelihood = likelihood
-        self.temperature = 1.0
+        self.temperature, self.uncounted = 1.0, 0
         self.budget: Any = None
         self.energy: Energy | None = None
-        self.folded, self.rounding = False, False
-        self.calibrated = False
+        self.folded, self.rounding, self.calibrated = False, False, False
         self.held: tuple[str, ...] = ()
         self.pairs: Tensor | None
         self.register_buffer("pairs", None)
-        self.uncounted = 0
         self.signature: tuple[tuple[tuple[int, ...], torch.dtype], ...] = ()
         self.example: tuple[Any, ...] = ()
 
@@ -231,9 +227,8 @@ class Network(nn.Module):
         for layer in self.layers:
             self._bias(layer, onehots, rungs, tensors, outputs, exact)
         tensors = {n.removeprefix("."): t for n, t in tensors.items()}  # a network that is one layer has no name
-        dtype = torch.float64 if exact else None
         calls: Any = ({**inputs, **before}, outputs, *arguments(x))
-        return substitute(self.net, tensors, *calls, results=after, noise=noise, dtype=dtype)
+        return substitute(self.net, tensors, *calls, results=after, noise=noise, dtype=torch.float64 if exact else None)
 
     def _noisy(self, name: str, levels: Tensor, rung: Rung, onehot: Tensor, noise: dict[str, Any]) -> Tensor:
         """Return the mean levels and the noise of a weight whose estimator adds noise to its layer's outputs."""

@@ -126,7 +126,11 @@ def _laws(q: Quantized, energy: Energy, forbidden: dict[str, Iterable[int]]) -> 
     laws = {name: np.zeros(len(bits)) for name, bits in ladders.items()}
     laws |= {name: -row for name, row in zip(energy.names, energy.unary, strict=True)}
     for name, bits in forbidden.items():
-        barred = np.isin(free[name], list(bits))
+        several = [bits] if isinstance(bits, int | str) else list(bits)
+        strange = next((b for b in several if b not in free[name]), None)
+        if strange is not None:
+            raise ProbqError(f"forbidden has {strange!r} for {name}, whose widths in bits are {free[name]}")
+        barred = np.isin(free[name], several)
         if barred.all():
             raise ProbqError(f"every width of {name} is forbidden; leave it one of {free[name]}")
         laws[name] = np.where(barred, -np.inf, laws[name])

@@ -123,6 +123,9 @@ def test_energies_of_other_networks_and_impossible_demands_are_refused() -> None
         probq.allocate(q, energy, forbidden={"0.weight": RUNGS})
     with pytest.raises(ProbqError, match="forbidden names 'nobody'"):
         probq.allocate(q, energy, forbidden={"nobody": [1]})
+    for barred in (["4"], [3], "4", 3):
+        with pytest.raises(ProbqError, match=r"whose widths in bits are \(1, 2, 4, 8\)"):
+            probq.allocate(q, energy, forbidden={"0.weight": barred})  # type: ignore[dict-item]
     with pytest.raises(ProbqError, match="takes an Energy"):
         probq.allocate(q, 3, Budget(percent=1))  # type: ignore[arg-type]
     with pytest.raises(ProbqError, match="seconds"):
