@@ -43,8 +43,9 @@ def in_processes(
     busy: dict[Connection, Choice] = {}
     try:
         for _ in range(min(processes, len(choices))):
-            connection, process = _started(packed, measure, threads)
+            connection, process = _started(measure, threads)
             workers[connection], busy[connection] = process, left.pop()
+            connection.send_bytes(packed)
             connection.send(busy[connection])
         while busy:
             ready = wait(list(busy))
@@ -86,10 +87,11 @@ def _unpacked(packed: bytes) -> PerturbedNetwork:
     return network
 
 
-def _started(packed: bytes, measure: Measure, threads: int) -> tuple[Connection, SpawnProcess]:
+def _started(measure: Measure, threads: int) -> tuple[Connection, SpawnProcess]:
+    """Return a process that waits for a network: as an argument, a large one would block where the process has died."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=_work, args=(there, packed, measure, threads), daemon=True)
+    process = context.Process(target=_work, args=(there, measure, threads), daemon=True)
     process.start()
     there.close()  # so that its end is seen here
     return here, process
@@ -109,12 +111,12 @@ def _ended() -> ProbqError:
     )
 
 
-def _work(connection: Connection, packed: bytes, measure: Measure, threads: int) -> None:
+def _work(connection: Connection, measure: Measure, threads: int) -> None:
     """Measure what comes, until there is nothing more, and send the value or what was raised."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its processes
     torch.set_num_threads(threads)
     try:
-        network = _unpacked(packed)
+        network = _unpacked(connection.recv_bytes())
         while True:
             connection.send(measure(network, dict(connection.recv())))
     except EOFError:

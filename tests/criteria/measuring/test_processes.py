@@ -4,6 +4,8 @@ import io
 import json
 import multiprocessing
 import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -123,3 +125,17 @@ def test_a_network_made_again_measures_the_same() -> None:
     assert (again.names, again.perturbed, again.operations) == (own.names, own.perturbed, own.operations)
     for choice in single_choices(own):
         assert mean_loss(again, dict(choice)) == mean_loss(own, dict(choice))
+
+
+@pytest.mark.slow
+def test_a_script_without_a_guard_is_told_and_ends(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import torch, probq\n"
+        "net = torch.nn.Sequential(torch.nn.Linear(64, 400), torch.nn.ReLU(), torch.nn.Linear(400, 10)).eval()\n"
+        "x = torch.rand(32, 64)\n"  # more than a pipe holds
+        "probq.criteria.loss(probq.quantize(net, x), [(x, torch.arange(32) % 10)], processes=2, progress=False)\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert "stands below `if __name__" in done.stderr
