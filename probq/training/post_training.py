@@ -88,12 +88,16 @@ def post_training(
         raise ProbqError(f"rounding is a list of functions, such as [probq.ptq.reconstruct], not {rounding!r:.80}")
     found = first_examples(batches, examples, torch.device("cpu"), "post_training")
     labelled = all(y is not None for _, y in found)
+    if not labelled and any(y is not None for _, y in found):
+        raise ProbqError(
+            "some batches for post_training have targets and others have none; give all of them (input, target)"
+        )
     q = quantize(net, found[0][0], plan, likelihood)
     data = Batches([(x, _zeros(x) if y is None else y) for x, y in found], q.device)
     q.eval()
     if labelled and q.likelihood is None:
         q.likelihood = usual_likelihood(q, *next(iter(data)))
-    set_input_scales(q, data)
+    set_input_scales(q, data, targets=labelled)
     energy = (criterion or (loss if labelled else kl))(q, found, examples=examples, progress=progress)
     q.budget, q.energy = budget, energy
     decided = q.at(allocate(q, energy.monotone(), budget))

@@ -105,6 +105,10 @@ def first_examples(
     """
     if isinstance(batches, Tensor):
         raise ProbqError(f"{name} takes batches, not one tensor; give a list of it: [x]")
+    if isinstance(batches, tuple) and all(isinstance(part, Tensor) for part in batches):
+        raise ProbqError(
+            f"{name} takes a list of batches, not one tuple of tensors; give [(x, y)], or [x] of inputs alone"
+        )
     if not isinstance(batches, Iterable):
         raise ProbqError(f"{name} takes an iterable of batches, such as a DataLoader, not {type(batches).__name__}")
     kept: list[tuple[Any, Tensor | None]] = []

@@ -238,3 +238,30 @@ def test_bad_input_is_told() -> None:
             function(free, [images(8)])
         with pytest.raises(ProbqError, match="needs data"):
             function(free.at(free.mode()), [])
+
+
+def test_without_targets_one_output_needs_a_likelihood_and_a_noise_is_not_learned() -> None:
+    torch.manual_seed(0)
+    net, x, budget = (
+        nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 1)).eval(),
+        torch.rand(64, 6),
+        Budget(percent=2),
+    )
+    with pytest.raises(ProbqError, match=r"give quantize a likelihood, e\.g\. probq\.likelihoods\.Normal"):
+        probq.post_training(net, [x], budget, progress=False)
+    noise = probq.likelihoods.Normal()
+    before = noise.log_sd.item()
+    q = probq.post_training(net, [x], budget, likelihood=noise, rounding=[], progress=False)
+    assert q.likelihood.log_sd.item() == before
+    outputs = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    own = probq.post_training(outputs, [x], budget, likelihood=probq.likelihoods.Normal(), rounding=[], progress=False)
+    assert own.mode().percent() <= 2
+
+
+def test_forgotten_lists_and_targets_are_told() -> None:
+    net, x = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).eval(), torch.rand(600, 6)
+    y = torch.arange(600) % 3
+    with pytest.raises(ProbqError, match=r"not one tuple of tensors; give \[\(x, y\)\]"):
+        probq.post_training(net, (x, y), Budget(percent=2), progress=False)
+    with pytest.raises(ProbqError, match="some batches for post_training have targets and others have none"):
+        probq.post_training(net, [(x[:64], y[:64]), x[64:128]], Budget(percent=2), progress=False)

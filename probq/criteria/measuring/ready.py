@@ -71,8 +71,9 @@ def with_scales(q: Quantized, data: Iterable[Batch]) -> Quantized:
     """Return a copy of a network with scales, set from the data if they were not."""
     own = copy.deepcopy(q)
     if not own.calibrated:
-        zeros = [(x, y if y is not None else _any_target(x)) for x, y in data]
-        set_input_scales(own, Batches(zeros, own.device))
+        several = list(data)
+        filled = [(x, y if y is not None else _any_target(x)) for x, y in several]
+        set_input_scales(own, Batches(filled, own.device), targets=all(y is not None for _, y in several))
     return own
 
 

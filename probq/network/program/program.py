@@ -227,6 +227,11 @@ class Program(Network):
                     "the targets are real numbers: give quantize or fit a likelihood, e.g. probq.likelihoods.Normal()"
                 )
             output = only_tensor(output)
+            if y is None and output.shape[-1] == 1:
+                raise ProbqError(
+                    "one output is no law of classes, and there are no targets to tell another: give quantize a "
+                    "likelihood, e.g. probq.likelihoods.Normal()"
+                )
             likelihood = categorical if y is None else for_target(y, output)
         try:
             law = likelihood(only_tensor(output) if is_usual(likelihood) else output)

@@ -20,10 +20,16 @@ SPARING = 2  # bits, up to which levels that no value reaches are a loss to spea
 
 
 @torch.no_grad()
-def set_input_scales(q: Program, data: Batches) -> None:
+def set_input_scales(q: Program, data: Batches, targets: bool = True) -> None:
     """Set the scales of all inputs, and those around non-linear functions, from the first 512 examples.
 
-    They run through the float network; a noise that is learned starts at the root mean square of its residuals.
+    They run through the float network; a noise that is learned starts at the root mean square of its residuals, and
+    stays as it is where the batches' targets only stand in for absent ones.
+
+    Args:
+        q: the network.
+        data: the batches.
+        targets: whether their targets are those of the examples.
 
     Warns:
         UserWarning: where an input has negative values and its ladder none; they will be cut off. Also where it has
@@ -32,13 +38,14 @@ def set_input_scales(q: Program, data: Batches) -> None:
     samples: dict[str, list[Tensor]] = {name: [] for name in (*q.input_names, *q.activations)}
     residuals: list[Tensor] = []
     likelihood = as_network_likelihood(q.likelihood)
+    starts = targets and likelihood.needs_residuals
     rows = 0
     with q.evaluating():
         for x, y in data:
             recorders = {name.removesuffix(".input"): _recorder(kept) for name, kept in samples.items()}
             with running(x):
                 output = substitute(q.net, {}, recorders, {}, *arguments(x))
-            if likelihood.needs_residuals:
+            if starts:
                 law = q.law(output, y)
                 residuals.append((Observation(law).shaped(y) - law.mean).reshape(-1))
             rows += y.shape[0]
@@ -51,7 +58,7 @@ def set_input_scales(q: Program, data: Batches) -> None:
             warnings.warn(f"{name} {misfit} for it", UserWarning, stacklevel=2)
     for name, activation in q.activations.items():
         activation.calibrate(torch.cat([part.reshape(-1) for part in samples[name]]), q.net.get_submodule(name).forward)
-    if likelihood.needs_residuals:
+    if starts:
         likelihood.start(torch.cat(residuals))
     q.calibrated = True
 
