@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.distributions import kl_divergence
 
 from probq.cost.budget import Budgets, budgets
@@ -29,7 +29,7 @@ from probq.training.ptq.input_scales import set_input_scales
 from probq.training.ptq.reconstruct import reconstruct
 from probq.training.refinement.allocate import allocate
 from probq.utils.arguments import check_number
-from probq.utils.batches import Batches, first_examples
+from probq.utils.batches import Batches, first_examples, with_targets
 from probq.utils.errors import ProbqError
 
 
@@ -93,7 +93,7 @@ def post_training(
             "some batches for post_training have targets and others have none; give all of them (input, target)"
         )
     q = quantize(net, found[0][0], plan, likelihood)
-    data = Batches([(x, _zeros(x) if y is None else y) for x, y in found], q.device)
+    data = Batches(with_targets(found), q.device)
     q.eval()
     if labelled and q.likelihood is None:
         q.likelihood = usual_likelihood(q, *next(iter(data)))
@@ -142,9 +142,3 @@ def _divergence(q: Quantized, data: Batches, reference: Quantized) -> float:
             law = q.law(substitute(reference.net, {}, {}, {}, *arguments(x)))
         total += float(kl_divergence(law, q.law(q(x))).sum())
     return total
-
-
-def _zeros(x: Any) -> Tensor:
-    """Return what stands in for targets where there are none, and nothing looks at them."""
-    first: Tensor = x[0] if isinstance(x, tuple) else x
-    return first.new_zeros(len(first))

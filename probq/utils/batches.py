@@ -135,6 +135,15 @@ def first_examples(
     return kept
 
 
+def with_targets(found: Iterable[tuple[Any, Tensor | None]]) -> list[tuple[Any, Tensor]]:
+    """Return batches with zeros in the place of absent targets, for what does not look at them."""
+    return [(x, (x[0] if isinstance(x, tuple) else x).new_zeros(_rows(x)) if y is None else y) for x, y in found]
+
+
+def _rows(x: Any) -> int:
+    return len(x[0] if isinstance(x, tuple) else x)
+
+
 def _unlabelled(batch: Any) -> tuple[Any, Tensor | None]:
     """Return the inputs of a batch, and its targets if it has any."""
     if isinstance(batch, tuple | list) and len(batch) == 1:

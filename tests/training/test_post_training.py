@@ -265,3 +265,12 @@ def test_forgotten_lists_and_targets_are_told() -> None:
         probq.post_training(net, (x, y), Budget(percent=2), progress=False)
     with pytest.raises(ProbqError, match="some batches for post_training have targets and others have none"):
         probq.post_training(net, [(x[:64], y[:64]), x[64:128]], Budget(percent=2), progress=False)
+
+
+def test_a_network_in_double_precision_is_rounded_greedily() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).double().eval()
+    x, budget = torch.rand(64, 6).double(), Budget(percent=2)
+    q = probq.post_training(net, [x], budget, rounding=[probq.ptq.gpfq], progress=False)
+    model = probq.lower(q)
+    assert torch.equal(torch.from_numpy(model(x[:8]) * model.output_scale), q(x[:8]).double().detach())

@@ -14,7 +14,7 @@ from probq.network.quantized.quantized import Quantized
 from probq.priors.energies.energy import Energy
 from probq.training.ptq.input_scales import set_input_scales
 from probq.utils.arguments import check_number
-from probq.utils.batches import Batches, first_examples
+from probq.utils.batches import Batches, first_examples, with_targets
 from probq.utils.errors import ProbqError
 
 NOISE = 1e-6  # nats; what float32 leaves of equal losses
@@ -72,14 +72,10 @@ def with_scales(q: Quantized, data: Iterable[Batch]) -> Quantized:
     own = copy.deepcopy(q)
     if not own.calibrated:
         several = list(data)
-        filled = [(x, y if y is not None else _any_target(x)) for x, y in several]
-        set_input_scales(own, Batches(filled, own.device), targets=all(y is not None for _, y in several))
+        set_input_scales(
+            own, Batches(with_targets(several), own.device), targets=all(y is not None for _, y in several)
+        )
     return own
-
-
-def _any_target(x: Any) -> Any:
-    first = x[0] if isinstance(x, tuple) else x
-    return first.new_zeros(len(first))
 
 
 def tell_negative(energy: Energy) -> Energy:

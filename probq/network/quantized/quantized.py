@@ -108,7 +108,8 @@ class Quantized(Program):
                 value = (code_levels(rung.levels, wanted.long()) * rung.scale).expand_as(wanted)
                 factor = torch.ones_like(value) if rung.factor is None else rung.factor.expand_as(wanted)
                 factor = torch.where(factor == 0, torch.ones_like(factor), factor)  # a dead channel: any weight will do
-                self.net.get_parameter(name)[differ] = (value / factor)[differ]
+                weight = self.net.get_parameter(name)
+                weight[differ] = (value / factor)[differ].to(weight.dtype)
 
     def forward(self, *args: Any) -> Any:
         """Return the network's output at its mode, exactly that of the integer model, in the inputs' precision."""
