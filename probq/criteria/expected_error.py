@@ -70,7 +70,7 @@ def expected_error(
     with Stream(seed).training():
         costs = _costs(with_scales(q, data).requires_grad_(False), data, names, progress)
     rows = {site: np.sum([costs[name] for name in own], 0) for site, own in sites.items()}
-    return energy_of(q, {site: row - row[-1] for site, row in rows.items()}, "expected_error")
+    return energy_of(q, rows, "expected_error")
 
 
 def _costs(q: Program, data: list[Any], names: list[str], progress: bool) -> dict[str, np.ndarray]:

@@ -79,7 +79,7 @@ def hawq(
     _tell_negative(traces)
     costs = {name: traces[name] / errors[name].count * errors[name].errors / 2 for name in names}
     rows = {site: np.sum([costs[name] for name in own], 0) for site, own in sites.items()}
-    return energy_of(q, {site: row - row[-1] for site, row in rows.items()}, "hawq")
+    return energy_of(q, rows, "hawq")
 
 
 def _tell_negative(traces: Mapping[str, float]) -> None:

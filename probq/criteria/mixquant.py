@@ -58,7 +58,7 @@ def mixquant(
     names = [name for own in sites.values() for name in own]
     found = squared_errors(with_scales(q, data), data, names, progress)
     rows = {site: np.sum([_relative(name, found[name]) for name in own], 0) for site, own in sites.items()}
-    return energy_of(q, {site: row - row[-1] for site, row in rows.items()}, "mixquant", "relative squared error")
+    return energy_of(q, rows, "mixquant", "relative squared error")
 
 
 def _relative(name: str, found: SquaredErrors) -> np.ndarray:

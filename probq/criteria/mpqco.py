@@ -77,7 +77,7 @@ def mpqco(
                 along = [_along(own, name, one, errors.get(name)) for name in tied]
                 rows[site].append(np.sum(along, 0) ** 2)
     means = {site: np.mean(row, 0) / 2 for site, row in rows.items()}
-    return energy_of(q, {site: mean - mean[-1] for site, mean in means.items()}, "mpqco")
+    return energy_of(q, means, "mpqco")
 
 
 def _along(q: Program, name: str, one: ExampleGradients, errors: Any) -> np.ndarray:

@@ -23,7 +23,7 @@ from probq.network.quantizers.base import InputQuantizer
 from probq.network.quantizers.plan import Plan, Planner, plan_for
 from probq.network.quantizers.ties import tied_sites
 from probq.network.quantizers.weight import WeightQuantizer
-from probq.network.tracing.arguments import first_rows, signature
+from probq.network.tracing.arguments import first_rows, own_copy, signature
 from probq.network.tracing.layer import Layer
 from probq.network.tracing.plain import plain_copy
 from probq.network.tracing.trace import trace_network
@@ -56,7 +56,7 @@ def quantize(
     if not isinstance(net, nn.Module):
         raise ProbqError(f"quantize takes a torch.nn.Module, not {type(net).__name__}")
     copied, notes = plain_copy(net)
-    found = trace_network(copied, example)
+    found = trace_network(copied, own_copy(example))
     layers = check_norms(copied, found, example)
     weights: dict[str, WeightQuantizer] = {}
     inputs: dict[str, InputQuantizer] = {}

@@ -12,16 +12,16 @@ from probq.priors.energies.energy import NATS, Energy
 
 
 def energy_of(q: Program, rows: Mapping[str, np.ndarray], label: str, unit: str = NATS) -> Energy:
-    """Return the energy with these rows, and zeros for quantizers that have none.
+    """Return the energy with these rows less their value at the widest rung, and zeros for quantizers that have none.
 
     Args:
         q: a quantized network.
-        rows: energy of each rung, by quantizer.
+        rows: a number for each rung, by quantizer.
         label: of the criterion.
         unit: of the rows.
     """
     sites = {name: tuple(z.ladder.bits) for name, z in q.named_sites() if len(z.ladder) > 1}
-    unary = tuple(rows[name] if name in rows else np.zeros(len(bits)) for name, bits in sites.items())
+    unary = tuple(rows[name] - rows[name][-1] if name in rows else np.zeros(len(bits)) for name, bits in sites.items())
     return Energy(tuple(sites), tuple(sites.values()), unary, label=label, unit=unit)
 
 

@@ -45,7 +45,7 @@ def scores(q: Quantized, data: Iterable[tuple[Any, Tensor]], run: Callable[[Any]
             with running(x):
                 output = run(x)
             law = Observation(q.law(output, y))
-            nll -= float(law.log_prob(y).sum())
+            nll -= float(law.log_prob(y).detach().sum())
             found = law.hits(y)
         except ProbqError as error:
             raise ProbqError(f"validation: {error}") from error

@@ -48,7 +48,8 @@ def substitute(
         dtype: the dtype of all floating-point numbers, arguments included; None leaves them as they are.
     """
     with exclusive(), hooked(net, inputs, outputs, results, noise or {}):
-        args = tuple(_converted(a, dtype) if isinstance(a, Tensor) else a for a in args)
+        # a network may work in place on what it is given, which is the user's and is given again
+        args = tuple(_converted(a, dtype).clone() if isinstance(a, Tensor) else a for a in args)
         return torch.func.functional_call(net, _by_place(net, tensors, dtype), args, tie_weights=False)
 
 

@@ -28,3 +28,8 @@ def first_rows(example: Any) -> tuple[Any, ...]:
 def hook_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Return the input tensor of a module called with `args` and `kwargs`."""
     return args[0] if args else kwargs.get("input", next(iter(kwargs.values()), None))
+
+
+def own_copy(x: Any) -> Any:
+    """Return the network's arguments with tensors of their own, which a forward may change in place."""
+    return tuple(map(own_copy, x)) if isinstance(x, tuple | list) else x.clone() if isinstance(x, Tensor) else x
