@@ -36,14 +36,19 @@ from probq.cli import demo
 from probq.cost import percent as percent_of
 from probq.cost import total
 from probq.criteria.clado import projected
+from probq.decisions.widths import fix_widths
 from probq.decisions.within_budget import with_widths
 from probq.training.ptq.input_scales import set_input_scales
 from probq.training.refinement.validation_loss import ValidationLoss
+from probq.training.svi.learning_rates import parameter_groups
+from probq.training.svi.objective import Objective
 from probq.utils.batches import Batches
 
 EPOCHS = 16  # of each fit, as in float
 CHOICES, SPENT = 24, 0.75  # choices of widths, and the least share of the limit that each costs
 TRAIN, DECIDE = 1000, 300  # images; the others judge, and those to decide with them
+TRAINED = ("fit with a prior", "drawn widths")
+POOL = 400  # choices of widths to train at
 EXAMPLES = 512  # of the training images, which criteria see
 
 
@@ -150,6 +155,10 @@ def predictions(network: str, source: str, seed: int, float_epochs: int) -> dict
         values = of_search(own, drawn, seed)
     elif source == "default fit":
         values = of_default_fit(own, drawn, seed)
+    elif source == "fit with a prior":
+        values = of_prior(own, drawn, seed)
+    elif source == "drawn widths":
+        values = of_drawn_widths(own, drawn, seed)
     else:
         values = of_criterion(own, drawn, source)
     record = {"kind": "predictor", "network": network, "source": source, "seed": seed, "float_epochs": float_epochs}
@@ -199,6 +208,52 @@ def of_default_fit(own: Subject, drawn: Mapping[float, list[dict[str, int]]], se
     return {"posterior, default fit": values}
 
 
+def of_prior(own: Subject, drawn: Mapping[float, list[dict[str, int]]], seed: int) -> Values:
+    """The posterior of a search whose prior is the divergence of outputs, measured before."""
+    energy = probq.criteria.kl(own.q, own.examples, progress=False)
+    values: dict[float, list[float]] = {}
+    for limit, several in drawn.items():
+        q, budget = copy.deepcopy(own.q), probq.Budget(percent=limit)
+        probq.fit(q, own.batches, budget, EPOCHS, search=1.0, prior=energy, seed=seed, progress=False)
+        values[limit] = [-with_widths(q, widths, budget).log_prob for widths in several]
+    return {"posterior, prior of kl": values}
+
+
+def of_drawn_widths(own: Subject, drawn: Mapping[float, list[dict[str, int]]], seed: int) -> Values:
+    """The held-out loss with weights that were trained at other widths in each step, uniform ones within the limit."""
+    values: dict[float, list[float]] = {}
+    for limit, several in drawn.items():
+        q = copy.deepcopy(own.q)
+        names, widths = zip(*((n, z.ladder.bits) for n, z in q.named_sites() if len(z.ladder) > 1), strict=True)
+        flat = probq.Energy(names, widths, tuple(np.zeros(len(bits)) for bits in widths))
+        pool = probq.WidthField(q, flat, probq.Budget(percent=limit)).draws(POOL, seed)
+        train_at_drawn_widths(q, Batches(own.batches, q.device), pool, seed)
+        measured = ValidationLoss(q, Batches(own.decide, q.device), Batches(own.batches, q.device), None)
+        values[limit] = [measured(widths) for widths in several]
+    return {"loss after drawn widths": values}
+
+
+def train_at_drawn_widths(q: probq.Quantized, data: Batches, pool: list[dict[str, int]], seed: int) -> None:
+    """Train all that is no width, codes rounded, each step at widths from a pool; a cosine schedule."""
+    torch.manual_seed(seed)
+    generator, objective = np.random.default_rng(seed), Objective(q, data.size, draws=1)
+    fixed = {name: quantizer.ladder.bits[0] for name, quantizer in q.named_quantizers()}
+    optimizer = torch.optim.Adam(parameter_groups(q, probq.Rates(), None))
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS * len(data))
+    q.temperature, q.rounding = 0.001, True
+    q.train()
+    for _ in range(EPOCHS):
+        for x, y in data:
+            fix_widths(q, fixed | pool[generator.integers(len(pool))])
+            optimizer.zero_grad()
+            bound = objective(x, y)
+            objective.backward(bound.value, bound, settling=False)
+            optimizer.step()
+            cosine.step()
+    q.rounding = False
+    q.eval()
+
+
 def one(kind: str, network: str, what: Any, seed: int, float_epochs: int) -> dict[str, Any]:
     """A record of truth under a limit, or of a source of predictions."""
     return (truth if kind == "truth" else predictions)(network, what, seed, float_epochs)
@@ -216,7 +271,7 @@ def main() -> None:
     several, last = list(product(options.network, range(options.seeds))), options.float_epochs
     runs: list[tuple[Any, ...]] = [("truth", n, limit, s, last) for n, s in several for limit in LIMITS[n]]
     if not options.truth:
-        sources = ("float network", "search fit", "default fit", *probq.criteria.__all__)
+        sources = ("float network", "search fit", "default fit", *TRAINED, *probq.criteria.__all__)
         runs += [("predictor", n, source, s, last) for source in sources for n, s in several]
     print(table(completed(options.out, runs, kind, one)))
 
