@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import combinations
 from os import PathLike
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from probq.criteria.loss import mean_loss
-from probq.criteria.measuring.measure import measured, pair_choices, single_choices, unary_energies
+from probq.criteria.measuring.measure import measured, pair_choices, single_choices, single_energy
 from probq.criteria.measuring.ready import perturbed_network, tell_negative
 from probq.network.quantized.quantized import Quantized
 from probq.priors.energies.energy import Energy
@@ -55,7 +56,7 @@ def clado(
     network = perturbed_network(q, batches, examples, "clado", labels=True, of=of)
     choices = [*single_choices(network), *pair_choices(network)]
     found = measured(network, choices, mean_loss, resume, progress, processes)
-    unary = unary_energies(network, found)
+    single = single_energy(network, found, "clado")
     ends = np.cumsum([0, *map(len, network.widths)])
     pairwise = np.zeros((ends[-1], ends[-1]))
     perturbed = [(place, name) for place, name in enumerate(network.names) if name in network.perturbed]
@@ -63,8 +64,8 @@ def clado(
         for k, b in enumerate(network.widths[i][:-1]):
             for m, c in enumerate(network.widths[j][:-1]):
                 both = found[((one, b), (other, c))] - found[()]
-                pairwise[ends[i] + k, ends[j] + m] = both - unary[i][k] - unary[j][m]
-    energy = Energy(network.names, network.widths, unary, pairwise + pairwise.T, "clado")
+                pairwise[ends[i] + k, ends[j] + m] = both - single.unary[i][k] - single.unary[j][m]
+    energy = replace(single, pairwise=pairwise + pairwise.T)
     return tell_negative(projected(energy) if project else energy)
 
 
@@ -83,4 +84,4 @@ def projected(energy: Energy) -> Energy:
     unary = tuple(np.split(form.diagonal() / 2, sizes))
     for part in np.split(np.arange(len(flat)), sizes):
         form[np.ix_(part, part)] = 0
-    return Energy(energy.names, energy.widths, unary, form, f"{energy.label}, projected")
+    return replace(energy, unary=unary, pairwise=form, label=f"{energy.label}, projected")

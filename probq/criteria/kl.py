@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.distributions import kl_divergence
 
-from probq.criteria.measuring.measure import measured, single_choices, unary_energies
+from probq.criteria.measuring.measure import measured, single_choices, single_energy
 from probq.criteria.measuring.perturbed import PerturbedNetwork
 from probq.criteria.measuring.ready import perturbed_network, tell_negative
 from probq.network.quantized.quantized import Quantized
@@ -49,7 +49,7 @@ def kl(
     """
     network = perturbed_network(q, batches, examples, "kl", labels=False, of=of)
     found = measured(network, single_choices(network), mean_divergence, resume, progress, processes)
-    return tell_negative(Energy(network.names, network.widths, unary_energies(network, found), label="kl"))
+    return tell_negative(single_energy(network, found, "kl"))
 
 
 def mean_divergence(network: PerturbedNetwork, widths: Mapping[str, int]) -> float:

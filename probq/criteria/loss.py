@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from os import PathLike
 from typing import Any
 
-from probq.criteria.measuring.measure import measured, single_choices, unary_energies
+from probq.criteria.measuring.measure import measured, single_choices, single_energy
 from probq.criteria.measuring.perturbed import PerturbedNetwork
 from probq.criteria.measuring.ready import perturbed_network, tell_negative
 from probq.evaluation.diagnostics.held_out import scores
@@ -61,7 +61,7 @@ def loss(
     """
     network = perturbed_network(q, batches, examples, "loss", labels=True, of=of)
     found = measured(network, single_choices(network), mean_loss, resume, progress, processes)
-    return tell_negative(Energy(network.names, network.widths, unary_energies(network, found), label="loss"))
+    return tell_negative(single_energy(network, found, "loss"))
 
 
 def mean_loss(network: PerturbedNetwork, widths: Mapping[str, int]) -> float:

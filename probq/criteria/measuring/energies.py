@@ -8,6 +8,7 @@ import numpy as np
 
 from probq.criteria.measuring.quantizers_of import quantizers_of
 from probq.network.program.program import Program
+from probq.network.program.width_prior import rounded_tensors
 from probq.priors.energies.energy import NATS, Energy
 
 
@@ -22,7 +23,8 @@ def energy_of(q: Program, rows: Mapping[str, np.ndarray], label: str, unit: str 
     """
     sites = {name: tuple(z.ladder.bits) for name, z in q.named_sites() if len(z.ladder) > 1}
     unary = tuple(rows[name] - rows[name][-1] if name in rows else np.zeros(len(bits)) for name, bits in sites.items())
-    return Energy(tuple(sites), tuple(sites.values()), unary, label=label, unit=unit)
+    tensors = rounded_tensors(q, sites)
+    return Energy(tuple(sites), tuple(sites.values()), unary, label=label, unit=unit, tensors=tensors)
 
 
 def importance_energy(q: Program, importance: Mapping[str, float], of: str, label: str) -> Energy:

@@ -11,9 +11,11 @@ import numpy as np
 from tqdm import tqdm
 
 from probq.criteria.measuring import measurement_file
+from probq.criteria.measuring.energies import energy_of
 from probq.criteria.measuring.measurement_file import Choice
 from probq.criteria.measuring.perturbed import PerturbedNetwork
 from probq.criteria.measuring.processes import Measure, in_processes
+from probq.priors.energies.energy import Energy
 from probq.utils.arguments import check_number
 from probq.utils.errors import ProbqError
 
@@ -42,6 +44,8 @@ def measured(
 ) -> dict[Choice, float]:
     """Measure the value of each choice, the widest rungs included as `()`.
 
+    The widest rungs are measured in any case: what a file keeps is taken only where it has the same value for them.
+
     Args:
         network: that is measured.
         choices: to measure.
@@ -54,17 +58,17 @@ def measured(
         ProbqError: if a value is not finite, the file is of another measurement, or a process cannot have the network.
     """
     check_number("processes", processes, 1)
-    wanted = [(), *choices]
     key = "" if resume is None else measurement_file.key(network, measure.__name__)
     found = measurement_file.read(resume, key)
+    reference = _finite((), measure(network, {}))
+    measurement_file.check_reference(resume, found.setdefault((), reference), reference)
+    wanted = [(), *choices]
     left = [choice for choice in wanted if choice not in found]
     values = in_processes(network, left, measure, processes) if processes > 1 else _here(network, left, measure)
     written = time.monotonic()
     try:
         for choice, value in tqdm(values, total=len(left), disable=not progress, unit="network", dynamic_ncols=True):
-            if not math.isfinite(value):
-                raise ProbqError(f"the loss is {value} at {dict(choice) or 'the widest rungs'}; check the data")
-            found[choice] = value
+            found[choice] = _finite(choice, value)
             if time.monotonic() - written > SAVE_EVERY:
                 measurement_file.write(resume, key, found)
                 written = time.monotonic()
@@ -74,6 +78,12 @@ def measured(
     return {choice: found[choice] for choice in wanted}
 
 
+def _finite(choice: Choice, value: float) -> float:
+    if not math.isfinite(value):
+        raise ProbqError(f"the loss is {value} at {dict(choice) or 'the widest rungs'}; check the data")
+    return value
+
+
 def _here(
     network: PerturbedNetwork, choices: Iterable[Choice], measure: Measure
 ) -> Generator[tuple[Choice, float], None, None]:
@@ -81,9 +91,11 @@ def _here(
         yield choice, measure(network, dict(choice))
 
 
-def unary_energies(network: PerturbedNetwork, found: Mapping[Choice, float]) -> tuple[np.ndarray, ...]:
+def single_energy(network: PerturbedNetwork, found: Mapping[Choice, float], label: str) -> Energy:
     """Return what each rung adds to the value of the widest ones, zeros for quantizers that are not perturbed."""
-    return tuple(
-        np.array([found[((name, b),)] - found[()] if name in network.perturbed else 0.0 for b in bits[:-1]] + [0.0])
+    rows = {
+        name: np.array([found[((name, b),)] for b in bits[:-1]] + [found[()]])
         for name, bits in zip(network.names, network.widths, strict=True)
-    )
+        if name in network.perturbed
+    }
+    return energy_of(network.q, rows, label)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable, Mapping
 
@@ -17,8 +18,10 @@ from probq.utils.errors import ProbqError
 def check_energy(q: Network, energy: Energy) -> None:
     """Raise unless an energy knows the quantizers of a network that have a choice, and their widths.
 
+    Where it also knows what they round, that is compared too; weights may have moved.
+
     Raises:
-        ProbqError: with the names that both have.
+        ProbqError: with the names that both have, or with what differs.
     """
     free = {name: tuple(z.ladder.bits) for name, z in q.named_sites() if len(z.ladder) > 1}
     if free != dict(zip(energy.names, energy.widths, strict=True)):
@@ -26,6 +29,35 @@ def check_energy(q: Network, energy: Energy) -> None:
             f"the energy is of another network or plan: it knows {listed(energy.names)}, the network has a choice at "
             f"{listed(free)}; measure it again"
         )
+    there, here = dict(zip(energy.names, energy.tensors or (), strict=False)), rounded_tensors(q, energy.names)
+    for name, own in zip(energy.names, here, strict=True):
+        if there.get(name, own) != own:
+            raise ProbqError(
+                f"the energy is of another network or plan: {name} is {there[name]} in it and {own} in the network; "
+                "measure it again"
+            )
+
+
+def rounded_tensors(q: Network, names: Iterable[str]) -> tuple[str, ...]:
+    """Return in words what each of several quantizers rounds, by which an energy knows the network again.
+
+    The words are the shape of a weight or the size of an input, the MACs of its layers for one example, and a hash of
+    the codebooks: all of it stays as it is when weights are trained.
+    """
+    members: dict[str, list[str]] = {name: [name] for name in names}
+    for name, site in q.sites.items():
+        if site in members:
+            members[site].append(name)
+    return tuple("; ".join(_rounded_tensor(q, name) for name in tied) for tied in members.values())
+
+
+def _rounded_tensor(q: Network, name: str) -> str:
+    layers = [layer for layer in q.layers if name in (layer.weight, layer.input)]
+    size = str(list(layers[0].shape)) if name in q.weight_names else f"{layers[0].inputs} numbers"
+    digest = hashlib.sha256()
+    for rung in q.quantizer(name).ladder.rungs:
+        digest.update(rung.levels().float().numpy().tobytes() + b"|")
+    return f"{size} for {sum(layer.macs for layer in layers)} MACs with codebooks {digest.hexdigest()[:8]}"
 
 
 def set_width_prior(q: Network, energy: Energy) -> None:

@@ -20,7 +20,7 @@ def energy_to_entry(energy: Energy | None) -> tuple[dict[str, Any], dict[str, Te
     if energy is None:
         return {}, {}
     entry = {"names": list(energy.names), "widths": [list(bits) for bits in energy.widths], "label": energy.label}
-    entry |= {"unit": energy.unit}
+    entry |= {"unit": energy.unit} | ({} if energy.tensors is None else {"tensors": list(energy.tensors)})
     tensors = {f"{ENERGY}unary": torch.as_tensor(np.concatenate(energy.unary))}
     if energy.pairwise is not None:
         tensors[f"{ENERGY}pairwise"] = torch.as_tensor(energy.pairwise).clone()
@@ -43,7 +43,8 @@ def energy_from_entry(manifest: Mapping[str, Any], tensors: Mapping[str, Tensor]
             raise ProbqError(f"its energy has {numbers.size} numbers for {ends[-1]} widths")
         unary = tuple(np.split(numbers, ends[:-1]))
         pairs = None if pairwise is None else pairwise.numpy()
-        own = Energy(entry["names"], entry["widths"], unary, pairs, entry["label"], entry.get("unit", NATS))
+        unit, texts = entry.get("unit", NATS), entry.get("tensors")
+        own = Energy(entry["names"], entry["widths"], unary, pairs, entry["label"], unit, texts)
     except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
         raise ProbqError(f"its energy cannot be read ({error!s:.80})") from error
     if not set(own.names) <= set(manifest["quantizers"]) or not all(

@@ -37,6 +37,8 @@ class Energy:
             quantizer; None where quantizers do not interact.
         label: of the criterion, for tables and pictures.
         unit: of the numbers.
+        tensors: what each quantizer rounds, in words that criteria find, so that an energy of another network or plan
+            is refused even where names and widths are the same; None where nobody knows.
 
     Raises:
         ProbqError: if the parts do not fit one another, or are not finite.
@@ -53,6 +55,7 @@ class Energy:
     pairwise: np.ndarray | None = None
     label: str = "energy"
     unit: str = NATS
+    tensors: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "names", tuple(self.names))
@@ -65,6 +68,10 @@ class Energy:
                 raise ProbqError(f"{name} needs ascending widths, and one energy for each; it has {bits} and {row}")
             if not np.isfinite(row).all():
                 raise ProbqError(f"an energy of {name} is not finite: {row}")
+        if self.tensors is not None:
+            object.__setattr__(self, "tensors", tuple(self.tensors))
+            if len(self.tensors) != len(self.names) or not all(isinstance(text, str) for text in self.tensors):
+                raise ProbqError(f"tensors of an energy are a text for each name, not {self.tensors!r:.80}")
         if self.pairwise is not None:
             object.__setattr__(self, "pairwise", self._checked(np.array(self.pairwise, dtype=float)))
 
@@ -119,13 +126,16 @@ class Energy:
             return NotImplemented
         if (self.names, self.widths) != (other.names, other.widths):
             raise ProbqError("energies of different quantizers or ladders cannot be added")
+        if self.tensors and other.tensors and self.tensors != other.tensors:
+            raise ProbqError("energies of different networks or plans cannot be added")
         if self.unit != other.unit:
             raise ProbqError(f"energies in {self.unit} and in {other.unit} cannot be added; choose one")
         both = np.zeros((len(self), len(self)))
         for own in (self.pairwise, other.pairwise):
             both = both if own is None else both + own
         unary = tuple(a + b for a, b in zip(self.unary, other.unary, strict=True))
-        return replace(self, unary=unary, pairwise=both if both.any() else None, label=f"{self.label} + {other.label}")
+        label, tensors = f"{self.label} + {other.label}", self.tensors or other.tensors
+        return replace(self, unary=unary, pairwise=both if both.any() else None, label=label, tensors=tensors)
 
     def __mul__(self, factor: float) -> Energy:
         if not isinstance(factor, int | float):
@@ -178,7 +188,7 @@ class Energy:
         if self.pairwise is not None:
             tensors["pairwise"] = self.pairwise
         content = {"names": list(self.names), "widths": [list(bits) for bits in self.widths], "label": self.label}
-        content |= {"unit": self.unit}
+        content |= {"unit": self.unit} | ({} if self.tensors is None else {"tensors": list(self.tensors)})
         write(path, content, tensors)
 
     @classmethod
@@ -193,7 +203,8 @@ class Energy:
             names: Sequence[str] = content["names"]
             unary = tuple(tensors[f"unary.{name}"] for name in names)
             unit = str(content.get("unit", NATS))  # files of before had no other
-            return cls(tuple(names), content["widths"], unary, tensors.get("pairwise"), str(content["label"]), unit)
+            label, texts = str(content["label"]), content.get("tensors")
+            return cls(tuple(names), content["widths"], unary, tensors.get("pairwise"), label, unit, texts)
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, ProbqError) as error:
             raise ProbqError(f"{path} is not a valid energy ({error!s:.200}); save it again") from error
 

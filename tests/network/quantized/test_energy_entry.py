@@ -28,7 +28,12 @@ def small_energy(pairs: bool = True) -> probq.Energy:
     values = np.zeros((4, 4))
     values[0, 2] = values[2, 0] = -0.125
     return probq.Energy(
-        ("0.weight", "2.weight"), ((2, 8), (2, 8)), ([0.5, 0], [0.1, 0]), values if pairs else None, "by hand"
+        ("0.weight", "2.weight"),
+        ((2, 8), (2, 8)),
+        ([0.5, 0], [0.1, 0]),
+        values if pairs else None,
+        "by hand",
+        tensors=("[5, 4]", "[3, 5]") if pairs else None,
     )
 
 
@@ -57,6 +62,7 @@ ENERGIES: dict[str, tuple[Callable[[Any, Any], object], str]] = {
     "widths that are no lists": (lambda m, _: m["energy"].update(widths=3), "cannot be read"),
     "no widths": (lambda m, _: m["energy"].update(widths=[], names=[]), "cannot be read"),
     "no label": (lambda m, _: m["energy"].update(label=3), "of other quantizers"),
+    "a tensor too few": (lambda m, _: m["energy"].update(tensors=["[5, 4]"]), "a text for each name"),
     "too few numbers": (lambda _, t: t.update({"energy.unary": torch.zeros(3)}), "3 numbers for 4 widths"),
     "no numbers": (lambda _, t: t.pop("energy.unary"), "cannot be read"),
     "pairs that do not fit": (lambda _, t: t.update({"energy.pairwise": torch.ones(4, 4)}), "one quantizer"),

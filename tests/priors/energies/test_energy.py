@@ -50,15 +50,17 @@ def test_the_frame_has_a_column_for_each_width() -> None:
 
 
 @pytest.mark.parametrize("pairwise", [PAIRS, None])
-def test_files_give_the_same_energy(pairwise: np.ndarray | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("tensors", [("[3]", "[4]"), None])
+def test_files_give_the_same_energy(pairwise: np.ndarray | None, tensors: Any, tmp_path: Path) -> None:
     path = tmp_path / "e.safetensors"
-    energy(pairwise=pairwise).save(path)
+    energy(pairwise=pairwise, tensors=tensors).save(path)
     loaded = Energy.load(path)
+    assert loaded.tensors == tensors
     assert (loaded.names, loaded.widths, loaded.label) == (NAMES, WIDTHS, "by hand")
     assert all(map(np.array_equal, loaded.unary, UNARY))
     assert (loaded.pairwise is None) if pairwise is None else np.array_equal(loaded.pairwise, pairwise)
     content = path.read_bytes()
-    energy(pairwise=pairwise).save(path)
+    energy(pairwise=pairwise, tensors=tensors).save(path)
     assert path.read_bytes() == content
 
 
@@ -90,6 +92,8 @@ def test_damaged_and_other_files_are_refused(tmp_path: Path) -> None:
         ({"pairwise": np.zeros((4, 4))}, "pairwise energies are finite"),
         ({"pairwise": np.triu(PAIRS)}, "symmetric"),
         ({"pairwise": PAIRS + np.eye(5)}, "rungs of one quantizer"),
+        ({"tensors": ("[3]",)}, "a text for each name"),
+        ({"tensors": (3, 4)}, "a text for each name"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(changes: dict[str, Any], message: str) -> None:
