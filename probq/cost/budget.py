@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeGuard
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from probq import cost as costs
 from probq.network.tracing.layer import Layer
+from probq.utils.arguments import is_real
 from probq.utils.errors import ProbqError
 
 
@@ -44,12 +45,12 @@ class Budget:
         if (self.percent is None) == (self.limit is None):
             raise ProbqError("a budget takes either percent=... or limit=..., one of the two")
         value = self.percent if self.limit is None else self.limit
-        if not _real(value) or not math.isfinite(value) or value <= 0:
+        if not is_real(value) or not math.isfinite(value) or value <= 0:
             raise ProbqError(f"a budget must be a positive number, not {value!r}")
         if not callable(self.cost):
             raise ProbqError(f"a budget's cost is one of probq.cost, such as probq.cost.storage, not {self.cost!r}")
         p = self.probability
-        if p is not None and (not _real(p) or not 0 < p < 1):
+        if p is not None and (not is_real(p) or not 0 < p < 1):
             raise ProbqError(f"a budget's probability lies between 0 and 1, both excluded, and is not {p!r}")
         for name in ("percent", "limit", "probability"):
             number = getattr(self, name)
@@ -96,11 +97,6 @@ def _share(percent: float | None, full: float) -> float:
     while 100 * math.nextafter(limit, math.inf) / full <= percent:
         limit = math.nextafter(limit, math.inf)
     return limit
-
-
-def _real(value: Any) -> TypeGuard[float]:
-    """Return whether a value is a real number of Python or numpy."""
-    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
 
 
 Budgets: TypeAlias = Budget | Iterable[Budget] | None

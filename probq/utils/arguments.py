@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from numbers import Integral
-from typing import Any
+from typing import Any, TypeGuard
+
+import numpy as np
 
 from probq.utils.errors import ProbqError
 
@@ -17,6 +19,11 @@ def check_number(name: str, value: Any, least: int) -> None:
 def is_count(value: Any, least: int) -> bool:
     """Return whether a number is one of Python's own integers of at least `least`, for messages of the caller's own."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def is_real(value: Any) -> TypeGuard[float]:
+    """Return whether a value is a real number of Python or numpy."""
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
 
 
 def check_seed(seed: Any) -> None:

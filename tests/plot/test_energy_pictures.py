@@ -130,6 +130,9 @@ def test_both_are_drawn_where_it_is_said() -> None:
         plot.energy(energy(), pairs=alone)
     with pytest.raises(ProbqError, match="takes an Energy"):
         plot.energy({"a": 1})  # type: ignore[arg-type]
+    for wrong in (object(), 8):
+        with pytest.raises(ProbqError, match=r"such as Assignment.widths, not"):
+            plot.energy(energy(), wrong)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("count", [1, 30, 130])

@@ -47,8 +47,6 @@ def energy_from_entry(manifest: Mapping[str, Any], tensors: Mapping[str, Tensor]
         own = Energy(entry["names"], entry["widths"], unary, pairs, entry["label"], unit, texts)
     except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
         raise ProbqError(f"its energy cannot be read ({error!s:.80})") from error
-    if not set(own.names) <= set(manifest["quantizers"]) or not all(
-        isinstance(text, str) for text in (own.label, own.unit)
-    ):
+    if not set(own.names) <= set(manifest["quantizers"]):
         raise ProbqError("its energy is of other quantizers")
     return own

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from probq.priors.energies import energy_parts
 from probq.priors.energies.energy_file import read, write
+from probq.utils.arguments import is_real
 from probq.utils.errors import ProbqError
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ class Energy:
 
         E(w) = sum_i unary_i(w_i) + sum_{i < j} pairwise_ij(w_i, w_j)
 
-    It is 0 where every quantizer takes its widest rung. Energies of the same quantizers can be added, and multiplied by
-    numbers. Criteria make them: `probq.criteria.loss(q, batches)` and others.
+    It is 0 where every quantizer takes its widest rung. Energies of the same quantizers can be added and subtracted,
+    multiplied and divided by numbers. Criteria make them: `probq.criteria.loss(q, batches)` and others.
 
     Args:
         names: of the quantizers that have a choice.
@@ -45,8 +46,8 @@ class Energy:
 
     Example:
         >>> energy = Energy(("a.weight",), ((2, 4, 8),), ([0.5, 0.1, 0.0],))
-        >>> energy({"a.weight": 4}), (2 * energy)({"a.weight": 2})
-        (0.1, 1.0)
+        >>> energy({"a.weight": 4}), (2 * energy)({"a.weight": 2}), (energy - energy / 2)({"a.weight": 2})
+        (0.1, 1.0, 0.25)
     """
 
     names: tuple[str, ...]
@@ -56,45 +57,35 @@ class Energy:
     label: str = "energy"
     unit: str = NATS
     tensors: tuple[str, ...] | None = None
+    __array_ufunc__: ClassVar[None] = None  # so that numbers of numpy leave products to this class
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "names", tuple(self.names))
-        object.__setattr__(self, "widths", tuple(tuple(int(b) for b in bits) for bits in self.widths))
-        object.__setattr__(self, "unary", tuple(np.array(u, dtype=float) for u in self.unary))
-        if not len(self.names) == len(self.widths) == len(self.unary) == len(set(self.names)):
-            raise ProbqError("an energy has one row of widths and one of energies for each name, and each name once")
-        for name, bits, row in zip(self.names, self.widths, self.unary, strict=True):
-            if row.shape != (len(bits),) or list(bits) != sorted(set(bits)):
-                raise ProbqError(f"{name} needs ascending widths, and one energy for each; it has {bits} and {row}")
-            if not np.isfinite(row).all():
-                raise ProbqError(f"an energy of {name} is not finite: {row}")
+        names = energy_parts.texts("names", self.names)
+        widths, unary = energy_parts.rows(names, self.widths, self.unary)
+        for field, value in (("names", names), ("widths", widths), ("unary", unary)):
+            object.__setattr__(self, field, value)
+        energy_parts.texts("label and unit", (self.label, self.unit))
         if self.tensors is not None:
-            object.__setattr__(self, "tensors", tuple(self.tensors))
-            if len(self.tensors) != len(self.names) or not all(isinstance(text, str) for text in self.tensors):
-                raise ProbqError(f"tensors of an energy are a text for each name, not {self.tensors!r:.80}")
+            object.__setattr__(self, "tensors", energy_parts.texts("tensors", self.tensors))
+            if len(self.tensors) != len(names):
+                raise ProbqError(f"an energy has one text of its tensors for each name, not {len(self.tensors)}")
         if self.pairwise is not None:
-            object.__setattr__(self, "pairwise", self._checked(np.array(self.pairwise, dtype=float)))
-
-    def _checked(self, pairwise: np.ndarray) -> np.ndarray:
-        if pairwise.shape != (len(self), len(self)) or not np.isfinite(pairwise).all():
-            raise ProbqError(f"pairwise energies are finite numbers [{len(self)}, {len(self)}], not {pairwise.shape}")
-        if not np.array_equal(pairwise, pairwise.T):
-            raise ProbqError("pairwise energies are symmetric; give the mean of both halves")
-        if any(pairwise[part, part].any() for part in self._slices()):
-            raise ProbqError("pairwise energies are 0 between rungs of one quantizer")
-        return pairwise
+            object.__setattr__(self, "pairwise", energy_parts.pairs(widths, self.pairwise))
 
     def __len__(self) -> int:
         """Return the number of rungs of all quantizers."""
         return sum(map(len, self.widths))
 
-    def _slices(self) -> Iterator[slice]:
-        ends = np.cumsum([0, *map(len, self.widths)])
-        return (slice(int(a), int(b)) for a, b in pairwise(ends))
-
     def block(self, one: str, other: str) -> np.ndarray:
-        """Return the energies of a pair, `[rungs of one, rungs of the other]`, zeros if there are none."""
-        place = dict(zip(self.names, self._slices(), strict=True))
+        """Return the energies of a pair, `[rungs of one, rungs of the other]`, zeros if there are none.
+
+        Raises:
+            ProbqError: if it does not know one of the names.
+        """
+        place = dict(zip(self.names, energy_parts.places(self.widths), strict=True))
+        for name in (one, other):
+            if name not in place:
+                raise ProbqError(f"the energy does not know {name!r:.80}; it knows {', '.join(self.names)}")
         if self.pairwise is None:
             return np.zeros((place[one].stop - place[one].start, place[other].stop - place[other].start))
         return self.pairwise[place[one], place[other]]
@@ -105,31 +96,31 @@ class Energy:
         Raises:
             ProbqError: if a quantizer has no width, one that is not on its ladder, or one for each channel.
         """
-        chosen = np.concatenate([start + np.array([rung]) for start, rung in self._rungs(widths)])
-        total = float(sum(row[rung] for row, (_, rung) in zip(self.unary, self._rungs(widths), strict=True)))
+        rungs = self._rungs(widths)
+        total = float(sum(row[rung] for row, rung in zip(self.unary, rungs, strict=True)))
         if self.pairwise is not None:
+            starts = [place.start for place in energy_parts.places(self.widths)]
+            chosen = np.add(starts, rungs)
             total += float(self.pairwise[np.ix_(chosen, chosen)].sum()) / 2
         return total
 
-    def _rungs(self, widths: Mapping[str, Any]) -> list[tuple[int, int]]:
-        """Return the first place of each quantizer, and its rung."""
+    def _rungs(self, widths: Any) -> list[int]:
+        if not isinstance(widths, Mapping):
+            raise ProbqError(
+                f"an energy takes widths in bits by name, such as Assignment.widths, not {type(widths).__name__}"
+            )
         found = []
-        for name, bits, part in zip(self.names, self.widths, self._slices(), strict=True):
+        for name, bits in zip(self.names, self.widths, strict=True):
             wanted = np.unique(np.asarray(widths[name])) if name in widths else np.zeros(0)
-            if len(wanted) != 1 or int(wanted[0]) not in bits:
+            if len(wanted) != 1 or wanted[0] not in bits:
                 raise ProbqError(f"the energy needs one width of {bits} for {name}, not {widths.get(name)!r:.80}")
-            found.append((part.start, bits.index(int(wanted[0]))))
+            found.append(bits.index(wanted[0]))
         return found
 
     def __add__(self, other: Energy) -> Energy:
         if not isinstance(other, Energy):
             return NotImplemented
-        if (self.names, self.widths) != (other.names, other.widths):
-            raise ProbqError("energies of different quantizers or ladders cannot be added")
-        if self.tensors and other.tensors and self.tensors != other.tensors:
-            raise ProbqError("energies of different networks or plans cannot be added")
-        if self.unit != other.unit:
-            raise ProbqError(f"energies in {self.unit} and in {other.unit} cannot be added; choose one")
+        self._check_alike(other)
         both = np.zeros((len(self), len(self)))
         for own in (self.pairwise, other.pairwise):
             both = both if own is None else both + own
@@ -137,13 +128,39 @@ class Energy:
         label, tensors = f"{self.label} + {other.label}", self.tensors or other.tensors
         return replace(self, unary=unary, pairwise=both if both.any() else None, label=label, tensors=tensors)
 
-    def __mul__(self, factor: float) -> Energy:
-        if not isinstance(factor, int | float):
+    def __sub__(self, other: Energy) -> Energy:
+        if not isinstance(other, Energy):
             return NotImplemented
-        pairwise = None if self.pairwise is None else factor * self.pairwise
-        return replace(self, unary=tuple(factor * row for row in self.unary), pairwise=pairwise)
+        taken = f"({other.label})" if " + " in other.label or " - " in other.label else other.label
+        return replace(self + -other, label=f"{self.label} - {taken}")
+
+    def _check_alike(self, other: Energy) -> None:
+        """Raise unless two energies can be added."""
+        if (self.names, self.widths) != (other.names, other.widths):
+            raise ProbqError("energies of different quantizers or ladders cannot be added")
+        if self.tensors and other.tensors and self.tensors != other.tensors:
+            raise ProbqError("energies of different networks or plans cannot be added")
+        if self.unit != other.unit:
+            raise ProbqError(f"energies in {self.unit} and in {other.unit} cannot be added; choose one")
+
+    def _map(self, function: Callable[[np.ndarray], np.ndarray]) -> Energy:
+        pairwise = None if self.pairwise is None else function(self.pairwise)
+        return replace(self, unary=tuple(map(function, self.unary)), pairwise=pairwise)
+
+    def __mul__(self, factor: float) -> Energy:
+        return self._map(lambda row: float(factor) * row) if is_real(factor) else NotImplemented
 
     __rmul__ = __mul__
+
+    def __truediv__(self, divisor: float) -> Energy:
+        if not is_real(divisor):
+            return NotImplemented
+        if divisor == 0:
+            raise ProbqError("an energy cannot be divided by 0")
+        return self._map(lambda row: row / float(divisor))
+
+    def __neg__(self) -> Energy:
+        return self._map(lambda row: 0.0 - row)  # without negative zeros
 
     def monotone(self) -> Energy:
         """Return the energy in which each rung of a quantizer costs more than the next wider one, pairs as they are.

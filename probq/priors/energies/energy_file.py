@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors.numpy
-from safetensors import SafetensorError, safe_open
 
 from probq.utils.atomic_write import replace_atomically
 from probq.utils.errors import ProbqError
+from probq.utils.manifest import KEY, FileFormat, manifest_text
 
-FORMAT, VERSION = "probq.energy", 1
+FORMAT = FileFormat(name="probq.energy", version=1, writer="Energy.save", again="save it again")
 
 
 def write(path: str | PathLike[str], content: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
@@ -25,10 +23,10 @@ def write(path: str | PathLike[str], content: Mapping[str, Any], tensors: Mappin
     Raises:
         ProbqError: if it cannot be written.
     """
-    manifest: dict[str, Any] = {"format": FORMAT, "version": VERSION, **content}
+    manifest: dict[str, Any] = {"format": FORMAT.name, "version": FORMAT.version, **content}
     manifest["sha256"] = _digest(manifest, tensors)
     arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-    data = safetensors.numpy.save(arrays, {"probq": _text(manifest)})
+    data = safetensors.numpy.save(arrays, {KEY: manifest_text(manifest)})
     with replace_atomically(path) as temporary:
         temporary.write_bytes(data)
 
@@ -39,29 +37,19 @@ def read(path: str | PathLike[str]) -> tuple[dict[str, Any], dict[str, np.ndarra
     Raises:
         ProbqError: if there is no such file, it is damaged, edited or of another kind.
     """
-    if not Path(path).is_file():
-        raise ProbqError(f"there is no file {path}; give the path that Energy.save wrote")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            manifest = json.loads((file.metadata() or {}).get("probq", "null"))
+    with FORMAT.opened(path, "numpy") as file:
+        manifest = FORMAT.manifest(file.metadata() or {})
+        try:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (OSError, SafetensorError, ValueError, RecursionError, TypeError) as error:
-        raise ProbqError(f"{path} is not an energy's file, or is damaged ({error!s:.120}); save it again") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise ProbqError(f"{path} holds no energy; give the path that Energy.save wrote")
-    if manifest.get("version") != VERSION:
-        raise ProbqError(f"{path} has version {manifest.get('version')!r:.40}, this probq reads {VERSION}")
+        except (TypeError, ValueError) as error:  # of a kind that numpy lacks
+            raise ProbqError(f"its numbers cannot be read ({error!s:.80}); save it again") from error
     if _digest({k: v for k, v in manifest.items() if k != "sha256"}, tensors) != manifest.get("sha256"):
         raise ProbqError(f"{path} does not have the recorded SHA-256: it was edited or damaged; save it again")
     return manifest, tensors
 
 
-def _text(manifest: Mapping[str, Any]) -> str:
-    return json.dumps(manifest, sort_keys=True, separators=(",", ":"))
-
-
 def _digest(manifest: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> str:
-    digest = hashlib.sha256(_text(manifest).encode())
+    digest = hashlib.sha256(manifest_text(manifest).encode())
     for name, array in sorted(tensors.items()):
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())

@@ -41,6 +41,28 @@ def test_energies_are_added_and_scaled() -> None:
         energy() + 3  # type: ignore[operator]
 
 
+def test_energies_are_subtracted_and_divided() -> None:
+    one, other = energy(), energy(pairwise=None, unary=([0.25, 0.5, 0.0], [1.0, 0.0]), label="a + b")
+    np.testing.assert_array_equal((one - other).unary[0], [0.25, -0.375, 0.0])
+    np.testing.assert_array_equal((one - other).unary[1], [-0.75, 0.0])
+    np.testing.assert_array_equal((other - one).pairwise, -PAIRS)
+    assert ((one - other).label, (other - one).label) == ("by hand - (a + b)", "a + b - by hand")
+    assert not any(row.any() for row in (one - one).unary)
+    assert (one - one).pairwise is None
+    np.testing.assert_array_equal((one / 3).unary[0], [0.5 / 3, 0.125 / 3, 0.0])
+    np.testing.assert_array_equal((one / np.float32(2)).pairwise, PAIRS / 2)
+    np.testing.assert_array_equal((np.float32(2) * one).unary[1], [0.5, 0.0])
+    assert (np.int64(2) * one)({"a.weight": 2, "b.weight": 4}) == 2 * 0.6875
+    assert not np.signbit((-one).unary[0][-1])
+    with pytest.raises(ProbqError, match="divided by 0"):
+        one / 0
+    with pytest.raises(ProbqError, match="in nats for one example and in step"):
+        one - energy(unit="step")
+    for wrong in (lambda: one / one, lambda: 1 / one, lambda: one - 1, lambda: one * "2"):  # type: ignore[operator]
+        with pytest.raises(TypeError):
+            wrong()
+
+
 def test_the_frame_has_a_column_for_each_width() -> None:
     frame = energy().to_frame()
     assert list(frame.columns) == [2, 4, 8]
@@ -75,10 +97,15 @@ def test_damaged_and_other_files_are_refused(tmp_path: Path) -> None:
         with pytest.raises(ProbqError):
             Energy.load(path)
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ProbqError, match="not an energy's file"):
+    with pytest.raises(ProbqError, match="not a safetensors file"):
         Energy.load(path)
     with pytest.raises(ProbqError, match="there is no file"):
         Energy.load(tmp_path / "none")
+    with pytest.raises(ProbqError, match=r"is a folder; give the path of a file that Energy.save wrote"):
+        Energy.load(tmp_path)
+    for nothing in (None, 3):
+        with pytest.raises(ProbqError, match=r"a path is a string or a pathlib.Path"):
+            Energy.load(nothing)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -92,8 +119,22 @@ def test_damaged_and_other_files_are_refused(tmp_path: Path) -> None:
         ({"pairwise": np.zeros((4, 4))}, "pairwise energies are finite"),
         ({"pairwise": np.triu(PAIRS)}, "symmetric"),
         ({"pairwise": PAIRS + np.eye(5)}, "rungs of one quantizer"),
-        ({"tensors": ("[3]",)}, "a text for each name"),
-        ({"tensors": (3, 4)}, "a text for each name"),
+        ({"tensors": ("[3]",)}, "one text of its tensors for each name"),
+        ({"tensors": (3, 4)}, "are texts, not"),
+        ({"tensors": 3}, "a sequence of texts"),
+        ({"names": "ab"}, "a sequence of texts, not 'ab'"),
+        ({"names": ("a", 3)}, "are texts, not"),
+        ({"label": 3}, "label and unit of an energy are texts"),
+        ({"widths": ((-2, 4, 8), (4, 8))}, "whole numbers of 0 or more"),
+        ({"widths": ((2.5, 4, 8), (4, 8))}, "whole numbers of 0 or more"),
+        ({"widths": (("2", 4, 8), (4, 8))}, "whole numbers of 0 or more"),
+        ({"widths": ((True, 4, 8), (4, 8))}, "whole numbers of 0 or more"),
+        ({"widths": ((2, 2, 8), (4, 8))}, "ascending"),
+        ({"widths": (8, (4, 8))}, "ascending widths"),
+        ({"widths": None}, "a row for each name"),
+        ({"unary": (["x", 0, 0], [0, 0])}, "energies of a.weight are numbers"),
+        ({"unary": "ab"}, "a row for each name"),
+        ({"pairwise": "x"}, "pairwise energies are numbers"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(changes: dict[str, Any], message: str) -> None:
@@ -101,10 +142,23 @@ def test_parts_that_do_not_fit_are_refused(changes: dict[str, Any], message: str
         energy(**changes)
 
 
-@pytest.mark.parametrize("widths", [{}, {"a.weight": 3, "b.weight": 4}, {"a.weight": np.array([2, 4]), "b.weight": 4}])
-def test_widths_that_it_does_not_know_are_refused(widths: dict[str, Any]) -> None:
-    with pytest.raises(ProbqError, match="needs one width"):
-        energy()(widths)
+@pytest.mark.parametrize("width", [3, np.array([2, 4]), 2.5, "2", None])
+def test_widths_that_it_does_not_know_are_refused(width: Any) -> None:
+    with pytest.raises(ProbqError, match=r"needs one width of \(2, 4, 8\) for a.weight"):
+        energy()({"a.weight": width, "b.weight": 4})
+    with pytest.raises(ProbqError, match="needs one width of"):
+        energy()({"b.weight": 4})
+    for wrong in (None, 3, [("a.weight", 4)]):
+        with pytest.raises(ProbqError, match=r"such as Assignment.widths"):
+            energy()(wrong)  # type: ignore[arg-type]
+    with pytest.raises(ProbqError, match=r"does not know 'c'; it knows a.weight, b.weight"):
+        energy().block("a.weight", "c")
+
+
+def test_pruned_and_numpys_widths_are_widths() -> None:
+    own = energy(names=["a", "b"], widths=np.array([[0, 8], [1, 2]]), unary=np.eye(2), pairwise=None)
+    assert own.widths == ((0, 8), (1, 2))
+    assert own({"a": 0, "b": np.int64(2)}) == 2.0
 
 
 def test_units_are_kept_and_do_not_mix(tmp_path: Path) -> None:
