@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from probq.decisions.widths import fix_widths, fixed_by_decision
+from probq.network.program.originals import Originals
 from probq.network.quantized.quantized import Quantized
 from probq.training.ptq.batch_norm import estimate_before_use
 from probq.training.refinement.refinement import Refinement
@@ -24,6 +25,7 @@ def run_phases(
         searching: number of steps that learn widths.
         total: number of steps.
     """
+    q.originals = Originals()  # what is trained from here on is the float network
     loop, fixed, left = trainer.loop(q), fixed_by_decision(q), range(searching, total)
     try:
         q.train()

@@ -123,7 +123,7 @@ def _rounded(decided: Quantized, found: list[Any], examples: int, progress: bool
         gpfq(decided, found, examples=examples),
         reconstruct(decided, found, examples=examples, progress=progress),
     ]
-    several = [*rounded, *(bias(q, found, examples=examples, reference=decided) for q in rounded)]
+    several = [*rounded, *(bias(q, found, examples=examples) for q in rounded)]
     if has_norms(decided):  # the others follow the float network's outputs, and so need its statistics
         several.append(norms(decided, found, examples=examples))
     return several

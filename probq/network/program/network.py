@@ -20,6 +20,7 @@ from probq.estimators.estimator import OfRung
 from probq.likelihoods import Likelihood
 from probq.network.program.folding import Fold, fold, shift_bias
 from probq.network.program.headroom import leave_headroom
+from probq.network.program.originals import Originals
 from probq.network.program.substitution import substitute
 from probq.network.quantizers.activation import Activation, hooks
 from probq.network.quantizers.base import InputQuantizer, Quantizer, Rung, error_of_sums
@@ -54,6 +55,7 @@ class Network(nn.Module):
         pairs: energies of pairs of widths in the prior in nats, `[R, R]` over all rungs; None where there are none.
         held: names of the batch normalisations whose statistics stay what they are.
         uncounted: MACs of one example outside of all layers, which no cost counts.
+        originals: what rounding has moved of a decided network, as it was.
         sites: for each quantizer that a plan tied to an earlier one, the name of that one.
     """
 
@@ -69,7 +71,7 @@ class Network(nn.Module):
         sites: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
-        self.net, self.layers, self.notes = net, layers, notes
+        self.net, self.layers, self.notes, self.originals = net, layers, notes, Originals()
         self._by_name: dict[str, Quantizer] = {**weights, **inputs}
         self.quantizers = nn.ModuleDict({name.replace(".", "/"): q for name, q in self._by_name.items()})
         self.weight_names, self.input_names = tuple(weights), tuple(inputs)
@@ -126,9 +128,7 @@ class Network(nn.Module):
 
     def named_sites(self) -> Iterator[tuple[str, Quantizer]]:
         """Return the quantizers with a width of their own; of those that are tied, this is the first one."""
-        for name, quantizer in self.named_quantizers():
-            if name not in self.sites:
-                yield name, quantizer
+        yield from ((name, quantizer) for name, quantizer in self.named_quantizers() if name not in self.sites)
 
     def cost_tables(self, cost: costs.Cost = costs.bops) -> CostTables:
         """Return the cost of every pair of widths of every layer, for `expected_cost`."""
@@ -185,8 +185,8 @@ class Network(nn.Module):
     def location(self, name: str, rung: Rung | None = None) -> Tensor:
         """Return the location of a weight's codes: its own real values, with a folded gain on a given rung."""
         weight: Tensor = self.net.get_parameter(name)
-        zeros = self.weights[name].zeros
-        weight = weight if zeros is None else weight.masked_fill(zeros, 0.0)
+        if (zeros := self.weights[name].zeros) is not None:
+            weight = weight.masked_fill(zeros, 0.0)
         return weight if rung is None or rung.factor is None else weight * rung.factor
 
     def rung(self, name: str, onehot: Tensor) -> Rung:
@@ -251,11 +251,10 @@ class Network(nn.Module):
             step = self.accumulator_step(layer, rungs[layer.weight], onehots[layer.input])
         bias = self.rounded_bias(layer, step)
         place = getattr(self.net.get_submodule(layer.name), "bias", None)
-        has_place = place is not None
         if place is not None and bias is not None:
             tensors[f"{layer.name}.bias"] = bias if exact else bias.to(place.dtype)
         if layer.norm is not None and self.folded:
-            outputs[layer.norm] = shift_bias(None if has_place else bias)
+            outputs[layer.norm] = shift_bias(bias if place is None else None)
 
     def rounded_bias(self, layer: Layer, step: Tensor | None) -> Tensor | None:
         """Return a layer's bias, normalisation folded in, rounded to multiples of its accumulator's `step`, or None.

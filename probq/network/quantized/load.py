@@ -30,6 +30,7 @@ from probq.network.tracing.layer import Layer
 from probq.network.tracing.plain import plain_copy
 from probq.utils.errors import ProbqError
 
+ORIGINALS = "originals."  # how the keys of what rounding moved begin
 DTYPES = MappingProxyType(
     {str(d).removeprefix("torch."): d for d in vars(torch).values() if isinstance(d, torch.dtype)}
 )
@@ -114,6 +115,7 @@ def _assembled(manifest: Mapping[str, Any], tensors: Mapping[str, Tensor], net: 
     q.signature = tuple((tuple(shape), DTYPES[dtype]) for shape, dtype in manifest["signature"])
     q.uncounted, q.energy = int(manifest.get("uncounted", 0)), energy_from_entry(manifest, tensors)
     q.pairs = _pairs(q, tensors)
+    _make_room_for_originals(q, tensors)
     q.held, frozen = tuple(manifest.get("held", ())), set(manifest["frozen"])
     for name, parameter in q.named_parameters():
         parameter.requires_grad_(parameter.is_floating_point() and name not in frozen)
@@ -129,6 +131,17 @@ def _pairs(q: Quantized, tensors: Mapping[str, Tensor]) -> Tensor | None:
     if tensors["pairs"].shape != (rungs, rungs) or not torch.equal(tensors["pairs"], tensors["pairs"].T):
         raise ValueError(f"pairs of widths are not a symmetric matrix of {rungs} rungs")
     return torch.zeros_like(tensors["pairs"])
+
+
+def _make_room_for_originals(q: Quantized, tensors: Mapping[str, Tensor]) -> None:
+    """Make room for what rounding moved of the network, if the file has any."""
+    there = q.net.state_dict()
+    for key in tensors:
+        if key.startswith(ORIGINALS):
+            name = key.removeprefix(ORIGINALS).replace("/", ".")
+            if there and (name not in there or there[name].shape != tensors[key].shape):
+                raise ValueError(f"{key} is no tensor of its network")
+            q.originals.make_room(name, torch.zeros_like(tensors[key]))
 
 
 def _quantizer(entry: Mapping[str, Any]) -> WeightQuantizer | InputQuantizer:

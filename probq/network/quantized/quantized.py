@@ -108,6 +108,7 @@ class Quantized(Program):
                 value = (code_levels(rung.levels, wanted.long()) * rung.scale).expand_as(wanted)
                 factor = torch.ones_like(value) if rung.factor is None else rung.factor.expand_as(wanted)
                 factor = torch.where(factor == 0, torch.ones_like(factor), factor)  # a dead channel: any weight will do
+                self.originals.keep(self.net, name)
                 weight = self.net.get_parameter(name)
                 weight[differ] = (value / factor)[differ].to(weight.dtype)
 

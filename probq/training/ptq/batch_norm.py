@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 from itertools import islice
 from typing import Any
@@ -16,7 +15,7 @@ from probq.network.program.substitution import running
 from probq.network.quantized.quantized import Quantized
 from probq.network.tracing.arguments import arguments
 from probq.network.tracing.module_kinds import NORMS
-from probq.training.ptq.decided import decided_inputs
+from probq.training.ptq.decided import decided_inputs, unrounded
 from probq.utils.batches import Batches
 
 NORM_BATCHES = 20
@@ -27,9 +26,9 @@ def has_norms(q: Program) -> bool:
     return bool(_norms(q))
 
 
-def _norms(q: Program) -> list[Any]:
+def _norms(q: Program) -> dict[str, Any]:
     named = q.net.named_modules()
-    return [m for name, m in named if isinstance(m, NORMS) and m.track_running_stats and name not in q.held]
+    return {name: m for name, m in named if isinstance(m, NORMS) and m.track_running_stats and name not in q.held}
 
 
 @torch.no_grad()
@@ -39,7 +38,7 @@ def estimate_norms(q: Program, data: Iterable[Any]) -> None:
     Source: X. Sun et al., 2019, "Hybrid 8-bit Floating Point (HFP8) Training and Inference for Deep Neural Networks"
     (batch-norm re-tuning after quantization).
     """
-    norms = _norms(q)
+    norms = list(_norms(q).values())
     if not norms:
         return
     momenta = [norm.momentum for norm in norms]
@@ -63,8 +62,9 @@ def norms(q: Quantized, batches: Iterable[Any], *, examples: int = 512) -> Quant
 
         mean <- average of E[W~ x~],    variance <- average of Var[W~ x~],
 
-    over the first 20 batches. Codes are those nearest to the weights with the new gain, so what rounds better, such
-    as `gpfq`, comes afterwards. Normalisation whose statistics are held stays as it is.
+    over the first 20 batches. Codes are those nearest to the float weights with the new gain, and biases those of the
+    float network, so what rounds better or corrects, such as `gpfq` and `bias`, comes afterwards. Normalisation whose
+    statistics are held stays as it is.
 
     Args:
         q: a decided network, from `Quantized.at`.
@@ -89,7 +89,10 @@ def norms(q: Quantized, batches: Iterable[Any], *, examples: int = 512) -> Quant
         (True, [1.0, 1.0])
     """
     inputs = decided_inputs(q, batches, examples, "norms")
-    result = copy.deepcopy(q)
+    result = unrounded(q)
+    for name in _norms(q):
+        result.originals.keep(result.net, f"{name}.running_mean")
+        result.originals.keep(result.net, f"{name}.running_var")
     result.folded = False
     result.eval()  # the statistics of what ships: without dropout
     estimate_norms(result, [(x, None) for x in inputs])

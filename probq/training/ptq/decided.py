@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from typing import Any
 
@@ -34,3 +35,20 @@ def decided_inputs(q: Quantized, batches: Iterable[Any], examples: int, function
     check_decided(q, function)
     check_number("examples", examples, 1)
     return [x for x, _ in first_examples(batches, examples, q.device, function)]
+
+
+def float_network(q: Quantized) -> Quantized:
+    """Return a copy of a decided network with the weights, biases and statistics of before any rounding."""
+    result = copy.deepcopy(q)
+    result.originals.put_back(result.net)
+    return result
+
+
+def unrounded(q: Quantized) -> Quantized:
+    """Return a copy of a decided network with the weights and biases of before any rounding, each at its nearest code.
+
+    Statistics of normalisation, which `probq.ptq.norms` estimates, stay what they are.
+    """
+    result = copy.deepcopy(q)
+    result.originals.put_back(result.net, but=dict(result.net.named_buffers()))
+    return result

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import Tensor
 from probq.network.program.folding import as_shipped, per_channel
 from probq.network.quantized.quantized import Quantized
 from probq.network.tracing.layer import Layer
-from probq.training.ptq.decided import decided_inputs
+from probq.training.ptq.decided import decided_inputs, unrounded
 from probq.training.ptq.layer_inputs import float_weight
 from probq.training.ptq.neighbours import columns, neighbours
 from probq.training.ptq.ranges import set_ranges
@@ -28,14 +27,15 @@ def equalize(q: Quantized, batches: Iterable[Any], *, examples: int = 512) -> Qu
 
     where `r1_i` is the largest weight of output channel `i` of the first layer, `r2_i` of the second layer's input
     channel `i`, normalisation folded in. The float network computes what it did. Scales of weights and inputs are set
-    anew at the same widths, and every code is the nearest one, so that better rounding comes afterwards.
+    anew at the same widths, and every code is the nearest one to the float weights, biases those of the float network:
+    better rounding and correction come afterwards.
 
     Neighbours are linear layers and convolutions of one or two axes, depthwise ones too, with nothing but ReLU, leaky
     ReLU, pooling of images, dropout or flattening between them. A layer whose output also goes elsewhere, as beside an
     identity, stays as it is, as do weights that are shared, or have a prior or a free law of their own.
 
     Args:
-        q: a decided network, from `Quantized.at`, its weights not rounded by `gpfq` or their like.
+        q: a decided network, from `Quantized.at`.
         batches: iterable of inputs, or of `(input, target)`, whose targets are not looked at; they set the scales.
         examples: greatest number of examples, kept in memory.
 
@@ -58,7 +58,7 @@ def equalize(q: Quantized, batches: Iterable[Any], *, examples: int = 512) -> Qu
         (2.0, 2.0)
     """
     inputs = decided_inputs(q, batches, examples, "equalize")
-    result = copy.deepcopy(q)
+    result = unrounded(q)
     pairs = [(a, b) for a, b in neighbours(result, inputs[0]) if _plain(result, a) and _plain(result, b)]
     for _ in range(ROUNDS if pairs else 0):
         if max([_move(result, before, after) for before, after in pairs]) < ENOUGH:

@@ -12,7 +12,7 @@ from torch import Tensor
 from probq.codebooks.rounding.nearest import Levels, code_indices, nearest_level
 from probq.network.program.decided_codes import rung_onehots
 from probq.network.quantized.quantized import Quantized
-from probq.training.ptq.decided import check_decided, decided_inputs
+from probq.training.ptq.decided import check_decided, decided_inputs, float_network, unrounded
 from probq.training.ptq.layer_inputs import float_weight, layer_rows, takes_rows
 
 TINY = 1e-12  # squared norm below which an input is none
@@ -25,7 +25,9 @@ def gpfq(q: Quantized, batches: Iterable[Any], *, examples: int = 512) -> Quanti
         q_t = Q(<x~_t, u + w_t x_t> / ||x~_t||^2),    u <- u + w_t x_t - q_t x~_t,
 
     for each output channel, `x_t` what enters weight `t` in the float network and `x~_t` in the decided one, whose
-    earlier layers are rounded already. Layers other than linear and convolutions of one or two axes stay as they are.
+    earlier layers are rounded already. Where another function rounded or corrected the network before, `w` and `x` are
+    still those of the float network: codes are found anew. Layers other than linear and convolutions of one or two
+    axes stay as they are.
 
     Args:
         q: a decided network, from `Quantized.at`.
@@ -41,16 +43,16 @@ def gpfq(q: Quantized, batches: Iterable[Any], *, examples: int = 512) -> Quanti
     Source: J. Zhang, Y. Zhou, R. Saab, 2022, "Post-training Quantization for Neural Networks with Provable Guarantees".
     """
     inputs, seen = decided_inputs(q, batches, examples, "gpfq"), set()
-    result = q
+    result, plain_net, meant = q, float_network(q), unrounded(q)
     for layer in q.layers:
         if layer.weight in seen or layer.weight not in q.weights or not takes_rows(q, layer):
             continue
         seen.add(layer.weight)
-        plain, quantized = layer_rows(q, result, layer, inputs)
+        plain, quantized = layer_rows(plain_net, result, layer, inputs)
         assignment = result.mode()
         rung = result.rung(layer.weight, rung_onehots(result, assignment.widths)[layer.weight])
         scale = rung.scale.expand(layer.shape)
-        weight = float_weight(q, layer) / scale
+        weight = float_weight(meant, layer) / scale
         if not isinstance(rung.levels, Tensor) and not isinstance(rung.levels.count, int):
             continue  # weights with codebooks of their own
         rounded = greedy(weight.flatten(1), plain, quantized, rung.levels)

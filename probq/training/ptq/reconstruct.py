@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from probq.codebooks.rounding.nearest import code_indices, nearest_level
 from probq.network.quantized.quantized import Quantized
-from probq.training.ptq.decided import check_decided, decided_inputs
+from probq.training.ptq.decided import check_decided, decided_inputs, float_network
 from probq.training.ptq.partial_run import PartialRun
 from probq.training.ptq.soft_rounding import SoftRounding
 from probq.training.ptq.units import units
@@ -56,8 +56,7 @@ def reconstruct(
         steps: of each unit.
         examples: greatest number of examples, kept in memory with what reaches the unit.
         seed: of the order of the examples.
-        reference: the network whose float weights and outputs are meant, where others have moved those of `q`, as
-            `gpfq` and `norms` do.
+        reference: the network whose float weights and outputs are meant; by default those of `q` before any rounding.
         progress: show a progress bar.
 
     Returns:
@@ -84,7 +83,7 @@ def reconstruct(
     check_seed(seed)
     if reference is not None:
         check_decided(reference, "reconstruct(reference=...)")
-    chosen, run = units(q, unit), PartialRun(q, reference or q, inputs)
+    chosen, run = units(q, unit), PartialRun(q, float_network(reference or q), inputs)
     with (
         Stream(seed).training(),
         tqdm(total=steps * len(chosen), disable=not progress, unit="step", desc="round", dynamic_ncols=True) as bar,

@@ -1,0 +1,126 @@
+"""Functions of decided networks one after the other, in any order: each follows the float network."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+import probq
+from probq import ProbqError, Quantized
+from probq.training.ptq.decided import float_network
+
+learned = partial(probq.ptq.reconstruct, steps=10, progress=False)
+FUNCTIONS = (probq.ptq.gpfq, probq.ptq.bias, probq.ptq.norms, probq.ptq.equalize, probq.ptq.ranges, learned)
+
+
+def images(count: int = 48, seed: int = 0) -> Tensor:
+    return torch.rand(count, 2, 6, 6, generator=torch.Generator().manual_seed(seed))
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(2, 5, 3, bias=False), nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(5, 4, 3), nn.ReLU(), nn.Flatten(1),
+        nn.Linear(16, 3),
+    )  # fmt: skip
+    nn.init.uniform_(net[1].weight, 0.5, 2)
+    nn.init.uniform_(net[1].bias, -1, 1)
+    net(3 * images() - 1)
+    return net.eval()
+
+
+def decided(net: nn.Module, bits: int = 2) -> Quantized:
+    q = probq.quantize(net, images(), probq.uniform(bits, 8))
+    return q.at(q.mode())
+
+
+def same(a: Quantized, b: Quantized) -> bool:
+    """Whether all that ships is the same."""
+    ours, theirs = a.mode(), b.mode()
+    same_codes = all(np.array_equal(ours.codes[n], theirs.codes[n]) for n in ours.codes)
+    return same_codes and torch.equal(a(images(8, 1)), b(images(8, 1)))
+
+
+@pytest.mark.parametrize("function", [probq.ptq.gpfq, probq.ptq.bias, probq.ptq.norms])
+def test_twice_is_once(function: Callable[..., Quantized]) -> None:
+    q = decided(network())
+    once = function(q, [images()])
+    assert not same(once, q)
+    assert same(function(once, [images()]), once)
+
+
+@pytest.mark.parametrize("first", FUNCTIONS)
+@pytest.mark.parametrize("second", FUNCTIONS)
+def test_after_any_two_the_float_network_is_that_of_the_user(
+    first: Callable[..., Quantized], second: Callable[..., Quantized]
+) -> None:
+    net = network()
+    q = second(first(decided(net), [images()]), [images()])
+    with torch.no_grad():
+        torch.testing.assert_close(float_network(q).net(images()), net(images()), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("first", [probq.ptq.gpfq, learned])
+def test_corrected_means_are_those_of_the_user_s_network(first: Callable[..., Quantized]) -> None:
+    """Of the outputs, up to half a step of the last accumulator, which the bias is rounded to."""
+    net = network()
+    q = probq.ptq.bias(first(decided(net), [images()]), [images()])
+    with torch.no_grad():
+        shift = (q(images()) - net(images())).mean(0).abs()
+    layer = q.layers[-1]
+    step = q.accumulator_step(layer, q.rung(layer.weight, q.quantizer(layer.weight).probs()), torch.ones(1))
+    assert (shift <= step / 2 + 1e-5).all()
+
+
+def test_greedy_rounding_behind_learned_rounding_is_that_of_the_float_weights() -> None:
+    q = decided(network())
+    assert same(probq.ptq.gpfq(learned(q, [images()]), [images()]), probq.ptq.gpfq(q, [images()]))
+
+
+def test_learned_rounding_behind_greedy_rounding_starts_from_the_float_weights() -> None:
+    q = decided(network())
+    rounded = probq.ptq.gpfq(q, [images()])
+    assert same(learned(rounded, [images()]), learned(rounded, [images()], reference=q))
+
+
+@pytest.mark.parametrize("function", [probq.ptq.equalize, probq.ptq.norms])
+def test_what_rounds_to_nearest_forgets_other_rounding(function: Callable[..., Quantized]) -> None:
+    q = decided(network())
+    before = probq.ptq.bias(probq.ptq.gpfq(q, [images()]), [images()])
+    assert same(function(before, [images()]), function(q, [images()]))
+
+
+def test_files_hold_the_float_weights_of_a_rounded_network(tmp_path: Path) -> None:
+    net, path = network(), tmp_path / "q.safetensors"
+    rounded = probq.ptq.gpfq(decided(net), [images()])
+    rounded.save(path)
+    loaded = probq.load(path, net)
+    assert same(loaded, rounded)
+    assert same(probq.ptq.bias(loaded, [images()]), probq.ptq.bias(rounded, [images()]))
+    again = tmp_path / "again.safetensors"
+    loaded.save(again)
+    assert again.read_bytes() == path.read_bytes()
+    kept = [name for name in safetensors.torch.load_file(path) if name.startswith("originals.")]
+    assert kept == [f"originals.{n}/weight" for n in (0, 3, 6)]
+    probq.report(path, tmp_path / "r.html")  # without the network
+
+
+def test_a_file_of_strange_float_weights_is_refused(tmp_path: Path) -> None:
+    net, path = network(), tmp_path / "q.safetensors"
+    q = decided(net)
+    q.originals.make_room("0.weight", torch.zeros(1))
+    q.save(path)
+    with pytest.raises(ProbqError, match=r"originals\.0/weight is no tensor of its network"):
+        probq.load(path, net)
+
+
+def test_training_makes_its_weights_the_float_ones() -> None:
+    q = probq.ptq.bias(probq.ptq.gpfq(decided(network()), [images()]), [images()])
+    probq.fit(q, [(images(), torch.arange(48) % 3)], epochs=1, progress=False)
+    trained = {name: tensor.clone() for name, tensor in q.net.state_dict().items()}
+    assert all(torch.equal(trained[name], tensor) for name, tensor in float_network(q).net.state_dict().items())
