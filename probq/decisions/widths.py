@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -79,11 +80,22 @@ def format_bits(quantizer: Quantizer, bits: np.ndarray) -> Any:
 
 def fix_widths(q: Program, widths: Any) -> None:
     """Fix every width of a network in place."""
+    check_widths(q, widths)
+    for name, quantizer in q.named_quantizers():
+        quantizer.fix(np.asarray(widths[name]).reshape(quantizer.gates))
+
+
+def check_widths(q: Program, widths: Any) -> None:
+    """Raise unless there is a width on the ladder of every quantizer, of the right shape, the same one where tied."""
+    if not isinstance(widths, Mapping):
+        raise ProbqError(f"widths are bits by name, such as Assignment.widths, not {type(widths).__name__}")
     for name, quantizer in q.named_quantizers():
         check_width(name, quantizer, widths)
-        if not np.array_equal(widths[name], widths[q.sites.get(name, name)]):
-            raise ProbqError(f"the assignment gives {name} and {q.sites[name]} different widths, but they are tied")
-        quantizer.fix(np.asarray(widths[name]).reshape(quantizer.gates))
+        if not np.isin(np.asarray(widths[name]), quantizer.ladder.bits).all():
+            raise ProbqError(f"a width of {widths[name]} bits for {name} is not on its ladder {quantizer.ladder.bits}")
+        site = q.sites.get(name, name)
+        if site not in widths or not np.array_equal(widths[name], widths[site]):
+            raise ProbqError(f"the assignment gives {name} and {site} different widths, but they are tied")
 
 
 def check_width(name: str, quantizer: Quantizer, widths: Any) -> None:

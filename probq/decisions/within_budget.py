@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from probq.cost.budget import Budgets, budgets
 from probq.decisions.assignment import Assignment
 from probq.decisions.constrained_posterior import constrain, constrained_posterior
 from probq.decisions.widths import (
+    check_widths,
     fixed_by_decision,
     fixed_widths,
     format_widths,
@@ -40,14 +42,30 @@ def with_widths(q: Program, widths: dict[str, Any], budget: Budgets) -> Assignme
     discrete = constrained_posterior(q, budget)
     choice, gap = discrete.most_probable()
     best, greatest = format_widths(q, discrete.problem.widths(choice)), discrete.problem.value(choice)[0]
-    log_prob, chosen = 0.0, rung_onehots(q, widths)
-    for name, quantizer in q.named_sites():
-        with torch.no_grad():
-            log_prob += float((quantizer.widths().log_probs.double() * chosen[name]).sum())
+    log_prob = width_log_prob(q, widths)
     if all(np.array_equal(best[name], widths[name]) for name in best):
         log_prob = greatest  # the same sum, added up in one order
     gap = max(0.0, greatest + gap - log_prob)
     return Assignment(widths, decided_codes(q, widths), q.layers, log_prob, gap, _limit(q, budget))
+
+
+@torch.no_grad()
+def width_log_prob(q: Program, widths: Mapping[str, Any]) -> float:
+    """Return the log-probability in nats of a choice of widths, `-inf` where a fixed width differs.
+
+    Args:
+        q: the network.
+        widths: as in `Assignment.widths`.
+
+    Raises:
+        ProbqError: if a width is missing, not on its ladder, or differs from that of a tied quantizer.
+    """
+    check_widths(q, widths)
+    log_prob, chosen = 0.0, rung_onehots(q, widths)
+    for name, quantizer in q.named_sites():
+        log_probs = quantizer.widths().log_probs if quantizer.fixed is None else quantizer.probs().log()
+        log_prob += float(log_probs.double()[chosen[name].bool()].sum())
+    return log_prob
 
 
 def mode(q: Program, budget: Budgets) -> Assignment:

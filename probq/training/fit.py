@@ -63,7 +63,8 @@ def fit(
         epochs: passes over the data, both phases together.
         validation: like `batches`; evaluated at the mode after each epoch. The widths to tune for are then those of
             `probq.decide`, or in longer fits those that came out best of trials (see `steps`), and `q.mode(budget)`
-            returns them; `evaluations=0` takes the most probable ones.
+            returns them; the laws of the widths then know what was measured. `evaluations=0` takes the most probable
+            ones and leaves the laws as the search learned them.
         progress: show a progress bar.
         checkpoint: path where the posterior is saved after every epoch.
         seed: makes the fit reproducible; the global random state is restored afterwards.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from probq.decisions.outputs import cast_like_inputs, stacked_outputs
 from probq.decisions.widths import fix_widths, widths_are_fixed
 from probq.decisions.within_budget import mode as most_probable
 from probq.decisions.within_budget import sample as draws_within
-from probq.decisions.within_budget import shipped_assignment
+from probq.decisions.within_budget import shipped_assignment, width_log_prob
 from probq.network.program.decided_codes import decided_codes, decided_output, rung_onehots
 from probq.network.program.program import Program
 from probq.network.quantized.save import save
@@ -38,8 +39,8 @@ class Quantized(Program):
         """Return the most probable widths whose cost keeps the budget, and the most probable codes.
 
         Where `fit` had validation batches and measured that other widths do better, it is those it tuned the network
-        for, and those are returned for the budget that it kept; the assignment's `gap` says by how many nats the most
-        probable ones are more probable.
+        for, and those are returned for the budget that it kept; what it measured has updated the laws of the widths,
+        and the assignment's `gap` says by how many nats the most probable ones are still more probable.
 
         Args:
             budget: the limit, or a list of limits that all hold; by default what was last fitted for, if anything.
@@ -73,6 +74,26 @@ class Quantized(Program):
             raise ProbqError(f"sample takes a number of draws, 1 or more, not {n!r}")
         check_seed(seed)
         return draws_within(self, n, budget or self.budget, seed)
+
+    def log_prob(self, widths: Mapping[str, Any]) -> float:
+        """Return the log-probability of a choice of widths under the posterior in nats, whatever it costs.
+
+        `Assignment.log_prob` is the same number. Where a width is fixed, another one has `-inf`.
+
+        Args:
+            widths: bits of every quantizer by name, as in `Assignment.widths`.
+
+        Raises:
+            ProbqError: if a quantizer has no width there, or one that is not on its ladder.
+
+        Example:
+            >>> import probq
+            >>> q = probq.quantize(torch.nn.Linear(3, 2), torch.rand(4, 3))
+            >>> a = q.mode()
+            >>> q.log_prob(a.widths) == a.log_prob
+            True
+        """
+        return width_log_prob(self, widths)
 
     def at(self, assignment: Assignment) -> Quantized:
         """Return a copy of the network with its widths fixed, batch normalisation folded, and its codes those decided.

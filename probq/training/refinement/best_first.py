@@ -25,10 +25,19 @@ class BestFirstSearch:
         starts: choices to begin with, the most probable one first; they keep the limits.
         measure: loss of widths.
         evaluations: greatest number of losses to measure.
+        survey: choices from everywhere within the limits, measured after the starts.
     """
 
-    def __init__(self, space: WidthSpace, starts: Sequence[State], measure: Measure, evaluations: int) -> None:
+    def __init__(
+        self,
+        space: WidthSpace,
+        starts: Sequence[State],
+        measure: Measure,
+        evaluations: int,
+        survey: Sequence[State] = (),
+    ) -> None:
         self.space, self.starts, self.measure, self.evaluations = space, starts, measure, evaluations
+        self.survey = survey
         self.losses: dict[State, float] = {}
 
     @property
@@ -47,10 +56,10 @@ class BestFirstSearch:
         Where no more states keep the limits than may be measured, all of them are.
         """
         every = self._every()
-        first = list(self.starts)[: max(1, self.evaluations // 4)] if every is None else every
+        first = [*list(self.starts)[: max(1, self.evaluations // 4)], *self.survey] if every is None else every
         total = self.evaluations if every is None else len(every)
         with tqdm(total=total, disable=not progress, unit="network", desc="decide", dynamic_ncols=True) as bar:
-            for state in first:
+            for state in dict.fromkeys(first):
                 self._measured(state, bar)
             while every is None and len(self.losses) < self.evaluations and (ahead := self._ahead()):
                 self._measured(ahead[0], bar)

@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 from itertools import product
-from typing import Any
-
 import numpy as np
 
 from probq.network.quantized.quantized import Quantized
-from probq.training.refinement.decide import make_search
+from probq.training.refinement.best_first import BestFirstSearch
 from probq.training.refinement.space import State, WidthSpace
-from probq.training.refinement.validation_loss import ValidationLoss
-from probq.utils.batches import Batches
 
 
-def find_candidates(
-    q: Quantized, validation: Batches, batches: Batches, evaluations: int, progress: bool, number: int
-) -> list[dict[str, Any]]:
-    """A number of different widths worth tuning, if there are so many, the decision of `probq.decide` first.
+def find_candidates(q: Quantized, search: BestFirstSearch, number: int) -> list[State]:
+    """A number of different choices worth tuning, if there are so many, the decision of `probq.decide` first.
 
     What is measured before the tuning favours networks close to those that were searched. So up to half of the
-    candidates are the widest uniform widths that keep the budget, with steps up where those leave room. An interrupt
-    is the caller's.
+    candidates are the widest uniform widths that keep the budget, with steps up where those leave room.
+
+    Args:
+        q: the network.
+        search: of the best widths, run; the uniform ones are measured, too.
+        number: greatest number of candidates.
     """
-    search = make_search(q, q.budget, ValidationLoss(q, validation, batches, None), evaluations)
-    search.run(progress)
-    measured, space = search.ranked, search.space
+    measured = search.ranked
     best = measured[: number - number // 2]
-    plain = [state for state in uniform_states(q, space) if state not in best] if number > 1 else []
+    plain = [state for state in uniform_states(q, search.space) if state not in best] if number > 1 else []
     plain = sorted(plain, key=search.loss)[: number // 2]
     others = [state for state in measured if state not in plain][: number - len(plain)]
-    return [space.widths(state) for state in (*others, *plain)]
+    return [*others, *plain]
 
 
 def uniform_states(q: Quantized, space: WidthSpace) -> list[State]:

@@ -14,19 +14,21 @@ import numpy as np
 from probq.cost.budget import Budgets, budgets
 from probq.decisions.allocation.most_probable import most_probable_first
 from probq.decisions.assignment import Assignment
-from probq.decisions.constrained_posterior import ConstrainedPosterior, constrained_posterior
+from probq.decisions.constrained_posterior import ConstrainedPosterior, constrain, constrained_posterior
 from probq.decisions.widths import format_bits, widths_are_fixed
 from probq.decisions.within_budget import mode, with_widths
 from probq.network.program.program import check_posterior
 from probq.network.quantized.quantized import Quantized
 from probq.network.quantizers.base import Quantizer
 from probq.training.refinement.best_first import BestFirstSearch, Measure
+from probq.training.refinement.evidence import take_evidence
 from probq.training.refinement.space import State, StateCost, WidthSpace
 from probq.training.refinement.validation_loss import ValidationLoss
 from probq.utils.arguments import check_number
 from probq.utils.batches import Batches
 
 STARTS = 10
+SURVEY = 0.4  # of the evaluations
 
 
 def decide(
@@ -43,11 +45,16 @@ def decide(
 
     The loss is the likelihood's mean negative log-probability of one example, with every code at its mode. Where no
     more choices keep the budget than may be measured, all are, and the result is the best of all. Otherwise the most
-    probable ten come first, then steps from the best so far: one quantizer a rung up or down, or a rung up paid for by
+    probable ten come first, then two in five of the evaluations survey choices from everywhere within the budget, drawn
+    uniformly, then come steps from the best so far: one quantizer a rung up or down, or a rung up paid for by
     the fewest rungs down of another one (among more than 64 quantizers, of the few that give up least
     log-probability). The order follows a Gaussian process on what was measured, whose mean is the
     posterior; it ends when no step helps. Where channels or weights have widths of their own, a step moves all of
     them. So local steps can miss a better choice that lies two steps away.
+
+    What was measured then updates the law of the widths in `q`: the log-probability of a choice falls with its loss, as
+    far as a sum over quantizers can tell, in units of what that sum leaves unexplained. Where channels or weights have
+    widths of their own, their laws stay.
 
     Args:
         q: from `quantize` or `fit`. Fixed widths are returned as they are.
@@ -101,6 +108,7 @@ def decide(
         return mode(q, budget)
     widths = search.space.widths(search.best)
     loss.settle(q, widths)
+    take_evidence(q, search.space, search.losses)
     return replace(with_widths(q, widths, budget), loss=search.losses.get(search.best))
 
 
@@ -142,7 +150,26 @@ def make_search(
     space = WidthSpace(tuple(names), tuple(options), tuple(log_probs), (), q.sites)
     limits = tuple((StateCost(q.layers, b.cost, space), b.absolute(q.layers)) for b in budgets(budget))
     space = replace(space, limits=limits)
-    return BestFirstSearch(space, [_state(space, widths) for widths in starts], measure, evaluations)
+    survey = _survey(q, space, budget, int(SURVEY * evaluations)) if laws is None and not _own_gates(q) else []
+    return BestFirstSearch(space, [_state(space, widths) for widths in starts], measure, evaluations, survey)
+
+
+def _own_gates(q: Quantized) -> bool:
+    """Return whether channels or weights have widths of their own."""
+    return any(quantizer.gates for _, quantizer in q.named_sites())
+
+
+def _survey(q: Quantized, space: WidthSpace, budget: Budgets, number: int) -> list[State]:
+    """Choices drawn uniformly among those within the limits, always the same: what is measured near the best choice
+    alone tells little about all others.
+    """
+    if not number:
+        return []
+    flat = {name: np.zeros(len(quantizer.ladder)) for name, quantizer in q.named_sites()}
+    discrete = constrain(q, budgets(budget), laws=flat)
+    assert discrete is not None  # it raises otherwise
+    drawn = discrete.draws(number, np.random.default_rng(0))
+    return [_state(space, discrete.problem.widths(choice)) for choice in drawn]
 
 
 def _starts(discrete: ConstrainedPosterior) -> list[dict[str, Any]]:

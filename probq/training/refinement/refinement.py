@@ -10,7 +10,10 @@ from probq.decisions.widths import fix_widths
 from probq.evaluation.diagnostics.held_out import validate
 from probq.network.quantized.quantized import Quantized
 from probq.training.refinement.candidates import find_candidates
+from probq.training.refinement.decide import make_search
+from probq.training.refinement.evidence import take_evidence, with_trials
 from probq.training.refinement.trials import run_trials, steps_per_trial
+from probq.training.refinement.validation_loss import ValidationLoss
 from probq.training.svi.history import Step
 from probq.training.svi.trainer import Trainer
 from probq.utils.batches import Batches
@@ -18,7 +21,7 @@ from probq.utils.batches import Batches
 
 @dataclass(frozen=True)
 class Refinement:
-    """A refinement decides between a search and its tuning, by loss on held-out data.
+    """A refinement decides between a search and its tuning, by loss on held-out data, which the gates' laws then know.
 
     Args:
         validation: held-out batches.
@@ -46,13 +49,18 @@ class Refinement:
         Returns:
             The numbers of the steps that are left for the tuning.
         """
+        search = make_search(q, q.budget, ValidationLoss(q, self.validation, trainer.data, None), self.evaluations)
+        search.run(self.progress)
         wanted = self.trials if steps_per_trial(len(numbers), self.trials) else 1  # more would be measured in vain
-        found = find_candidates(q, self.validation, trainer.data, self.evaluations, self.progress, wanted)
-        taken = steps_per_trial(len(numbers), len(found)) * len(found)
+        found = find_candidates(q, search, wanted)
+        taken, losses = steps_per_trial(len(numbers), len(found)) * len(found), dict(search.losses)
         if taken:
-            yield from run_trials(q, found, numbers[:taken], trainer, self.loss)
+            widths = [search.space.widths(state) for state in found]
+            tried = yield from run_trials(q, widths, numbers[:taken], trainer, self.loss)
+            losses = with_trials(losses, dict(zip(found, tried, strict=True)))
         else:
-            fix_widths(q, found[0])
+            fix_widths(q, search.space.widths(found[0]))
+        take_evidence(q, search.space, losses)
         return numbers[taken:]
 
     def loss(self, q: Quantized) -> float:

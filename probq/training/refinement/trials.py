@@ -31,7 +31,7 @@ def run_trials(
     numbers: range,
     trainer: Trainer,
     loss: Callable[[Quantized], float],
-) -> Generator[Step, None, None]:
+) -> Generator[Step, None, list[float]]:
     """Steps of all trials, one after the other on copies of a network, which then is the one of least loss.
 
     All see the same batches in the same order, as far as torch's global random state decides it. An interrupt leaves
@@ -43,9 +43,12 @@ def run_trials(
         numbers: of the steps; as many for each choice.
         trainer: trains every copy.
         loss: of a tuned network.
+
+    Returns:
+        The loss of each candidate.
     """
     state, each = torch.get_rng_state(), len(numbers) // len(candidates)
-    least, chosen, best = math.inf, candidates[0], q
+    least, chosen, best, losses = math.inf, candidates[0], q, []
     for place, widths in enumerate(candidates):
         torch.set_rng_state(state)
         tuned = copy.deepcopy(q)
@@ -53,8 +56,10 @@ def run_trials(
         for step in trainer.tune(trainer.loop(tuned), numbers[place * each : (place + 1) * each]):
             yield replace(step, phase="trial")
         found = loss(tuned)
+        losses.append(found)
         if place == 0 or found < least:
             least, chosen, best = found, widths, tuned
     fix_widths(q, chosen)
     q.load_state_dict(best.state_dict(), strict=False)
     q.folded = best.folded
+    return losses

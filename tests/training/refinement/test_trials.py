@@ -54,7 +54,9 @@ def test_a_fit_takes_the_best_of_trials_made_by_hand(norm: bool, number: int) ->
     records = list(probq.steps(q, PAIRS, BUDGET, 64, validation=HELD, search=0.5, trials=number, **HOW))
     list(probq.steps(searched, PAIRS, BUDGET, 32, search=1.0, **HOW))
     held, data = Batches(HELD, q.device), Batches(PAIRS, q.device)
-    widths = find_candidates(searched, held, data, 100, False, number)
+    search = make_search(searched, BUDGET, ValidationLoss(searched, held, data, None), 100)
+    search.run()
+    widths = [search.space.widths(state) for state in find_candidates(searched, search, number)]
     epochs = steps_per_trial(96, number) // 3
     losses, networks = [], []
     for own in widths:
@@ -96,9 +98,9 @@ def test_uniform_contenders_are_the_widest_within_the_limit(percent: float) -> N
 def test_contenders_are_what_was_measured_best_and_uniform_widths(number: int) -> None:
     q, held, data = network(), Batches(HELD, torch.device("cpu")), Batches(PAIRS, torch.device("cpu"))
     q.budget = BUDGET
-    found = find_candidates(q, held, data, 100, False, number)
     search = make_search(q, BUDGET, ValidationLoss(q, held, data, None), 100)
     search.run()
+    found = [search.space.widths(state) for state in find_candidates(q, search, number)]
     ranked = [search.space.widths(state) for state in search.ranked]
     plain = [search.space.widths(state) for state in uniform_states(q, search.space)]
     assert len(found) == number

@@ -1,0 +1,147 @@
+"""Measured losses are evidence about widths: they update the laws of the gates instead of overruling them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from probq.network.quantized.quantized import Quantized
+from probq.training.refinement.space import State, WidthSpace
+
+RATIOS = tuple(np.logspace(-4, 2, 25))  # of the variance of errors to that of effects, to choose from
+GUMBEL = math.sqrt(6) / math.pi  # scale of a Gumbel law for one unit of standard deviation
+LEAST_ERROR = 1e-3  # of the spread of what was measured
+FEWEST = 4  # measurements to learn from
+MOST_LOG_ODDS = 20.0
+
+
+class Effects(NamedTuple):
+    """Effects say what each option of each quantizer adds to the measured score of a choice of widths.
+
+    Attributes:
+        rows: for each quantizer one number for each of its options.
+        error: standard deviation of what no sum of effects explains.
+    """
+
+    rows: tuple[np.ndarray, ...]
+    error: float
+
+
+def scores(losses: np.ndarray) -> np.ndarray:
+    """Return `log(1 + excess / median excess)` of losses over the least one, so that broken networks set no scale.
+
+    Example:
+        >>> scores(np.array([1.0, 2.0, 3.0])).round(3)
+        array([0.   , 0.693, 1.099])
+    """
+    excess = np.where(np.isfinite(losses), losses, np.inf) - losses[np.isfinite(losses)].min(initial=np.inf)
+    excess = np.minimum(excess, excess[np.isfinite(excess)].max(initial=0.0))
+    return np.log1p(excess / (float(np.median(excess)) or float(excess.max()) or 1.0))
+
+
+def measured_effects(space: WidthSpace, states: np.ndarray, values: np.ndarray) -> Effects:
+    """Return the effects of options on values that were measured of some states.
+
+    The model is that of a Gaussian process: a value is a constant, minus a slope times the log-probability of the
+    state, plus an effect of each option, normal and independent, plus a normal error. The slope is that of least
+    squares, at least 0; the variances have the greatest marginal likelihood. Effects are posterior means.
+
+    Args:
+        space: the choices, with the laws that held before.
+        states: options `[N, quantizers]`.
+        values: `[N]`, the less the better.
+
+    Source: C. E. Rasmussen, C. K. I. Williams, 2006, "Gaussian Processes for Machine Learning", chapters 2 and 5.
+    """
+    before = space.each_log_prob(states)
+    before = before - before.mean()
+    slope = max(0.0, -float(before @ values) / max(float(before @ before), 1e-12))
+    rest = values - values.mean() + slope * before
+    agree = (states[:, None] == states[None]).mean(2)
+    ratio = max(RATIOS, key=lambda r: _log_evidence(agree, rest, r))
+    weights = np.linalg.solve(agree + ratio * np.eye(len(states)), rest)
+    rows = []
+    for place, log_probs in enumerate(space.log_probs):
+        own = np.bincount(states[:, place], weights, len(log_probs)) / states.shape[1]
+        rows.append(own - slope * log_probs)
+    error = math.sqrt(ratio * max(float(rest @ weights), 0.0) / len(states))
+    return Effects(tuple(rows), max(error, LEAST_ERROR * float(values.std()), 1e-12))
+
+
+def _log_evidence(agree: np.ndarray, rest: np.ndarray, ratio: float) -> float:
+    """Return the log marginal likelihood with the best common variance, up to a constant."""
+    covariance = agree + ratio * np.eye(len(rest))
+    fit = max(float(rest @ np.linalg.solve(covariance, rest)), 1e-300)
+    return -0.5 * (len(rest) * math.log(fit) + np.linalg.slogdet(covariance)[1])
+
+
+def with_trials(losses: Mapping[State, float], tried: Mapping[State, float]) -> dict[State, float]:
+    """Return losses in which those after a trial stand in for those before it, moved to have the same mean.
+
+    Trials tell how the candidates differ once they are tuned, not how far all others would have fallen.
+
+    Args:
+        losses: before any tuning, in nats.
+        tried: after trials, of some of the same choices.
+
+    Example:
+        >>> with_trials({(0,): 3.0, (1,): 1.0, (2,): 2.0}, {(1,): 0.6, (2,): 0.4})
+        {(0,): 3.0, (1,): 1.6, (2,): 1.4}
+    """
+    finite = [state for state, loss in tried.items() if math.isfinite(loss) and math.isfinite(losses[state])]
+    if not finite:
+        return dict(losses)
+    fallen = float(np.mean([losses[state] - tried[state] for state in finite]))
+    return {**losses, **{state: tried[state] + fallen for state in finite}}
+
+
+@torch.no_grad()
+def take_evidence(q: Quantized, space: WidthSpace, losses: Mapping[State, float]) -> bool:
+    """Give the gates the law under which a choice of widths is the best one, as far as measured losses tell.
+
+    A choice has the score of the sum of its effects and of an error. If errors have a Gumbel law with the standard
+    deviation that was found, the choice `w` is the best of all with probability
+
+        P(w) proportional to exp(-sum_i effect_i(w_i) / scale),   scale = sqrt(6) / pi * error,
+
+    which is a product over quantizers. Networks whose channels or weights have widths of their own keep their laws, as
+    do those of which fewer than four choices were measured.
+
+    Args:
+        q: the network.
+        space: its choices of widths, with the laws that the gates have.
+        losses: of some choices, in nats.
+
+    Returns:
+        Whether the laws were updated.
+
+    Source: J. I. Yellott, 1977, "The Relationship between Luce's Choice Axiom, Thurstone's Theory of Comparative
+    Judgment, and the Double Exponential Distribution".
+    """
+    values = np.array(list(losses.values()))
+    shared = all(not quantizer.gates for _, quantizer in q.named_sites())
+    if not shared or len(values) < FEWEST or not np.isfinite(values).any() or np.ptp(scores(values)) == 0:
+        return False
+    effects = measured_effects(space, np.array(list(losses)), scores(values))
+    for name, row in zip(space.names, effects.rows, strict=True):
+        quantizer = q.quantizer(name)
+        if len(row) > 1:
+            quantizer.logits.copy_(chain_logits(torch.as_tensor(-row / (GUMBEL * effects.error))))
+    return True
+
+
+def chain_logits(log_probs: torch.Tensor) -> torch.Tensor:
+    """Return the log-odds `[B - 1]` of a chain of gates whose rungs have given log-probabilities `[B]`, normalised or not.
+
+    Gate `k` is open with the odds of all wider rungs against rung `k`; log-odds stay within 20.
+
+    Example:
+        >>> chain_logits(torch.tensor([0.25, 0.25, 0.5]).log()).exp()
+        tensor([3., 2.])
+    """
+    beyond = torch.logcumsumexp(log_probs.flip(-1), -1).flip(-1)[..., 1:]
+    return (beyond - log_probs[..., :-1]).clamp(-MOST_LOG_ODDS, MOST_LOG_ODDS)
