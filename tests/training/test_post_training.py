@@ -1,5 +1,6 @@
 """Quantization without training: rounding by hand, errors that fall, and one call from a network to a decided one."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -267,10 +268,11 @@ def test_forgotten_lists_and_targets_are_told() -> None:
         probq.post_training(net, [(x[:64], y[:64]), x[64:128]], Budget(percent=2), progress=False)
 
 
-def test_a_network_in_double_precision_is_rounded_greedily() -> None:
+@pytest.mark.parametrize("rounding", [[probq.ptq.gpfq], None])
+def test_a_network_in_double_precision_is_rounded(rounding: list[Callable[..., Quantized]] | None) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).double().eval()
     x, budget = torch.rand(64, 6).double(), Budget(percent=2)
-    q = probq.post_training(net, [x], budget, rounding=[probq.ptq.gpfq], progress=False)
+    q = probq.post_training(net, [x], budget, rounding=rounding, progress=False)
     model = probq.lower(q)
     assert torch.equal(torch.from_numpy(model(x[:8]) * model.output_scale), q(x[:8]).double().detach())

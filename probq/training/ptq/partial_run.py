@@ -52,7 +52,7 @@ class PartialRun:
         self.levels: dict[str, Tensor] = {}
         for name, rung in self.rungs.items():
             codes = torch.as_tensor(assignment.codes[name], device=q.device).long()
-            self.levels[name] = code_levels(rung.levels, codes)
+            self.levels[name] = code_levels(rung.levels, codes).to(self.q.net.get_parameter(name).dtype)
         self.batches = [part for x in inputs for part in _parts(x)]
         modules = {name for name, _ in self.q.net.named_modules()}
         self._layers = [layer.name for layer in q.layers if layer.name in modules]

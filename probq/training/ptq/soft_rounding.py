@@ -29,7 +29,7 @@ class SoftRounding:
     def __init__(self, u: Tensor, levels: Levels, zeros: Tensor | None) -> None:
         below = first_code(u, levels, 2)
         above = clip_codes(below + 1, counts(levels) - 1)
-        self.lower, self.upper = (code_levels(levels, codes).detach() for codes in (below, above))
+        self.lower, self.upper = (code_levels(levels, codes).detach().to(u) for codes in (below, above))
         gap = self.upper - self.lower
         fraction = torch.where(gap > 0, (u - self.lower) / gap.clamp_min(1e-12), 0.5).clamp(WITHIN, 1 - WITHIN)
         self.v = torch.logit((fraction + STRETCH) / (1 + 2 * STRETCH)).detach().requires_grad_()

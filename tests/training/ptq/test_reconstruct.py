@@ -1,5 +1,6 @@
 """Learned rounding: never above nearest, near the best of all roundings, and what is taken and left."""
 
+import copy
 import itertools
 from dataclasses import replace
 from typing import Any
@@ -136,6 +137,19 @@ def test_outputs_come_nearer_and_the_seed_decides() -> None:
     rounded = probq.ptq.gpfq(q, [x])
     again = learned(rounded, x, reference=q, steps=100)
     assert error(again, q, x) < error(q, q, x)
+
+
+def test_a_network_in_double_precision_is_learned_like_one_in_single() -> None:
+    """Neither ends above nearest rounding, and nearly all codes are the same."""
+    net, x = networks()["groups"]
+    found = {}
+    for dtype in (torch.float32, torch.float64):
+        own, example = copy.deepcopy(net).to(dtype), x.to(dtype)
+        q = decided(own, example)
+        found[dtype] = learned(q, example, steps=50)
+        assert error(found[dtype], q, example) <= error(q, q, example)
+    codes = [q.mode().codes for q in found.values()]
+    assert np.mean([np.mean(codes[0][n] == codes[1][n]) for n in codes[0]]) > 0.9
 
 
 def test_units_are_layers_pairs_and_blocks() -> None:
