@@ -11,7 +11,7 @@ from torch import Tensor
 
 from probq.codebooks import Grid
 from probq.codebooks.rounding.nearest import all_levels, nearest_level
-from probq.codebooks.rounding.scales import LEAST_SIZE, thinned
+from probq.codebooks.rounding.scales import LEAST_SIZE, check_size, thinned
 
 METHODS = ("minmax", "percentile", "mse", "kl")
 FINER = 8  # powers of two below the one that clips nothing, among which is searched
@@ -27,8 +27,12 @@ def log2_range(sample: Tensor, levels: Grid | Tensor, method: str, percentile: f
         levels: the levels of the codebook.
         method: one of `METHODS`, as in `probq.ptq.ranges`.
         percentile: share of the numbers on either side that the method of this name keeps, in percent.
+
+    Raises:
+        ProbqError: if a number is too large.
     """
     numbers = sample.detach().reshape(-1)
+    check_size(numbers)
     table = all_levels(levels).detach().double()
     if method == "percentile":
         low, high = np.percentile(numbers.cpu().numpy(), [100 - percentile, percentile])

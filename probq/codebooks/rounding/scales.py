@@ -10,8 +10,9 @@ from torch import Tensor
 
 from probq.codebooks import Grid
 from probq.codebooks.rounding.nearest import all_levels, nearest_level
+from probq.utils.errors import ProbqError
 
-LEAST_SIZE = 1e-12  # of numbers that are quantized
+LEAST_SIZE, LARGEST_SIZE = 1e-12, 1e30  # of numbers that are quantized
 LEAST_GAIN = 2.0**-20  # of a normalisation: a dead channel needs a scale and a prior's width all the same
 MOST_NUMBERS = 65536  # of a sample that sets a scale; more change little
 MULTIPLIERS = 16  # integers 16 .. 31: scales 3 % apart from any real one at most, products still within 31 bits
@@ -43,6 +44,20 @@ def thinned(numbers: Tensor) -> Tensor:
     return numbers[torch.linspace(0, count - 1, MOST_NUMBERS, dtype=torch.float64).long()]
 
 
+def check_size(numbers: Tensor) -> None:
+    """Raise where numbers are too large for a scale: sums of their products are not finite in float32.
+
+    Raises:
+        ProbqError: with what to do.
+    """
+    size = float(numbers.detach().abs().max()) if numbers.numel() else 0.0
+    if size > LARGEST_SIZE:
+        raise ProbqError(
+            f"a weight, or what enters a layer, is as large as {size:.3g}, and nothing above {LARGEST_SIZE:.0e} can be "
+            "quantized; divide the data by a constant, for example by its largest value"
+        )
+
+
 def best_log2_scale(values: Tensor, levels: Grid | Tensor, rows: int, multipliers: int = 1) -> Tensor:
     """Return the logarithm (base 2) of the scale with the least squared rounding error, for each of `rows` rows.
 
@@ -53,7 +68,11 @@ def best_log2_scale(values: Tensor, levels: Grid | Tensor, rows: int, multiplier
         levels: the levels of the codebook.
         rows: number of scales.
         multipliers: see `hardware_scale`; 1 tries powers of two only.
+
+    Raises:
+        ProbqError: if a number is too large.
     """
+    check_size(values)
     values = values.detach().reshape(rows, -1)
     table = all_levels(levels, values)
     reach = max(float(table.abs().max()), 1.0)

@@ -13,7 +13,7 @@ from probq.codebooks.rounding.nearest import code_levels
 from probq.network.program.decided_codes import rung_onehots
 from probq.network.quantized.quantized import Quantized
 from probq.network.tracing.layer import Layer
-from probq.training.ptq.decided import decided_inputs, float_network
+from probq.training.ptq.decided import decided_inputs, float_reference
 from probq.training.ptq.layer_inputs import float_weight, layer_rows, takes_rows
 
 
@@ -37,12 +37,13 @@ def bias(q: Quantized, batches: Iterable[Any], *, examples: int = 512, reference
         Another decided network of the same widths and codes.
 
     Raises:
-        ProbqError: if the network is not decided, or there is no data.
+        ProbqError: if the network or the reference is not decided, or there is no data.
 
     Source: M. Nagel et al., 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction".
     """
     inputs = decided_inputs(q, batches, examples, "bias")
-    result, assignment, plain = copy.deepcopy(q), q.mode(), float_network(q if reference is None else reference)
+    plain = float_reference(q, reference, "bias")
+    result, assignment = copy.deepcopy(q), q.mode()
     for layer in q.layers:
         name = _place(result, layer)
         if name is None or layer.weight not in q.weights or not takes_rows(q, layer):

@@ -6,6 +6,8 @@ import copy
 from collections.abc import Iterable
 from typing import Any
 
+from torch import nn
+
 from probq.decisions.widths import fixed_by_decision
 from probq.network.program.program import check_posterior
 from probq.network.quantized.quantized import Quantized
@@ -35,6 +37,25 @@ def decided_inputs(q: Quantized, batches: Iterable[Any], examples: int, function
     check_decided(q, function)
     check_number("examples", examples, 1)
     return [x for x, _ in first_examples(batches, examples, q.device, function)]
+
+
+def float_reference(q: Quantized, reference: Quantized | None, function: str) -> Quantized:
+    """Return the float network that is meant: that of a reference, or by default of the network itself.
+
+    Raises:
+        ProbqError: if the reference is no decided network of the same layers.
+    """
+    if reference is None:
+        return float_network(q)
+    if isinstance(reference, nn.Module) and not isinstance(reference, Quantized):
+        raise ProbqError(
+            f"{function}(reference=...) takes a decided network, not {type(reference).__name__}: leave it out, since a "
+            "decided network knows its float weights, or give the one from before other functions"
+        )
+    check_decided(reference, f"{function}(reference=...)")
+    if [(m.name, m.shape) for m in reference.layers] != [(m.name, m.shape) for m in q.layers]:
+        raise ProbqError(f"{function}(reference=...) takes a decided network with the layers of the one to be rounded")
+    return float_network(reference)
 
 
 def float_network(q: Quantized) -> Quantized:

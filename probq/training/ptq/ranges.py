@@ -41,7 +41,7 @@ def ranges(
         Another decided network of the same widths.
 
     Raises:
-        ProbqError: if the network is not decided, there is no data, or no such method.
+        ProbqError: if the network is not decided, there is no data or no such method, or a number is above 1e30.
 
     Source: S. Migacz, 2017, "8-bit Inference with TensorRT" (divergence of histograms).
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from probq.codebooks.rounding.nearest import code_indices, nearest_level
 from probq.network.quantized.quantized import Quantized
-from probq.training.ptq.decided import check_decided, decided_inputs, float_network
+from probq.training.ptq.decided import decided_inputs, float_reference
 from probq.training.ptq.partial_run import PartialRun
 from probq.training.ptq.soft_rounding import SoftRounding
 from probq.training.ptq.units import units
@@ -63,7 +63,7 @@ def reconstruct(
         Another decided network of the same widths.
 
     Raises:
-        ProbqError: if the network is not decided, there is no data, or no such unit.
+        ProbqError: if the network or the reference is not decided, there is no data, or no such unit.
 
     Source: M. Nagel, R. A. Amjad, M. van Baalen, C. Louizos, T. Blankevoort, 2020, "Up or Down? Adaptive Rounding for
     Post-Training Quantization"; Y. Li et al., 2021, "BRECQ: Pushing the Limit of Post-Training Quantization by Block
@@ -81,9 +81,7 @@ def reconstruct(
     inputs = decided_inputs(q, batches, examples, "reconstruct")
     check_number("steps", steps, 1)
     check_seed(seed)
-    if reference is not None:
-        check_decided(reference, "reconstruct(reference=...)")
-    chosen, run = units(q, unit), PartialRun(q, float_network(reference or q), inputs)
+    chosen, run = units(q, unit), PartialRun(q, float_reference(q, reference, "reconstruct"), inputs)
     with (
         Stream(seed).training(),
         tqdm(total=steps * len(chosen), disable=not progress, unit="step", desc="round", dynamic_ncols=True) as bar,

@@ -124,3 +124,19 @@ def test_training_makes_its_weights_the_float_ones() -> None:
     probq.fit(q, [(images(), torch.arange(48) % 3)], epochs=1, progress=False)
     trained = {name: tensor.clone() for name, tensor in q.net.state_dict().items()}
     assert all(torch.equal(trained[name], tensor) for name, tensor in float_network(q).net.state_dict().items())
+
+
+@pytest.mark.parametrize("function", [probq.ptq.bias, learned])
+def test_a_reference_is_a_decided_network_of_the_same_layers(function: Callable[..., Quantized]) -> None:
+    net = network()
+    q = decided(net)
+    wide = decided(nn.Sequential(nn.Conv2d(2, 5, 3), nn.Flatten(1), nn.Linear(80, 3)).eval())
+    refused = [
+        (net, "takes a decided network, not Sequential: leave it out"),
+        (probq.quantize(net, images()), r"takes a decided network: q\.at"),
+        (wide, "with the layers of the one to be rounded"),
+    ]
+    for reference, sentence in refused:
+        with pytest.raises(ProbqError, match=rf"\(reference=\.\.\.\) .*{sentence}"):
+            function(q, [images()], reference=reference)
+    assert same(function(q, [images()], reference=probq.ptq.gpfq(q, [images()])), function(q, [images()]))

@@ -82,3 +82,25 @@ def test_bad_input_is_told() -> None:
         probq.ptq.ranges(probq.quantize(net, x), [x])
     with pytest.raises(ProbqError, match="ranges needs data"):
         probq.ptq.ranges(q, [])
+
+
+@pytest.mark.parametrize("method", ["minmax", "percentile", "mse", "kl"])
+@pytest.mark.parametrize("size", [3e30, 3e38])
+def test_numbers_without_a_scale_are_told(method: str, size: float) -> None:
+    """3e38 overflows behind the first layer; 3e30 does where its products are summed."""
+    net, x = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1)), torch.ones(4, 2)
+    nn.init.constant_(net[0].weight, 4)
+    q = decided(net, x)
+    with pytest.raises(ProbqError, match=r"nothing above 1e\+30 can be quantized; divide the data by a constant"):
+        probq.ptq.ranges(q, [size * x], method=method)
+    with pytest.raises(ProbqError, match=r"nothing above 1e\+30 can be quantized|outputs .* are empty or not finite"):
+        probq.quantize(net, size * x)
+    largest = probq.ptq.ranges(q, [1e29 * x], method=method)
+    assert all(s.scales().isfinite().all() for s in largest.inputs.values())
+
+
+def test_weights_without_a_scale_are_told() -> None:
+    net = nn.Linear(2, 1)
+    nn.init.constant_(net.weight, 1e38)
+    with pytest.raises(ProbqError, match=r"as large as 1e\+38"):
+        probq.quantize(net, torch.ones(4, 2))
