@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -12,6 +13,9 @@ from torch.distributions import kl_divergence
 
 from probq.cost.budget import Budgets, budgets
 from probq.criteria import kl, loss
+from probq.decisions.assignment import Assignment
+from probq.decisions.widths import widths_are_fixed
+from probq.decisions.within_budget import check_budget_reachable
 from probq.evaluation.diagnostics.held_out import scores
 from probq.likelihoods import Likelihood
 from probq.network.program.substitution import substitute
@@ -36,7 +40,7 @@ from probq.utils.errors import ProbqError
 def post_training(
     net: nn.Module,
     batches: Iterable[Any],
-    budget: Budgets,
+    budget: Budgets = None,
     *,
     plan: Planner | None = None,
     criterion: Callable[..., Energy] | None = None,
@@ -55,12 +59,14 @@ def post_training(
     Args:
         net: a trained network; it is left untouched.
         batches: iterable of `(input, target)`, or of inputs alone.
-        budget: the limit, or a list of limits that all hold.
-        plan: as in `probq.quantize`.
+        budget: the limit, or a list of limits that all hold; None where the plan leaves no choice of widths.
+        plan: as in `probq.quantize`. Where all its ladders have one rung, as in `probq.uniform(4, 4)`, nothing is
+            measured and allocated: the network is rounded at these widths.
         criterion: one of `probq.criteria`; by default `loss` where there are labels, and `kl` where there are none.
         likelihood: as in `probq.quantize`.
         rounding: functions of a decided network and batches, such as those of `probq.ptq`, each of which takes what the
-            one before it gave; `[]` leaves nearest rounding. By default those above are compared.
+            one before it gave; `[]` leaves nearest rounding. By default those above are compared. Functions that have
+            `progress` among their arguments get that of here, unless `functools.partial` has set another one.
         examples: greatest number of examples, kept in memory.
         progress: show a progress bar.
 
@@ -80,8 +86,6 @@ def post_training(
         True
     """
     check_number("examples", examples, 1)
-    if not budgets(budget):
-        raise ProbqError("post_training needs a budget, such as probq.Budget(percent=1)")
     if criterion is not None and not callable(criterion):
         raise ProbqError(f"criterion is one of probq.criteria, such as probq.criteria.kl, not {criterion!r:.80}")
     if rounding is not None and (not isinstance(rounding, Sequence) or not all(map(callable, rounding))):
@@ -93,27 +97,53 @@ def post_training(
             "some batches for post_training have targets and others have none; give all of them (input, target)"
         )
     q = quantize(net, found[0][0], plan, likelihood)
+    if not budgets(budget) and not widths_are_fixed(q):
+        raise ProbqError("post_training needs a budget, such as probq.Budget(percent=1), or a plan of fixed widths")
     data = Batches(with_targets(found), q.device)
     q.eval()
     if labelled and q.likelihood is None:
         q.likelihood = usual_likelihood(q, *next(iter(data)))
     set_input_scales(q, data, targets=labelled)
-    energy = (criterion or (loss if labelled else kl))(q, found, examples=examples, progress=progress)
-    q.budget, q.energy = budget, energy
-    decided = q.at(allocate(q, energy.monotone(), budget))
+    q.budget = budget if budgets(budget) else None
+    measured = partial(criterion or (loss if labelled else kl), examples=examples, progress=progress)
+    decided = q.at(_widths(q, found, measured))
     if rounding is not None:
-        return _in_turn(decided, found, rounding)
+        return _in_turn(decided, found, rounding, progress)
     measure = _loss if labelled else partial(_divergence, reference=decided)
     several = _rounded(decided, found, examples, progress)
     return min(several, key=partial(measure, data=data))  # the first of equal ones
 
 
-def _in_turn(q: Quantized, found: list[Any], functions: Sequence[Callable[..., Quantized]]) -> Quantized:
+def _widths(q: Quantized, found: list[Any], criterion: Callable[..., Energy]) -> Assignment:
+    """Return the widths of least energy within the budget, which the network keeps, or the only ones.
+
+    Raises:
+        ProbqError: if the budget is out of reach.
+    """
+    check_budget_reachable(q, q.budget)
+    if widths_are_fixed(q):
+        return q.mode()
+    q.energy = criterion(q, found)
+    return allocate(q, q.energy.monotone(), q.budget)
+
+
+def _in_turn(
+    q: Quantized, found: list[Any], functions: Sequence[Callable[..., Quantized]], progress: bool
+) -> Quantized:
     """Return what functions make of a decided network, one after the other."""
     for function in functions:
-        q = function(q, found)
+        q = function(q, found, **({"progress": progress} if _shows_progress(function) else {}))
         check_decided(q, "the function behind one of post_training(rounding=...)")
     return q
+
+
+def _shows_progress(function: Callable[..., Quantized]) -> bool:
+    """Return whether a function takes `progress`, which nobody has set."""
+    try:
+        named = "progress" in inspect.signature(function).parameters
+    except ValueError:  # one that is written in C does not tell
+        return False
+    return named and "progress" not in getattr(function, "keywords", {})
 
 
 def _rounded(decided: Quantized, found: list[Any], examples: int, progress: bool) -> list[Quantized]:

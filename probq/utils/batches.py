@@ -101,7 +101,7 @@ def first_examples(
         name: of the function that asks, for messages.
 
     Raises:
-        ProbqError: if there are none, a batch is something else, or a value is not finite.
+        ProbqError: if there are none, a batch holds none or is something else, or a value is not finite.
     """
     if isinstance(batches, Tensor):
         raise ProbqError(f"{name} takes batches, not one tensor; give a list of it: [x]")
@@ -120,6 +120,10 @@ def first_examples(
             raise ProbqError(
                 f"a batch is a tensor of inputs, or (input, target); batch {number} for {name} is a "
                 f"{type(batch).__name__}"
+            )
+        if not several[0].dim() or not len(several[0]):
+            raise ProbqError(
+                f"batch {number} for {name} holds no example; leave it out, or give inputs a batch axis first"
             )
         for tensor in several:
             if isinstance(tensor, Tensor) and tensor.is_floating_point() and not tensor.isfinite().all():
