@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from probq.criteria.loss import mean_loss
-from probq.criteria.measuring.measure import measured, pair_choices, single_choices, single_energy
+from probq.criteria.measuring.measure import mean_loss, measured, pair_choices, single_choices, single_energy
 from probq.criteria.measuring.ready import perturbed_network, tell_negative
 from probq.network.quantized.quantized import Quantized
 from probq.priors.energies.energy import Energy

@@ -12,6 +12,7 @@ from torch import Tensor
 from probq.criteria.measuring.energies import energy_of
 from probq.criteria.measuring.example_gradients import example_gradients
 from probq.criteria.measuring.float_network import float_weight
+from probq.criteria.measuring.measure import measure_pruned
 from probq.criteria.measuring.ready import checked_examples, with_scales
 from probq.criteria.measuring.rounding_errors import code_law, input_errors, members, squares, weight_errors
 from probq.network.program.program import Program
@@ -38,7 +39,8 @@ def expected_error(
     example. It is the loss to second order where rounding errors are independent; `mpqco` has their dependences within
     a quantizer instead, at the most probable codes.
 
-    Targets, gradients and batch normalisation are as in `mpqco`. Tied quantizers have the sum of theirs.
+    Targets, gradients, rungs of 0 bits and batch normalisation are as in `mpqco`. Tied quantizers have the sum of
+    theirs.
 
     Args:
         q: from `quantize`.
@@ -68,9 +70,10 @@ def expected_error(
     sites = members(q, of)
     names = [name for own in sites.values() for name in own]
     with Stream(seed).training():
-        costs = _costs(with_scales(q, data).requires_grad_(False), data, names, progress)
+        ready = with_scales(q, data).requires_grad_(False)
+        costs = _costs(ready, data, names, progress)
     rows = {site: np.sum([costs[name] for name in own], 0) for site, own in sites.items()}
-    return energy_of(q, rows, "expected_error")
+    return energy_of(q, measure_pruned(ready, data, rows), "expected_error")
 
 
 def _costs(q: Program, data: list[Any], names: list[str], progress: bool) -> dict[str, np.ndarray]:

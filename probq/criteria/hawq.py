@@ -10,6 +10,7 @@ import numpy as np
 
 from probq.criteria.measuring.energies import energy_of
 from probq.criteria.measuring.hessian_traces import hessian_traces
+from probq.criteria.measuring.measure import measure_pruned
 from probq.criteria.measuring.ready import checked_examples, with_scales
 from probq.criteria.measuring.rounding_errors import members, squared_errors
 from probq.network.quantized.quantized import Quantized
@@ -38,7 +39,7 @@ def hawq(
     Traces are estimated with random signs: each of `probes` takes a gradient of gradients for all weights, and one for
     all inputs of a batch, so that small traces err by what the large ones have beside them. Batch normalisation is
     folded and stays as it is; a folded weight is what is rounded, and curvature and error are those of it. Weights that
-    are tied have the sum of theirs.
+    are tied have the sum of theirs. A rung of 0 bits is measured, as in `loss`.
 
     Args:
         q: from `quantize`.
@@ -79,7 +80,7 @@ def hawq(
     _tell_negative(traces)
     costs = {name: traces[name] / errors[name].count * errors[name].errors / 2 for name in names}
     rows = {site: np.sum([costs[name] for name in own], 0) for site, own in sites.items()}
-    return energy_of(q, rows, "hawq")
+    return energy_of(q, measure_pruned(own, data, rows), "hawq")
 
 
 def _tell_negative(traces: Mapping[str, float]) -> None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from os import PathLike
 from typing import Any
 
-from torch.distributions import kl_divergence
-
-from probq.criteria.measuring.measure import measured, single_choices, single_energy
-from probq.criteria.measuring.perturbed import PerturbedNetwork
+from probq.criteria.measuring.measure import mean_divergence, measured, single_choices, single_energy
 from probq.criteria.measuring.ready import perturbed_network, tell_negative
 from probq.network.quantized.quantized import Quantized
 from probq.priors.energies.energy import Energy
@@ -50,12 +47,3 @@ def kl(
     network = perturbed_network(q, batches, examples, "kl", labels=False, of=of)
     found = measured(network, single_choices(network), mean_divergence, resume, progress, processes)
     return tell_negative(single_energy(network, found, "kl"))
-
-
-def mean_divergence(network: PerturbedNetwork, widths: Mapping[str, int]) -> float:
-    """Return the divergence of a network's outputs at given widths from those of the float one for one example."""
-    total = rows = 0.0
-    for law, (output, (x, _)) in zip(network.float_laws, network.outputs(widths), strict=True):
-        total += float(kl_divergence(law, network.q.law(output)).sum())
-        rows += len(x[0] if isinstance(x, tuple) else x)
-    return total / rows

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from os import PathLike
 from typing import Any
 
-from probq.criteria.measuring.measure import measured, single_choices, single_energy
-from probq.criteria.measuring.perturbed import PerturbedNetwork
+from probq.criteria.measuring.measure import mean_loss, measured, single_choices, single_energy
 from probq.criteria.measuring.ready import perturbed_network, tell_negative
-from probq.evaluation.diagnostics.held_out import scores
 from probq.network.quantized.quantized import Quantized
 from probq.priors.energies.energy import Energy
 
@@ -62,10 +60,3 @@ def loss(
     network = perturbed_network(q, batches, examples, "loss", labels=True, of=of)
     found = measured(network, single_choices(network), mean_loss, resume, progress, processes)
     return tell_negative(single_energy(network, found, "loss"))
-
-
-def mean_loss(network: PerturbedNetwork, widths: Mapping[str, int]) -> float:
-    """Return the loss of a network at given widths for one example in nats."""
-    outputs = network.outputs(widths)
-    labelled = [(x, y) for x, y in network.batches if y is not None]
-    return scores(network.q, labelled, lambda _: next(outputs)[0])["loss"]

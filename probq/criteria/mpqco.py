@@ -9,6 +9,7 @@ import numpy as np
 
 from probq.criteria.measuring.energies import energy_of
 from probq.criteria.measuring.example_gradients import ExampleGradients, example_gradients
+from probq.criteria.measuring.measure import measure_pruned
 from probq.criteria.measuring.ready import checked_examples, with_scales
 from probq.criteria.measuring.rounding_errors import input_errors, members, weight_errors
 from probq.network.program.program import Program
@@ -32,7 +33,8 @@ def mpqco(
     `d_i(b)` is the rounding error `Q_b(w_i) - w_i` of a weight, or of all that enters a layer for example `n`. The mean
     of products of gradients, the Fisher information, takes the place of the Hessian, as it is at a well-trained
     optimum: the energy is the loss for one example to second order, with all dependences within a quantizer. Tied
-    quantizers are rounded together.
+    quantizers are rounded together. A rung of 0 bits is measured, as in `loss` or without labels in `kl`: no expansion
+    holds where the error is the number itself.
 
     Without labels, each example's target is drawn from the float network's own law, which makes it the Fisher
     information under the model; its most probable class would not, as a network that is sure of it has no gradient
@@ -77,7 +79,7 @@ def mpqco(
                 along = [_along(own, name, one, errors.get(name)) for name in tied]
                 rows[site].append(np.sum(along, 0) ** 2)
     means = {site: np.mean(row, 0) / 2 for site, row in rows.items()}
-    return energy_of(q, means, "mpqco")
+    return energy_of(q, measure_pruned(own, data, means), "mpqco")
 
 
 def _along(q: Program, name: str, one: ExampleGradients, errors: Any) -> np.ndarray:

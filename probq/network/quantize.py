@@ -13,6 +13,7 @@ from torch import nn
 from probq.codebooks import Grid
 from probq.integer.lowering.foreseen import foreseen_refusal
 from probq.likelihoods import Likelihood
+from probq.network.program.constant_outputs import constant_note
 from probq.network.program.foldable import check_norms
 from probq.network.program.folding import as_shipped
 from probq.network.program.frozen import freezing_notes, held_norms, keep_frozen
@@ -91,6 +92,7 @@ def quantize(
     quantized = Quantized(copied, tuple(layers), weights, inputs, tuple(notes), likelihood, tables, sites)
     quantized.signature, quantized.example = signature(example), first_rows(example)
     quantized.held, quantized.uncounted = held_norms(copied), found.uncounted
+    quantized.notes += constant_note(quantized)
     _set_energy(quantized, [own for own in plans.values() if own is not None])
     _foresee(quantized, warn=all(own is not None and own.activation for own in plans.values()))
     return quantized.train(net.training)

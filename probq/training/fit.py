@@ -75,7 +75,8 @@ def fit(
 
     Warns:
         UserWarning: if the bound had not settled when the search ended: over its last third it changed by more than a
-            fifth of the range it passed through, and surely so; searches below 300 steps are too short to tell.
+            fifth of the range it passed through, and surely so; searches below 300 steps are too short to tell. If
+            layers at 0 bits make the outputs the same for all inputs.
 
     Raises:
         ProbqError: if the data is empty or not finite, the budget cannot be reached, an option is unknown, or the

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from probq.decisions.widths import fix_widths, fixed_by_decision
+from probq.decisions.widths import fix_widths, fixed_by_decision, fixed_widths
+from probq.network.program.constant_outputs import warn_constant
 from probq.network.program.originals import Originals
 from probq.network.quantized.quantized import Quantized
 from probq.training.ptq.batch_norm import estimate_before_use
@@ -36,6 +37,8 @@ def run_phases(
                 left = yield from refinement.run(q, trainer, left)
             elif not fixed:
                 fix_widths(q, q.mode(measured=False).widths)
+            if not fixed:
+                warn_constant(q, fixed_widths(q))
             yield from trainer.tune(loop, left)
     except (KeyboardInterrupt, GeneratorExit):
         estimate_before_use(q, trainer.data)

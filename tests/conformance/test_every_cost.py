@@ -171,6 +171,7 @@ def test_decisions_under_limits_are_the_enumerated_ones(network: str, names: tup
 # Training and files
 
 
+@pytest.mark.filterwarnings("ignore:at 0 bits of")
 @every_cost
 def test_a_fit_keeps_a_limit_on_it(case: Case, tmp_path: Path) -> None:
     q = chain(seed=1)

@@ -170,6 +170,7 @@ def net() -> nn.Module:
     return nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
 
 
+@pytest.mark.filterwarnings("ignore:at 0 bits of")
 @pytest.mark.parametrize("free", [False, True], ids=["logistic", "free"])
 @pytest.mark.parametrize("estimator", [*ALL, None], ids=name_of)
 def test_every_estimator_fits_decides_and_is_saved(estimator: Any, free: bool, tmp_path: Path) -> None:

@@ -95,6 +95,7 @@ def test_a_rule_finds_the_constrained_optimum(rule: Rule) -> None:
 # Fits
 
 
+@pytest.mark.filterwarnings("ignore:at 0 bits of")
 @pytest.mark.parametrize("percent", [0.2, 0.5, 2.0])
 @pytest.mark.parametrize("seed", [0, 1])
 @every_rule
@@ -108,6 +109,7 @@ def test_every_rule_meets_the_limit(rule: Rule, seed: int, percent: float) -> No
     assert q.mode().cost() <= limit
 
 
+@pytest.mark.filterwarnings("ignore:at 0 bits of")
 @every_rule
 def test_every_rule_keeps_several_limits(rule: Rule) -> None:
     budgets = [Budget(percent=0.6), Budget(percent=8, cost=costs.storage)]

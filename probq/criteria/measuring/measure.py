@@ -8,13 +8,16 @@ from collections.abc import Generator, Iterable, Mapping
 from os import PathLike
 
 import numpy as np
+from torch.distributions import kl_divergence
 from tqdm import tqdm
 
 from probq.criteria.measuring import measurement_file
 from probq.criteria.measuring.energies import energy_of
 from probq.criteria.measuring.measurement_file import Choice
-from probq.criteria.measuring.perturbed import PerturbedNetwork
+from probq.criteria.measuring.perturbed import Batch, PerturbedNetwork
 from probq.criteria.measuring.processes import Measure, in_processes
+from probq.evaluation.diagnostics.held_out import scores
+from probq.network.quantized.quantized import Quantized
 from probq.priors.energies.energy import Energy
 from probq.utils.arguments import check_number
 from probq.utils.errors import ProbqError
@@ -89,6 +92,45 @@ def _here(
 ) -> Generator[tuple[Choice, float], None, None]:
     for choice in choices:
         yield choice, measure(network, dict(choice))
+
+
+def mean_loss(network: PerturbedNetwork, widths: Mapping[str, int]) -> float:
+    """Return the loss of a network at given widths for one example in nats."""
+    outputs = network.outputs(widths)
+    labelled = [(x, y) for x, y in network.batches if y is not None]
+    return scores(network.q, labelled, lambda _: next(outputs)[0])["loss"]
+
+
+def mean_divergence(network: PerturbedNetwork, widths: Mapping[str, int]) -> float:
+    """Return the divergence of a network's outputs at given widths from those of the float one for one example."""
+    total = rows = 0.0
+    for law, (output, (x, _)) in zip(network.float_laws, network.outputs(widths), strict=True):
+        total += float(kl_divergence(law, network.q.law(output)).sum())
+        rows += len(x[0] if isinstance(x, tuple) else x)
+    return total / rows
+
+
+def measure_pruned(q: Quantized, data: list[Batch], rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return predicted energies of each rung, `[B]` by quantizer, with those of 0 bits measured in their place.
+
+    The error there is as large as the numbers themselves, so that no expansion around these holds. What is measured is
+    the loss where there are targets, and the divergence from the float network where there are none.
+
+    Args:
+        q: the network, with scales.
+        data: examples, all of them with targets or none.
+        rows: in nats.
+    """
+    pruned = [name for name in rows if q.quantizer(name).ladder.bits[0] == 0]
+    if not pruned:
+        return dict(rows)
+    network, measure = PerturbedNetwork(q, data), mean_divergence if any(y is None for _, y in data) else mean_loss
+    reference = measure(network, {})
+    measured_rows = {}
+    for name in pruned:
+        added = measure(network, {name: 0}) - reference
+        measured_rows[name] = np.array([rows[name][-1] + added, *rows[name][1:]])
+    return {**rows, **measured_rows}
 
 
 def single_energy(network: PerturbedNetwork, found: Mapping[Choice, float], label: str) -> Energy:

@@ -16,6 +16,7 @@ from probq.decisions.assignment import Assignment
 from probq.decisions.constrained_posterior import constrain
 from probq.decisions.widths import format_widths
 from probq.decisions.within_budget import with_widths
+from probq.network.program.constant_outputs import warn_constant
 from probq.network.program.program import check_posterior
 from probq.network.program.width_prior import check_energy, listed
 from probq.network.quantized.quantized import Quantized
@@ -62,6 +63,9 @@ def allocate(
         best. After a time-out that is the distance to what the solver could prove. Where losses were measured, `loss`
         is that of the result.
 
+    Warns:
+        UserWarning: if layers at 0 bits make the outputs the same for all inputs.
+
     Raises:
         ProbqError: if the energy is of another network or plan, or no choice keeps the budget; it names the cheapest
             reachable cost.
@@ -93,6 +97,7 @@ def allocate(
         choice, gap = least_energy(discrete.problem, discrete.limits, pairs, choice, seconds)
     widths = _per_gate(q, _bits(discrete, choice))
     if validation is None:
+        warn_constant(q, widths)
         return replace(with_widths(q, widths, budget), gap=gap)
     check_number("evaluations", evaluations, 1)
     training = None if batches is None else Batches(batches, q.device)
@@ -101,6 +106,7 @@ def allocate(
     search.run(progress)
     swapped = search.space.widths(search.best)
     loss.settle(q, swapped)
+    warn_constant(q, swapped)
     gap = max(0.0, energy(swapped) - energy(widths) + gap)
     return replace(with_widths(q, swapped, budget), gap=gap, loss=search.losses[search.best])
 

@@ -17,6 +17,7 @@ from probq.decisions.assignment import Assignment
 from probq.decisions.constrained_posterior import ConstrainedPosterior, constrain, constrained_posterior
 from probq.decisions.widths import format_bits, widths_are_fixed
 from probq.decisions.within_budget import mode, with_widths
+from probq.network.program.constant_outputs import warn_constant
 from probq.network.program.program import check_posterior
 from probq.network.quantized.quantized import Quantized
 from probq.network.quantizers.base import Quantizer
@@ -71,7 +72,8 @@ def decide(
         probable.
 
     Warns:
-        UserWarning: where the user interrupted; the best assignment so far is returned.
+        UserWarning: where the user interrupted; the best assignment so far is returned. Where layers at 0 bits make the
+            outputs the same for all inputs.
 
     Raises:
         ProbqError: if there is no validation data, or no choice keeps the budget.
@@ -109,6 +111,7 @@ def decide(
     widths = search.space.widths(search.best)
     loss.settle(q, widths)
     take_evidence(q, search.space, search.losses)
+    warn_constant(q, widths)
     return replace(with_widths(q, widths, budget), loss=search.losses.get(search.best))
 
 

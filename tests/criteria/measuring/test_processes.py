@@ -18,9 +18,8 @@ from torch import Tensor, nn
 import probq
 from probq import Plan, ProbqError, criteria
 from probq.codebooks import ladder
-from probq.criteria.loss import mean_loss
 from probq.criteria.measuring import processes
-from probq.criteria.measuring.measure import measured, single_choices
+from probq.criteria.measuring.measure import mean_loss, measured, single_choices
 from probq.criteria.measuring.perturbed import PerturbedNetwork
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*energies of")  # of networks that were never trained

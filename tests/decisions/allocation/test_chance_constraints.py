@@ -164,6 +164,7 @@ def test_a_chance_that_cannot_hold_is_said() -> None:
         enforce_chance(q, [BudgetConstraint(q, Budget(limit=cheapest, probability=0.9))])
 
 
+@pytest.mark.filterwarnings("ignore:at 0 bits of")
 @pytest.mark.parametrize("percent", [0.2, 0.5, 2.0])
 def test_a_fit_keeps_its_chance(percent: float) -> None:
     budget = Budget(percent=percent, probability=0.95)

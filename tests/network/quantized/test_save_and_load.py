@@ -109,6 +109,7 @@ def file(q: Any, tmp_path: Path) -> Path:
 
 
 @pytest.mark.filterwarnings("ignore:probq.lower will refuse")
+@pytest.mark.filterwarnings("ignore:at 0 bits of")
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_loaded_equals_saved(case: Callable[[], tuple[Any, nn.Module, Tensor]], tmp_path: Path) -> None:
     q, net, x = case()
@@ -128,6 +129,7 @@ def test_loaded_equals_saved(case: Callable[[], tuple[Any, nn.Module, Tensor]], 
 
 
 @pytest.mark.filterwarnings("ignore:probq.lower will refuse")
+@pytest.mark.filterwarnings("ignore:at 0 bits of")
 @pytest.mark.parametrize("name", ["two widths", "tied, normal", "learned levels, scale of the tensor"])
 def test_fit_continues_as_if_nothing_had_happened(name: str, tmp_path: Path) -> None:
     q, net, x = CASES[name]()
