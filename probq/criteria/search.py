@@ -44,9 +44,9 @@ def search(
         E_q[-log p(y | x)] + temperature sum_i KL(q_i || uniform)    (for one example).
 
     Only the gates move; float weights and scales stay still, and no budget holds. At the minimum, `temperature` times
-    the energy is how much more the loss is in the mean over the widths of all others: quantizers are judged in each
-    other's company, and all of them in one run. The energy is the mean over the second half of the search. Where a
-    tensor has several gates, theirs are added.
+    the energy, `energy.to_nats(temperature)`, is how much more the loss is in the mean over the widths of all others:
+    quantizers are judged in each other's company, and all of them in one run. The energy is the mean over the second
+    half of the search. Where a tensor has several gates, theirs are added.
 
     It takes `steps` training steps whatever the number of quantizers and rungs, where `loss` takes a pass for each.
     Gradients are those of `probq.estimators.SecondOrder`, with noise: near energies are not told apart.

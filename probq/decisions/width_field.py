@@ -16,7 +16,7 @@ from probq.cost.expectation import CostTables
 from probq.cost.network_cost import as_network_cost
 from probq.decisions.constrained_posterior import constrain
 from probq.network.program.program import Program, check_posterior
-from probq.network.program.width_prior import check_energy
+from probq.network.program.width_prior import check_energy, check_nats
 from probq.priors.energies.elimination import Elimination, draws, marginals
 from probq.priors.energies.energy import Energy
 from probq.utils.arguments import check_number, check_seed
@@ -44,7 +44,7 @@ class WidthField:
         exact: whether marginals and draws are exact.
 
     Raises:
-        ProbqError: if the energy is of another network or plan, or no choice keeps the budget.
+        ProbqError: if the energy is of another network or plan or has another unit, or no choice keeps the budget.
 
     Source: S. Geman, D. Geman, 1984, "Stochastic Relaxation, Gibbs Distributions, and the Bayesian Restoration of
     Images" (Gibbs sampling).
@@ -65,6 +65,7 @@ class WidthField:
         if not isinstance(energy, Energy):
             raise ProbqError(f"WidthField takes an Energy, such as probq.criteria.loss(q, batches), not {energy!r:.80}")
         check_energy(q, energy)
+        check_nats(energy)
         self.energy, self.limits = energy, _limits(q, budget)
         edges = [pair for pair in combinations(range(len(energy.names)), 2) if self._block(*pair).any()]
         self._elimination = Elimination([len(bits) for bits in energy.widths], edges)

@@ -25,7 +25,7 @@ def take_prior(q: Quantized, energy: Energy, budget: Budgets, size: int) -> None
         size: number of examples.
 
     Raises:
-        ProbqError: if it is no energy, or one of another network or plan, or the widths are fixed.
+        ProbqError: if it is no energy, or one of another network, plan or unit, or the widths are fixed.
     """
     if not isinstance(energy, Energy):
         raise ProbqError(f"prior is an Energy, such as probq.criteria.loss(q, batches), not {energy!r:.80}")

@@ -170,9 +170,10 @@ def steps(
             at `50 / steps` at least, so that some hundred steps lead a small posterior to where it belongs.
         optimizer: makes an optimizer of parameter groups; by default Adam, one fused pass over the parameters.
         rule: enforces the budget while widths are learned, one of `probq.rules`.
-        prior: an energy for one example, of a criterion. It takes the place of the priors of widths, and counts as
-            much as the data does: `P(widths) proportional to exp(-N energy / temperature)`; `0.1 * energy` counts a
-            tenth. Under a budget the search starts at the widths of `probq.allocate`.
+        prior: an energy for one example in nats, of a criterion; for other units see `Energy.to_nats`. It takes the
+            place of the priors of widths, and counts as much as the data does: `P(widths) proportional to
+            exp(-N energy / temperature)`; `0.1 * energy` counts a tenth. Under a budget the search starts at the
+            widths of `probq.allocate`.
         validation: held-out batches; if given, `probq.decide` measures on them which widths to tune for.
         evaluations: greatest number of networks it measures; 0 takes the most probable widths.
         trials: number of choices that are tuned for a while on copies, all from where the search ended and on the same

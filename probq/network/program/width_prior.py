@@ -11,7 +11,7 @@ from torch import Tensor
 
 from probq.network.program.network import Network
 from probq.priors import Energy as RungEnergies
-from probq.priors.energies.energy import Energy
+from probq.priors.energies.energy import NATS, Energy
 from probq.utils.errors import ProbqError
 
 
@@ -36,6 +36,19 @@ def check_energy(q: Network, energy: Energy) -> None:
                 f"the energy is of another network or plan: {name} is {there[name]} in it and {own} in the network; "
                 "measure it again"
             )
+
+
+def check_nats(energy: Energy) -> None:
+    """Raise unless an energy is in nats, as a law `exp(-energy)` needs it.
+
+    Raises:
+        ProbqError: with what to do.
+    """
+    if energy.unit != NATS:
+        raise ProbqError(
+            f"a prior takes energies in {NATS}, and that of {energy.label} is in {energy.unit}: say what one of these "
+            "is worth, energy.to_nats(factor), or measure with probq.criteria.loss or kl; probq.allocate needs no unit"
+        )
 
 
 def rounded_tensors(q: Network, names: Iterable[str]) -> tuple[str, ...]:
@@ -70,9 +83,10 @@ def set_width_prior(q: Network, energy: Energy) -> None:
         energy: in nats.
 
     Raises:
-        ProbqError: if the energy is of another network or plan.
+        ProbqError: if the energy is of another network or plan, or has another unit.
     """
     check_energy(q, energy)
+    check_nats(energy)
     for name, row in zip(energy.names, energy.unary, strict=True):
         quantizer = q.quantizer(name)
         quantizer.width_prior = RungEnergies((row / math.prod(quantizer.gates)).tolist())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -161,6 +162,26 @@ class Energy:
 
     def __neg__(self) -> Energy:
         return self._map(lambda row: 0.0 - row)  # without negative zeros
+
+    def to_nats(self, factor: float) -> Energy:
+        """Return the energy in nats for one example, where one of its own unit is worth `factor` nats.
+
+        A prior needs nats. The factor is a judgement, but for `probq.criteria.search`, whose energies times its own
+        `temperature` are nats of loss; a fit to a few energies of `probq.criteria.loss` is another way to one.
+
+        Args:
+            factor: nats for one example, above 0.
+
+        Raises:
+            ProbqError: if it is no such number.
+
+        Example:
+            >>> Energy(("a",), ((2, 4),), ([3.0, 0.0],), unit="step").to_nats(0.5)({"a": 2})
+            1.5
+        """
+        if not is_real(factor) or not 0 < factor < math.inf:
+            raise ProbqError(f"to_nats takes how many nats one {self.unit} is worth, above 0, not {factor!r:.80}")
+        return replace(factor * self, unit=NATS)
 
     def monotone(self) -> Energy:
         """Return the energy in which each rung of a quantizer costs more than the next wider one, pairs as they are.

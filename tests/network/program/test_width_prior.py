@@ -1,6 +1,7 @@
 """Energies as priors, against enumeration of all widths and the fixed point of mean-field inference."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -183,3 +184,20 @@ def test_what_is_no_prior_is_refused() -> None:
         probq.fit(q, [(X, Y)], epochs=1, prior=3, progress=False)
     with pytest.raises(ProbqError, match="widths are fixed"):
         probq.fit(q.at(q.mode()), [(X, Y)], epochs=1, prior=energy_for(q), progress=False)
+
+
+def test_an_energy_of_another_unit_is_a_prior_once_it_is_said_what_it_is_worth() -> None:
+    q = network()
+    steps = replace(energy_for(q, pairs=False), unit="step", label="limpq")
+    for taken in (
+        lambda: probq.fit(q, [(X, Y)], epochs=1, prior=steps, progress=False),
+        lambda: network(width_prior=steps),
+        lambda: probq.WidthField(q, steps),
+    ):
+        with pytest.raises(ProbqError, match=r"that of limpq is in step: .*energy.to_nats\(factor\)"):
+            taken()
+    assert probq.allocate(q, steps, probq.Budget(percent=3)).percent() <= 3  # an order is enough
+    set_width_prior(q, steps.to_nats(0.5))
+    expected = 0.5 * steps.unary[0]
+    row = q.quantizer(steps.names[0]).prior().log_probs.numpy()
+    np.testing.assert_allclose(row[-1] - row, expected, atol=1e-6)

@@ -170,6 +170,18 @@ def test_units_are_kept_and_do_not_mix(tmp_path: Path) -> None:
         nats + steps
 
 
+def test_units_become_nats_by_what_they_are_worth() -> None:
+    steps = energy(unit="step")
+    nats = steps.to_nats(0.25)
+    assert (nats.unit, nats.label) == (energy().unit, "by hand")
+    for widths in itertools.product(*WIDTHS):
+        chosen = dict(zip(NAMES, widths, strict=True))
+        assert nats(chosen) == 0.25 * steps(chosen)
+    for wrong in (0, -1.0, np.inf, np.nan, "1", None):
+        with pytest.raises(ProbqError, match="how many nats one step is worth, above 0"):
+            steps.to_nats(wrong)  # type: ignore[arg-type]
+
+
 def test_a_monotone_energy_never_likes_fewer_bits() -> None:
     energy = Energy(("a", "b"), ((1, 2, 4, 8), (2, 4)), ([0.3, 0.5, -0.2, 0.0], [0.1, 0.0]))
     found = energy.monotone()
