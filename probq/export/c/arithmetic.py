@@ -1,6 +1,7 @@
 """The C exporter writes these operations element by element: arithmetic and windows.
 
-Sums are held in 32 bits whatever they are made of: GCC 12 at -O3 compiles some sums in 8- or 16-bit memory wrongly.
+Sums are held in 32 bits or more whatever they are made of: GCC 12 at -O3 compiles some sums in 8- or 16-bit memory
+wrongly.
 """
 
 import math
@@ -12,7 +13,7 @@ import numpy as np
 from probq.export.c.code.elementwise import cast, elementwise, operand, order, ordered, rounding
 from probq.export.c.code.program import CSource
 from probq.export.c.code.text import index, literal, loops, nest
-from probq.export.c.code.values import I32, MOST, Type, View, dense
+from probq.export.c.code.values import MOST, Type, View, dense
 from probq.export.c.kernels.weight_rows import rows
 from probq.integer import Node
 
@@ -81,7 +82,7 @@ def total(p: CSource, node: Node) -> View:
     x, found = p.views[node.inputs[0]], p.ranges[node.name]
     axes = {axis % len(x.shape) for axis in node.attributes["axes"]}
     kept = [1 if k in axes else n for k, n in enumerate(x.shape)]
-    y = p.view(I32, kept)
+    y = p.view(found.sum_type, kept)
     into = View(y.buffer, x.shape, tuple(0 if k in axes else s for k, s in enumerate(y.strides)))
     _accumulate(p, node.name, x, into, y.size)
     return View(y.buffer, found.low.shape, dense(found.low.shape))
@@ -92,7 +93,7 @@ def _accumulate(p: CSource, title: str, x: View, y: View, size: int) -> None:
     names = [f"i{k}" for k in range(len(axes))]
     source, target = (index(names, [steps[k] for _, steps in axes], offset) for k, offset in enumerate((x.offset, 0)))
     zero = loops([("i", size)], ["y[i] = 0;"])
-    body = [f"y[{target}] += x[{source}];"]
+    body = [f"y[{target}] += {_short(f'x[{source}]', x.buffer.type, y.buffer.type)};"]
     p.step(title, {"x": x.buffer}, {"y": y.buffer}, zero + loops(zip(names, [n for n, _ in axes], strict=True), body))
 
 
@@ -104,7 +105,13 @@ def max_pool(p: CSource, node: Node) -> View:
 
 def sum_pool(p: CSource, node: Node) -> View:
     """Compute the sum over windows."""
-    return _pool(p, node, I32, "0", lambda x, y: f"{y} += {x};")
+    source, kind = p.views[node.inputs[0]].buffer.type, p.ranges[node.name].sum_type
+    return _pool(p, node, kind, "0", lambda x, y: f"{y} += {_short(x, source, kind)};")
+
+
+def _short(x: str, source: Type, kind: Type) -> str:
+    """Return a summand, which the sum's type is known to hold."""
+    return cast(kind, x) if source.bits > kind.bits else x
 
 
 def _pool(p: CSource, node: Node, kind: Type, first: str, join: Callable[[str, str], str]) -> View:

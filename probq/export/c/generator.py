@@ -35,7 +35,7 @@ def generated(model: IntegerModel, name: str) -> CSource:
     """Return the steps, constants and helpers that compute a model's output from `input` into `output`.
 
     Raises:
-        ProbqError: a value could leave 31 bits, or has no elements.
+        ProbqError: a value could leave 31 bits and is no sum that is rounded next, or has no elements.
     """
     p = CSource(name, ranges(model))
     followers = _followers(model)

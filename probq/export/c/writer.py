@@ -140,8 +140,8 @@ def write(model: IntegerModel, path: str | PathLike[str], name: str | None = Non
             program need two names.
 
     Raises:
-        ProbqError: a value could leave 31 bits or has no elements, the name is no C identifier, or the file cannot be
-            written.
+        ProbqError: a value could leave 31 bits and is no sum that is rounded next, or has no elements; the name is no
+            C identifier, or the file cannot be written.
     """
     require_model(model, "export.c.write")
     path = target_path(path)

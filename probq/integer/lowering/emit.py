@@ -7,7 +7,8 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from probq.integer import Node
-from probq.integer.lowering.operations.values import MOST, Value
+from probq.integer.lowering.operations.bounds import check_bound, is_only_rescaled, leads_to_rounding
+from probq.integer.lowering.operations.values import Value
 from probq.utils.errors import ProbqError
 
 # What becomes of the values of `probq.integer.lowering.operations.arithmetic`.
@@ -24,7 +25,7 @@ def emit_nodes(output: Value) -> tuple[list[Node], str]:
     sources: dict[tuple[str, ...], int] = {}
     for value in _in_order(output):
         _check_value(value)
-        if value.op == "scaled" and (value.tensors["multiplier"] == 1).all():  # the same integers, worth more or less
+        if is_only_rescaled(value):
             names[id(value)] = names[id(value.parents[0])]
             continue
         key = (value.where, *(str(value.attributes.get(name)) for name in SOURCE))
@@ -50,6 +51,7 @@ def emit_nodes(output: Value) -> tuple[list[Node], str]:
                 value.bound,
             )
         )
+    check_bound(output, then_rounded=False)
     _check_one([where for where, *_ in sources])
     return nodes, names[id(output)]
 
@@ -103,8 +105,5 @@ def _check_value(value: Value) -> None:
         )
     if value.op == "real":
         raise ProbqError("an operation works on the network's own input before any layer; do it outside of the network")
-    if value.bound > MOST:
-        raise ProbqError(
-            f"{value.where} cannot be lowered: its integers may reach {value.bound:,}, beyond 31 bits; "
-            "use narrower widths"
-        )
+    for parent in value.parents:
+        check_bound(parent, leads_to_rounding(value))

@@ -20,7 +20,7 @@ from probq.priors import WidthPrior
 from probq.utils.errors import ProbqError
 
 OPEN = 2.0
-ERROR = 2.0**-44  # far below the distance of two integers of 31 bits, far above what float64 errs by in averages
+ERROR = 2.0**-44  # below the distance of two integers of 40 bits, far above what float64 errs by in averages
 FINEST_LEVEL = 1 / 16
 
 
@@ -219,9 +219,9 @@ class InputQuantizer(Quantizer):
 
 @torch.no_grad()
 def error_of_sums(x: Tensor) -> Tensor:
-    """Return what a float64 tensor of sums and averages may err by, far below the distance of any two of its numbers.
+    """Return what a float64 tensor of sums and averages may err by, below the distance of any two of its numbers.
 
-    In the integer model they have at most 31 bits in one step, so two that differ do so by `2^-32` of the largest.
+    In the integer model they have at most 40 bits in one step, so two that differ do so by `2^-40` of the largest.
     """
     size = x.abs()
     return ERROR * torch.where(size.isfinite(), size, 0).max() if x.numel() else x.sum()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from probq.integer.lowering.operations.requantize import RoundingTarget, requantization
+from probq.integer.lowering.operations.requantize import RoundingTarget, in_two_steps, requantization
 from probq.utils.errors import ProbqError
 
 TARGETS = st.builds(
@@ -75,3 +75,31 @@ def test_code_of_a_real_number():
     target = RoundingTarget(-1, 0, 1, 4)
     assert [target.code(v) for v in (-3.0, 0.24, 0.25, 1.0, 9.0)] == [0, 0, 1, 2, 3]
     assert target.bits == 2
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    TARGETS,
+    st.integers(-40, -8),
+    st.sampled_from([3, 7, 9, 49, 196, 2048, 3 * 2**10]),
+    st.sampled_from([2**15, 2**31 - 1, 2**40 - 1]),
+    st.data(),
+)
+def test_a_shift_and_then_a_division_equal_rational_arithmetic(target, exponent, divisor, bound, data):
+    try:
+        steps = in_two_steps(np.array(exponent), divisor, bound, target)
+    except ProbqError:
+        assume(False)
+    drawn = data.draw(st.lists(st.integers(-bound, bound), min_size=1, max_size=8))
+    for x in [*drawn, *ties(exponent, divisor, target, bound, 1), -bound, bound, 0]:
+        code = x
+        for r in steps:
+            assert abs(code * int(r.multiplier)) + abs(int(r.add)) < 2**62
+            code = (code * int(r.multiplier) + int(r.add)) >> int(r.shift)
+        assert min(max(code, 0), target.count - 1) == exact(x, exponent, divisor, target, 1)
+
+
+@pytest.mark.parametrize("exponent", [0, -60], ids=["finer than the sum", "beyond 62 bits"])
+def test_what_no_shift_makes_small_is_refused(exponent):
+    with pytest.raises(ProbqError, match="beyond 62 bits"):
+        in_two_steps(np.array(exponent), 49, 2**40 - 1, RoundingTarget(0, 0, 1, 256))

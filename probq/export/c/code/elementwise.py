@@ -116,7 +116,8 @@ def rounding(p: CSource, node: Node, x: ElementRange) -> Rounding:
     m, add, shift = (node.tensors[name] for name in ("multiplier", "add", "shift"))
     ends = [(end * m + add) >> shift for end in (x.low, x.high)]
     low, high = int(np.minimum(*ends).min()), int(np.maximum(*ends).max())
-    size = np.maximum(np.abs(x.low), np.abs(x.high)) * np.abs(m) + np.abs(add)
+    largest = np.maximum(np.abs(x.low), np.abs(x.high))
+    size = np.maximum(largest, largest * np.abs(m) + np.abs(add))
     wide = max(int(size.max()), int(np.abs(m).max()), _reached(node, low, high)) > MOST
     shift = shift if wide else np.minimum(shift, 31)
     operands = [operand(p, tensor, x.low.ndim) for tensor in (m, add, shift)]

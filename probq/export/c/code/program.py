@@ -101,7 +101,7 @@ def calls(program: CSource) -> tuple[list[str], dict[int, int]]:
 
     def pointer(buffer: Buffer) -> str:
         place = f"{program.name}_pool{buffer.type.bits} + {places.get(buffer.key)}"
-        return buffer.fixed or (f"({buffer.type.name} *)({place})" if buffer.type == I8 else place)
+        return buffer.fixed or (f"({buffer.type.name} *)({place})" if buffer.type in (I8, I64) else place)
 
     lines = []
     for number, step in enumerate(program.steps):

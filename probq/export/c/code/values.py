@@ -13,9 +13,10 @@ from probq.integer.interpreter import evaluate
 from probq.integer.ranges import reachable
 from probq.utils.errors import ProbqError
 
-MOST = 2**31 - 1
+MOST, LONG = 2**31 - 1, 2**62 - 1
 LAYERS = frozenset({"linear", "conv"})
 SUMS = frozenset({"linear", "conv", "add", "sum", "sum_pool"})
+LONG_SUMS = frozenset({"sum", "sum_pool"})  # in 64 bits where 31 do not hold them and they are rounded next
 SAME_LEVELS = frozenset({"max_pool", "reshape", "permute", "repeat", "slice"})
 
 
@@ -75,27 +76,39 @@ class ElementRange:
         """Return the narrowest type for the values."""
         return narrowest(*self.limits)
 
+    @property
+    def sum_type(self) -> Type:
+        """Return a type for the values and the partial sums on the way."""
+        return I32 if self.most <= MOST else I64
+
 
 def ranges(model: IntegerModel) -> Mapping[str, ElementRange]:
     """Return the range of every node's value, found by running the interpreter on intervals.
 
     Raises:
-        ProbqError: a value could leave 31 bits, or has no elements.
+        ProbqError: a value could leave 31 bits and is no sum that is rounded next, or has no elements.
     """
     found: dict[str, ElementRange] = {}
+    short = {model.output, *(name for node in model.nodes if not _takes_long(node) for name in node.inputs)}
     for node in model.nodes:
-        found[node.name] = _checked(node, _range(node, [found[name] for name in node.inputs]))
+        most = LONG if node.op in LONG_SUMS and node.name not in short else MOST
+        found[node.name] = _checked(node, _range(node, [found[name] for name in node.inputs]), most)
     return MappingProxyType(found)
 
 
-def _checked(node: Node, found: ElementRange) -> ElementRange:
+def _takes_long(node: Node) -> bool:
+    """Return whether a node reads integers of 64 bits."""
+    return node.op == "requantize" or node.op in LONG_SUMS
+
+
+def _checked(node: Node, found: ElementRange, most: int) -> ElementRange:
     if not found.low.size:
         raise ProbqError(f"node {node.name} ({node.op}) has no elements (shape {found.low.shape}); C arrays need some")
     reached = max(found.most, -int(found.low.min()), int(found.high.max()))
-    if reached > MOST:
+    if reached > most:
         raise ProbqError(
             f"node {node.name} ({node.op}) cannot be written in C: its integers may reach {reached:,}, the limit is "
-            f"{MOST:,} (31 bits); use narrower widths"
+            f"{most:,} ({most.bit_length()} bits); use narrower widths"
         )
     return found
 

@@ -10,8 +10,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from torch import Tensor
 
+from probq.integer.lowering.operations.bounds import MOST
 from probq.integer.lowering.operations.elementwise import numbers
-from probq.integer.lowering.operations.values import MOST, Value, common, compressed, fine_enough, in_steps, refusal
+from probq.integer.lowering.operations.values import Value, common, compressed, fine_enough, in_steps, refusal
 from probq.utils.errors import ProbqError
 
 Shape: TypeAlias = tuple[int, ...]

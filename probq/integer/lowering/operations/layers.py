@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from probq.codebooks import Grid
 from probq.codebooks.rounding.scales import MULTIPLIERS
+from probq.integer.lowering.operations.bounds import MOST
 from probq.integer.lowering.operations.pooling import many
 from probq.integer.lowering.operations.requantize import RoundingTarget
-from probq.integer.lowering.operations.values import MOST, Requantizer, Value, multiplied, refusal
+from probq.integer.lowering.operations.requantizer import Requantizer
+from probq.integer.lowering.operations.values import Value, multiplied, refusal
 from probq.integer.packing import Packing
 from probq.network.program.network import Network
 from probq.network.tracing.layer import Layer

@@ -68,6 +68,35 @@ def requantization(
     return Requantization(*arrays)
 
 
+def in_two_steps(
+    exponent: np.ndarray, divisor: int, bound: int, target: RoundingTarget
+) -> tuple[Requantization, Requantization]:
+    """Return two requantizations in place of one, whose product would not fit 62 bits: a shift, then a division.
+
+    With `s = target.exponent + log2(step) - exponent >= 1` and `t = 1 - 2 start / step`
+
+        floor(x / (2^s divisor) + t / 2) = floor(((x + t 2^(s - 1) divisor) >> s) / divisor)
+
+    Args:
+        exponent: as in `requantization`.
+        divisor: as in `requantization`.
+        bound: as in `requantization`.
+        target: the codebook.
+
+    Raises:
+        ProbqError: if the steps are too fine for a shift, or the integers would still not fit 62 bits.
+    """
+    shift = target.exponent + (target.step.bit_length() - 1) - np.asarray(exponent)
+    twice = _twice(target)
+    if int(shift.min()) < 1 or bound + (abs(twice) * divisor << int(shift.max())) >= 2**MOST_BITS:
+        raise _too_wide()
+    add = twice * divisor * np.left_shift(1, shift - 1)
+    left = max(int((((end * bound + add) >> shift) * end).max()) for end in (-1, 1))
+    multiplier, constant, bits = _by_division(0, divisor, left, 0, target.count)
+    first = Requantization(np.ones_like(shift), add, shift)
+    return first, Requantization(*(np.array(number) for number in (multiplier, constant, bits)))
+
+
 def _scaled(exponent: int, divisor: int, bound: int, target: RoundingTarget, factor: int) -> tuple[int, int, int]:
     """Return the integers for `x * factor`.
 
@@ -80,10 +109,7 @@ def _scaled(exponent: int, divisor: int, bound: int, target: RoundingTarget, fac
 
 
 def _one(exponent: int, divisor: int, bound: int, target: RoundingTarget) -> tuple[int, int, int]:
-    # twice the constant 1/2 - start/step is an integer: step is 1, or 2 with an odd start
-    twice = (target.step - 2 * target.start) // target.step
-    if target.step & (target.step - 1) or (target.step - 2 * target.start) % target.step:
-        raise ProbqError("only codebooks with steps of 1 or 2 can be reached by an integer shift")
+    twice = _twice(target)
     shift = target.exponent + (target.step.bit_length() - 1) - exponent
     largest = max(bound, 1).bit_length()
     if divisor == 1:
@@ -95,6 +121,13 @@ def _one(exponent: int, divisor: int, bound: int, target: RoundingTarget) -> tup
         shift = min(shift, max(largest + 3, 1))
         return _fitting(1, twice * 2 ** (shift - 1), shift, bound)
     return _by_division(shift, divisor, bound, twice, target.count)
+
+
+def _twice(target: RoundingTarget) -> int:
+    """Return twice the constant `1/2 - start / step`, an integer: the step is 1, or 2 with an odd start."""
+    if target.step & (target.step - 1) or (target.step - 2 * target.start) % target.step:
+        raise ProbqError("only codebooks with steps of 1 or 2 can be reached by an integer shift")
+    return (target.step - 2 * target.start) // target.step
 
 
 def _by_division(shift: int, divisor: int, bound: int, twice: int, count: int) -> tuple[int, int, int]:
@@ -120,5 +153,9 @@ def _by_division(shift: int, divisor: int, bound: int, twice: int, count: int) -
 
 def _fitting(multiplier: int, add: int, shift: int, bound: int) -> tuple[int, int, int]:
     if abs(multiplier) * bound + abs(add) >= 2**MOST_BITS:
-        raise ProbqError("the requantization needs integers beyond 62 bits; use narrower widths or a smaller average")
+        raise _too_wide()
     return multiplier, add, shift
+
+
+def _too_wide() -> ProbqError:
+    return ProbqError("the requantization needs integers beyond 62 bits; use narrower widths or a smaller average")

@@ -10,7 +10,8 @@ import numpy as np
 from torch import Tensor
 
 from probq.integer.lowering.operations.requantize import RoundingTarget
-from probq.integer.lowering.operations.values import Requantizer, Value
+from probq.integer.lowering.operations.requantizer import Requantizer
+from probq.integer.lowering.operations.values import Value
 from probq.network.quantizers.activation import Activation
 from probq.network.quantizers.base import InputQuantizer
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
-from probq.integer.lowering.operations.requantize import RoundingTarget, requantization
 from probq.integer.packing import Packing
 from probq.utils.errors import ProbqError
-
-MOST = 2**31 - 1
 
 
 def refusal(where: str, why: str) -> ProbqError:
@@ -192,87 +189,3 @@ def _trailing(value: Fraction) -> int:
     if value.denominator > 1:
         return -(value.denominator.bit_length() - 1)
     return (value.numerator & -value.numerator).bit_length() - 1
-
-
-COMMUTING = frozenset({"clip", "max_pool", "reshape", "permute", "concat", "repeat", "slice", "pad"})
-
-
-class Requantizer:
-    """A requantizer rounds values to the inputs of layers, as early as rounding commutes with what happens to them."""
-
-    def __init__(self) -> None:
-        self._made: dict[tuple[Any, ...], tuple[Value, Value]] = {}
-
-    def __call__(self, value: Value, target: RoundingTarget, name: str, lo: int = 0, hi: int | None = None) -> Value:
-        """Return the value as codes of `target`, its codes limited to `lo .. hi`."""
-        hi = target.count - 1 if hi is None else hi
-        key = (id(value), target, lo, hi)
-        if key not in self._made:
-            self._made[key] = (value, self._round(value, target, name, lo, hi))
-        return self._made[key][1]
-
-    def _round(self, value: Value, target: RoundingTarget, name: str, lo: int, hi: int) -> Value:
-        if value.op == "multiply":
-            return self(value.parents[0], target, name, lo, hi)
-        if value.op == "clip" and value.limits != (None, None):
-            low, high = value.limits
-            if low is not None:
-                lo, hi = max(lo, target.code(low)), max(hi, target.code(low))
-            if high is not None:
-                lo, hi = min(lo, target.code(high)), min(hi, target.code(high))
-            return self(value.parents[0], target, name, lo, hi)
-        if value.op == "table":
-            return _composed(value, target, lo, hi)
-        if value.op in COMMUTING and not (value.op == "pad" and target.level(target.code(0.0), lo, hi)):
-            parents = tuple(self(p, target, name, lo, hi) for p in value.parents)
-            low, high = (int(min(p.low.min() for p in parents)), int(max(p.high.max() for p in parents)))
-            low, high = (min(low, 0), max(high, 0)) if value.op == "pad" else (low, high)
-            return Value(
-                value.op,
-                parents,
-                value.shape,
-                value.where,
-                np.array(target.exponent),
-                1,
-                np.array(low),
-                np.array(high),
-                value.attributes,
-                quantizer=name,
-            )
-        return _rounded(value, target, name, lo, hi)
-
-
-def _composed(value: Value, target: RoundingTarget, lo: int, hi: int) -> Value:
-    """Return a table of what follows from rounding another table's values."""
-    r = requantization(value.exponent, value.divisor, value.bound, target)
-    codes = (value.tensors["table"] * r.multiplier + r.add) >> r.shift
-    levels = target.start + target.step * np.clip(codes, lo, hi)
-    made: dict[str, Any] = {"exponent": np.array(target.exponent), "low": levels.min(), "high": levels.max()}
-    return replace(value, tensors={"table": levels}, **made)
-
-
-def _rounded(value: Value, target: RoundingTarget, name: str, lo: int, hi: int) -> Value:
-    levels = (target.start + target.step * lo, target.start + target.step * hi)
-    if target.step == 1:
-        attributes: dict[str, Any] = {"lo": levels[0], "hi": levels[1]}
-        reached = RoundingTarget(target.exponent, 0, 1, target.count)
-    else:
-        attributes, reached = {"lo": lo, "hi": hi, "start": target.start, "step": target.step}, target
-    made: dict[str, Any] = {
-        "exponent": np.array(target.exponent),
-        "low": np.array(levels[0]),
-        "high": np.array(levels[1]),
-    }
-    if value.op == "real":
-        attributes |= {"shape": list(value.shape), "scale": 2.0 ** (target.exponent - int(value.exponent))}
-        return Value("input", (), value.shape, value.where, attributes=attributes, quantizer=name, **made)
-    if value.bound > MOST:
-        raise ProbqError(f"{value.where}: its integers may reach {value.bound:,}, beyond 31 bits; use narrower widths")
-    r = requantization(value.exponent, value.divisor, value.bound, reached, value.factor)
-    add = r.add
-    if value.op == "offset":
-        add, value = add + r.multiplier * value.tensors["add"], value.parents[0]
-    tensors = {"multiplier": compressed(r.multiplier), "add": compressed(add), "shift": compressed(r.shift)}
-    return Value(
-        "requantize", (value,), value.shape, value.where, attributes=attributes, tensors=tensors, quantizer=name, **made
-    )
