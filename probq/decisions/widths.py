@@ -92,7 +92,7 @@ def check_widths(q: Program, widths: Any) -> None:
     for name, quantizer in q.named_quantizers():
         check_width(name, quantizer, widths)
         if not np.isin(np.asarray(widths[name]), quantizer.ladder.bits).all():
-            raise ProbqError(f"a width of {widths[name]} bits for {name} is not on its ladder {quantizer.ladder.bits}")
+            raise ProbqError(f"a width of {widths[name]} bits for {name} is not on the ladder {quantizer.ladder.bits}")
         site = q.sites.get(name, name)
         if site not in widths or not np.array_equal(widths[name], widths[site]):
             raise ProbqError(f"the assignment gives {name} and {site} different widths, but they are tied")
