@@ -119,3 +119,9 @@ def budgets(budget: Any) -> tuple[Budget, ...]:
     if not isinstance(several, list | tuple) or not all(isinstance(member, Budget) for member in several):
         raise ProbqError(f"a budget is a probq.Budget or a list of them, not {budget!r}")
     return tuple(several)
+
+
+def one_or_several(budget: Budgets) -> Budget | tuple[Budget, ...] | None:
+    """Return what a user gave as one budget, a tuple of several, or None."""
+    several = budgets(budget)
+    return several if len(several) > 1 else several[0] if several else None

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from probq import cost as costs
+from probq.cost.budget import Budget
 from probq.network.tracing.layer import Layer
 
 
@@ -25,6 +26,7 @@ class Assignment:
         gap: nats by which a more probable choice within the limit could at most exceed this one; 0 is proven best.
         limit: the limit it was decided under, all of them where there were several, or None.
         loss: measured validation loss for one example in nats, where it was decided by that (`probq.decide`).
+        budget: the budget it was decided under, a tuple of several, or None; `Quantized.at` hands it on.
     """
 
     widths: Mapping[str, int | np.ndarray]
@@ -34,6 +36,7 @@ class Assignment:
     gap: float = 0.0
     limit: float | tuple[float, ...] | None = None
     loss: float | None = None
+    budget: Budget | tuple[Budget, ...] | None = field(default=None, repr=False)
 
     def cost(self, cost: costs.Cost = costs.bops) -> float:
         """Return the cost of the widths, in the cost's own unit."""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from probq import cost as costs
-from probq.cost.budget import Budgets, budgets
+from probq.cost.budget import Budgets, budgets, one_or_several
 from probq.decisions.assignment import Assignment
 from probq.decisions.constrained_posterior import constrain, constrained_posterior
 from probq.decisions.widths import (
@@ -46,7 +46,7 @@ def with_widths(q: Program, widths: dict[str, Any], budget: Budgets) -> Assignme
     if all(np.array_equal(best[name], widths[name]) for name in best):
         log_prob = greatest  # the same sum, added up in one order
     gap = max(0.0, greatest + gap - log_prob)
-    return Assignment(widths, decided_codes(q, widths), q.layers, log_prob, gap, _limit(q, budget))
+    return Assignment(widths, decided_codes(q, widths), q.layers, log_prob, gap, **_limits(q, budget))
 
 
 @torch.no_grad()
@@ -76,7 +76,7 @@ def mode(q: Program, budget: Budgets) -> Assignment:
     choice, gap = discrete.most_probable()
     widths = format_widths(q, discrete.problem.widths(choice))
     log_prob = discrete.problem.value(choice)[0]
-    return Assignment(widths, decided_codes(q, widths), q.layers, log_prob, gap, _limit(q, budget))
+    return Assignment(widths, decided_codes(q, widths), q.layers, log_prob, gap, **_limits(q, budget))
 
 
 def check_budget_reachable(q: Program, budget: Budgets) -> None:
@@ -87,9 +87,11 @@ def check_budget_reachable(q: Program, budget: Budgets) -> None:
         constrained_posterior(q, budget).check()
 
 
-def _limit(q: Program, budget: Budgets) -> float | tuple[float, ...] | None:
+def _limits(q: Program, budget: Budgets) -> dict[str, Any]:
+    """Return the fields of an assignment that say under which limits it was decided."""
     limits = tuple(b.absolute(q.layers) for b in budgets(budget))
-    return limits if len(limits) > 1 else limits[0] if limits else None
+    limit = limits if len(limits) > 1 else limits[0] if limits else None
+    return {"limit": limit, "budget": one_or_several(budget)}
 
 
 def sample(q: Program, n: int, budget: Budgets, seed: int | None) -> list[Assignment]:
@@ -99,12 +101,12 @@ def sample(q: Program, n: int, budget: Budgets, seed: int | None) -> list[Assign
         if widths_are_fixed(q):
             widths = _fixed(q, budget).widths
             return [Assignment(widths, decided_codes(q, widths, draw=True), q.layers) for _ in range(n)]
-        discrete, limit = constrained_posterior(q, budget), _limit(q, budget)
+        discrete, limits = constrained_posterior(q, budget), _limits(q, budget)
         result = []
         for choice in discrete.draws(n, generator):
             drawn = format_widths(q, discrete.problem.widths(choice))
             log_prob = discrete.problem.value(choice)[0]
-            result.append(Assignment(drawn, decided_codes(q, drawn, draw=True), q.layers, log_prob, limit=limit))
+            result.append(Assignment(drawn, decided_codes(q, drawn, draw=True), q.layers, log_prob, **limits))
         return result
 
 
@@ -137,4 +139,4 @@ def _fixed(q: Program, budget: Budgets) -> Assignment:
                 f"the widths are fixed and cost {format_number(cost, up=True)} {costs.name(one.cost)}, above the "
                 f"budget of {format_number(limit)}; decide again"
             )
-    return Assignment(widths, decided_codes(q, widths), q.layers, limit=_limit(q, budget))
+    return Assignment(widths, decided_codes(q, widths), q.layers, **_limits(q, budget))

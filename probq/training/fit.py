@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from probq.cost.budget import Budgets, budgets
+from probq.cost.budget import Budgets, budgets, one_or_several
 from probq.decisions.widths import fixed_by_decision
 from probq.decisions.within_budget import check_budget_reachable
 from probq.evaluation.diagnostics.held_out import validate
@@ -203,7 +203,7 @@ def steps(
         if prior is not None:
             take_prior(q, prior, budget, data.size)
     several = budgets(budget)
-    q.budget = (several if len(several) > 1 else several[0]) if several else q.budget
+    q.budget = one_or_several(budget) if several else q.budget
     total = epochs * len(data)
     small = draws is None and is_small(q, temperature, rule)
     if search is None:

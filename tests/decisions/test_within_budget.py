@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -241,3 +242,24 @@ def test_fixed_widths_keep_or_refuse_a_budget() -> None:
     assert tuned.sample(2, Budget(percent=3), seed=0)[1].widths == a.widths
     with pytest.raises(ProbqError, match="above the budget"):
         tuned.mode(Budget(limit=a.cost() - 1))
+
+
+@pytest.mark.filterwarnings("ignore:the posterior was never fitted")
+def test_a_network_at_widths_has_the_budget_that_they_were_decided_under() -> None:
+    q, first, second = digits(), Budget(percent=0.5), [Budget(percent=2), Budget(percent=30, cost=costs.storage)]
+    q.budget = first
+    for decided in (q.mode(second), q.sample(1, second, seed=0)[0], replace(q.mode(second), loss=1.0)):
+        assert decided.percent() > 0.5
+        fixed = q.at(decided)
+        assert fixed.budget == decided.budget == tuple(second)
+        assert fixed.mode().widths == decided.widths
+        assert fixed.mode().limit == decided.limit
+        assert fixed.at(fixed.sample(1, seed=0)[0]).budget == tuple(second)
+        assert fixed(torch.rand(2, 1, 8, 8)).shape == (2, 10)
+        assert fixed.at(fixed.mode()).budget == tuple(second)
+    assert q.budget == first
+    assert q.at(q.mode()).budget == first
+    by_hand = replace(q.mode(second), budget=None, limit=None)
+    assert q.at(by_hand).budget is None  # which it does not keep
+    assert q.at(by_hand).mode().widths == by_hand.widths
+    assert q.at(replace(q.mode(), budget=None)).budget == first

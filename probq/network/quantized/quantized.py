@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from probq.codebooks.rounding.nearest import code_levels
-from probq.cost.budget import Budgets
+from probq.cost.budget import Budgets, budgets
 from probq.decisions.assignment import Assignment
 from probq.decisions.draw_warnings import count_untuned, warn_unfitted, warn_untuned
 from probq.decisions.outputs import cast_like_inputs, stacked_outputs
@@ -98,6 +98,8 @@ class Quantized(Program):
     def at(self, assignment: Assignment) -> Quantized:
         """Return a copy of the network with its widths fixed, batch normalisation folded, and its codes those decided.
 
+        Its `budget` is the one of the assignment, if it was decided under one; otherwise this network's, if it is kept.
+
         Args:
             assignment: from `mode` or `sample` of this network.
 
@@ -109,7 +111,11 @@ class Quantized(Program):
         fixed.folded = True
         fix_widths(fixed, assignment.widths)
         fixed._place(assignment)
+        fixed.budget = assignment.budget or (self.budget if self._keeps_budget(assignment) else None)
         return fixed
+
+    def _keeps_budget(self, assignment: Assignment) -> bool:
+        return all(assignment.cost(b.cost) <= b.absolute(self.layers) for b in budgets(self.budget))
 
     @torch.no_grad()
     def _place(self, assignment: Assignment) -> None:
