@@ -9,12 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from probq.network.tracing.module_kinds import NORMS
-
-
-def _conv(before: int, after: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> list[nn.Module]:
-    """Return a convolution and its batch normalisation."""
-    padding = kernel // 2
-    return [nn.Conv2d(before, after, kernel, stride, padding, groups=groups, bias=False), nn.BatchNorm2d(after)]
+from probq.testing.deployed_blocks import DenseBlock, PreActivation, Reparametrized, conv_norm
 
 
 class Bottleneck(nn.Module):
@@ -27,9 +22,9 @@ class Bottleneck(nn.Module):
         super().__init__()
         wide = 2 * before
         self.body = nn.Sequential(
-            *_conv(before, wide, 1), nn.ReLU6(inplace=True),
-            *_conv(wide, wide, 3, stride, groups=wide), nn.ReLU6(inplace=True),
-            *_conv(wide, after, 1),
+            *conv_norm(before, wide, 1), nn.ReLU6(inplace=True),
+            *conv_norm(wide, wide, 3, stride, groups=wide), nn.ReLU6(inplace=True),
+            *conv_norm(wide, after, 1),
         )  # fmt: skip
         self.shortcut = stride == 1 and before == after
 
@@ -48,9 +43,9 @@ class Block(nn.Module):
 
     def __init__(self, before: int, after: int, stride: int, padded: bool = False) -> None:
         super().__init__()
-        self.body = nn.Sequential(*_conv(before, after, 3, stride), nn.ReLU(inplace=True), *_conv(after, after))
+        self.body = nn.Sequential(*conv_norm(before, after, 3, stride), nn.ReLU(inplace=True), *conv_norm(after, after))
         projected = not padded and (stride > 1 or before != after)
-        self.shortcut = nn.Sequential(*_conv(before, after, 1, stride)) if projected else nn.Identity()
+        self.shortcut = nn.Sequential(*conv_norm(before, after, 1, stride)) if projected else nn.Identity()
         self.stride, self.more = (stride, after - before) if padded else (1, 0)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -65,8 +60,8 @@ class Neck(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.SiLU(True))
-        self.branch = nn.Sequential(*_conv(4, 4), nn.Hardswish(inplace=True))
-        self.down, self.up = nn.Sequential(*_conv(12, 6, 3, 2), nn.LeakyReLU(0.1)), nn.Upsample(scale_factor=2)
+        self.branch = nn.Sequential(*conv_norm(4, 4), nn.Hardswish(inplace=True))
+        self.down, self.up = nn.Sequential(*conv_norm(12, 6, 3, 2), nn.LeakyReLU(0.1)), nn.Upsample(scale_factor=2)
         self.head = nn.Conv2d(18, 2, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -82,11 +77,11 @@ def _head(channels: int) -> list[nn.Module]:
 
 def _mobilenet() -> nn.Sequential:
     blocks = [Bottleneck(6, 6, 1), Bottleneck(6, 8, 2), Bottleneck(8, 8, 1)]
-    return nn.Sequential(*_conv(3, 6, 3, 2), nn.ReLU6(inplace=True), *blocks, *_head(8))
+    return nn.Sequential(*conv_norm(3, 6, 3, 2), nn.ReLU6(inplace=True), *blocks, *_head(8))
 
 
 def _resnet(padded: bool) -> nn.Sequential:
-    stem = [*_conv(3, 6), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)]
+    stem = [*conv_norm(3, 6), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)]
     return nn.Sequential(*stem, Block(6, 6, 1), Block(6, 10, 2, padded), *_head(10))
 
 
@@ -100,15 +95,15 @@ def _signal() -> nn.Sequential:
 
 def _upsampled() -> nn.Sequential:
     return nn.Sequential(
-        *_conv(1, 6, 3, 2), nn.ReLU(), *_conv(6, 4, 3, 2), nn.Identity(),
-        nn.Upsample(scale_factor=2, mode="nearest"), *_conv(4, 6), nn.ReLU(),
+        *conv_norm(1, 6, 3, 2), nn.ReLU(), *conv_norm(6, 4, 3, 2), nn.Identity(),
+        nn.Upsample(scale_factor=2, mode="nearest"), *conv_norm(4, 6), nn.ReLU(),
         nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(6, 1, 3, padding=1), nn.Sigmoid(),
     )  # fmt: skip
 
 
 def _transposed() -> nn.Sequential:
     return nn.Sequential(
-        *_conv(1, 6, 3, 2), nn.ELU(inplace=True), nn.Conv2d(6, 4, 3, 2, 1), nn.Tanh(),
+        *conv_norm(1, 6, 3, 2), nn.ELU(inplace=True), nn.Conv2d(6, 4, 3, 2, 1), nn.Tanh(),
         nn.ConvTranspose2d(4, 6, 3, 2, 1, 1), nn.BatchNorm2d(6), nn.ReLU(),
         nn.ConvTranspose2d(6, 1, 2, 2), nn.Hardsigmoid(),
     )  # fmt: skip
@@ -123,6 +118,20 @@ def _functions() -> nn.Sequential:
     return nn.Sequential(*layers, nn.Linear(6, 3))
 
 
+def _preactivation() -> nn.Sequential:
+    blocks = [PreActivation(6, 6, 1), PreActivation(6, 8, 2), PreActivation(8, 8, 1)]
+    return nn.Sequential(nn.Conv2d(3, 6, 3, padding=1, bias=False), *blocks, nn.BatchNorm2d(8), nn.ReLU(), *_head(8))
+
+
+def _densenet() -> nn.Sequential:
+    blocks = [DenseBlock(6, 3), DenseBlock(9, 3), nn.AvgPool2d(2), DenseBlock(12, 4), nn.BatchNorm2d(16), nn.ReLU()]
+    return nn.Sequential(*conv_norm(3, 6, 3, 2), nn.ReLU(inplace=True), *blocks, *_head(16))
+
+
+def _repvgg() -> nn.Sequential:
+    return nn.Sequential(*conv_norm(3, 6, 3, 2), nn.ReLU(), Reparametrized(6), Reparametrized(6), *_head(6))
+
+
 DEPLOYED: tuple[tuple[str, Callable[[], nn.Module], tuple[int, ...]], ...] = (
     ("mobilenet v2", _mobilenet, (3, 12, 12)),
     ("resnet", lambda: _resnet(padded=False), (3, 12, 12)),
@@ -132,6 +141,9 @@ DEPLOYED: tuple[tuple[str, Callable[[], nn.Module], tuple[int, ...]], ...] = (
     ("autoencoder, transposed", _transposed, (1, 12, 12)),
     ("split and joined", Neck, (3, 12, 12)),
     ("functions", _functions, (6,)),
+    ("pre-activation resnet", _preactivation, (3, 12, 12)),
+    ("densenet", _densenet, (3, 12, 12)),
+    ("repvgg", _repvgg, (3, 12, 12)),
 )
 
 

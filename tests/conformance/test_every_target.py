@@ -64,7 +64,8 @@ TARGETS = (
 
 SHIFTS = r"no power of two, and FPGA flows only shift"  # also of averages over other numbers than powers of two
 TREES = r"no power of two, and adder trees only shift"
-ADD, SUM_POOL, TRANSPOSED = "add has no memory form", "sum_pool has no memory form", "transposed .* no memory form"
+ADD, CONCAT, SUM_POOL = (f"{op} has no memory form" for op in ("add", "concat", "sum_pool"))
+TRANSPOSED = "transposed .* no memory form"
 NO_TABLE, NO_PAD, NO_REPEAT = (f"QONNX has no {op}" for op in ("table", "pad", "repeat"))
 
 # Why targets refuse, for shift and dyadic; "" where they compute the same integers. C and ONNX refuse none.
@@ -77,6 +78,9 @@ REFUSED = {
     "autoencoder, transposed": {"qonnx": (NO_TABLE, SHIFTS), "memory": (TRANSPOSED, TRANSPOSED)},
     "split and joined": {"qonnx": (NO_PAD, NO_PAD), "memory": (ADD, ADD)},
     "functions": {"qonnx": (NO_TABLE, SHIFTS), "memory": ("", "")},
+    "pre-activation resnet": {"qonnx": (SHIFTS, SHIFTS), "memory": (ADD, ADD)},
+    "densenet": {"qonnx": (SHIFTS, SHIFTS), "memory": (CONCAT, CONCAT)},
+    "repvgg": {"qonnx": (SHIFTS, SHIFTS), "memory": (ADD, ADD)},
     "plain": {"qonnx": ("", SHIFTS), "memory": ("", "")},
     "perceptron": {"qonnx": ("", SHIFTS), "memory": ("", ""), "hls": ("", SHIFTS), "verilog": ("", TREES)},
 }

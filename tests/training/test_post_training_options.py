@@ -89,5 +89,7 @@ def test_batches_without_examples_are_told(place: int) -> None:
         probq.post_training(network(), data, Budget(percent=5), progress=False)
     with pytest.raises(ProbqError, match=rf"batch {place} for gpfq holds no example"):
         probq.ptq.gpfq(q.at(q.mode()), [(x, None) for x in data])
-    with pytest.raises(ProbqError, match=r"batch 0 for criteria\.kl holds no example; .* give inputs a batch axis first"):
+    with pytest.raises(
+        ProbqError, match=r"batch 0 for criteria\.kl holds no example; .* give inputs a batch axis first"
+    ):
         probq.criteria.kl(probq.quantize(network(), X), [torch.tensor(1.0)], progress=False)

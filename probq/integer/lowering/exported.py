@@ -15,6 +15,7 @@ from probq.integer.lowering.operations.data_movement import PARTS
 from probq.integer.lowering.operations.dispatch import OPERATIONS
 from probq.network.program.network import Network
 from probq.network.program.substitution import hooked
+from probq.network.quantizers.affine_norms import affine_norms
 from probq.utils.errors import ProbqError
 from probq.utils.random_stream import exclusive
 
@@ -27,7 +28,7 @@ class Mark:
 
     Attributes:
         kind: "input" where a layer's input is rounded, "argument" and "value" where those of a tabulated function are,
-            "norm" where a folded normalisation was.
+            "norm" where a normalisation was, folded or a step of its own.
         name: the name of the module.
     """
 
@@ -156,7 +157,8 @@ def _zeros(q: Network) -> tuple[Any, ...]:
 def _marks(q: Network) -> tuple[Mark, ...]:
     layers = [Mark("input", layer.name) for layer in q.layers if layer.input in q.input_names]
     tables = [Mark(kind, name) for name in q.activations for kind in ("argument", "value")]
-    return (*layers, *tables, *(Mark("norm", layer.norm) for layer in q.layers if layer.norm))
+    norms = [layer.norm for layer in q.layers if layer.norm]
+    return (*layers, *tables, *(Mark("norm", name) for name in (*norms, *affine_norms(q.net, q.layers))))
 
 
 def _needed(graph: Any, outputs: tuple[str, ...]) -> tuple[Any, ...]:

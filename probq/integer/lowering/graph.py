@@ -14,15 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from probq.integer.lowering.exported import BATCH, Mark, export_graph, module_name, named_arguments, operation, where_of
-from probq.integer.lowering.operations.arithmetic import ARITHMETIC
+from probq.integer.lowering.operations.arithmetic import ARITHMETIC, affine
 from probq.integer.lowering.operations.data_movement import PARTS
 from probq.integer.lowering.operations.dispatch import OPERATIONS
 from probq.integer.lowering.operations.elementwise import whole_numbers
 from probq.integer.lowering.operations.layers import Layers, geometry
+from probq.integer.lowering.operations.requantize import RoundingTarget
 from probq.integer.lowering.operations.tables import MODULES, argument, table
 from probq.integer.lowering.operations.values import Value, common, refusal
-from probq.integer.lowering.unfolded import NORMALISES, why_not_folded
 from probq.network.program.network import Network
+from probq.network.quantizers.affine_norms import BITS, affine_norms
 from probq.utils.errors import ProbqError
 
 _RECURRENT = (
@@ -30,6 +31,7 @@ _RECURRENT = (
     "the network before it"
 )
 _NORMED = "max_norm changes rows as they are looked up; rescale them once, and give the embedding no max_norm"
+NORMALISES = ("batch_norm", "_native_batch_norm_legit_no_training")
 # Operations that people meet, and what to do about them.
 INSTEAD = MappingProxyType(
     dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), _RECURRENT)
@@ -70,6 +72,7 @@ class Walk:
         places = [f"{layer.name}.{part}" for layer in q.layers for part in ("weight", "bias")]
         self.quantized = {id(self.tensors[place]) for place in places if place in self.tensors}
         self.norms = {layer.norm: layer for layer in q.layers if layer.norm}
+        self.affine_norms = affine_norms(q.net, q.layers)
 
     def output(self) -> Value:
         """Return the symbolic integer of the network's output, in one step for all of its numbers.
@@ -117,8 +120,7 @@ class Walk:
         if (mark := self.graph.mark(node)) is not None:
             return self._marked(mark, node.args[0], where)
         if name in NORMALISES:
-            source = _layer_of(self._operand(node.args[0]))
-            raise refusal(where, why_not_folded(node, source, self.graph.nodes, self.layers))
+            raise refusal(where, _why_no_norm(node))
         if name == "embedding" or name.startswith(("linear", "conv")):
             return self._product(node, where)
         before = self.graph.mark(node.args[0]) if node.args and isinstance(node.args[0], torch.fx.Node) else None
@@ -183,7 +185,7 @@ class Walk:
         return tensor.detach().double() if tensor.is_floating_point() else tensor
 
     def _marked(self, mark: Mark, given: Any, where: str) -> Value:
-        """Return what a mark stands for: a rounding, or a normalisation that is folded into the layer before it."""
+        """Return what a mark stands for: a rounding, or a normalisation, most often folded into the layer before it."""
         if mark.kind == "value":
             looked = self.values.get(given)
             if not isinstance(looked, LookUp) or looked.name != mark.name:
@@ -194,9 +196,18 @@ class Walk:
             return self.make.rounded(self.layers[mark.name], x)
         if mark.kind == "argument":
             return argument(self.q.activations[mark.name], mark.name, x, self.make.requantizer)
+        if mark.name in self.affine_norms:
+            where = f"batch_norm in {mark.name}"
+            return self._affine(mark.name, whole_numbers(x, where), where)
         if _layer_of(x) != self.norms[mark.name].name:
             raise refusal(f"module {mark.name}", f"it does not get what layer {self.norms[mark.name].name} computes")
         return x
+
+    def _affine(self, name: str, x: Value, where: str) -> Value:
+        """Return what a normalisation of its own computes, rounded."""
+        norm = self.affine_norms[name]
+        target = RoundingTarget(int(torch.log2(norm.step)), -(2 ** (BITS - 1)), 1, 2**BITS)
+        return self.make.requantizer(affine(x, where, norm.gain.detach(), norm.shift.detach()), target, name)
 
     def _product(self, node: Any, where: str) -> Value:
         """Return what a layer's own product becomes, from what it is called with rather than what its module says."""
@@ -255,6 +266,14 @@ def _layer_of(value: Value) -> str:
     """Return the name of the layer whose accumulators a value is, in whatever steps, empty if it is none."""
     value = value.parents[0] if value.op == "multiply" else value
     return value.quantizer if value.op in ("linear", "conv") else ""
+
+
+def _why_no_norm(node: Any) -> str:
+    """Return why a normalisation has no integer form, and what to do."""
+    given = named_arguments(node)
+    if given.get("training") or given["running_mean"] is None:
+        return "it takes the statistics of each batch, which integers cannot; use track_running_stats=True"
+    return "the function is called without a module; use torch.nn.BatchNorm1d, BatchNorm2d or BatchNorm3d"
 
 
 def _why(name: str, node: Any) -> str:

@@ -41,8 +41,8 @@ def lower(q: Quantized, assignment: Assignment | None = None) -> IntegerModel:
         assignment: widths and codes, by default the mode.
 
     Raises:
-        ProbqError: naming operation and module, if something in the network has no exact integer form, or integers could
-            leave 31 bits, sums that are rounded next 40; or if the integers differ from the network's outputs.
+        ProbqError: naming operation and module, if something in the network has no exact integer form, or integers
+            could leave 31 bits, sums that are rounded next 40; or if the integers differ from the network's outputs.
     """
     check_posterior(q, "lower")
     assignment = q.mode() if assignment is None else assignment

@@ -23,6 +23,7 @@ from probq.network.program.headroom import leave_headroom
 from probq.network.program.originals import Originals
 from probq.network.program.substitution import substitute
 from probq.network.quantizers.activation import Activation, hooks
+from probq.network.quantizers.affine_norms import affine_norms
 from probq.network.quantizers.base import InputQuantizer, Quantizer, Rung, error_of_sums
 from probq.network.quantizers.weight import WeightQuantizer
 from probq.network.tracing.arguments import arguments
@@ -224,6 +225,7 @@ class Network(nn.Module):
         inputs = {n.removesuffix(".input"): _rounder(q, onehots[n], exact, n in first) for n, q in self.inputs.items()}
         before, after = hooks(self.activations, exact)
         outputs: dict[str, Callable[[Tensor], Tensor]] = {}
+        outputs |= affine_norms(self.net, self.layers) if self.folded else {}
         for layer in self.layers:
             self._bias(layer, onehots, rungs, tensors, outputs, exact)
         tensors = {n.removeprefix("."): t for n, t in tensors.items()}  # a network that is one layer has no name

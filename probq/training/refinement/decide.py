@@ -163,8 +163,9 @@ def _own_gates(q: Quantized) -> bool:
 
 
 def _survey(q: Quantized, space: WidthSpace, budget: Budgets, number: int) -> list[State]:
-    """Choices drawn uniformly among those within the limits, always the same: what is measured near the best choice
-    alone tells little about all others.
+    """Choices drawn uniformly among those within the limits, always the same.
+
+    What is measured near the best choice alone tells little about all others.
     """
     if not number:
         return []

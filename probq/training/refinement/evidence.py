@@ -135,7 +135,7 @@ def take_evidence(q: Quantized, space: WidthSpace, losses: Mapping[State, float]
 
 
 def chain_logits(log_probs: torch.Tensor) -> torch.Tensor:
-    """Return the log-odds `[B - 1]` of a chain of gates whose rungs have given log-probabilities `[B]`, normalised or not.
+    """Return the log-odds `[B - 1]` of a chain of gates whose rungs have log-probabilities `[B]`, normalised or not.
 
     Gate `k` is open with the odds of all wider rungs against rung `k`; log-odds stay within 20.
 

@@ -41,7 +41,9 @@ def space(seed: int | None = None) -> WidthSpace:
 def quantized(gates: str = "tensor") -> probq.Quantized:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
-    return probq.quantize(net, torch.rand(8, 4), Plan(weight=ladder(1, 2, 4), input=ladder(2, 8, signed=False), gates=gates))
+    return probq.quantize(
+        net, torch.rand(8, 4), Plan(weight=ladder(1, 2, 4), input=ladder(2, 8, signed=False), gates=gates)
+    )
 
 
 def places(q: probq.Quantized) -> WidthSpace:

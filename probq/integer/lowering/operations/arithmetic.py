@@ -10,14 +10,21 @@ from typing import Any, TypeAlias
 import numpy as np
 from torch import Tensor
 
-from probq.integer.lowering.operations.bounds import MOST
 from probq.integer.lowering.operations.elementwise import numbers
-from probq.integer.lowering.operations.values import Value, common, compressed, fine_enough, in_steps, refusal
-from probq.utils.errors import ProbqError
+from probq.integer.lowering.operations.values import (
+    Value,
+    common,
+    compressed,
+    multiplied,
+    refusal,
+    trailing,
+)
 
 Shape: TypeAlias = tuple[int, ...]
 Constant: TypeAlias = float | Tensor
 LARGEST_FACTOR = 2**16  # of a constant p 2^k / q: whole numbers p and q, odd
+FINEST = 24  # binary digits by which a constant may be finer than what it is added to
+WIDEST = 2**40  # of sums that are rounded at once, see `bounds.MOST_SUM`
 
 
 def add(first: Any, where: str, shape: Shape, second: Any, alpha: float = 1) -> Value:
@@ -66,6 +73,12 @@ def div(first: Any, where: str, shape: Shape, second: Any, rounding_mode: str | 
     if not divisors.all():
         raise refusal(where, "it divides by 0")
     return _scaled(first, where, shape, divisors, divided=True)
+
+
+def affine(value: Value, where: str, gain: Tensor, shift: Tensor) -> Value:
+    """Return `gain * value + shift`, with numbers for each index of the value's first axis."""
+    parts = [part.double().numpy().reshape([-1] + [1] * (len(value.shape) - 1)) for part in (gain, shift)]
+    return _offset(_scaled(numbers(where, value), where, value.shape, parts[0]), where, value.shape, parts[1])
 
 
 def _array(constant: Constant) -> np.ndarray:
@@ -134,21 +147,40 @@ def _offset(value: Value, where: str, shape: Shape, constant: np.ndarray) -> Val
     constant = _fitted(constant, value, where, shape)
     if not constant.any():
         return value
-    try:
-        fine = fine_enough(value, *constant.reshape(-1).tolist())
-    except ProbqError:
-        fine = None
-    steps = [in_steps(c, fine) for c in constant.reshape(-1).tolist()] if fine is not None else []
-    if fine is None or max(map(abs, steps)) + fine.bound > MOST:
+    fine = _fine(value, constant)
+    if fine is None:
         raise refusal(
             where, f"its constant of {constant.flat[0]} has too many binary digits beside what it meets; use fewer, as "
             "0.25 has, or let a layer's bias add it"
         )  # fmt: skip
-    add = compressed(np.array(steps, np.int64).reshape(constant.shape))
+    add = _steps(constant, fine)
     low, high = np.asarray(fine.low + add), np.asarray(fine.high + add)
     tensors = {"multiplier": np.array(1), "add": add, "shift": np.array(0)}
     limits = {"lo": int(low.min()), "hi": int(high.max())}
     return Value("offset", (fine,), shape, where, fine.exponent, fine.divisor, low, high, limits, tensors)
+
+
+def _fine(value: Value, constant: np.ndarray) -> Value | None:
+    """Return the value in steps of which the constants are multiples; None where there is no room for them."""
+    given = [Fraction(c) * value.divisor for c in constant.reshape(-1).tolist() if c]
+    if any(c.denominator & (c.denominator - 1) for c in given):
+        return None
+    exponent = np.minimum(value.exponent, min(map(trailing, given)))
+    shift = value.exponent - exponent
+    largest = max(map(abs, given)) / Fraction(2) ** int(exponent.min()) + value.bound * 2 ** int(shift.max())
+    if int(shift.max()) > FINEST or largest > WIDEST:
+        return None
+    return multiplied(value, np.left_shift(1, shift), exponent, value.divisor)
+
+
+def _steps(constant: np.ndarray, value: Value) -> np.ndarray:
+    """Return constants in the steps of a value, int64."""
+    pairs = np.broadcast_arrays(constant, value.exponent)
+    units = [
+        int(Fraction(c) * value.divisor / Fraction(2) ** e)
+        for c, e in zip(*(part.reshape(-1).tolist() for part in pairs), strict=True)
+    ]
+    return compressed(np.array(units, np.int64).reshape(pairs[0].shape))
 
 
 # Those that take constants, which may be tensors of the network.

@@ -89,10 +89,7 @@ def _rounded(value: Value, target: RoundingTarget, name: str, lo: int, hi: int) 
     if value.op == "real":
         attributes |= {"shape": list(value.shape), "scale": 2.0 ** (target.exponent - int(value.exponent))}
         return Value("input", (), value.shape, value.where, attributes=attributes, quantizer=name, **made)
-    check_bound(value, then_rounded=True)
     value, r = _with_room(value, reached)
-    if value.op == "offset":
-        r, value = replace(r, add=r.add + r.multiplier * value.tensors["add"]), value.parents[0]
     return Value(
         "requantize", (value,), value.shape, value.where, attributes=attributes, tensors=_tensors(r), quantizer=name,
         **made,
@@ -106,15 +103,29 @@ def _tensors(r: Requantization) -> dict[str, np.ndarray]:
 def _with_room(value: Value, target: RoundingTarget) -> tuple[Value, Requantization]:
     """Return what is rounded, and how: a wide average is shifted by a node of its own before it is divided."""
     try:
-        return value, requantization(value.exponent, value.divisor, value.bound, target, value.factor)
+        return _merged(value, requantization(value.exponent, value.divisor, value.bound, target, value.factor))
     except ProbqError:
         if value.divisor == 1:
             raise
     shift, division = in_two_steps(value.exponent, value.divisor, value.bound, target)
     low, high = ((end + shift.add) >> shift.shift for end in (value.low, value.high))
     limits = {"lo": int(low.min()), "hi": int(high.max())}
+    source, merged = _merged(value, shift)
     left = Value(
-        "requantize", (value,), value.shape, value.where, value.exponent + shift.shift, value.divisor, low, high,
-        limits, _tensors(shift),
+        "requantize", (source,), value.shape, value.where, value.exponent + shift.shift, value.divisor, low, high,
+        limits, _tensors(merged),
     )  # fmt: skip
     return left, division
+
+
+def _merged(value: Value, r: Requantization) -> tuple[Value, Requantization]:
+    """Return what constants are multiplied with and added to, and one requantization for all of it, in 64 bits."""
+    multiplier, add = r.multiplier, r.add
+    while value.op in ("offset", "scaled", "multiply"):
+        if value.op == "offset":
+            add = add + multiplier * value.tensors["add"]
+        else:
+            multiplier = multiplier * value.tensors["multiplier"]
+        value = value.parents[0]
+    check_bound(value, then_rounded=True)
+    return value, Requantization(multiplier, add, r.shift)

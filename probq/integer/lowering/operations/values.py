@@ -178,13 +178,13 @@ def fine_enough(value: Value, *limits: float | None) -> Value | None:
         part = c * value.divisor
         if part.denominator & (part.denominator - 1):
             return None
-        exponent = min(exponent, _trailing(part))
+        exponent = min(exponent, trailing(part))
     if exponent < int(value.exponent.min()) - 24:
         return None
     return aligned(value, exponent, value.divisor)
 
 
-def _trailing(value: Fraction) -> int:
+def trailing(value: Fraction) -> int:
     """Return the exponent of the largest power of two that divides a dyadic fraction."""
     if value.denominator > 1:
         return -(value.denominator.bit_length() - 1)

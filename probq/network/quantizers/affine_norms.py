@@ -1,0 +1,64 @@
+"""Batch normalisation that folds into no layer is a step of its own: short numbers multiply and are added, then round.
+
+y = step clip(floor((gain x + shift) / step + 1/2), -2^17, 2^17 - 1)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from probq.codebooks.rounding.nearest import half_up_through
+from probq.codebooks.rounding.scales import LEAST_GAIN
+from probq.codebooks.rounding.short_numbers import short_addend, short_factor, short_step
+from probq.network.quantizers.base import error_of_sums
+from probq.network.tracing.layer import Layer
+from probq.network.tracing.module_kinds import NORMS
+
+BITS = 18  # of what is rounded: 12 below the deviation plus mean of the largest channel, so nothing usual is cut off
+
+
+@dataclass(frozen=True)
+class AffineNorm:
+    """An affine norm is a batch normalisation as integers compute it; all numbers are float64.
+
+    Attributes:
+        gain: of 12 significant binary digits, `[channels]`.
+        shift: multiples of the step, `[channels]`.
+        step: of what it returns, a power of two, a scalar; 1 where all is 0.
+    """
+
+    gain: Tensor
+    shift: Tensor
+    step: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return what stands in for the normalisation of `x` `[batch, channels, ...]`."""
+        gain, shift = (part.to(x.dtype).reshape([1, -1] + [1] * (x.dim() - 2)) for part in (self.gain, self.shift))
+        step, scaled = self.step.to(x.dtype), x * gain
+        error = error_of_sums(scaled) if x.dtype == torch.float64 else 0.0  # as at every rounding that is exact
+        steps = half_up_through((scaled + shift + error) / step)
+        return step * steps.clamp(-(2 ** (BITS - 1)), 2 ** (BITS - 1) - 1)
+
+
+def affine_norms(net: nn.Module, layers: Sequence[Layer]) -> dict[str, AffineNorm]:
+    """Return each batch normalisation that no layer takes in, by its name.
+
+    One that takes the statistics of each batch is none of them.
+    """
+    taken = {layer.norm for layer in layers}
+    norms = {name: m for name, m in net.named_modules() if isinstance(m, NORMS) and name not in taken}
+    return {name: _affine(norm) for name, norm in norms.items() if norm.running_mean is not None}
+
+
+def _affine(norm: Any) -> AffineNorm:
+    size = torch.rsqrt(norm.running_var.double() + norm.eps)
+    weight = torch.ones_like(size) if norm.weight is None else norm.weight.double()
+    gain = short_factor(torch.where((weight * size).abs() < LEAST_GAIN, 0.0, weight * size))
+    mean = torch.zeros_like(size) if norm.bias is None else norm.bias.double()
+    step = short_step((mean.abs() + weight.abs()).max())
+    return AffineNorm(gain, short_addend(mean - norm.running_mean.double() * gain, step), step)

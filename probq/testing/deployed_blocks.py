@@ -1,0 +1,64 @@
+"""These blocks of deployed networks have batch normalisation elsewhere than behind a convolution of its own."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def conv_norm(before: int, after: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> list[nn.Module]:
+    """Return a convolution and its batch normalisation."""
+    padding = kernel // 2
+    return [nn.Conv2d(before, after, kernel, stride, padding, groups=groups, bias=False), nn.BatchNorm2d(after)]
+
+
+class PreActivation(nn.Module):
+    """This residual block computes normalisation and clip before its convolutions.
+
+    Source: K. He et al., 2016, "Identity Mappings in Deep Residual Networks".
+    """
+
+    def __init__(self, before: int, after: int, stride: int) -> None:
+        super().__init__()
+        self.norm, (self.first, self.second) = nn.BatchNorm2d(before), conv_norm(before, after, 3, stride)
+        self.last = nn.Conv2d(after, after, 3, padding=1, bias=False)
+        same = stride == 1 and before == after
+        self.shortcut = None if same else nn.Conv2d(before, after, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return features."""
+        y = F.relu(self.norm(x))
+        short = x if self.shortcut is None else self.shortcut(y)
+        return short + self.last(F.relu(self.second(self.first(y))))
+
+
+class DenseBlock(nn.Module):
+    """New features stand beside all earlier ones, and a normalisation reads them all.
+
+    Source: G. Huang et al., 2017, "Densely Connected Convolutional Networks".
+    """
+
+    def __init__(self, before: int, more: int) -> None:
+        super().__init__()
+        self.norm, self.conv = nn.BatchNorm2d(before), nn.Conv2d(before, more, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return features, the new ones last."""
+        return torch.cat([x, self.conv(F.relu(self.norm(x)))], 1)
+
+
+class Reparametrized(nn.Module):
+    """In training, the block has branches of 3x3, 1x1 and the identity, each with a normalisation.
+
+    Source: X. Ding et al., 2021, "RepVGG: Making VGG-style ConvNets Great Again".
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.wide, self.narrow = (nn.Sequential(*conv_norm(channels, channels, kernel)) for kernel in (3, 1))
+        self.same = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return features."""
+        return F.relu(self.wide(x) + self.narrow(x) + self.same(x))
