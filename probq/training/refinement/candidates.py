@@ -36,7 +36,7 @@ def uniform_states(q: Quantized, space: WidthSpace) -> list[State]:
     A quantizer without that width takes the next wider one, or its widest. There are none where channels or weights
     have widths of their own.
     """
-    if any(np.ndim(bits) for options in space.options for bits in options):
+    if space.has_own_gates:
         return []
     weight = [name in q.weights for name in space.names]
     found: dict[tuple[int, int], State] = {}

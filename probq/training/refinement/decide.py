@@ -153,13 +153,8 @@ def make_search(
     space = WidthSpace(tuple(names), tuple(options), tuple(log_probs), (), q.sites)
     limits = tuple((StateCost(q.layers, b.cost, space), b.absolute(q.layers)) for b in budgets(budget))
     space = replace(space, limits=limits)
-    survey = _survey(q, space, budget, int(SURVEY * evaluations)) if laws is None and not _own_gates(q) else []
+    survey = _survey(q, space, budget, int(SURVEY * evaluations)) if laws is None and not space.has_own_gates else []
     return BestFirstSearch(space, [_state(space, widths) for widths in starts], measure, evaluations, survey)
-
-
-def _own_gates(q: Quantized) -> bool:
-    """Return whether channels or weights have widths of their own."""
-    return any(quantizer.gates for _, quantizer in q.named_sites())
 
 
 def _survey(q: Quantized, space: WidthSpace, budget: Budgets, number: int) -> list[State]:

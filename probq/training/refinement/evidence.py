@@ -100,7 +100,7 @@ def with_trials(losses: Mapping[State, float], tried: Mapping[State, float]) -> 
 
 
 @torch.no_grad()
-def take_evidence(q: Quantized, space: WidthSpace, losses: Mapping[State, float]) -> bool:
+def take_evidence(q: Quantized, space: WidthSpace, losses: Mapping[State, float]) -> None:
     """Give the gates the law under which a choice of widths is the best one, as far as measured losses tell.
 
     A choice has the score of the sum of its effects and of an error. If errors have a Gumbel law with the standard
@@ -116,22 +116,20 @@ def take_evidence(q: Quantized, space: WidthSpace, losses: Mapping[State, float]
         space: its choices of widths, with the laws that the gates have.
         losses: of some choices, in nats.
 
-    Returns:
-        Whether the laws were updated.
-
     Source: J. I. Yellott, 1977, "The Relationship between Luce's Choice Axiom, Thurstone's Theory of Comparative
     Judgment, and the Double Exponential Distribution".
     """
     values = np.array(list(losses.values()))
-    shared = all(not quantizer.gates for _, quantizer in q.named_sites())
-    if not shared or len(values) < FEWEST or not np.isfinite(values).any() or np.ptp(scores(values)) == 0:
-        return False
-    effects = measured_effects(space, np.array(list(losses)), scores(values))
+    if space.has_own_gates or len(values) < FEWEST or not np.isfinite(values).any():
+        return
+    scored = scores(values)
+    if np.ptp(scored) == 0:
+        return
+    effects = measured_effects(space, np.array(list(losses)), scored)
     for name, row in zip(space.names, effects.rows, strict=True):
         quantizer = q.quantizer(name)
         if len(row) > 1:
             quantizer.logits.copy_(chain_logits(torch.as_tensor(-row / (GUMBEL * effects.error))))
-    return True
 
 
 def chain_logits(log_probs: torch.Tensor) -> torch.Tensor:

@@ -40,6 +40,11 @@ class WidthSpace:
         """Return the number of states, whatever they cost."""
         return math.prod(len(options) for options in self.options)
 
+    @property
+    def has_own_gates(self) -> bool:
+        """Return whether channels or weights have widths of their own."""
+        return any(np.ndim(bits) for options in self.options for bits in options)
+
     def widths(self, state: State) -> dict[str, Any]:
         """Return the bits of every quantizer."""
         own = {n: options[k] for n, options, k in zip(self.names, self.options, state, strict=True)}
