@@ -85,6 +85,12 @@ def fix_widths(q: Program, widths: Any) -> None:
         quantizer.fix(np.asarray(widths[name]).reshape(quantizer.gates))
 
 
+def release_widths(q: Program) -> None:
+    """Make every width of a network that has a choice unknown again, in place."""
+    for _, quantizer in q.named_quantizers():
+        quantizer.fixed = None
+
+
 def check_widths(q: Program, widths: Any) -> None:
     """Raise unless there is a width on the ladder of every quantizer, of the right shape, the same one where tied."""
     if not isinstance(widths, Mapping):

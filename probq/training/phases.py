@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from probq.decisions.widths import fix_widths, fixed_by_decision, fixed_widths
+from probq.decisions.widths import fix_widths, fixed_by_decision, fixed_widths, release_widths
 from probq.network.program.constant_outputs import warn_constant
 from probq.network.program.originals import Originals
 from probq.network.quantized.quantized import Quantized
@@ -50,6 +50,5 @@ def run_phases(
 def _release(q: Quantized, fixed: bool) -> None:
     q.rounding, q.folded = False, fixed
     if not fixed:
-        for _, quantizer in q.named_quantizers():
-            quantizer.fixed = None
+        release_widths(q)
     q.eval()

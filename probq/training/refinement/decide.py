@@ -110,7 +110,7 @@ def decide(
         return mode(q, budget)
     widths = search.space.widths(search.best)
     loss.settle(q, widths)
-    take_evidence(q, search.space, search.losses)
+    take_evidence(q, search.space, search.losses, budget)
     warn_constant(q, widths)
     return replace(with_widths(q, widths, budget), loss=search.losses.get(search.best))
 

@@ -9,8 +9,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from probq.cost.budget import Budgets, budgets
 from probq.network.quantized.quantized import Quantized
+from probq.training.refinement.expected_limits import keep_expected
 from probq.training.refinement.space import State, WidthSpace
+from probq.training.svi.budget_constraint import BudgetConstraint, enforce_chance
 
 RATIOS = tuple(np.logspace(-4, 2, 25))  # of the variance of errors to that of effects, to choose from
 GUMBEL = math.sqrt(6) / math.pi  # scale of a Gumbel law for one unit of standard deviation
@@ -99,8 +102,7 @@ def with_trials(losses: Mapping[State, float], tried: Mapping[State, float]) -> 
     return {**losses, **{state: tried[state] + fallen for state in finite}}
 
 
-@torch.no_grad()
-def take_evidence(q: Quantized, space: WidthSpace, losses: Mapping[State, float]) -> None:
+def take_evidence(q: Quantized, space: WidthSpace, losses: Mapping[State, float], budget: Budgets) -> None:
     """Give the gates the law under which a choice of widths is the best one, as far as measured losses tell.
 
     A choice has the score of the sum of its effects and of an error. If errors have a Gumbel law with the standard
@@ -108,13 +110,19 @@ def take_evidence(q: Quantized, space: WidthSpace, losses: Mapping[State, float]
 
         P(w) proportional to exp(-sum_i effect_i(w_i) / scale),   scale = sqrt(6) / pi * error,
 
-    which is a product over quantizers. Networks whose channels or weights have widths of their own keep their laws, as
-    do those of which fewer than four choices were measured.
+    which is a product over quantizers. It knows nothing of limits: the gates take the nearest product whose expected
+    cost keeps each limit, or where a budget promises a chance, they move down until it is kept, as at the end of a
+    search. Networks whose channels or weights have widths of their own keep their laws, as do those of which fewer than
+    four choices were measured.
 
     Args:
-        q: the network.
+        q: the network, its widths not fixed.
         space: its choices of widths, with the laws that the gates have.
         losses: of some choices, in nats.
+        budget: that the widths are decided under.
+
+    Warns:
+        UserWarning: if the promised probability cannot be kept.
 
     Source: J. I. Yellott, 1977, "The Relationship between Luce's Choice Axiom, Thurstone's Theory of Comparative
     Judgment, and the Double Exponential Distribution".
@@ -126,10 +134,17 @@ def take_evidence(q: Quantized, space: WidthSpace, losses: Mapping[State, float]
     if np.ptp(scored) == 0:
         return
     effects = measured_effects(space, np.array(list(losses)), scored)
-    for name, row in zip(space.names, effects.rows, strict=True):
-        quantizer = q.quantizer(name)
-        if len(row) > 1:
-            quantizer.logits.copy_(chain_logits(torch.as_tensor(-row / (GUMBEL * effects.error))))
+    constraints = [BudgetConstraint(q, own) for own in budgets(budget)]
+    best = {
+        name: torch.log_softmax(torch.as_tensor(-row / (GUMBEL * effects.error), device=q.device), -1)
+        for name, row in zip(space.names, effects.rows, strict=True)
+    }
+    laws = keep_expected(q, best, constraints)
+    with torch.no_grad():
+        for name, law in laws.items():
+            if len(law) > 1:
+                q.quantizer(name).logits.copy_(chain_logits(law))
+    enforce_chance(q, constraints)
 
 
 def chain_logits(log_probs: torch.Tensor) -> torch.Tensor:

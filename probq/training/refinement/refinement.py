@@ -6,7 +6,7 @@ import math
 from collections.abc import Generator
 from dataclasses import dataclass
 
-from probq.decisions.widths import fix_widths
+from probq.decisions.widths import fix_widths, fixed_widths, release_widths
 from probq.evaluation.diagnostics.held_out import validate
 from probq.network.quantized.quantized import Quantized
 from probq.training.refinement.candidates import find_candidates
@@ -60,7 +60,10 @@ class Refinement:
             losses = with_trials(losses, dict(zip(found, tried, strict=True)))
         else:
             fix_widths(q, search.space.widths(found[0]))
-        take_evidence(q, search.space, losses)
+        chosen = fixed_widths(q)
+        release_widths(q)
+        take_evidence(q, search.space, losses, q.budget)
+        fix_widths(q, chosen)
         return numbers[taken:]
 
     def loss(self, q: Quantized) -> float:

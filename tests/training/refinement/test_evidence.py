@@ -13,6 +13,7 @@ from torch import nn
 
 import probq
 from probq import Budget, Plan
+from probq import cost as costs
 from probq.codebooks import ladder
 from probq.network.distributions.widths import Widths
 from probq.training.refinement.decide import make_search
@@ -99,7 +100,7 @@ def test_the_law_is_that_of_the_best_choice_under_gumbel_errors() -> None:
     states = states_of(own)
     losses = {s: 1 + float(np.dot(s, [0.3, 0.2, 0.0, 0.1])) + 0.15 * generator.random() for s in states}
     effects = measured_effects(own, np.array(states), scores(np.array(list(losses.values()))))
-    take_evidence(q, own, losses)
+    take_evidence(q, own, losses, None)
     laws = np.exp([q.log_prob(own.widths(s)) for s in states])
     assert laws.sum() == pytest.approx(1, abs=1e-5)
     means = np.array([sum(row[k] for row, k in zip(effects.rows, s, strict=True)) for s in states])
@@ -137,7 +138,7 @@ def test_what_tells_nothing_changes_nothing(case: str) -> None:
     own = make_search(q, None, lambda widths: 0.0, 1).space
     states = states_of(own)[: 3 if case == "few" else 8]
     value = {"equal": lambda k: 1.0, "infinite": lambda k: math.inf}.get(case, float)
-    take_evidence(q, own, {state: value(k) for k, state in enumerate(states)})
+    take_evidence(q, own, {state: value(k) for k, state in enumerate(states)}, None)
     assert all(torch.equal(quantizer.logits, before[name]) for name, quantizer in q.named_sites())
 
 
@@ -154,3 +155,20 @@ def test_after_a_fit_the_decision_is_among_the_most_probable(seed: int) -> None:
     assert a.log_prob == pytest.approx(q.log_prob(a.widths))
     assert q.mode(measured=False).log_prob - a.log_prob == pytest.approx(a.gap, abs=1e-6)
     assert all(draw.cost() <= q.budget.absolute(q.layers) for draw in q.sample(32, seed=0))
+
+
+@pytest.mark.parametrize("function", ["fit", "decide"])
+@pytest.mark.parametrize("probability", [0.6, 0.95])
+def test_a_promised_probability_is_kept_by_what_was_measured(function: str, probability: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(192, 4, generator=generator)
+    y = (x @ torch.randn(4, 3, generator=generator)).argmax(1)
+    pairs, held = list(zip(x[:128].split(32), y[:128].split(32), strict=True)), [(x[128:], y[128:])]
+    q, budget = quantized(), Budget(percent=1.0, probability=probability)
+    if function == "fit":
+        probq.fit(q, pairs, budget, 6, validation=held, seed=0, progress=False)
+    else:
+        probq.decide(q, budget, held, progress=False)
+    own = places(q)
+    inside = [s for s in states_of(own) if costs.total(q.layers, own.widths(s)) <= budget.absolute(q.layers)]
+    assert sum(math.exp(q.log_prob(own.widths(s))) for s in inside) >= probability - 1e-6
