@@ -62,7 +62,7 @@ def one(network: str, widths: tuple[int, int], seed: int, epochs: int) -> dict[s
     record: dict[str, Any] = {"network": network, "weight": widths[0], "input": widths[1], "seed": seed}
     record["epochs"] = epochs
     record["float"] = accuracy(net(x).detach(), y)
-    plans = {"uniform": probq.uniform(*widths, profile="dyadic"), "learned": probq.Plan(profile="dyadic")}
+    plans = {"uniform": probq.uniform(*widths), "learned": probq.Plan()}
     budget = None
     for name, plan in plans.items():
         q = probq.quantize(net, images.train.tensors[0][: demo.BATCH], plan)

@@ -126,7 +126,7 @@ def at(widths: Any) -> Any:
 
     def plan(layer: Any) -> probq.Plan:
         own = ladder(int(widths[layer.input]), signed=False)
-        return probq.Plan(ladder(int(widths[layer.weight])), own, own, profile="dyadic")
+        return probq.Plan(ladder(int(widths[layer.weight])), own, own)
 
     return plan
 

@@ -72,7 +72,7 @@ class Subject:
         """The network with all widths of the ladder, its scales set."""
         rungs = LADDERS[self.network]
         ladders = {"weight": probq.codebooks.ladder(*rungs), "input": probq.codebooks.ladder(*rungs, signed=False)}
-        q = probq.quantize(self.net, self.batches[0][0], probq.Plan(**ladders, profile="dyadic"))
+        q = probq.quantize(self.net, self.batches[0][0], probq.Plan(**ladders))
         set_input_scales(q, Batches(self.batches, q.device))
         return q.eval()
 

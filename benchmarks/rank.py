@@ -109,7 +109,7 @@ def subject(network: str, seed: int, epochs: int) -> Subject:
     )
     batches = DataLoader(TensorDataset(x[:TRAIN], y[:TRAIN]), batch_size=demo.BATCH, shuffle=True)
     train(net, batches, epochs)
-    q = probq.quantize(net, x[: demo.BATCH], probq.Plan(profile="dyadic"), probq.likelihoods.categorical)
+    q = probq.quantize(net, x[: demo.BATCH], likelihood=probq.likelihoods.categorical)
     examples = list(zip(x[:EXAMPLES].split(demo.BATCH), y[:EXAMPLES].split(demo.BATCH), strict=True))
     set_input_scales(q, Batches(examples, q.device))
     decide = slice(TRAIN, TRAIN + DECIDE)

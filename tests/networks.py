@@ -1,5 +1,7 @@
 """Plans and networks that lowering and every exporter are tested with."""
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -16,10 +18,10 @@ PLANS = {
     "given levels": probq.Plan(weight=ladder(levels([-1.5, -0.25, 0.25, 1.5]), 4)),
     "learned levels": probq.Plan(weight=ladder(learned([-1.5, -0.4, 0.4, 1.5]), 4)),
     "wide": probq.Plan(weight=ladder(8), input=ladder(12)),
-    "dyadic": probq.Plan(weight=ladder(0, 1, 2, 4, 8), profile="dyadic"),
-    "dyadic channels": probq.Plan(weight=ladder(1, 2, 4), gates="channel", profile="dyadic"),
     "narrow": probq.Plan(weight=ladder(1, 2), input=ladder(1, 2)),
 }
+SHIFTING = {name: replace(plan, profile="shift") for name, plan in PLANS.items()}  # as FPGA flows take them
+PLANS |= {f"{name}, shift": SHIFTING[name] for name in ("tensor", "channel", "narrow")}
 
 
 class Residual(nn.Module):

@@ -67,7 +67,8 @@ def bernoulli(output: Tensor) -> Distribution:
 
 
 def _plan(weights: Ladder, **options: Any) -> Plan:
-    return Plan(weight=weights, network_input=ladder(8), scales="tensor", **{"spread": 0.5, **options})
+    own = {"network_input": ladder(8), "scales": "tensor", "profile": "shift", "spread": 0.5}
+    return Plan(weight=weights, **{**own, **options})
 
 
 def _linear(inputs: int, outputs: int) -> Callable[[], nn.Module]:

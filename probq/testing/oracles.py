@@ -42,12 +42,12 @@ def book_scales(quantizer: Quantizer) -> np.ndarray:
     return unit * np.round(2.0**logarithms / unit)
 
 
-def _factor(scale: np.ndarray, gain: np.ndarray, multipliers: int) -> np.ndarray:
-    """Return what a scale is multiplied with where a normalisation of this gain is folded into its weight."""
+def _folded(scale: np.ndarray, gain: np.ndarray, multipliers: int) -> np.ndarray:
+    """Return what a scale becomes where a normalisation of this gain is folded into its weight, to the last bit."""
     if multipliers == 1:
-        return np.asarray(2.0 ** np.round(np.log2(gain)))
+        return np.asarray(scale * 2.0 ** np.round(np.log2(gain)))
     unit = 2.0 ** np.floor(np.log2(scale * gain)) / multipliers
-    return np.asarray(unit * np.round(scale * gain / unit) / scale)
+    return np.asarray(unit * np.round(scale * gain / unit))
 
 
 def decided_copy(q: Program, assignment: Assignment) -> nn.Module:
@@ -63,18 +63,18 @@ def decided_copy(q: Program, assignment: Assignment) -> nn.Module:
         layer = next((m for m in q.layers if m.weight == name and m.norm), None)
         gain, _ = _norm(plain, net, layer) if layer else (np.ones(1), None)
         shape = [-1 if axis == layer.channel_axis else 1 for axis in range(len(layer.shape))] if layer else [1]
-        values, scale, finest = _dequantized(q.quantizer(name), assignment.widths[name], assignment.codes[name])
+        levels, scale, kept = _decided(q.quantizer(name), assignment.widths[name], assignment.codes[name])
         size = np.where(np.abs(gain) < 2.0**-20, 1.0, np.abs(gain)).reshape(shape)
-        factor = _factor(scale, size, q.quantizer(name).multipliers)
+        shipped = _folded(scale, size, q.quantizer(name).multipliers)
         folded = np.where(np.abs(gain) < 2.0**-20, 0.0, gain).reshape(shape)
         weight = plain[name.removeprefix(".")] * (
-            folded if q.quantizer(name).multipliers == 1 else factor * np.sign(folded)
+            folded if q.quantizer(name).multipliers == 1 else shipped / scale * np.sign(folded)
         )
         for reader in [m for m in q.layers if m.weight == name and (m.input is None or m.input in q.input_names)]:
             bias = _bias(plain, net, reader)
-            factor = np.maximum(factor, _least_scale(q, reader, weight, bias, scale * factor) / scale)
-        weight_scales[name] = (scale * factor, finest * factor)
-        net.get_parameter(name).data.copy_(torch.from_numpy(values * factor))
+            shipped = np.maximum(shipped, _least_scale(q, reader, weight, bias, shipped))
+        weight_scales[name] = (shipped, np.where(kept, shipped, np.inf))
+        net.get_parameter(name).data.copy_(torch.from_numpy(levels * shipped))
     for layer in q.layers:
         _replace_bias(q, net, plain, layer, assignment, weight_scales)
     for name, activation in q.activations.items():
@@ -165,18 +165,18 @@ def _rounding(scale: float, levels: np.ndarray) -> Any:
     return hook
 
 
-def _dequantized(quantizer: Quantizer, widths: Any, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the values of decided codes, the scale of each, and the same with infinity where pruned, in float64."""
+def _decided(quantizer: Quantizer, widths: Any, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the levels of decided codes, the scale of each, both in float64, and whether it is not pruned."""
     bits = np.broadcast_to(np.reshape(np.asarray(widths), quantizer.gates), codes.shape)
-    values, scales, finest = np.zeros(codes.shape), np.ones(codes.shape), np.full(codes.shape, np.inf)
+    found, scales, kept = np.zeros(codes.shape), np.ones(codes.shape), np.zeros(codes.shape, bool)
     for rung, of_rung in enumerate(quantizer.ladder.bits):
         scale = np.broadcast_to(book_scales(quantizer)[rung], codes.shape)
         levels = book_levels(quantizer, rung)
         here = bits == of_rung
-        values = np.where(here, scale * levels[np.minimum(codes, len(levels) - 1)], values)
+        found = np.where(here, levels[np.minimum(codes, len(levels) - 1)], found)
         scales = np.where(here, scale, scales)
-        finest = np.where(here & (len(levels) > 1), scale, finest)
-    return values, scales, finest
+        kept = np.where(here, len(levels) > 1, kept)
+    return found, scales, kept
 
 
 def _norm(plain: Mapping[str, np.ndarray], net: nn.Module, layer: Layer) -> tuple[np.ndarray, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -71,6 +72,7 @@ ROWS = (lambda: sixteenths(12, 4), lambda: torch.randint(0, 2, (12,)))
 NUMBERS = (lambda: sixteenths(12, 4), lambda: sixteenths(12, 2))
 WORDS = (lambda: torch.randint(0, 6, (12, 4)), lambda: torch.randint(0, 2, (12,)))
 SEGMENTS = (lambda: sixteenths(12, 1, 4, 4), lambda: torch.randint(0, 3, (12, 4, 4)))
+shift = partial(Plan, profile="shift")  # the default profile when these files were written
 LATENCY = tuple((name, w, a, w * a / 8 + k) for k, name in enumerate("024") for w in (1, 2, 4, 8) for a in (1, 2, 4, 8))
 
 
@@ -80,7 +82,7 @@ class Kept:
 
     net: Callable[[], nn.Module]
     data: tuple[Callable[[], Tensor], Callable[[], Tensor]]
-    plan: Any = None
+    plan: Any = field(default_factory=shift)
     budget: Any = None
     likelihood: Any = None
     options: dict[str, Any] = field(default_factory=dict)
@@ -92,22 +94,22 @@ class Kept:
 def laws(layer: Layer) -> Plan:
     """Another estimator and other priors on every layer."""
     return {
-        "0": Plan(
+        "0": shift(
             estimator=estimators.Gumbel(0.3), code_prior=priors.SpikeSlab(0.4), width_prior=priors.Geometric(0.7)
         ),
-        "2": Plan(
+        "2": shift(
             estimator=estimators.LocalReparametrization(),
             code_prior=priors.Laplace(0.5),
             input_prior=priors.Energy((0.0, 0.5, 1.0, 2.0), 0.3),
         ),
-        "4": Plan(estimator=estimators.Flipout(), code_prior=priors.Normal(0.8, centred=True)),
+        "4": shift(estimator=estimators.Flipout(), code_prior=priors.Normal(0.8, centred=True)),
     }[layer.name]
 
 
 def others(layer: Layer) -> Plan:
     """The other estimators."""
     found = {"0": estimators.MeanGradient(), "2": estimators.ModeForward(), "4": estimators.StraightThrough()}
-    return Plan(weight=ladder(2, 4), estimator=found[layer.name])
+    return shift(weight=ladder(2, 4), estimator=found[layer.name])
 
 
 def latency() -> Any:
@@ -126,24 +128,24 @@ KEPT = {
     "default": Kept(convolutional, IMAGES, budget=Budget(percent=2.0)),
     "not_fitted": Kept(convolutional, IMAGES, fitted=False),
     "channel_gates": Kept(
-        Residual, IMAGES, Plan(ladder(0, 2, 4), gates="channel"), Budget(percent=1.0, cost=cost.pruned_bops)
+        Residual, IMAGES, shift(ladder(0, 2, 4), gates="channel"), Budget(percent=1.0, cost=cost.pruned_bops)
     ),
-    "weight_gates": Kept(perceptron, ROWS, Plan(ladder(0, 1, 2, 4), gates="weight", codes=3), Budget(percent=1.5)),
-    "dyadic": Kept(convolutional, IMAGES, Plan(ladder(1, 2, 4), profile="dyadic"), Budget(percent=2.0)),
-    "activation_tables": Kept(functions, ROWS, Plan(activation=4), Budget(percent=3.0, cost=cost.ebops)),
-    "tied_widths": Kept(perceptron, ROWS, Plan(ladder(1, 2, 4), tie_weight="body", tie_input="in"), Budget(percent=2)),
+    "weight_gates": Kept(perceptron, ROWS, shift(ladder(0, 1, 2, 4), gates="weight", codes=3), Budget(percent=1.5)),
+    "dyadic": Kept(convolutional, IMAGES, Plan(ladder(1, 2, 4)), Budget(percent=2.0)),
+    "activation_tables": Kept(functions, ROWS, shift(activation=4), Budget(percent=3.0, cost=cost.ebops)),
+    "tied_widths": Kept(perceptron, ROWS, shift(ladder(1, 2, 4), tie_weight="body", tie_input="in"), Budget(percent=2)),
     "tied_weights_normal": Kept(Shared, NUMBERS, budget=Budget(percent=3.0)),
     "normal_of_known_sd": Kept(perceptron, NUMBERS, likelihood=Normal(0.3)),
     "pruned": Kept(
-        perceptron, ROWS, Plan(ladder(0, ternary(), 4), keep_zeros=True), Budget(percent=40, cost=cost.activations)
+        perceptron, ROWS, shift(ladder(0, ternary(), 4), keep_zeros=True), Budget(percent=40, cost=cost.activations)
     ),
     "learned_levels": Kept(
-        convolutional, IMAGES, Plan(ladder(0, learned([-1.5, 0, 1]), 4), scales="tensor"), Budget(percent=2.0)
+        convolutional, IMAGES, shift(ladder(0, learned([-1.5, 0, 1]), 4), scales="tensor"), Budget(percent=2.0)
     ),
     "given_levels": Kept(
-        perceptron, ROWS, Plan(ladder(levels([-1.5, -0.25, 0.25, 1.5]), powers_of_two(3)), codes=1), Budget(percent=5)
+        perceptron, ROWS, shift(ladder(levels([-1.5, -0.25, 0.25, 1.5]), powers_of_two(3)), codes=1), Budget(percent=5)
     ),
-    "free_codes": Kept(perceptron, ROWS, Plan(ladder(0, binary(), 3), free_codes=True), Budget(percent=2.0)),
+    "free_codes": Kept(perceptron, ROWS, shift(ladder(0, binary(), 3), free_codes=True), Budget(percent=2.0)),
     "priors_and_estimators": Kept(perceptron, ROWS, laws, Budget(percent=3.0), options={"temperature": 1.0}),
     "other_estimators": Kept(perceptron, ROWS, others, Budget(percent=3.0)),
     "cost_table": Kept(perceptron, ROWS, budget=lambda: Budget(limit=9.0, cost=latency())),
@@ -153,7 +155,7 @@ KEPT = {
     "segmentation": Kept(
         pixels, SEGMENTS, budget=Budget(percent=4.0), likelihood=Categorical(1, [1.0, 2.0, 0.5], ignore_index=2)
     ),
-    "text": Kept(text, WORDS, Plan(ladder(2, 4)), Budget(percent=30, cost=cost.storage)),
+    "text": Kept(text, WORDS, shift(ladder(2, 4)), Budget(percent=30, cost=cost.storage)),
 }
 
 
@@ -165,7 +167,7 @@ def made(kept: Kept) -> tuple[Any, Tensor]:
         if isinstance(module, nn.BatchNorm2d):
             torch.nn.init.uniform_(module.running_var, 0.5, 2)
             torch.nn.init.normal_(module.weight, 0.8, 0.3)
-    if kept.plan is not None and getattr(kept.plan, "keep_zeros", False):
+    if getattr(kept.plan, "keep_zeros", False):
         net[2].weight.data[:, ::2] = 0
     x, y = kept.data[0](), kept.data[1]()
     q = probq.quantize(net.eval(), x, kept.plan, kept.likelihood)

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 from integer_models import inputs, one_layer
-from networks import NETWORKS, PLANS, lowered
+from networks import NETWORKS, SHIFTING, lowered
 
 import probq
 from probq import export
@@ -135,7 +135,7 @@ def test_no_output_differs(make, tmp_path):
 @pytest.mark.usefixtures("tools")
 @pytest.mark.parametrize("plan", ["one scale", "channel"])
 def test_a_lowered_network_does_not_differ(plan, tmp_path):
-    (network,), x = lowered(NETWORKS["signed mlp"], PLANS[plan])
+    (network,), x = lowered(NETWORKS["signed mlp"], SHIFTING[plan])
     write(network, tmp_path / "m", strategy="Latency", name="other")
     assert (tmp_path / "m" / "firmware" / "other.cpp").is_file()
     report = export.verify(network, tmp_path / "m", x)

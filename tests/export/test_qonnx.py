@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from integer_models import inputs, models, one_layer
-from networks import NETWORKS, PLANS, lowered
+from networks import NETWORKS, PLANS, SHIFTING, lowered
 from torch import nn
 
 import probq
@@ -29,7 +29,7 @@ CONV = (
     ),
     lambda n: torch.rand(n, 1, 12, 12),
 )  # fmt: skip
-SHIFTING = [plan for plan in PLANS if plan != "wide" and "dyadic" not in plan]
+NARROW = [plan for plan in SHIFTING if plan != "wide"]
 SHIFTS = {"conv": CONV} | {name: NETWORKS[name] for name in ("text", "branches", "signed mlp")}
 
 
@@ -39,7 +39,7 @@ def differing(model, path, integers):
 
 @pytest.mark.filterwarnings("ignore:.*has negative values")
 @pytest.mark.parametrize("flavour", FLAVOURS)
-@pytest.mark.parametrize("plan", [PLANS[p] for p in SHIFTING], ids=SHIFTING)
+@pytest.mark.parametrize("plan", [SHIFTING[p] for p in NARROW], ids=NARROW)
 @pytest.mark.parametrize("network", SHIFTS.values(), ids=SHIFTS)
 def test_no_output_differs(network, plan, flavour, tmp_path):
     (model,), x = lowered(network, plan)
@@ -47,10 +47,10 @@ def test_no_output_differs(network, plan, flavour, tmp_path):
     assert differing(model, tmp_path / "m.onnx", model.quantize_input(x)) == 0
 
 
-@pytest.mark.parametrize("plan", ["dyadic", "dyadic channels"])
+@pytest.mark.parametrize("plan", ["tensor", "channel"])
 def test_integer_multipliers_are_refused_with_the_way_out(plan, tmp_path):
     (model,), _ = lowered(NETWORKS["signed mlp"], PLANS[plan])
-    with pytest.raises(probq.ProbqError, match=r'no power of two.*profile="shift"'):
+    with pytest.raises(probq.ProbqError, match=r'no power of two.*quantize with Plan\(profile="shift"\)'):
         write(model, tmp_path / "m.onnx")
     assert list(tmp_path.iterdir()) == []
 
@@ -79,7 +79,7 @@ def test_every_accumulator_beside_a_tie(flavour, tmp_path):
 
 def test_what_each_flavour_asks_for(tmp_path):
     """hls4ml: biases behind Quant, scalar scales; FINN: plain biases. All scalars have 0 dimensions (trap 6)."""
-    (model,), _ = lowered(CONV, PLANS["channel"])
+    (model,), _ = lowered(CONV, SHIFTING["channel"])
     for flavour in FLAVOURS:
         write(model, tmp_path / "m.onnx", flavour)
         graph = onnx.load(str(tmp_path / "m.onnx")).graph
@@ -98,7 +98,7 @@ def test_binary_weights_are_bipolar(tmp_path):
 
 
 def test_true_widths_are_in_the_metadata(tmp_path):
-    (model,), _ = lowered(CONV, PLANS["weight"])
+    (model,), _ = lowered(CONV, SHIFTING["weight"])
     write(model, tmp_path / "m.onnx")
     notes = {entry.key: entry.value for entry in onnx.load(str(tmp_path / "m.onnx")).metadata_props}
     widths = json.loads(notes["probq.widths"])
@@ -119,7 +119,7 @@ def test_the_width_of_a_range_is_the_narrowest(low, high):
 
 
 def test_an_average_that_is_no_power_of_two_is_refused_with_the_way_out(tmp_path):
-    (model,), _ = lowered(NETWORKS["volume"], PLANS["one scale"])
+    (model,), _ = lowered(NETWORKS["volume"], SHIFTING["one scale"])
     with pytest.raises(probq.ProbqError, match=r"no power of two.*export to ONNX or C"):
         write(model, tmp_path / "m.onnx")
     assert list(tmp_path.iterdir()) == []
@@ -165,7 +165,7 @@ def test_bops_are_what_qonnx_counts(bits, tmp_path):
     """An independent count of LeNet-5's BOPs; qonnx takes binary weights for float32, so they are left out."""
     from qonnx.util.inference_cost import inference_cost
 
-    plan = probq.Plan(weight=ladder(bits[0]), input=ladder(bits[1], signed=False), scales="tensor")
+    plan = probq.Plan(weight=ladder(bits[0]), input=ladder(bits[1], signed=False), scales="tensor", profile="shift")
     model = probq.lower(probq.quantize(lenet5(), torch.rand(4, 1, 28, 28), plan=plan))
     write(model, tmp_path / "m.onnx", "hls4ml")
     counted = inference_cost(str(tmp_path / "m.onnx"), discount_sparsity=False)["total_cost"]

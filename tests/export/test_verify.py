@@ -34,7 +34,8 @@ def lenet():
 
     def plan(layer):
         book = probq.codebooks.ladder
-        return probq.Plan(weight=book(weights[layer.name]), input=book(inputs.get(layer.name, 8), signed=False))
+        own = {"weight": book(weights[layer.name]), "input": book(inputs.get(layer.name, 8), signed=False)}
+        return probq.Plan(**own, profile="shift")
 
     q = probq.quantize(LeNet().eval(), torch.rand(32, 1, 28, 28), plan=plan)
     return probq.lower(q), torch.rand(500, 1, 28, 28).numpy()

@@ -114,7 +114,7 @@ def test_a_lowered_mean_over_no_power_of_two_is_shifted_before_it_is_divided(tar
     wide = {"weight": ladder(12), "network_input": ladder(12, signed=False), "input": ladder(8, signed=False)}
     layers = [nn.Conv2d(4, 6, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3)]
     x = torch.rand(32, 4, 14, 14)
-    network = probq.lower(probq.quantize(nn.Sequential(*layers).eval(), x, probq.Plan(**wide)))
+    network = probq.lower(probq.quantize(nn.Sequential(*layers).eval(), x, probq.Plan(**wide, profile="shift")))
     assert [node.op for node in network.nodes].count("requantize") == 2
     target.write(network, tmp_path / file)
     report = probq.export.verify(network, tmp_path / file, x)

@@ -147,7 +147,8 @@ def test_priors_follow_their_weight_into_a_folded_normalisation(sd: float | None
     torch.manual_seed(4)
     net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(48, 2)).eval()
     net[1].weight.data = torch.tensor([8.0, -5.0, 0.1])
-    q = probq.quantize(net, torch.randn(4, 1, 6, 6), probq.Plan(ladder(4), code_prior=priors.Normal(sd, centred=True)))
+    plan = probq.Plan(ladder(4), profile="shift", code_prior=priors.Normal(sd, centred=True))
+    q = probq.quantize(net, torch.randn(4, 1, 6, 6), plan)
     weight = net[0].weight.detach().double()
     deviation = weight.std(correction=0) if sd is None else sd
     levels = q.weights["0.weight"].ladder.rungs[0].levels().double()

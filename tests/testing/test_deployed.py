@@ -20,7 +20,7 @@ NETWORKS = {name: (net, example) for name, net, example in deployed()}
 PLANS = {
     "default": Plan(),
     "channel": Plan(weight=ladder(1, 2, 4), gates="channel", activation=5),
-    "binary": Plan(weight=ladder(1, 3), input=ladder(1, 2, signed=True), scales="tensor", activation=9),
+    "binary": Plan(ladder(1, 3), ladder(1, 2, signed=True), scales="tensor", profile="shift", activation=9),
 }
 every_network = pytest.mark.parametrize("network", NETWORKS)
 every_plan = pytest.mark.parametrize("plan", PLANS)
@@ -93,7 +93,7 @@ def test_the_memory_files_hold_tables(tmp_path):
 @every_network
 def test_sixteen_bits_are_as_good_as_float(network):
     net, example = NETWORKS[network]
-    wide = Plan(weight=ladder(16), input=ladder(16), network_input=ladder(16), activation=16)
+    wide = Plan(ladder(16), ladder(16), ladder(16), activation=16, profile="shift")  # as in the zoo
     found, expected = probq.quantize(net, example, plan=wide)(example), net(example).detach()
     assert float((found - expected).abs().max()) < 1e-3 * float(expected.abs().max())
 
@@ -196,7 +196,7 @@ def test_scales_of_functions_are_trained_calibrated_and_saved(tmp_path):
 
 def test_targets_without_tables_say_so(tmp_path):
     pytest.importorskip("onnx")
-    _, _, model, _ = lowered("functions", "default")
+    _, _, model, _ = lowered("functions", "binary")
     with pytest.raises(probq.ProbqError, match=r"QONNX has no table, only .*; export to ONNX or C"):
         probq.export.qonnx.write(model, tmp_path / "q.onnx")
     with pytest.raises(probq.ProbqError, match="table has no Verilog form"):

@@ -66,7 +66,7 @@ def write(
     """Write the project; it appears whole or not at all.
 
     Args:
-        model: the integers; its requantizations only shift.
+        model: the integers of a network quantized with `Plan(profile="shift")`: its requantizations only shift.
         path: the path of the folder.
         part: the part of the FPGA that synthesis is for.
         clock_ns: period of the clock in nanoseconds.

@@ -68,8 +68,8 @@ def requantized(graph: Graph, node: Node, x: Wire) -> Wire:
     shift = to_shift(*parts)
     if isinstance(shift, str):
         raise ProbqError(
-            f'{shift}, and FPGA flows only shift; use Plan(profile="shift") and averages over powers of two, '
-            "or export to ONNX or C"
+            f"{shift}, and FPGA flows only shift: they need scales, averages and normalisations in powers of two; "
+            'quantize with Plan(profile="shift"), or export to ONNX or C'
         )
     added = _centred(shift, node)
     check_exact(2 * x.low + np.minimum(added, 0), 2 * x.high + np.maximum(added, 0), "twice its input")

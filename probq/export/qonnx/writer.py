@@ -40,7 +40,7 @@ def write(model: IntegerModel, path: str | PathLike[str], flavour: str = "hls4ml
     widths of every codebook in use: a `Quant` node holds a tensor's largest.
 
     Args:
-        model: the integer model; its requantizations only shift.
+        model: the integers of a network quantized with `Plan(profile="shift")`: its requantizations only shift.
         path: the path of the file, which appears whole or not at all.
         flavour: "hls4ml" has quantized biases and one scale per weight; "finn" has plain biases and scales per output
             channel.

@@ -49,7 +49,10 @@ def _requantize(x: Trace, node: Node) -> Trace:
     parts = np.broadcast_arrays(*(node.tensors[name] for name in ("multiplier", "add", "shift")))
     shift = to_shift(*parts)
     if isinstance(shift, str):
-        raise ProbqError(f'{shift}, and adder trees only shift; use Plan(profile="shift"), or export to ONNX or C')
+        raise ProbqError(
+            f"{shift}, and adder trees only shift: they need scales in powers of two; quantize with "
+            'Plan(profile="shift"), or export to ONNX or C'
+        )
     spec = node.attributes
     adds, shifts = (np.broadcast_to(part, x.shape).reshape(-1) for part in (shift.add, shift.shift))
     codes = []

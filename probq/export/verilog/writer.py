@@ -52,7 +52,8 @@ def write(model: IntegerModel, path: str | PathLike[str], name: str = NAME) -> N
     """Write the project; it appears whole or not at all.
 
     Args:
-        model: the integers: linear layers, requantizations by shifts, clips and reshapes; at most 16,384 weights.
+        model: the integers of a network quantized with `Plan(profile="shift")`: linear layers, requantizations by
+            shifts, clips and reshapes; at most 16,384 weights.
         path: the path of the folder.
         name: the name of the module; a design that holds several networks gives each one its own.
 

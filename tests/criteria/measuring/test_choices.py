@@ -82,7 +82,7 @@ def test_a_file_answers_for_one_measure_network_and_data_only(tmp_path: Path) ->
         (criteria.loss, moved, DATA),
         (criteria.loss, network(act=nn.ReLU6), DATA),  # the same tensors and ladders
         (criteria.loss, network(books), DATA),  # the same widths
-        (criteria.loss, network(Plan(weight=PLAN.weight, input=PLAN.input, profile="dyadic")), DATA),
+        (criteria.loss, network(Plan(weight=PLAN.weight, input=PLAN.input, profile="shift")), DATA),
         (criteria.loss, q, [(X, Y.roll(1))]),
         (criteria.loss, q, [(X[:12], Y[:12]), (X[12:], Y[12:])]),
     ]

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from networks import NETWORKS, PLANS, lowered
+from networks import NETWORKS, SHIFTING, lowered
 from random_models import inputs, seeded
 from wide_models import wide
 
@@ -92,7 +92,7 @@ def test_no_operator_compares_64_bits(packed, tmp_path):
 @pytest.mark.parametrize("network", ["text", "branches", "signed mlp"])
 def test_no_operator_of_qonnx_compares_64_bits(network, flavour, tmp_path):
     pytest.importorskip("qonnx")
-    model = lowered(NETWORKS[network], PLANS["tensor"])[0][0]
+    model = lowered(NETWORKS[network], SHIFTING["tensor"])[0][0]
     qonnx.write(model, tmp_path / "m.onnx", flavour)
     graph = onnx.load(str(tmp_path / "m.onnx")).graph  # nothing infers types behind its own operators
     wide = {tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.INT64}

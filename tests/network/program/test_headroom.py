@@ -16,9 +16,9 @@ from probq.codebooks import ladder, levels
 torch.manual_seed(0)
 VECTORS, IMAGES, TEXT = torch.randn(32, 4), torch.randn(8, 3, 8, 8), torch.randint(0, 9, (32, 3))
 PLANS = {
-    "shift": probq.Plan(),
-    "dyadic": probq.Plan(profile="dyadic"),
-    "channels": probq.Plan(gates="channel", profile="dyadic"),
+    "shift": probq.Plan(profile="shift"),
+    "dyadic": probq.Plan(),
+    "channels": probq.Plan(gates="channel"),
     "weights": probq.Plan(weight=ladder(1, 2, 4), gates="weight"),
     "given levels": probq.Plan(weight=ladder(levels([-1.5, -0.25, 0.25, 1.5]))),
 }

@@ -299,6 +299,22 @@ def test_no_network(file: Path) -> None:
         probq.load(file, {"state": 1})  # type: ignore[arg-type]
 
 
+def test_a_file_that_names_no_profile_has_powers_of_two(tmp_path: Path) -> None:
+    """Files of before there was another profile; the default of plans is none of theirs."""
+    q = fitted(convolutional(), images(), probq.Plan(weight=ladder(2, 8), profile="shift"))
+    q.save(tmp_path / "q")
+
+    def change(manifest: dict[str, Any], _: dict[str, Tensor]) -> None:
+        for name in q.weight_names:
+            manifest["quantizers"][name].pop("profile")
+
+    rewritten(tmp_path / "q", change, sign=True)
+    other = probq.load(tmp_path / "q", convolutional())
+    assert torch.equal(other(images()[0]), q(images()[0]))
+    scales = [weight.scales() for weight in other.weights.values()]
+    assert all(torch.equal(scale.log2(), scale.log2().round()) for scale in scales)
+
+
 # Files that are wrong
 
 

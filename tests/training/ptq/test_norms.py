@@ -66,7 +66,7 @@ def test_statistics_are_averages_of_what_rounded_weights_give(kind: str, profile
 def test_codes_follow_the_new_gain_and_the_training_mode_stays() -> None:
     torch.manual_seed(0)
     batches = data(2, 6, 6)
-    q = probq.quantize(Residual().train(), batches[0], probq.uniform(4, 4))
+    q = probq.quantize(Residual().train(), batches[0], probq.uniform(4, 4, profile="shift"))
     q = q.at(q.mode())
     found = probq.ptq.norms(q, batches)
     assert found.training

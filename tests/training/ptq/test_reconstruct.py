@@ -48,7 +48,7 @@ def places(weight: Any, seed: int) -> tuple[int, int]:
     """How many of all 256 roundings of eight weights are better than nearest ones, and than the learned ones."""
     torch.manual_seed(seed)
     x = torch.rand(64, 1) + 0.3 * torch.rand(64, 8)
-    q = decided(nn.Linear(8, 1), x, probq.Plan(weight=weight, network_input=ladder(8)))
+    q = decided(nn.Linear(8, 1), x, probq.Plan(weight=weight, network_input=ladder(8), profile="shift"))
     found = learned(q, x, seed=seed, steps=80)
     below, above = two_levels(q, ".weight")
     mode, own = q.mode(), found.mode().codes[".weight"]
@@ -128,7 +128,7 @@ def test_the_objective_is_what_enters_the_next_layer() -> None:
 
 def test_outputs_come_nearer_and_the_seed_decides() -> None:
     net, x = networks()["groups"]
-    q = decided(net, x)
+    q = decided(net, x, probq.uniform(2, 8, profile="shift"))
     before = {name: tensor.clone() for name, tensor in q.state_dict().items()}
     found = learned(q, x, steps=100)
     assert error(found, q, x) < 0.8 * error(q, q, x)
