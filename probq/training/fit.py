@@ -142,8 +142,8 @@ def steps(
     While widths are learned, the loss of a step is the negative ELBO for one example,
     `E_q[-log p(y | x)] + temperature * KL / N`, plus the budget's term. Then widths are fixed at the mode within the
     budget (or as `probq.decide` measures and trials confirm), codes are rounded, and the network is fine-tuned with a
-    cosine schedule. Batch normalisation is re-estimated and folded: at once where scales are powers of two, after the
-    last step in the "dyadic" profile, where folding keeps all codes.
+    cosine schedule. Batch normalisation is re-estimated and folded: after the last step, as folding keeps all codes, or
+    at once where the plan's profile is "shift", since scales in powers of two do not follow a gain.
 
     Args:
         q: as in `fit`.
