@@ -62,7 +62,9 @@ def post_training(
         budget: the limit, or a list of limits that all hold; None where the plan leaves no choice of widths.
         plan: as in `probq.quantize`. Where all its ladders have one rung, as in `probq.uniform(4, 4)`, nothing is
             measured and allocated: the network is rounded at these widths.
-        criterion: one of `probq.criteria`; by default `loss` where there are labels, and `kl` where there are none.
+        criterion: one of `probq.criteria`, or a function of a network and batches that gives an energy; by default
+            `loss` where there are labels, and `kl` where there are none. It gets `examples` and `progress` as
+            functions of `rounding` get the latter.
         likelihood: as in `probq.quantize`.
         rounding: functions of a decided network and batches, such as those of `probq.ptq`, each of which takes what the
             one before it gave; `[]` leaves nearest rounding. By default those above are compared. Functions that have
@@ -105,7 +107,7 @@ def post_training(
         q.likelihood = usual_likelihood(q, *next(iter(data)))
     set_input_scales(q, data, targets=labelled)
     q.budget = budget if budgets(budget) else None
-    measured = partial(criterion or (loss if labelled else kl), examples=examples, progress=progress)
+    measured = _with_options(criterion or (loss if labelled else kl), examples=examples, progress=progress)
     decided = q.at(_widths(q, found, measured))
     if rounding is not None:
         return _in_turn(decided, found, rounding, progress)
@@ -124,6 +126,8 @@ def _widths(q: Quantized, found: list[Any], criterion: Callable[..., Energy]) ->
     if widths_are_fixed(q):
         return q.mode()
     q.energy = criterion(q, found)
+    if not isinstance(q.energy, Energy):
+        raise ProbqError(f"the criterion of post_training gives a probq.Energy, not {q.energy!r:.80}")
     return allocate(q, q.energy.monotone(), q.budget)
 
 
@@ -132,18 +136,19 @@ def _in_turn(
 ) -> Quantized:
     """Return what functions make of a decided network, one after the other."""
     for function in functions:
-        q = function(q, found, **({"progress": progress} if _shows_progress(function) else {}))
+        q = _with_options(function, progress=progress)(q, found)
         check_decided(q, "the function behind one of post_training(rounding=...)")
     return q
 
 
-def _shows_progress(function: Callable[..., Quantized]) -> bool:
-    """Return whether a function takes `progress`, which nobody has set."""
+def _with_options(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """Return a function with those of some options that it takes, and that nobody has set."""
     try:
-        named = "progress" in inspect.signature(function).parameters
+        named = inspect.signature(function).parameters
     except ValueError:  # one that is written in C does not tell
-        return False
-    return named and "progress" not in getattr(function, "keywords", {})
+        return function
+    free = set(named) - set(getattr(function, "keywords", {}))
+    return partial(function, **{name: value for name, value in options.items() if name in free})
 
 
 def _rounded(decided: Quantized, found: list[Any], examples: int, progress: bool) -> list[Quantized]:
@@ -160,7 +165,7 @@ def _rounded(decided: Quantized, found: list[Any], examples: int, progress: bool
 
 
 def _loss(q: Quantized, data: Batches) -> float:
-    return scores(q, data, q)["loss"]
+    return scores(q, data, lambda x: q(*arguments(x)))["loss"]
 
 
 @torch.no_grad()
@@ -170,5 +175,5 @@ def _divergence(q: Quantized, data: Batches, reference: Quantized) -> float:
     for x, _ in data:
         with reference.evaluating():
             law = q.law(substitute(reference.net, {}, {}, {}, *arguments(x)))
-        total += float(kl_divergence(law, q.law(q(x))).sum())
+        total += float(kl_divergence(law, q.law(q(*arguments(x)))).sum())
     return total

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -101,7 +102,8 @@ def first_examples(
         name: of the function that asks, for messages.
 
     Raises:
-        ProbqError: if there are none, a batch holds none or is something else, or a value is not finite.
+        ProbqError: if there are none, a batch holds none or is something else, has targets for other examples than its
+            inputs, or a value is not finite.
     """
     if isinstance(batches, Tensor):
         raise ProbqError(f"{name} takes batches, not one tensor; give a list of it: [x]")
@@ -121,14 +123,10 @@ def first_examples(
                 f"a batch is a tensor of inputs, or (input, target); batch {number} for {name} is a "
                 f"{type(batch).__name__}"
             )
-        if not several[0].dim() or not len(several[0]):
-            raise ProbqError(
-                f"batch {number} for {name} holds no example; leave it out, or give inputs a batch axis first"
-            )
-        for tensor in several:
-            if isinstance(tensor, Tensor) and tensor.is_floating_point() and not tensor.isfinite().all():
-                raise ProbqError(f"batch {number} for {name} holds a value that is not finite; clean the data first")
-        cut = tuple(a[:left].to(device) if isinstance(a, Tensor) else a for a in several)
+        if target is None and len(several) == 2 and isinstance(several[1], Sequence | np.ndarray):
+            raise ProbqError(f"batch {number} for {name} {_described(several)}")
+        _check_examples(f"batch {number} for {name}", several, target)
+        cut = tuple(a.to(device) if isinstance(a, Tensor) else a for a in some_rows(several, 0, left))
         own = cut if isinstance(inputs, tuple | list) else cut[0]
         kept.append((own, None if target is None else target[:left].to(device)))
         left -= len(several[0])
@@ -137,6 +135,32 @@ def first_examples(
     if not kept:
         raise ProbqError(f"{name} needs data: batches of (input, target), or of inputs alone where it takes them")
     return kept
+
+
+def _check_examples(place: str, inputs: Sequence[Any], target: Tensor | None) -> None:
+    """Raise unless a batch holds examples of finite numbers, and a target for each where it has any."""
+    if not inputs[0].dim() or not len(inputs[0]):
+        raise ProbqError(f"{place} holds no example; leave it out, or give inputs a batch axis first")
+    if target is not None and target.shape[:1] != inputs[0].shape[:1]:
+        raise ProbqError(
+            f"{place} has inputs of shape {tuple(inputs[0].shape)} and targets of shape {tuple(target.shape)}; give a "
+            "target for each example, along the first axis of both"
+        )
+    for tensor in (*inputs, target):
+        if isinstance(tensor, Tensor) and tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ProbqError(f"{place} holds a value that is not finite; clean the data first")
+
+
+def some_rows(inputs: Sequence[Any], start: int, stop: int) -> tuple[Any, ...]:
+    """Return a network's arguments for some examples of a batch; what has no axis of the examples stays as it is.
+
+    Args:
+        inputs: the arguments, of which the first tensor has the examples on its first axis.
+        start: the first example.
+        stop: the one behind the last.
+    """
+    rows = next((len(a) for a in inputs if isinstance(a, Tensor) and a.dim()), None)
+    return tuple(a[start:stop] if isinstance(a, Tensor) and a.shape[:1] == (rows,) else a for a in inputs)
 
 
 def with_targets(found: Iterable[tuple[Any, Tensor | None]]) -> list[tuple[Any, Tensor]]:

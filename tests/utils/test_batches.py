@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 import probq
 from probq import ProbqError
-from probq.utils.batches import Batches
+from probq.utils.batches import Batches, first_examples, some_rows
 
 X, Y = torch.randn(48, 4), torch.arange(48) % 3
 PAIRS = [(X[k : k + 16], Y[k : k + 16]) for k in range(0, 48, 16)]
@@ -150,3 +150,27 @@ def test_what_is_no_pair_is_told_with_what_to_give(batch: Any, message: str) -> 
         with pytest.raises(ProbqError, match=message) as caught:
             call()
         assert len(str(caught.value)) < 300
+
+
+UNFIT: list[tuple[Any, str]] = [
+    ((X, Y.numpy()), "has a ndarray as target; give torch.as_tensor"),
+    ((X, Y.tolist()), "has a list as target; give torch.as_tensor"),
+    ((X, Y[0]), r"has inputs of shape \(48, 4\) and targets of shape \(\); give a target for each example"),
+    ((X, Y[:10]), r"has inputs of shape \(48, 4\) and targets of shape \(10,\)"),
+    ((X, torch.cat([Y, Y])), r"has inputs of shape \(48, 4\) and targets of shape \(96,\)"),
+    ((X, Y / 0), "holds a value that is not finite"),
+]
+
+
+@pytest.mark.parametrize(("batch", "message"), UNFIT)
+def test_targets_that_do_not_fit_are_told_even_where_a_cut_would_make_them_fit(batch: Any, message: str) -> None:
+    with pytest.raises(ProbqError, match=f"batch 1 for kl {message}"):
+        first_examples([(X[:1], Y[:1]), batch], 11, CPU, "kl")
+
+
+def test_some_rows_are_those_of_what_has_an_axis_of_examples() -> None:
+    whole, number = torch.rand(5, 4), torch.tensor(3.0)
+    cut = some_rows((X, Y, whole, number, "text"), 2, 7)
+    assert torch.equal(cut[0], X[2:7])
+    assert torch.equal(cut[1], Y[2:7])
+    assert cut[2:] == (whole, number, "text")

@@ -14,6 +14,7 @@ from probq.criteria.measuring.float_network import log_probs, opened
 from probq.criteria.measuring.perturbed import Batch
 from probq.network.program.program import Program
 from probq.network.tracing.arguments import arguments
+from probq.utils.batches import some_rows
 
 
 @dataclass(frozen=True)
@@ -57,5 +58,5 @@ def example_gradients(
 def _one_by_one(data: list[Batch]) -> Iterator[Batch]:
     for x, y in data:
         for n in range(len(arguments(x)[0])):
-            one: Any = tuple(a[n : n + 1] if isinstance(a, Tensor) else a for a in arguments(x))
+            one: Any = some_rows(arguments(x), n, n + 1)
             yield (one if isinstance(x, tuple) else one[0]), None if y is None else y[n : n + 1]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -28,9 +29,19 @@ def validate(q: Quantized, data: Batches) -> dict[str, float]:
     training = q.training
     q.eval()
     try:
-        return scores(q, data, lambda x: q(*x) if isinstance(x, tuple) else q(x))
+        with validation_errors():
+            return scores(q, data, lambda x: q(*x) if isinstance(x, tuple) else q(x))
     finally:
         q.train(training)
+
+
+@contextmanager
+def validation_errors() -> Iterator[None]:
+    """Say within the context that what does not fit is the validation data."""
+    try:
+        yield
+    except ProbqError as error:
+        raise ProbqError(f"validation: {error}") from error
 
 
 def scores(q: Quantized, data: Iterable[tuple[Any, Tensor]], run: Callable[[Any], Any]) -> dict[str, float]:
@@ -41,14 +52,11 @@ def scores(q: Quantized, data: Iterable[tuple[Any, Tensor]], run: Callable[[Any]
     """
     nll, rows, right, observed, classes = 0.0, 0, 0, 0, False
     for x, y in data:
-        try:
-            with running(x):
-                output = run(x)
-            law = Observation(q.law(output, y))
-            nll -= float(law.log_prob(y).detach().sum())
-            found = law.hits(y)
-        except ProbqError as error:
-            raise ProbqError(f"validation: {error}") from error
+        with running(x):
+            output = run(x)
+        law = Observation(q.law(output, y))
+        nll -= float(law.log_prob(y).detach().sum())
+        found = law.hits(y)
         rows += y.shape[0]
         if found is not None:
             classes, right, observed = True, right + found[0], observed + found[1]

@@ -16,6 +16,7 @@ from probq.network.program.network import Network
 from probq.network.program.substitution import hooked
 from probq.network.program.width_prior import listed
 from probq.network.tracing.arguments import arguments, own_copy
+from probq.utils.batches import some_rows
 from probq.utils.random_stream import Stream
 
 ROWS = 2  # of the example, on which the network runs
@@ -87,7 +88,8 @@ def constant_outputs(q: Network, choices: Sequence[Collection[str]]) -> list[boo
 def _example(q: Network) -> tuple[Any, ...]:
     """Return arguments for the network: rows of its example, or numbers of the signature where a file kept none."""
     if q.example:
-        return tuple(a[:ROWS].to(q.device) if isinstance(a, Tensor) else a for a in own_copy(q.example))
+        few = some_rows(own_copy(q.example), 0, ROWS)
+        return tuple(a.to(q.device) if isinstance(a, Tensor) else a for a in few)
     return tuple(torch.zeros((ROWS, *shape), dtype=dtype, device=q.device) for shape, dtype in q.signature)
 
 

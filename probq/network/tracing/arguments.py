@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from probq.utils.batches import some_rows
+
 ROWS = 16  # of the example that are kept for the check of the integers
 
 
@@ -22,7 +24,8 @@ def signature(example: Any) -> tuple[tuple[tuple[int, ...], torch.dtype], ...]:
 
 def first_rows(example: Any) -> tuple[Any, ...]:
     """Return the arguments of an example with a copy of a few rows of each tensor, on the CPU."""
-    return tuple(a[:ROWS].detach().cpu().clone() if isinstance(a, Tensor) else a for a in arguments(example))
+    few = some_rows(arguments(example), 0, ROWS)
+    return tuple(a.detach().cpu().clone() if isinstance(a, Tensor) else a for a in few)
 
 
 def hook_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -131,7 +131,10 @@ def _run(net: nn.Module, args: tuple[Any, ...], recorder: Recorder) -> None:
         raise
     except Exception as error:
         shapes = [tuple(a.shape) if isinstance(a, Tensor) else type(a).__name__ for a in args]
-        raise ProbqError(f"the network cannot run on the example (shapes {shapes}): {error}") from error
+        hint = (
+            "; several inputs are one tuple, also in batches: ((a, b), target)" if isinstance(error, TypeError) else ""
+        )
+        raise ProbqError(f"the network cannot run on the example (shapes {shapes}): {error}{hint}") from error
     finally:
         for module in training:
             module.training = True

@@ -19,6 +19,7 @@ from probq.network.program.substitution import substitute
 from probq.network.quantized.quantized import Quantized
 from probq.network.tracing.arguments import arguments, hook_input
 from probq.network.tracing.layer import Layer
+from probq.utils.batches import some_rows
 
 ROWS = 32  # examples of a step
 
@@ -172,9 +173,5 @@ def _stopping(net: Any, names: Sequence[str], place: tuple[str, int] | None) -> 
 def _parts(x: Any) -> list[Any]:
     """Return a batch as batches of few examples."""
     several = arguments(x)
-    rows = next(len(a) for a in several if isinstance(a, Tensor))
-    cut = [
-        tuple(a[k : k + ROWS] if isinstance(a, Tensor) and a.dim() and len(a) == rows else a for a in several)
-        for k in range(0, rows, ROWS)
-    ]
+    cut = [some_rows(several, k, k + ROWS) for k in range(0, len(several[0]), ROWS)]
     return cut if isinstance(x, tuple | list) else [part[0] for part in cut]

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from probq.decisions.widths import fix_widths
-from probq.evaluation.diagnostics.held_out import scores
+from probq.evaluation.diagnostics.held_out import scores, validation_errors
 from probq.network.program.decided_codes import decided_output
 from probq.network.quantized.quantized import Quantized
 from probq.network.tracing.arguments import arguments
 from probq.training.ptq.batch_norm import NORM_BATCHES, estimate_norms, has_norms
-from probq.utils.batches import Batches
+from probq.utils.batches import Batches, some_rows
 
 
 class ValidationLoss:
@@ -41,7 +41,7 @@ class ValidationLoss:
     def __call__(self, widths: Mapping[str, Any]) -> float:
         """The loss at given widths, every code at its mode; infinite where it is not a number."""
         self.at(widths)
-        with self.q.evaluating(), torch.no_grad():
+        with self.q.evaluating(), torch.no_grad(), validation_errors():
             loss = scores(self.q, self.validation, lambda x: decided_output(self.q, arguments(x)))["loss"]
         return loss if loss == loss else float("inf")
 
@@ -68,7 +68,7 @@ def _first(batches: Batches, examples: int | None) -> Iterable[tuple[Any, Tensor
         if left is None:
             yield x, y
             continue
-        several = tuple(a[:left] if isinstance(a, Tensor) else a for a in arguments(x))
+        several = some_rows(arguments(x), 0, left)
         yield (several if isinstance(x, tuple) else several[0]), y[:left]
         left -= len(y)
         if left <= 0:
