@@ -84,11 +84,6 @@ def log_probs(q: Program, output: Any, y: Tensor | None) -> Tensor:
         ProbqError: if the law gives no number for each example, or cannot draw.
     """
     law = q.law(output, y)
-    if not (law.batch_shape + law.event_shape):
-        raise ProbqError(
-            "the network's outputs have no axis of examples where it runs on one example; let it keep the first axis, "
-            "such as by squeeze(-1) in place of squeeze()"
-        )
     if y is None:
         try:
             y = law.sample()

@@ -56,7 +56,7 @@ class Observation(TorchDistribution):
         """Return the log-probability of each example's target, `[batch]`.
 
         Raises:
-            ProbqError: if the targets cannot come from the law.
+            ProbqError: if the targets cannot come from the law, or it has no axis of examples.
         """
         value = self.shaped(value)
         try:
@@ -65,6 +65,11 @@ class Observation(TorchDistribution):
             raise
         except (ValueError, RuntimeError) as error:  # the law's own checks, or an index beyond its classes
             raise ProbqError(f"the data does not fit the likelihood: {_reason(self.law, value, error)}") from error
+        if not log_prob.dim():
+            raise ProbqError(
+                "the network's outputs have no axis of examples where it runs on one example; let it keep the first "
+                "axis, such as by squeeze(-1) in place of squeeze(), or leave out batches of one example"
+            )
         return log_prob.reshape(log_prob.shape[0], -1).sum(-1)
 
     def hits(self, value: Tensor) -> tuple[int, int] | None:

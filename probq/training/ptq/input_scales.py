@@ -14,6 +14,7 @@ from probq.network.program.program import Observation, Program
 from probq.network.program.substitution import running, substitute
 from probq.network.tracing.arguments import arguments
 from probq.utils.batches import Batches
+from probq.utils.errors import ProbqError
 
 ROWS = 512
 SPARING = 2  # bits, up to which levels that no value reaches are a loss to speak of
@@ -30,6 +31,9 @@ def set_input_scales(q: Program, data: Batches, targets: bool = True) -> None:
         q: the network.
         data: the batches.
         targets: whether their targets are those of the examples.
+
+    Raises:
+        ProbqError: if one of the layers is not reached by these examples.
 
     Warns:
         UserWarning: where an input has negative values and its ladder none; they will be cut off. Also where it has
@@ -52,15 +56,26 @@ def set_input_scales(q: Program, data: Batches, targets: bool = True) -> None:
             if rows >= ROWS:
                 break
     for name, quantizer in q.inputs.items():
-        sample = torch.cat([part.reshape(-1) for part in samples[name]])
+        sample = _joined(name, samples[name])
         quantizer.calibrate(sample)
         if misfit := _misfit(quantizer.ladder, float(sample.min())):
             warnings.warn(f"{name} {misfit} for it", UserWarning, stacklevel=2)
     for name, activation in q.activations.items():
-        activation.calibrate(torch.cat([part.reshape(-1) for part in samples[name]]), q.net.get_submodule(name).forward)
+        activation.calibrate(_joined(name, samples[name]), q.net.get_submodule(name).forward)
     if starts:
         likelihood.start(torch.cat(residuals))
     q.calibrated = True
+
+
+def _joined(name: str, parts: list[Tensor]) -> Tensor:
+    """Return all numbers of several calls as one axis.
+
+    Raises:
+        ProbqError: if there were none.
+    """
+    if not parts:
+        raise ProbqError(f"no example reaches {name}; give those on which the whole network runs")
+    return torch.cat([part.reshape(-1) for part in parts])
 
 
 def _misfit(ladder: Ladder, least: float) -> str | None:

@@ -15,6 +15,7 @@ from probq.network.program.program import Program
 from probq.network.program.substitution import running, substitute
 from probq.network.tracing.arguments import arguments, hook_input
 from probq.network.tracing.layer import Layer
+from probq.utils.errors import ProbqError
 
 MOST_ROWS = 4096  # of a layer; more change little
 
@@ -35,6 +36,9 @@ def layer_rows(reference: Program, q: Program, layer: Layer, inputs: Iterable[An
         q: a decided network.
         layer: one that `takes_rows`.
         inputs: batches of inputs.
+
+    Raises:
+        ProbqError: if none of them reaches the layer.
     """
     kept = list(inputs)
     plain, quantized = _caught(reference, layer, kept, False), _caught(q, layer, kept, True)
@@ -113,6 +117,8 @@ def _caught(q: Program, layer: Layer, inputs: Iterable[Any], decided: bool) -> T
         _run(q, inputs, decided)
     finally:
         del module.forward  # the class's own again
+    if not caught:
+        raise ProbqError(f"no example reaches {layer.name}; give those on which the whole network runs")
     return torch.cat(caught, 1)
 
 

@@ -121,7 +121,9 @@ def _descend(run: PartialRun, soft: Mapping[str, SoftRounding], steps: int, unit
         if step >= free:
             beta = FLATTEST + (SHARPEST - FLATTEST) * (1 - (step - free) / (steps - free))
             loss = loss + STRENGTH / count * torch.stack([one.undecided(beta) for one in soft.values()]).sum()
+        bar.update()
+        if not loss.requires_grad:
+            continue  # these examples do not reach the unit
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        bar.update()

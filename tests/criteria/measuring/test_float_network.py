@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import probq
-from probq import Plan, ProbqError, Quantized
+from probq import Plan, ProbqError, Quantized, criteria
 from probq.codebooks import ladder
 from probq.criteria.measuring.example_gradients import example_gradients
 from probq.criteria.measuring.float_network import log_probs, opened
@@ -186,3 +186,19 @@ def test_a_layer_that_does_not_run_is_told() -> None:
     q = probq.quantize(Skips(), torch.rand(4, 2), PLAN)
     with pytest.raises(ProbqError, match=r"two\.input rounds nothing"), q.evaluating():
         opened(q, torch.rand(3, 2), ["two.input"])
+
+
+@pytest.mark.parametrize("criterion", [criteria.loss, criteria.hawq, criteria.mpqco])
+def test_outputs_that_lose_the_axis_of_one_example_are_told(criterion: Any) -> None:
+    class Squeezed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 5), nn.Linear(5, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(self.a(x).relu()).squeeze()
+
+    x, y = torch.rand(9, 4), torch.rand(9)
+    q = probq.quantize(Squeezed(), x, likelihood=probq.likelihoods.Normal())
+    with pytest.raises(ProbqError, match="no axis of examples where it runs on one example; let it keep"):
+        criterion(q, [(x[:8], y[:8]), (x[8:], y[8:])], progress=False)
