@@ -75,6 +75,15 @@ def as_network_likelihood(likelihood: Likelihood | None) -> NetworkLikelihood:
     return likelihood if isinstance(likelihood, NetworkLikelihood) else FunctionLikelihood(likelihood)
 
 
+def check_likelihood(likelihood: Any) -> None:
+    """Raise unless a likelihood is a function, or None."""
+    if likelihood is not None and not callable(likelihood):
+        raise ProbqError(
+            "likelihood is a function from outputs to a law, such as probq.likelihoods.categorical, not "
+            f"{likelihood!r:.80}"
+        )
+
+
 def only_tensor(output: Any) -> Tensor:
     """Return a network's output, or the one thing in it, as the likelihoods here take it.
 

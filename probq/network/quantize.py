@@ -13,6 +13,7 @@ from torch import nn
 from probq.codebooks import Grid
 from probq.integer.lowering.foreseen import foreseen_refusal
 from probq.likelihoods import Likelihood
+from probq.likelihoods.network_likelihood import check_likelihood
 from probq.network.program.constant_outputs import constant_note
 from probq.network.program.foldable import check_norms
 from probq.network.program.folding import as_shipped
@@ -52,10 +53,11 @@ def quantize(
 
     Raises:
         ProbqError: if nothing can be quantized, the example does not fit or misses a layer, a weight is not finite,
-            or the plan is not one.
+            or the plan or the likelihood is not one.
     """
     if not isinstance(net, nn.Module):
         raise ProbqError(f"quantize takes a torch.nn.Module, not {type(net).__name__}")
+    check_likelihood(likelihood)
     copied, notes = plain_copy(net)
     found = trace_network(copied, own_copy(example))
     layers = check_norms(copied, found, example)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from probq.decisions.widths import fixed_by_decision
 from probq.likelihoods import Likelihood, for_target, only_tensor
+from probq.likelihoods.network_likelihood import check_likelihood
 from probq.network.program.program import Observation, Program
 from probq.network.program.substitution import running, substitute
 from probq.network.quantized.quantized import Quantized
@@ -38,11 +39,7 @@ def check_targets(q: Program, x: Any, y: Tensor) -> None:
 
 def prepare(q: Quantized, data: Batches, likelihood: Likelihood | None, temperature: float) -> None:
     """Set likelihood and scales as the data has them; on an error the network's likelihood stays as it was."""
-    if likelihood is not None and not callable(likelihood):
-        raise ProbqError(
-            "likelihood is a function from outputs to a law, such as probq.likelihoods.categorical, not "
-            f"{likelihood!r:.80}"
-        )
+    check_likelihood(likelihood)
     before, q.temperature = q.likelihood, temperature
     try:
         if likelihood is not None:

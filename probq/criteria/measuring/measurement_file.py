@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -49,7 +50,9 @@ def read(resume: str | PathLike[str] | None, key: str) -> dict[Choice, float]:
     try:
         content = json.loads(Path(resume).read_text("utf-8"))
         rows = {tuple((str(n), int(b)) for n, b in choice): float(v) for choice, v in content["values"]}
-    except (OSError, ValueError, LookupError, TypeError) as error:
+        if not all(map(math.isfinite, rows.values())):
+            raise ValueError("a value is not finite")
+    except (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
         raise ProbqError(f"{resume} is no file of measurements ({error!s:.80}); remove it, or name another") from error
     if content.get("key") != key:
         raise _of_another(resume)

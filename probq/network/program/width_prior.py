@@ -24,7 +24,13 @@ def check_energy(q: Network, energy: Energy) -> None:
         ProbqError: with the names that both have, or with what differs.
     """
     free = {name: tuple(z.ladder.bits) for name, z in q.named_sites() if len(z.ladder) > 1}
-    if free != dict(zip(energy.names, energy.widths, strict=True)):
+    known = dict(zip(energy.names, energy.widths, strict=True))
+    if other := [name for name in known if name in free and free[name] != known[name]]:
+        raise ProbqError(
+            f"the energy is of another network or plan: the widths of {other[0]} are {known[other[0]]} bits in it and "
+            f"{free[other[0]]} in the network; measure it again"
+        )
+    if free != known:
         raise ProbqError(
             f"the energy is of another network or plan: it knows {listed(energy.names)}, the network has a choice at "
             f"{listed(free)}; measure it again"

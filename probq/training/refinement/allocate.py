@@ -23,7 +23,7 @@ from probq.network.quantized.quantized import Quantized
 from probq.priors.energies.energy import Energy
 from probq.training.refinement.decide import make_search
 from probq.training.refinement.validation_loss import ValidationLoss
-from probq.utils.arguments import check_number
+from probq.utils.arguments import check_number, is_real
 from probq.utils.batches import Batches
 from probq.utils.errors import ProbqError
 
@@ -83,10 +83,10 @@ def allocate(
     check_posterior(q, "allocate")
     if not isinstance(energy, Energy):
         raise ProbqError(f"allocate takes an Energy, such as probq.criteria.loss(q, batches), not {energy!r:.80}")
-    if not 0 < seconds < math.inf:
+    if not is_real(seconds) or not 0 < seconds < math.inf:
         raise ProbqError(f"seconds must be a positive number, not {seconds!r}")
     budget = budget or q.budget
-    laws = _laws(q, energy, dict(forbidden or {}))
+    laws = _laws(q, energy, _barred(forbidden))
     discrete = constrain(q, budgets(budget), laws=laws)
     assert discrete is not None  # it raises otherwise
     choice, gap = discrete.most_probable()
@@ -121,7 +121,21 @@ def _bits(discrete: Any, choice: Any) -> dict[str, np.ndarray]:
     return {name: np.asarray(bits).reshape(-1)[0] for name, bits in discrete.problem.widths(choice).items()}
 
 
-def _laws(q: Quantized, energy: Energy, forbidden: dict[str, Iterable[int]]) -> dict[str, np.ndarray]:
+def _barred(forbidden: Any) -> dict[Any, list[Any]]:
+    """Return forbidden widths by name, each of them a list.
+
+    Raises:
+        ProbqError: if they are none.
+    """
+    if not isinstance(forbidden, Mapping | None):
+        raise ProbqError(f"forbidden has widths in bits by name, as {{'conv1.weight': [2]}} has, not {forbidden!r:.80}")
+    found: dict[Any, list[Any]] = {}
+    for name, bits in (forbidden or {}).items():
+        found[name] = list(bits) if isinstance(bits, Iterable) and not isinstance(bits, str) else [bits]
+    return found
+
+
+def _laws(q: Quantized, energy: Energy, forbidden: Mapping[Any, list[Any]]) -> dict[str, np.ndarray]:
     """Return minus the unary energies of all quantizers; what has no choice has one rung."""
     check_energy(q, energy)
     ladders = {name: tuple(quantizer.ladder.bits) for name, quantizer in q.named_sites()}
@@ -131,11 +145,10 @@ def _laws(q: Quantized, energy: Energy, forbidden: dict[str, Iterable[int]]) -> 
         raise ProbqError(f"forbidden names {unknown!r}, which has no choice of widths; the names are {listed(free)}")
     laws = {name: np.zeros(len(bits)) for name, bits in ladders.items()}
     laws |= {name: -row for name, row in zip(energy.names, energy.unary, strict=True)}
-    for name, bits in forbidden.items():
-        several = [bits] if isinstance(bits, int | str) else list(bits)
-        strange = next((b for b in several if b not in free[name]), None)
-        if strange is not None:
-            raise ProbqError(f"forbidden has {strange!r} for {name}, whose widths in bits are {free[name]}")
+    for name, several in forbidden.items():
+        strange = [b for b in several if isinstance(b, bool) or b not in free[name]]
+        if strange:
+            raise ProbqError(f"forbidden has {strange[0]!r:.80} for {name}, whose widths in bits are {free[name]}")
         barred = np.isin(free[name], several)
         if barred.all():
             raise ProbqError(f"every width of {name} is forbidden; leave it one of {free[name]}")

@@ -92,6 +92,14 @@ def test_a_file_answers_for_one_measure_network_and_data_only(tmp_path: Path) ->
     assert path.read_bytes() == kept
 
 
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", '{"values": [[[], NaN]]}', '{"values": [[[], 1e999]]}'])
+def test_a_damaged_file_is_told(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "m.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ProbqError, match=r"m\.json is no file of measurements .* remove it, or name another"):
+        criteria.loss(network(), DATA, resume=path, progress=False)
+
+
 def test_a_file_is_not_taken_for_another_function_of_the_users(tmp_path: Path) -> None:
     q, path = network(), tmp_path / "m.json"
 

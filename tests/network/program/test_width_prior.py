@@ -171,7 +171,7 @@ def test_a_fit_starts_at_the_allocation_and_counts_the_energy_as_data() -> None:
 
 def test_what_is_no_prior_is_refused() -> None:
     q = network()
-    with pytest.raises(ProbqError, match="another network or plan"):
+    with pytest.raises(ProbqError, match=r"the widths of 0\.weight are .* bits in it and \(2, 8\) in the network"):
         set_width_prior(network(weight=ladder(2, 8)), energy_for(q))
     with pytest.raises(ProbqError, match="another network or plan"):
         network(weight=ladder(2, 8), width_prior=energy_for(q))

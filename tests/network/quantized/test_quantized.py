@@ -377,6 +377,11 @@ def test_quantize_refuses(model: Any, example: Any, plan: Any, part: str) -> Non
         probq.quantize(model, example, plan=plan)
 
 
+def test_quantize_refuses_a_likelihood_that_is_no_function() -> None:
+    with pytest.raises(ProbqError, match=r"likelihood is a function from outputs to a law, .* not 'normal'"):
+        probq.quantize(net(), X, likelihood="normal")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("options", "part"),
     [

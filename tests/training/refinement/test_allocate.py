@@ -128,8 +128,12 @@ def test_energies_of_other_networks_and_impossible_demands_are_refused() -> None
             probq.allocate(q, energy, forbidden={"0.weight": barred})  # type: ignore[dict-item]
     with pytest.raises(ProbqError, match="takes an Energy"):
         probq.allocate(q, 3, Budget(percent=1))  # type: ignore[arg-type]
-    with pytest.raises(ProbqError, match="seconds"):
-        probq.allocate(q, energy, Budget(percent=1), seconds=0)
+    for seconds in (0, "1", None, True):
+        with pytest.raises(ProbqError, match="seconds must be a positive number"):
+            probq.allocate(q, energy, Budget(percent=1), seconds=seconds)  # type: ignore[arg-type]
+    for barred in ("0.weight", ["0.weight"], 3):
+        with pytest.raises(ProbqError, match="forbidden has widths in bits by name"):
+            probq.allocate(q, energy, forbidden=barred)  # type: ignore[arg-type]
 
 
 def test_swaps_are_accepted_by_measured_loss() -> None:
