@@ -28,6 +28,7 @@ from probq.network.quantizers.weight import WeightQuantizer
 from probq.network.tracing.arguments import first_rows, own_copy, signature
 from probq.network.tracing.layer import Layer
 from probq.network.tracing.plain import plain_copy
+from probq.network.tracing.stand_ins import stand_ins
 from probq.network.tracing.trace import trace_network
 from probq.priors.energies.energy import Energy
 from probq.utils.errors import ProbqError
@@ -92,6 +93,7 @@ def quantize(
     tables = activations(copied, found, plans)
     sites = tied_sites(ties, weights, inputs)
     quantized = Quantized(copied, tuple(layers), weights, inputs, tuple(notes), likelihood, tables, sites)
+    quantized.steps.take(dict(stand_ins(copied)), found.calls)
     quantized.signature, quantized.example = signature(example), first_rows(example)
     quantized.held, quantized.uncounted = held_norms(copied), found.uncounted
     quantized.notes += constant_note(quantized)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from probq.network.tracing.module_kinds import NORMS
-from probq.testing.deployed_blocks import DenseBlock, PreActivation, Reparametrized, conv_norm
+from probq.testing.deployed_blocks import DenseBlock, Placed, PreActivation, Reparametrized, Scaled, conv_norm
 
 
 class Bottleneck(nn.Module):
@@ -132,6 +132,10 @@ def _repvgg() -> nn.Sequential:
     return nn.Sequential(*conv_norm(3, 6, 3, 2), nn.ReLU(), Reparametrized(6), Reparametrized(6), *_head(6))
 
 
+def _layer_scale() -> nn.Sequential:
+    return nn.Sequential(Placed(6, 6), Scaled(6), nn.Conv2d(6, 8, 2, 2), Scaled(8), *_head(8))
+
+
 DEPLOYED: tuple[tuple[str, Callable[[], nn.Module], tuple[int, ...]], ...] = (
     ("mobilenet v2", _mobilenet, (3, 12, 12)),
     ("resnet", lambda: _resnet(padded=False), (3, 12, 12)),
@@ -144,6 +148,7 @@ DEPLOYED: tuple[tuple[str, Callable[[], nn.Module], tuple[int, ...]], ...] = (
     ("pre-activation resnet", _preactivation, (3, 12, 12)),
     ("densenet", _densenet, (3, 12, 12)),
     ("repvgg", _repvgg, (3, 12, 12)),
+    ("layer scale", _layer_scale, (3, 12, 12)),
 )
 
 

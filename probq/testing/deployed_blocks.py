@@ -62,3 +62,40 @@ class Reparametrized(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return features."""
         return F.relu(self.wide(x) + self.narrow(x) + self.same(x))
+
+
+class Scaled(nn.Module):
+    """This block computes a branch times a learned factor for each channel, and times a number.
+
+    Source: H. Touvron et al., 2021, "Going Deeper with Image Transformers".
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.mix = nn.Sequential(*conv_norm(channels, channels, groups=channels))
+        self.wide, self.narrow = nn.Conv2d(channels, 2 * channels, 1), nn.Conv2d(2 * channels, channels, 1)
+        self.gamma = nn.Parameter(0.1 + torch.rand(channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return features."""
+        return x + 0.9 * (self.gamma * self.narrow(F.relu(self.wide(self.mix(x)))))
+
+
+class Placed(nn.Module):
+    """Images are normalised inside, and every place of the features has a learned addend.
+
+    Source: A. Dosovitskiy et al., 2021, "An Image is Worth 16x16 Words".
+    """
+
+    def __init__(self, channels: int, size: int) -> None:
+        super().__init__()
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).reshape(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).reshape(1, 3, 1, 1))
+        self.patches = nn.Conv2d(3, channels, 2, 2)
+        self.places = nn.Parameter(0.3 * torch.randn(1, channels, size, size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return features."""
+        return self.patches((x - self.mean) / self.std) + self.places

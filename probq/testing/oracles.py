@@ -18,7 +18,7 @@ from probq.network.program.program import Program
 from probq.network.quantizers.base import FINEST_LEVEL, Quantizer
 from probq.network.quantizers.weight import WeightQuantizer
 from probq.network.tracing.layer import Layer
-from probq.network.tracing.module_kinds import NORMS
+from probq.testing.step_oracle import with_steps
 
 MOST_STATES = 100_000
 
@@ -81,22 +81,7 @@ def decided_copy(q: Program, assignment: Assignment) -> nn.Module:
         hooks = [_rounding(_scale(a), book_levels(a, 0)) for a in (activation.input, activation.output)]
         net.get_submodule(name).register_forward_pre_hook(hooks[0], with_kwargs=True)
         net.get_submodule(name).register_forward_hook(lambda _, args, y, hook=hooks[1]: hook(_, (y,), {})[0][0])
-    for norm in [m for m in net.modules() if isinstance(m, NORMS)]:  # those folded are gone
-        norm.register_forward_hook(lambda norm, args, _: _affine(norm, args[0]))
-    return net
-
-
-def _affine(norm: Any, x: Tensor) -> Tensor:
-    """Return a normalisation with gains of 12 binary digits, rounded to 18 bits of which 12 are below its deviation."""
-    weight, bias = _numbers(norm.weight), _numbers(norm.bias)
-    mantissa, exponent = np.frexp(weight / np.sqrt(_numbers(norm.running_var) + norm.eps))
-    gain = np.ldexp(np.round(mantissa * 2**12), exponent - 12)
-    size, power = np.frexp((np.abs(weight) + np.abs(bias)).max())
-    step = 2.0 ** (int(power) - (size < 0.75) - 12)
-    shift = np.round((bias - _numbers(norm.running_mean) * gain) / step)
-    shape = [-1] + [1] * (x.dim() - 2)
-    steps = np.floor(_numbers(x) * gain.reshape(shape) / step + shift.reshape(shape) + 0.5)
-    return torch.from_numpy(steps.clip(-(2**17), 2**17 - 1) * step)
+    return with_steps(q, net)
 
 
 def _scale(quantizer: Quantizer) -> float:

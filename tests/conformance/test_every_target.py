@@ -81,6 +81,7 @@ REFUSED = {
     "pre-activation resnet": {"qonnx": (SHIFTS, SHIFTS), "memory": (ADD, ADD)},
     "densenet": {"qonnx": (SHIFTS, SHIFTS), "memory": (CONCAT, CONCAT)},
     "repvgg": {"qonnx": (SHIFTS, SHIFTS), "memory": (ADD, ADD)},
+    "layer scale": {"qonnx": (SHIFTS, SHIFTS), "memory": (ADD, ADD)},
     "plain": {"qonnx": ("", SHIFTS), "memory": ("", "")},
     "perceptron": {"qonnx": ("", SHIFTS), "memory": ("", ""), "hls": ("", SHIFTS), "verilog": ("", TREES)},
 }

@@ -110,7 +110,6 @@ class Neck(nn.Module):
 
 
 REFUSED = {
-    "a function without its module": (F.silu, r"silu in neck .*called without a module; use torch.nn.SiLU"),
     "another interpolation": (
         lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"),
         "upsample_bilinear2d in neck",

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+
 import torch
 from torch import Tensor
 
 FACTOR_BITS = 12  # significant binary digits of what is multiplied with: 0.012 % off at most
 ADDEND_BITS = 12  # binary digits of what is added, below the largest
 DOUBLE = 53  # significant binary digits of float64
+LARGEST_FACTOR = 2**16  # of an exact constant p 2^k / q: whole numbers p and q, odd
 
 
 def short_factor(factor: Tensor, bits: int = FACTOR_BITS) -> Tensor:
@@ -22,6 +27,19 @@ def short_factor(factor: Tensor, bits: int = FACTOR_BITS) -> Tensor:
     return _through(factor, large - (large - exact))
 
 
+def short_number(number: float, bits: int = FACTOR_BITS) -> float:
+    """Return the same of a number: the nearest `p 2^e` with an integer `p` of so many bits and sign.
+
+    Example:
+        >>> short_number(0.1) * 2**15
+        3277.0
+    """
+    if not math.isfinite(number):
+        return number
+    mantissa, exponent = math.frexp(number)
+    return math.ldexp(round(mantissa * 2**bits), exponent - bits)
+
+
 def short_step(size: Tensor) -> Tensor:
     """Return `2^-12` of a magnitude, to the nearest power of two, float64 without gradient; 1 where that is 0."""
     step = short_factor(size.detach().double(), 1) * 2.0**-ADDEND_BITS
@@ -31,6 +49,31 @@ def short_step(size: Tensor) -> Tensor:
 def short_addend(addend: Tensor, step: Tensor) -> Tensor:
     """Return the nearest multiples of a step that is a power of two, gradient passed on unchanged."""
     return _through(addend, torch.round(addend.detach().double() / step) * step)
+
+
+def whole_factors(values: Sequence[float], divided: bool) -> tuple[list[int], list[int], int]:
+    """Return `(p, k, q)` with `value = p 2^k / q` for each value, or for what dividing by it multiplies with.
+
+    Args:
+        values: finite numbers, not 0 where they divide.
+        divided: whether they divide.
+
+    Example:
+        >>> whole_factors([3.0, 0.5], divided=True)
+        ([1, 3], [0, 1], 3)
+    """
+    parts = [_odd(1 / Fraction(c) if divided else Fraction(c)) for c in values]
+    divisor = math.lcm(*(q for _, _, q in parts))
+    return [p * (divisor // q) for p, _, q in parts], [k for _, k, _ in parts], divisor
+
+
+def _odd(fraction: Fraction) -> tuple[int, int, int]:
+    """Return `(p, k, q)` of a fraction `p 2^k / q`, with odd `p` and `q`."""
+    if not fraction:
+        return 0, 0, 1
+    p, q = fraction.numerator, fraction.denominator
+    twos = [(n & -n).bit_length() - 1 for n in (p, q)]
+    return p >> twos[0], twos[0] - twos[1], q >> twos[1]
 
 
 def _through(given: Tensor, value: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import copy
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -16,10 +16,12 @@ from probq.integer.lowering.operations.dispatch import OPERATIONS
 from probq.network.program.network import Network
 from probq.network.program.substitution import hooked
 from probq.network.quantizers.affine_norms import affine_norms
+from probq.network.tracing.stand_ins import is_stand_in
 from probq.utils.errors import ProbqError
 from probq.utils.random_stream import exclusive
 
 BATCH = 3
+Kind: TypeAlias = Literal["input", "argument", "value", "norm", "entering", "leaving"]
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,12 @@ class Mark:
 
     Attributes:
         kind: "input" where a layer's input is rounded, "argument" and "value" where those of a tabulated function are,
-            "norm" where a normalisation was, folded or a step of its own.
+            "norm" where a normalisation was, folded or a step of its own, "entering" and "leaving" where what an
+            operation with a constant takes and gives is rounded.
         name: the name of the module.
     """
 
-    kind: Literal["input", "argument", "value", "norm"]
+    kind: Kind
     name: str
 
     def at(self, number: int) -> Callable[[Tensor], Tensor]:
@@ -80,14 +83,19 @@ def export_graph(q: Network) -> Exported:
         ProbqError: if `torch.export` cannot trace the network.
     """
     marks = _marks(q)
-    hooks: dict[str, dict[str, Any]] = {kind: {} for kind in ("input", "argument", "value", "norm")}
+    hooks: dict[str, dict[str, Any]] = {kind: {} for kind in get_args(Kind)}
     for number, mark in enumerate(marks):
         hooks[mark.kind][mark.name] = mark.at(number)
     net, args = copy.deepcopy(q.net).eval(), _zeros(q)
     try:
         with (
             exclusive(),
-            hooked(net, hooks["input"] | hooks["argument"], hooks["norm"], hooks["value"]),
+            hooked(
+                net,
+                hooks["input"] | hooks["argument"] | hooks["entering"],
+                hooks["norm"],
+                hooks["value"] | hooks["leaving"],
+            ),
             torch.no_grad(),
             warnings.catch_warnings(),
         ):
@@ -158,6 +166,9 @@ def _marks(q: Network) -> tuple[Mark, ...]:
     layers = [Mark("input", layer.name) for layer in q.layers if layer.input in q.input_names]
     tables = [Mark(kind, name) for name in q.activations for kind in ("argument", "value")]
     norms = [layer.norm for layer in q.layers if layer.norm]
+    steps = q.steps.named().items()
+    tables += [Mark("entering", name) for name, step in steps if step.rounds[0]]
+    tables += [Mark("leaving", name) for name, step in steps if step.rounds[1]]
     return (*layers, *tables, *(Mark("norm", name) for name in (*norms, *affine_norms(q.net, q.layers))))
 
 
@@ -186,9 +197,10 @@ def operation(node: Any) -> str:
 
 
 def module_name(node: Any) -> str:
-    """Name of the innermost module that a node belongs to; empty for the network itself."""
+    """Name of the innermost module of the network that a node belongs to; empty for the network itself."""
     stack = node.meta.get("nn_module_stack") or {}
-    return str(list(stack.values())[-1][0]).split("@")[0] if stack else ""
+    names = [str(name).split("@")[0] for name, _ in stack.values()]
+    return next((name for name in reversed(names) if not is_stand_in(name)), "")
 
 
 def where_of(node: Any) -> str:

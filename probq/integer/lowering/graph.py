@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -14,16 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from probq.integer.lowering.exported import BATCH, Mark, export_graph, module_name, named_arguments, operation, where_of
+from probq.integer.lowering.looked_up import LookUp, looked_up
 from probq.integer.lowering.operations.arithmetic import ARITHMETIC, affine
 from probq.integer.lowering.operations.data_movement import PARTS
 from probq.integer.lowering.operations.dispatch import OPERATIONS
 from probq.integer.lowering.operations.elementwise import whole_numbers
 from probq.integer.lowering.operations.layers import Layers, geometry
 from probq.integer.lowering.operations.requantize import RoundingTarget
-from probq.integer.lowering.operations.tables import MODULES, argument, table
+from probq.integer.lowering.operations.tables import TABULATED, argument, table
 from probq.integer.lowering.operations.values import Value, common, refusal
 from probq.network.program.network import Network
-from probq.network.quantizers.affine_norms import BITS, affine_norms
+from probq.network.quantizers.affine_norms import affine_norms
+from probq.network.quantizers.steps import BITS, LOWEST
 from probq.utils.errors import ProbqError
 
 _RECURRENT = (
@@ -38,15 +38,6 @@ INSTEAD = MappingProxyType(
     | dict.fromkeys(("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"), _RECURRENT)
     | dict.fromkeys(("embedding_renorm", "embedding_renorm_"), _NORMED)
 )
-
-
-@dataclass(frozen=True)
-class LookUp:
-    """This is a tabulated function of a rounded argument, whose value its module has not returned yet."""
-
-    name: str
-    argument: Value
-    function: Callable[[Tensor], Tensor]
 
 
 class Walk:
@@ -123,12 +114,10 @@ class Walk:
             raise refusal(where, _why_no_norm(node))
         if name == "embedding" or name.startswith(("linear", "conv")):
             return self._product(node, where)
-        before = self.graph.mark(node.args[0]) if node.args and isinstance(node.args[0], torch.fx.Node) else None
-        if before is not None and before.kind == "argument" and name.removesuffix("_") in MODULES:
-            function = partial(_applied, node=node)
-            return LookUp(before.name, self._operand(node.args[0]), function)
+        if (looked := looked_up(node, name, self.values, self.graph)) is not None:
+            return looked
         if not any(name in known for known in (OPERATIONS, PARTS, ARITHMETIC)):
-            raise refusal(where, _why(name, node))
+            raise refusal(where, _why(name))
         return self._operation(node, name, where)
 
     def _operation(self, node: Any, name: str, where: str) -> Any:
@@ -196,6 +185,9 @@ class Walk:
             return self.make.rounded(self.layers[mark.name], x)
         if mark.kind == "argument":
             return argument(self.q.activations[mark.name], mark.name, x, self.make.requantizer)
+        if mark.kind in ("entering", "leaving"):
+            step = self.q.steps.named()[mark.name]
+            return self.make.requantizer(x, _short(step.exponent(mark.kind == "leaving")), mark.name)
         if mark.name in self.affine_norms:
             where = f"batch_norm in {mark.name}"
             return self._affine(mark.name, whole_numbers(x, where), where)
@@ -206,7 +198,7 @@ class Walk:
     def _affine(self, name: str, x: Value, where: str) -> Value:
         """Return what a normalisation of its own computes, rounded."""
         norm = self.affine_norms[name]
-        target = RoundingTarget(int(torch.log2(norm.step)), -(2 ** (BITS - 1)), 1, 2**BITS)
+        target = _short(int(torch.log2(norm.step)))
         return self.make.requantizer(affine(x, where, norm.gain.detach(), norm.shift.detach()), target, name)
 
     def _product(self, node: Any, where: str) -> Value:
@@ -256,10 +248,9 @@ def _all_tensors(net: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from net.named_buffers(remove_duplicate=False)
 
 
-def _applied(x: Tensor, node: Any) -> Tensor:
-    """Return a function of one number as the graph calls it."""
-    result: Tensor = node.target(x.clone(), *node.args[1:], **node.kwargs)
-    return result
+def _short(exponent: int) -> RoundingTarget:
+    """Return the levels that `round_to_step` rounds to."""
+    return RoundingTarget(exponent, LOWEST, 1, 2**BITS)
 
 
 def _layer_of(value: Value) -> str:
@@ -276,14 +267,10 @@ def _why_no_norm(node: Any) -> str:
     return "the function is called without a module; use torch.nn.BatchNorm1d, BatchNorm2d or BatchNorm3d"
 
 
-def _why(name: str, node: Any) -> str:
+def _why(name: str) -> str:
     """Return why an operation has no integer form, and what to do."""
     if name in INSTEAD:
         return INSTEAD[name]
-    module = MODULES.get(name.removesuffix("_"))
-    if module is None:
-        return f"probq has no exact integer form of {name}; replace it, or end the network before it"
-    owner = list((node.meta.get("nn_module_stack") or {"": ("", None)}).values())[-1][1]
-    if str(owner).endswith(f".{module}") or getattr(owner, "__name__", "") == module:
+    if name.removesuffix("_") in TABULATED:
         return "it stays float; give the layer before it a plan with an activation width, such as Plan(activation=8)"
-    return f"the function is called without a module; use torch.nn.{module}, which becomes a table"
+    return f"probq has no exact integer form of {name}; replace it, or end the network before it"

@@ -24,7 +24,8 @@ from probq.network.program.originals import Originals
 from probq.network.program.substitution import substitute
 from probq.network.quantizers.activation import Activation, hooks
 from probq.network.quantizers.affine_norms import affine_norms
-from probq.network.quantizers.base import InputQuantizer, Quantizer, Rung, error_of_sums
+from probq.network.quantizers.base import InputQuantizer, Quantizer, Rung, rounder
+from probq.network.quantizers.steps import Steps
 from probq.network.quantizers.weight import WeightQuantizer
 from probq.network.tracing.arguments import arguments
 from probq.network.tracing.layer import Layer
@@ -43,6 +44,7 @@ class Network(nn.Module):
         layers: its layers.
         weights, inputs: quantizers by name (`conv1.weight`, `conv1.input`).
         activations: the roundings around non-linear functions, by module name.
+        steps: the roundings around operations with constants.
         notes: sentences on everything that stays float.
         likelihood: law of the target given the output; None until `fit` sees the targets.
         temperature: factor of all KL terms (1 is the Bayesian posterior, below 1 a "cold" one).
@@ -77,7 +79,7 @@ class Network(nn.Module):
         self.quantizers = nn.ModuleDict({name.replace(".", "/"): q for name, q in self._by_name.items()})
         self.weight_names, self.input_names = tuple(weights), tuple(inputs)
         self.tables = nn.ModuleDict({name.replace(".", "/"): a for name, a in (activations or {}).items()})
-        self.sites = dict(sites or {})
+        self.sites, self.steps = dict(sites or {}), Steps()
         for name, site in self.sites.items():
             self.quantizer(name).logits = self.quantizer(site).logits
         self.likelihood = likelihood
@@ -222,10 +224,12 @@ class Network(nn.Module):
                 value = self._noisy(name, value, rungs[name], onehot, noise)
             tensors[name] = self.quantizer(name).weight(value, self.location(name, rungs[name]), rungs[name], onehot)  # type: ignore[operator]
         first = {layer.input for layer in self.layers if layer.first}
-        inputs = {n.removesuffix(".input"): _rounder(q, onehots[n], exact, n in first) for n, q in self.inputs.items()}
+        inputs = {n.removesuffix(".input"): rounder(q, onehots[n], exact, n in first) for n, q in self.inputs.items()}
         before, after = hooks(self.activations, exact)
         outputs: dict[str, Callable[[Tensor], Tensor]] = {}
-        outputs |= affine_norms(self.net, self.layers) if self.folded else {}
+        if self.folded:
+            outputs |= affine_norms(self.net, self.layers)
+            before, after = self.steps.hooks(before, after, exact)
         for layer in self.layers:
             self._bias(layer, onehots, rungs, tensors, outputs, exact)
         tensors = {n.removeprefix("."): t for n, t in tensors.items()}  # a network that is one layer has no name
@@ -291,10 +295,3 @@ class Network(nn.Module):
             scale = torch.where(weight.levels.count > 1, scale, torch.inf)
         step = scale.amin(others, keepdim=True)
         return torch.where(step.isfinite(), step, weight.scale.detach().amin(others, keepdim=True))
-
-
-def _rounder(quantizer: InputQuantizer, onehot: Tensor, exact: bool, first: bool) -> Callable[[Tensor], Tensor]:
-    if not exact:
-        return lambda x: quantizer(x, onehot)
-    # a network may itself have made its input float32, which nothing has computed otherwise
-    return lambda x: quantizer(x.double(), onehot, 0.0 if first else error_of_sums(x))

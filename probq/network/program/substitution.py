@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from probq.network.tracing.arguments import arguments, hook_input
 from probq.network.tracing.module_kinds import NORMS
+from probq.network.tracing.routing import routed
 from probq.utils.errors import ProbqError, sentence
 from probq.utils.random_stream import exclusive
 
@@ -63,20 +64,28 @@ def hooked(
 ) -> Iterator[None]:
     """Make the network's modules apply the functions that `substitute` takes, within the context."""
     handles = []
-    for name, function in inputs.items():
-        hook = _input_hook(function)
-        handles.append(net.get_submodule(name).register_forward_pre_hook(hook, with_kwargs=True))
-    for name, addition in noise.items():
-        handles.append(net.get_submodule(name).register_forward_hook(_noise_hook(addition), with_kwargs=True))
-    for name, function in outputs.items():
-        handles.append(net.get_submodule(name).register_forward_hook(_output_hook(function), with_kwargs=True))
-    for name, function in results.items():
-        handles.append(net.get_submodule(name).register_forward_hook(_result_hook(function)))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    with routed(net) as router:
+        own = router.hidden if router else _same
+        try:
+            for name, function in inputs.items():
+                hook = own(_input_hook(function))
+                handles.append(net.get_submodule(name).register_forward_pre_hook(hook, with_kwargs=True))
+            for name, addition in noise.items():
+                hook = own(_noise_hook(addition))
+                handles.append(net.get_submodule(name).register_forward_hook(hook, with_kwargs=True))
+            for name, function in outputs.items():
+                hook = own(_output_hook(function))
+                handles.append(net.get_submodule(name).register_forward_hook(hook, with_kwargs=True))
+            for name, function in results.items():
+                handles.append(net.get_submodule(name).register_forward_hook(own(_result_hook(function))))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def _same(function: Callable[..., Any]) -> Callable[..., Any]:
+    return function
 
 
 @contextmanager

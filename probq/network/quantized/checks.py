@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from probq.network.quantized.energy_entry import energy_from_entry
+from probq.network.tracing.stand_ins import ARITHMETIC, FUNCTIONS, is_stand_in
 from probq.utils.errors import ProbqError
 
 LARGEST = 2**53  # of the whole numbers in the manifest
@@ -36,11 +37,11 @@ PARTS = MappingProxyType(
         "layers": [dict], "quantizers": dict, "activations": dict, "tied": dict, "sites": dict, "held": [str],
         "frozen": [str], "signature": [list], "temperature": NUMBER, "budget": (dict, list, MAYBE), "likelihood": dict,
         "calibrated": bool, "folded": bool, "training": bool, "notes": [str], "versions": dict, "fingerprint": [str],
-        "energy": dict,
+        "energy": dict, "calls": dict,
     }
 )  # fmt: skip
 OPTIONAL = frozenset(
-    {"activations", "sites", "held", "fingerprint", "tuned", "profile", "keep_zeros", "laws", "energy"}
+    {"activations", "sites", "held", "fingerprint", "tuned", "profile", "keep_zeros", "laws", "energy", "calls"}
 )
 
 
@@ -68,6 +69,8 @@ def check_parts(manifest: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> N
             raise ProbqError(f"the activation {name!r} is not given by bits and sign")
         for side in ("input", "output"):
             _scales(f"tables.{name.replace('.', '/')}.{side}", [1], tensors)
+    for name, entry in manifest.get("calls", {}).items():
+        _call(name, entry, tensors)
     for entry in manifest["signature"]:
         if len(entry) != 2 or not isinstance(entry[0], list) or not isinstance(entry[1], str):
             raise ProbqError("an input of its network has no shape and type")
@@ -79,6 +82,21 @@ def check_parts(manifest: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> N
     energy_from_entry(manifest, tensors)
     if "torch" not in manifest["versions"]:
         raise ProbqError("it does not say which torch wrote it")
+
+
+def _call(name: str, entry: Any, tensors: Mapping[str, Tensor]) -> None:
+    """Check that a stand-in is given by its function, its operand and plain arguments, and has a step if it must."""
+    kinds = (str, int, bool, list, dict)
+    if not isinstance(entry, list) or [type(part) for part in entry] != list(kinds):
+        raise ProbqError(f"the call {name!r} is not given by function, operand and arguments")
+    kind, operand, _, args, kwargs = entry
+    plain = all(isinstance(value, bool | int | float | str | MAYBE) for value in (*args, *kwargs.values()))
+    if kind not in {*ARITHMETIC, *FUNCTIONS} or operand not in (0, 1) or not plain or not is_stand_in(name):
+        raise ProbqError(f"the call {name!r} is none that can have a stand-in")
+    if kind in ARITHMETIC:
+        exponents = _tensor(f"steps.{name.replace('.', '/')}.log2_steps", [2], tensors)
+        if not exponents.is_floating_point() or float(exponents.abs().max()) > LARGEST_EXPONENT:
+            raise ProbqError(f"the steps of {name!r} are no exponents up to {LARGEST_EXPONENT}")
 
 
 def _quantizer(name: str, entry: Any, layers: list[dict[str, Any]], tensors: Mapping[str, Tensor]) -> None:

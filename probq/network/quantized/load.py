@@ -19,7 +19,7 @@ from probq.likelihoods.entries import from_entry as likelihood_from_entry
 from probq.network.quantized.energy_entry import ENERGY, energy_from_entry
 from probq.network.quantized.file_format import read
 from probq.network.quantized.law_entries import laws_from_entry
-from probq.network.quantized.network_entry import NET, check_computes_the_same, check_fits
+from probq.network.quantized.network_entry import NET, check_computes_the_same, check_fits, place_calls
 from probq.network.quantized.quantized import Quantized
 from probq.network.quantized.save import LIKELIHOOD
 from probq.network.quantizers.activation import Activation
@@ -28,6 +28,7 @@ from probq.network.quantizers.plan import Plan
 from probq.network.quantizers.weight import WeightQuantizer
 from probq.network.tracing.layer import Layer
 from probq.network.tracing.plain import plain_copy
+from probq.network.tracing.stand_ins import StandIn
 from probq.utils.errors import ProbqError
 
 ORIGINALS = "originals."  # how the keys of what rounding moved begin
@@ -57,6 +58,7 @@ def load(path: str | PathLike[str], net: nn.Module) -> Quantized:
     if not isinstance(net, nn.Module):
         raise ProbqError(f"load takes the network that was quantized, a torch.nn.Module, not {type(net).__name__}")
     (net, _), (manifest, tensors) = plain_copy(net), read(path)
+    place_calls(path, net, manifest)
     check_fits(path, net, manifest, tensors)
     q = assemble(path, manifest, tensors, net)
     check_computes_the_same(path, q, manifest)
@@ -110,6 +112,7 @@ def _assembled(manifest: Mapping[str, Any], tensors: Mapping[str, Tensor], net: 
     own = {name.removeprefix(LIKELIHOOD): tensor for name, tensor in tensors.items() if name.startswith(LIKELIHOOD)}
     likelihood, sites = likelihood_from_entry(manifest["likelihood"], own), manifest.get("sites", {})
     q = Quantized(net, layers, weights, inputs, tuple(manifest["notes"]), likelihood, tables, sites)
+    q.steps.take({name: StandIn(*entry) for name, entry in manifest.get("calls", {}).items()})
     q.temperature, q.budget = float(manifest["temperature"]), _budgets(manifest["budget"])
     q.folded, q.calibrated = bool(manifest["folded"]), bool(manifest["calibrated"])
     q.signature = tuple((tuple(shape), DTYPES[dtype]) for shape, dtype in manifest["signature"])

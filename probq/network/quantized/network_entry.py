@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from probq.network.program.program import Program
 from probq.network.tracing.fingerprint import fingerprint
 from probq.network.tracing.module_kinds import NORMS, QUANTIZABLE, TRANSPOSED
+from probq.network.tracing.stand_ins import StandIn, place_stand_ins
 from probq.utils.errors import ProbqError
 
 NET = "net."  # how the keys of the network's tensors begin
@@ -22,6 +23,18 @@ NET = "net."  # how the keys of the network's tensors begin
 def place(tensor: Tensor) -> Any:
     """Return what two names of one tensor have in common, or None for an empty tensor."""
     return (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) if tensor.numel() else None
+
+
+def place_calls(path: str | PathLike[str], net: nn.Module, manifest: Mapping[str, Any]) -> None:
+    """Put the stand-ins of a file into a network.
+
+    Raises:
+        ProbqError: if it has no module of which the file says that its forward makes such a call.
+    """
+    try:
+        place_stand_ins(net, {name: StandIn(*entry) for name, entry in manifest.get("calls", {}).items()})
+    except (AttributeError, KeyError) as error:
+        raise ProbqError(f"{path} holds a posterior of another network: {error!s:.300}") from error
 
 
 def check_fits(

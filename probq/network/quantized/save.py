@@ -22,6 +22,7 @@ from probq.network.quantized.network_entry import place
 from probq.network.quantizers.base import Quantizer
 from probq.network.quantizers.weight import WeightQuantizer
 from probq.network.tracing.fingerprint import fingerprint
+from probq.network.tracing.stand_ins import stand_ins
 from probq.utils.errors import ProbqError
 from probq.utils.version import probq_version
 
@@ -65,6 +66,8 @@ def save(q: Program, path: str | PathLike[str]) -> None:
         "versions": {"probq": probq_version(), "torch": str(torch.__version__)},
         **energy,
     }
+    if calls := {name: one.entry for name, one in stand_ins(q.net)}:
+        content["calls"] = calls
     write(path, content, tensors | numbers)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from probq.codebooks import Grid, ladder
 from probq.network.quantizers.base import InputQuantizer, error_of_sums, error_of_values
 from probq.network.quantizers.plan import Plan
+from probq.network.tracing.stand_ins import StandIn
 from probq.network.tracing.trace import Tracing
 
 NON_NEGATIVE = (nn.Sigmoid, nn.Hardsigmoid, nn.Softplus)
@@ -77,7 +78,9 @@ class Activation(nn.Module):
 
 
 def activations(net: nn.Module, found: Tracing, plans: Mapping[str, Plan | None]) -> dict[str, Activation]:
-    """Return an `Activation` for each module of `probq.network.tracing.module_kinds.TABLES`, by its name.
+    """Return an `Activation` for each module of `probq.network.tracing.module_kinds.TABLES` and each call of its like.
+
+    They have the name of the module, or of the call's stand-in.
 
     Args:
         net: the network.
@@ -89,7 +92,8 @@ def activations(net: nn.Module, found: Tracing, plans: Mapping[str, Plan | None]
         plan = plans.get(layer or next(iter(plans), ""))
         if plan is not None and plan.activation is not None:
             module = net.get_submodule(name)
-            made[name] = Activation(plan.activation, not isinstance(module, NON_NEGATIVE), sample, module.forward)
+            signed = module.signed if isinstance(module, StandIn) else not isinstance(module, NON_NEGATIVE)
+            made[name] = Activation(plan.activation, signed, sample, module.forward)
     return made
 
 

@@ -12,14 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from probq.codebooks.rounding.nearest import half_up_through
 from probq.codebooks.rounding.scales import LEAST_GAIN
 from probq.codebooks.rounding.short_numbers import short_addend, short_factor, short_step
-from probq.network.quantizers.base import error_of_sums
+from probq.network.quantizers.steps import round_to_step
 from probq.network.tracing.layer import Layer
 from probq.network.tracing.module_kinds import NORMS
-
-BITS = 18  # of what is rounded: 12 below the deviation plus mean of the largest channel, so nothing usual is cut off
 
 
 @dataclass(frozen=True)
@@ -39,10 +36,7 @@ class AffineNorm:
     def __call__(self, x: Tensor) -> Tensor:
         """Return what stands in for the normalisation of `x` `[batch, channels, ...]`."""
         gain, shift = (part.to(x.dtype).reshape([1, -1] + [1] * (x.dim() - 2)) for part in (self.gain, self.shift))
-        step, scaled = self.step.to(x.dtype), x * gain
-        error = error_of_sums(scaled) if x.dtype == torch.float64 else 0.0  # as at every rounding that is exact
-        steps = half_up_through((scaled + shift + error) / step)
-        return step * steps.clamp(-(2 ** (BITS - 1)), 2 ** (BITS - 1) - 1)
+        return round_to_step(x * gain + shift, self.step.to(x.dtype), exact=x.dtype == torch.float64)
 
 
 def affine_norms(net: nn.Module, layers: Sequence[Layer]) -> dict[str, AffineNorm]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -215,6 +216,21 @@ class InputQuantizer(Quantizer):
             return inner_products(grad, [s * nearest_level(here / s, self.levels(k)) for k, s in enumerate(scales)])
 
         return gate_gradient(value, onehot, inner)
+
+
+def rounder(quantizer: InputQuantizer, onehot: Tensor, exact: bool, first: bool) -> Callable[[Tensor], Tensor]:
+    """Return what rounds a layer's input.
+
+    Args:
+        quantizer: of the input.
+        onehot: its rung.
+        exact: whether the network computes in float64, and ties are those of integers.
+        first: whether the input is the network's own.
+    """
+    if not exact:
+        return lambda x: quantizer(x, onehot)
+    # a network may itself have made its input float32, which nothing has computed otherwise
+    return lambda x: quantizer(x.double(), onehot, 0.0 if first else error_of_sums(x))
 
 
 @torch.no_grad()

@@ -40,8 +40,8 @@ class Plan:
             what the network can express.
         codes: number of nearest levels in the code posterior of a weight; 1 rounds deterministically.
         spread: initial spread of the code posterior in steps.
-        activation: width in bits, 2 to 16, of what enters and leaves a non-linear function (modules Sigmoid, Tanh,
-            GELU, SiLU, Hardsigmoid, Hardswish, Softplus, ELU, LeakyReLU), so that it is a table of integers. It is not
+        activation: width in bits, 2 to 16, of what enters and leaves a non-linear function (Sigmoid, Tanh, GELU,
+            SiLU, Softplus, ELU and others, as modules or called), so that it is a table of integers. It is not
             learned, has no place among the widths, and costs no bit operations; the plan of the layer called before
             the function counts. None leaves the function in float, where the network cannot be lowered.
         tie_weight: a name; all weights and inputs that carry the same name share one width. Their ladders must have

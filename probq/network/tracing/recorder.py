@@ -15,6 +15,7 @@ from probq.network.tracing.arguments import hook_input
 from probq.network.tracing.channel_sources import channel_source
 from probq.network.tracing.module_kinds import NORMS, TABLES, has_plain_forward
 from probq.network.tracing.products import is_product, macs_of
+from probq.network.tracing.stand_ins import StandIn
 
 
 @dataclass
@@ -93,7 +94,7 @@ class Recorder(TorchDispatchMode):
             self._stack.append(name)
             if id(module) in self._names:
                 self._record(name, module, hook_input(args, kwargs))
-            elif type(module) in TABLES:
+            elif type(module) in TABLES or (isinstance(module, StandIn) and module.tabulated):
                 self.activations.setdefault(name, (self._last, hook_input(args, kwargs).detach().clone()))
 
         return hook

@@ -11,11 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from probq.network.tracing.arguments import arguments
+from probq.network.tracing.arguments import arguments, own_copy
+from probq.network.tracing.call_finder import Found, find_calls
+from probq.network.tracing.example_run import run_example
 from probq.network.tracing.layer import Layer
 from probq.network.tracing.module_kinds import QUANTIZABLE, TABLES, TRANSPOSED
 from probq.network.tracing.plain import plain_copy
 from probq.network.tracing.recorder import LayerRecord, Recorder
+from probq.network.tracing.routing import routed
+from probq.network.tracing.stand_ins import place_stand_ins
 from probq.utils.errors import ProbqError
 
 
@@ -29,6 +33,7 @@ class Tracing:
         inputs: the inputs of each layer, by its name.
         activations: for each function that may become a table, the layer called before, and its input.
         uncounted: MACs of one example outside of all layers.
+        calls: calls of functions that have a stand-in from here on, by its name.
     """
 
     layers: list[Layer] = field(default_factory=list)
@@ -36,6 +41,7 @@ class Tracing:
     inputs: dict[str, Tensor] = field(default_factory=dict)
     activations: dict[str, tuple[str | None, Tensor]] = field(default_factory=dict)
     uncounted: int = 0
+    calls: dict[str, Found] = field(default_factory=dict)
 
 
 def layers(net: nn.Module, example: Any) -> tuple[Layer, ...]:
@@ -53,7 +59,7 @@ def layers(net: nn.Module, example: Any) -> tuple[Layer, ...]:
 
 
 def trace_network(net: nn.Module, example: Any) -> Tracing:
-    """Run `net` (a copy that may be used freely) once on the example and record its layers."""
+    """Run `net` (a copy that may be used freely) on the example and record its layers; stand-ins are placed in it."""
     modules = {n: m for n, m in net.named_modules() if isinstance(m, QUANTIZABLE)}
     if not modules:
         raise ProbqError(
@@ -68,8 +74,12 @@ def trace_network(net: nn.Module, example: Any) -> Tracing:
     if any(not a.isfinite().all() for a in args if isinstance(a, Tensor) and a.is_floating_point()):
         raise ProbqError("the example holds a value that is not finite; clean the data first")
     batch = _batch(args)
-    _run(net, args, recorder)
-    found = Tracing(notes=_notes(recorder, modules, owners), inputs=recorder.samples, activations=recorder.activations)
+    calls = find_calls(net, args)
+    place_stand_ins(net, {name: one.stand_in for name, one in calls.items()})
+    run_example(net, own_copy(args), routed(net), recorder.hooked(), recorder)
+    found = Tracing(
+        notes=_notes(recorder, modules, owners), inputs=recorder.samples, activations=recorder.activations, calls=calls
+    )
     seen: set[str] = set()
     for name, record in recorder.records.items():
         alone = list(owners.values()).count(owners[name]) == 1 and recorder.norms.get(record.norm or "") == 1
@@ -116,30 +126,6 @@ def _batch(args: tuple[Any, ...]) -> int:
     if not sizes or not sizes[0]:
         raise ProbqError("the example must hold at least one tensor with a batch axis of size 1 or more")
     return int(sizes[0])
-
-
-def _run(net: nn.Module, args: tuple[Any, ...], recorder: Recorder) -> None:
-    training = [m for m in net.modules() if m.training]
-    trainable = [(p, p.requires_grad) for p in net.parameters() if p.is_floating_point()]
-    net.eval()
-    for parameter, _ in trainable:
-        parameter.requires_grad_(True)
-    try:
-        with torch.enable_grad(), recorder.hooked(), recorder:
-            net(*args)
-    except ProbqError:
-        raise
-    except Exception as error:
-        shapes = [tuple(a.shape) if isinstance(a, Tensor) else type(a).__name__ for a in args]
-        hint = (
-            "; several inputs are one tuple, also in batches: ((a, b), target)" if isinstance(error, TypeError) else ""
-        )
-        raise ProbqError(f"the network cannot run on the example (shapes {shapes}): {error}{hint}") from error
-    finally:
-        for module in training:
-            module.training = True
-        for parameter, wanted in trainable:
-            parameter.requires_grad_(wanted)
 
 
 def _layer(record: LayerRecord, weight: str, batch: int, seen: set[str], alone: bool) -> Layer:

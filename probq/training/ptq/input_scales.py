@@ -22,7 +22,7 @@ SPARING = 2  # bits, up to which levels that no value reaches are a loss to spea
 
 @torch.no_grad()
 def set_input_scales(q: Program, data: Batches, targets: bool = True) -> None:
-    """Set the scales of all inputs, and those around non-linear functions, from the first 512 examples.
+    """Set the scales of all inputs, those around non-linear functions and the steps of constants from 512 examples.
 
     They run through the float network; a noise that is learned starts at the root mean square of its residuals, and
     stays as it is where the batches' targets only stand in for absent ones.
@@ -40,6 +40,8 @@ def set_input_scales(q: Program, data: Batches, targets: bool = True) -> None:
             none and a ladder of at most 2 bits has, which it then lacks.
     """
     samples: dict[str, list[Tensor]] = {name: [] for name in (*q.input_names, *q.activations)}
+    sizes = {name: [0.0, 0.0] for name in q.steps.named()}
+    entering, leaving = ({name: _measure(kept, side) for name, kept in sizes.items()} for side in (0, 1))
     residuals: list[Tensor] = []
     likelihood = as_network_likelihood(q.likelihood)
     starts = targets and likelihood.needs_residuals
@@ -48,7 +50,7 @@ def set_input_scales(q: Program, data: Batches, targets: bool = True) -> None:
         for x, y in data:
             recorders = {name.removesuffix(".input"): _recorder(kept) for name, kept in samples.items()}
             with running(x):
-                output = substitute(q.net, {}, recorders, {}, *arguments(x))
+                output = substitute(q.net, {}, recorders | entering, {}, *arguments(x), results=leaving)
             if starts:
                 law = q.law(output, y)
                 residuals.append((Observation(law).shaped(y) - law.mean).reshape(-1))
@@ -62,6 +64,9 @@ def set_input_scales(q: Program, data: Batches, targets: bool = True) -> None:
             warnings.warn(f"{name} {misfit} for it", UserWarning, stacklevel=2)
     for name, activation in q.activations.items():
         activation.calibrate(_joined(name, samples[name]), q.net.get_submodule(name).forward)
+    for name, step in q.steps.named().items():
+        if max(sizes[name]):  # else no example reached it, and it keeps what it has
+            step.set(*sizes[name])
     if starts:
         likelihood.start(torch.cat(residuals))
     q.calibrated = True
@@ -91,6 +96,14 @@ def _misfit(ladder: Ladder, least: float) -> str | None:
             "Use ladder(..., signed=False)"
         )
     return None
+
+
+def _measure(kept: list[float], side: int) -> Callable[[Tensor], Tensor]:
+    def measure(x: Tensor) -> Tensor:
+        kept[side] = max(kept[side], float(x.abs().max()))
+        return x
+
+    return measure
 
 
 def _recorder(kept: list[Tensor]) -> Callable[[Tensor], Tensor]:

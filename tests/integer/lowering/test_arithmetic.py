@@ -150,9 +150,10 @@ REFUSED = {
     "product": (lambda net, a, b: a * b, "mul in the network .*two computed tensors"),
     "quotient": (lambda net, a, b: a / b, "div in the network .*a computed tensor"),
     "inverse": (lambda net, a, b: 2 / a, "reciprocal"),
-    "a tenth": (lambda net, a, b: a * 0.1, "mul in the network .*0.1 has too many binary digits"),
-    "division by a tenth": (lambda net, a, b: a / 0.1, "div in the network .*too many binary digits"),
-    "sum with a tenth": (lambda net, a, b: a + 0.1, "add in the network .*0.1 has too many binary digits"),
+    "alpha of a tenth": (
+        lambda net, a, b: torch.add(a, b, alpha=0.1),
+        "add in the network .*0.1 has too many binary digits",
+    ),
     "division by 0": (lambda net, a, b: a / 0, "empty or not finite"),
     "infinity": (lambda net, a, b: a + float("inf"), "not finite"),
     "rounded quotient": (
@@ -161,7 +162,6 @@ REFUSED = {
     ),
     "another shape": (lambda net, a, b: a[:, :1] + net.offsets, "changes the shape"),
     "a quantized bias": (lambda net, a, b: a + net.b.bias, "b.bias is quantized"),
-    "square": (lambda net, a, b: a**2, "pow in the network"),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from fractions import Fraction
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -10,7 +11,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from torch import Tensor
 
+from probq.codebooks.rounding.short_numbers import LARGEST_FACTOR, whole_factors
 from probq.integer.lowering.operations.elementwise import numbers
+from probq.integer.lowering.operations.requantizer import COMMUTING
 from probq.integer.lowering.operations.values import (
     Value,
     common,
@@ -22,7 +25,6 @@ from probq.integer.lowering.operations.values import (
 
 Shape: TypeAlias = tuple[int, ...]
 Constant: TypeAlias = float | Tensor
-LARGEST_FACTOR = 2**16  # of a constant p 2^k / q: whole numbers p and q, odd
 FINEST = 24  # binary digits by which a constant may be finer than what it is added to
 WIDEST = 2**40  # of sums that are rounded at once, see `bounds.MOST_SUM`
 
@@ -103,12 +105,9 @@ def _scaled(value: Value, where: str, shape: Shape, constant: np.ndarray, divide
     Integers are multiplied by `p`, and are worth `2^k / q` times as much.
     """
     constant = _fitted(constant, value, where, shape)
-    fractions = [1 / Fraction(c) if divided else Fraction(c) for c in constant.reshape(-1).tolist()]
-    if all(fraction == 1 for fraction in fractions):
+    if (constant == 1).all():
         return value
-    parts = [_odd(fraction) for fraction in fractions]
-    divisor = int(np.lcm.reduce([q for _, _, q in parts]))
-    factors = [p * (divisor // q) for p, _, q in parts]
+    factors, powers, divisor = whole_factors(constant.reshape(-1).tolist(), divided)
     if max(*map(abs, factors), divisor) > LARGEST_FACTOR:
         kind = "divisor" if divided else "factor"
         raise refusal(
@@ -116,15 +115,13 @@ def _scaled(value: Value, where: str, shape: Shape, constant: np.ndarray, divide
             f"a {kind} of {constant.flat[0]} has too many binary digits; multiply or divide by powers of two or small "
             "whole numbers",
         )
-    factor, power = (
-        compressed(np.array(part, np.int64).reshape(constant.shape)) for part in (factors, [k for _, k, _ in parts])
-    )
-    if value.op == "real":
+    factor, power = (compressed(np.array(part, np.int64).reshape(constant.shape)) for part in (factors, powers))
+    if _is_raw(value):
         if divisor > 1 or power.ndim or (factor != 1).any():
             raise refusal(
                 where, "of the network's own input only powers of two are known; do it outside of the network"
             )
-        return Value("real", (), shape, value.where, value.exponent + power)
+        return _rescaled(value, int(power))
     value = numbers(where, value)
     ends = value.low * factor, value.high * factor
     low, high = np.asarray(np.minimum(*ends)), np.asarray(np.maximum(*ends))
@@ -133,13 +130,19 @@ def _scaled(value: Value, where: str, shape: Shape, constant: np.ndarray, divide
     return Value("scaled", (value,), shape, where, exponent, value.divisor * divisor, low, high, {}, tensors)
 
 
-def _odd(fraction: Fraction) -> tuple[int, int, int]:
-    """Return `(p, k, q)` of a fraction `p 2^k / q`, with odd `p` and `q`."""
-    if not fraction:
-        return 0, 0, 1
-    p, q = fraction.numerator, fraction.denominator
-    twos = [(n & -n).bit_length() - 1 for n in (p, q)]
-    return p >> twos[0], twos[0] - twos[1], q >> twos[1]
+def _is_raw(value: Value) -> bool:
+    """Return whether a value is the network's own real input, at most moved, pooled or clipped."""
+    while len(value.parents) == 1 and value.op in COMMUTING:
+        value = value.parents[0]
+    return value.op == "real"
+
+
+def _rescaled(value: Value, power: int) -> Value:
+    """Return the network's own input `2^power` times, moved, pooled and clipped as before."""
+    if value.op == "real":
+        return replace(value, exponent=value.exponent + power)
+    low, high = (None if end is None else end * 2.0**power for end in value.limits)
+    return replace(value, parents=(_rescaled(value.parents[0], power),), limits=(low, high))
 
 
 def _offset(value: Value, where: str, shape: Shape, constant: np.ndarray) -> Value:

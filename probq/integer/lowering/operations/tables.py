@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,11 +14,12 @@ from probq.integer.lowering.operations.values import Value
 from probq.network.quantizers.activation import Activation
 from probq.network.quantizers.base import InputQuantizer
 
-# What torch.export calls the functions of `probq.network.tracing.module_kinds.TABLES`, and the module to use.
-MODULES = MappingProxyType(
+# What torch.export calls functions of one number that become tables, for messages and where torch does not say so.
+TABULATED = frozenset(
     {
-        "sigmoid": "Sigmoid", "tanh": "Tanh", "gelu": "GELU", "silu": "SiLU", "hardsigmoid": "Hardsigmoid",
-        "hardswish": "Hardswish", "softplus": "Softplus", "elu": "ELU", "leaky_relu": "LeakyReLU",
+        "sigmoid", "tanh", "gelu", "silu", "hardsigmoid", "hardswish", "softplus", "elu", "leaky_relu", "selu", "celu",
+        "mish", "log_sigmoid", "softshrink", "hardshrink", "threshold", "exp", "expm1", "erf", "sin", "cos", "square",
+        "pow",
     }
 )  # fmt: skip
 

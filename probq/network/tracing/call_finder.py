@@ -1,0 +1,149 @@
+"""One run of a network on the example shows which calls of functions need a stand-in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from probq.codebooks.rounding.short_numbers import LARGEST_FACTOR, whole_factors
+from probq.network.tracing.arguments import own_copy
+from probq.network.tracing.example_run import run_example
+from probq.network.tracing.module_kinds import TABLES
+from probq.network.tracing.routing import Call, Calls, Frame
+from probq.network.tracing.stand_ins import ARITHMETIC, FUNCTIONS, StandIn, short
+
+# Functions whose values are the network's own input no longer, by how their names begin.
+COMPUTED = (
+    "linear", "conv", "embedding", "bilinear", "batch_norm", "layer_norm", "group_norm", "instance_norm", "matmul",
+    "__matmul__", "mm", "bmm", "einsum", "lstm", "gru", "rnn", "multi_head", "scaled_dot", "softmax", *FUNCTIONS,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Found:
+    """This is a call that needs a stand-in, and the largest magnitudes that enter and leave it."""
+
+    stand_in: StandIn
+    entering: float
+    leaving: float
+
+
+class CallFinder(Calls):
+    """This mode notes the calls of functions that become tables, and the operations with constants that need a step.
+
+    A constant is a number or a tensor that does not depend on the network's input. It needs a step of its own where it
+    learns, where it has many binary digits, and where it meets the network's own input, which nothing has rounded yet.
+
+    Attributes:
+        found: the calls by the names of their stand-ins.
+    """
+
+    def __init__(self, net: nn.Module, args: tuple[Any, ...]) -> None:
+        super().__init__(net)
+        self.found: dict[str, Found] = {}
+        # which tensors depend on the input, and whether they are more than the input; alive, so that ids stay theirs
+        self._computed = {id(a): not a.is_floating_point() for a in args if isinstance(a, Tensor)}
+        self._kept: list[Any] = [args]
+
+    def other(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Return what a call gives, and note what depends on the input."""
+        out = func(*args, **kwargs)
+        given = [self._computed[id(t)] for t in _tensors((args, kwargs)) if id(t) in self._computed]
+        if given:
+            name = str(getattr(func, "__name__", ""))
+            changed = args[0] if name == "__setitem__" else out
+            self._note(changed, any(given) or name.startswith(COMPUTED))
+        return out
+
+    def _note(self, out: Any, computed: bool) -> None:
+        for tensor in _tensors(out):
+            self._computed[id(tensor)] = computed or self._computed.get(id(tensor), False)
+        self._kept.append(out)
+
+    def called(self, frame: Frame, name: str, call: Call, func: Any, args: Any, kwargs: Any) -> Any:
+        """Return what a call gives, and note it if it needs a stand-in."""
+        stand_in = None if type(frame.module) in TABLES else self._stand_in(call)
+        if stand_in is None:
+            return self.other(func, args, kwargs)
+        entering = float(call.args[stand_in.operand].detach().abs().max())
+        out = self.other(func, args, kwargs)
+        self._note(out, computed=True)
+        full = f"{frame.name}.{name}".removeprefix(".")
+        sizes = entering, float(out.detach().abs().max())
+        before = self.found.get(full, Found(stand_in, 0.0, 0.0))
+        before.stand_in.raw |= stand_in.raw
+        self.found[full] = Found(before.stand_in, max(before.entering, sizes[0]), max(before.leaving, sizes[1]))
+        return out
+
+    def _stand_in(self, call: Call) -> StandIn | None:
+        """Return the stand-in that a call needs, if it does."""
+        places = [place for place, a in enumerate(call.args[:2]) if self._depends(a)]
+        if len(places) != 1 or (call.in_place and places[0]):
+            return None
+        operand = places[0]
+        x, raw = call.args[operand], not self._computed[id(call.args[operand])]
+        if not x.is_floating_point() or not x.numel():
+            return None
+        if call.kind in FUNCTIONS:
+            others = [*call.args[1:], *call.kwargs.values()]
+            plain = operand == 0 and all(a is None or isinstance(a, bool | int | float | str) for a in others)
+            return StandIn(call.kind, 0, raw, call.args[1:], call.kwargs) if plain else None
+        constant, kind = call.args[1 - operand], call.kind
+        if operand and kind in ("sub", "rsub"):
+            kind = "rsub" if kind == "sub" else "sub"
+        if kind not in ARITHMETIC or (operand and kind == "div") or not _needs_step(constant, kind, raw):
+            return None
+        return StandIn(kind, operand, raw)
+
+    def _depends(self, value: Any) -> bool:
+        return isinstance(value, Tensor) and id(value) in self._computed
+
+
+def find_calls(net: nn.Module, args: tuple[Any, ...]) -> dict[str, Found]:
+    """Return the calls of a network's forwards that need a stand-in, by the name that it has to have.
+
+    Raises:
+        ProbqError: if the network cannot run on the arguments.
+    """
+    args = own_copy(args)
+    finder = CallFinder(net, args)
+    run_example(net, args, finder.watching())
+    return finder.found
+
+
+def _needs_step(constant: Any, kind: str, raw: bool) -> bool:
+    """Return whether an operation with a constant is rounded, and the constant shortened."""
+    if isinstance(constant, Tensor):
+        if constant.dtype.is_complex or not constant.isfinite().all() or (kind == "div" and (constant == 0).any()):
+            return False
+        if constant.requires_grad:
+            return True
+        values = constant.detach().double().unique().cpu().numpy()
+    elif isinstance(constant, bool) or not isinstance(constant, int | float) or not np.isfinite(constant):
+        return False
+    else:
+        values = np.array([float(constant)])
+    if kind == "div" and not values.all():
+        return False
+    if kind in ("mul", "div"):
+        factors, _, divisor = whole_factors(values.tolist(), kind == "div")
+        if raw:
+            return len(values) > 1 or max(*map(abs, factors), divisor) > 1
+        return max(*map(abs, factors), divisor) > LARGEST_FACTOR
+    exact = torch.from_numpy(values)
+    return raw or not torch.equal(torch.as_tensor(short(exact)), exact)
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, tuple | list):
+        for one in value:
+            yield from _tensors(one)
+    elif isinstance(value, dict):
+        yield from _tensors(list(value.values()))

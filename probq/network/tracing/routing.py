@@ -1,0 +1,156 @@
+"""Calls of functions in a network's forward are counted here, module by module, and lead to the stand-ins of some."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from probq.network.tracing.stand_ins import FUNCTIONS, StandIn, stand_ins
+
+# What torch calls the functions of `ARITHMETIC`.
+OPERATORS = MappingProxyType(
+    {
+        **dict.fromkeys(("add", "add_", "__add__", "__radd__", "__iadd__"), "add"),
+        **dict.fromkeys(("sub", "sub_", "subtract", "subtract_", "__sub__", "__isub__"), "sub"),
+        **dict.fromkeys(("rsub", "__rsub__"), "rsub"),
+        **dict.fromkeys(("mul", "mul_", "multiply", "multiply_", "__mul__", "__rmul__", "__imul__"), "mul"),
+        **dict.fromkeys(("div", "div_", "divide", "divide_", "true_divide", "true_divide_"), "div"),
+        **dict.fromkeys(("__truediv__", "__itruediv__", "__div__", "__idiv__"), "div"),
+    }
+)
+OTHER_NAMES = MappingProxyType({"__pow__": "pow", "log_sigmoid": "logsigmoid", "_threshold": "threshold"})
+
+
+class Call(NamedTuple):
+    """A call of a function that may have a stand-in.
+
+    Attributes:
+        kind: of `ARITHMETIC` or `FUNCTIONS`.
+        args: its arguments.
+        kwargs: those by name, without `inplace`.
+        in_place: whether it changes its first argument.
+    """
+
+    kind: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    in_place: bool
+
+
+def read_call(func: Any, args: Any, kwargs: Any) -> Call | None:
+    """Return a call, or None where the function is none that can have a stand-in."""
+    name = str(getattr(func, "__name__", ""))
+    kind = OPERATORS.get(name)
+    if kind is None:
+        kind = OTHER_NAMES.get(name, name.removesuffix("_"))
+        if kind not in FUNCTIONS or not args:
+            return None
+        named = {key: value for key, value in kwargs.items() if key != "inplace"}
+        in_place = name.endswith("_") and not name.endswith("__")
+        return Call(kind, tuple(args), named, in_place or bool(kwargs.get("inplace")))
+    if len(args) != 2 or kwargs:
+        return None
+    return Call(kind, tuple(args), {}, name.startswith("__i") or (name.endswith("_") and name[0] != "_"))
+
+
+@dataclass
+class Frame:
+    """A frame is one call of a module, with the number of calls of each kind that its forward has made."""
+
+    name: str
+    module: nn.Module
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def count(self, kind: str) -> str:
+        """Return the name, within the module, of the next call of a kind."""
+        self.counts[kind] = self.counts.get(kind, 0) + 1
+        return f"{kind}()" if self.counts[kind] == 1 else f"{kind}(){self.counts[kind]}"
+
+
+class Calls(TorchFunctionMode):
+    """This mode sees the functions that the forwards of a network's modules call, and those of no hook in `hidden`."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net, self.frames, self.paused = net, list[Frame](), 0
+
+    def called(self, frame: Frame, name: str, call: Call, func: Any, args: Any, kwargs: Any) -> Any:
+        """Return what a call gives that the frame's module knows by a name."""
+        raise NotImplementedError
+
+    def other(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Return what any other call gives."""
+        return func(*args, **kwargs)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if self.paused:
+            return func(*args, **kwargs)
+        call = read_call(func, args, kwargs) if self.frames else None
+        if call is None:
+            return self.other(func, args, kwargs)
+        return self.called(self.frames[-1], self.frames[-1].count(call.kind), call, func, args, kwargs)
+
+    def hidden(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function of probq's own whose calls are not those of the network."""
+
+        def quiet(*args: Any) -> Any:
+            self.paused += 1
+            try:
+                return function(*args)
+            finally:
+                self.paused -= 1
+
+        return quiet
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Follow the network's modules as they are entered and left, within the context."""
+        handles = []
+        for name, module in self.net.named_modules():
+            handles.append(module.register_forward_pre_hook(self._enter(name)))
+            handles.append(module.register_forward_hook(self._leave, always_call=True))
+        try:
+            with self:
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _enter(self, name: str) -> Any:
+        return lambda module, args: self.frames.append(Frame(name, module))
+
+    def _leave(self, module: nn.Module, args: Any, out: Any) -> None:
+        self.frames.pop()
+
+
+class Router(Calls):
+    """A router calls stand-ins in the place of functions."""
+
+    def called(self, frame: Frame, name: str, call: Call, func: Any, args: Any, kwargs: Any) -> Any:
+        """Return what the stand-in gives, if there is one."""
+        stand_in = frame.module._modules.get(name)
+        if not isinstance(stand_in, StandIn) or not isinstance(call.args[stand_in.operand], Tensor):
+            return func(*args, **kwargs)
+        x = call.args[stand_in.operand]
+        constants = () if stand_in.tabulated else (call.args[1 - stand_in.operand],)
+        y = stand_in(x.clone() if call.in_place else x, *constants)
+        return x.copy_(y) if call.in_place else y
+
+
+def routed(net: nn.Module) -> Any:
+    """Return a context that gives the router of a network within which stand-ins are called, None if it has none."""
+    return _routed(net) if next(stand_ins(net), None) is not None else nullcontext()
+
+
+@contextmanager
+def _routed(net: nn.Module) -> Iterator[Router]:
+    router = Router(net)
+    with router.watching():
+        yield router

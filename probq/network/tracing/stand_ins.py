@@ -1,0 +1,112 @@
+"""A stand-in is a module that computes what a forward calls a function for, so that hooks reach what enters and leaves.
+
+It has no parameters, stands in the copy of the module whose forward makes the call, and is called in the function's
+place by `probq.network.tracing.routing`. Constants have few binary digits in it from the start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from probq.codebooks.rounding.short_numbers import short_addend, short_factor, short_number, short_step
+
+Constant: TypeAlias = float | Tensor
+
+
+def short(constant: Constant) -> Constant:
+    """Return what is added: multiples of `2^-12` of the largest, or a number of 12 significant binary digits."""
+    if not isinstance(constant, Tensor):
+        return short_number(constant)
+    return short_addend(constant, short_step(constant.detach().double().abs().amax()))
+
+
+def short_gain(constant: Constant) -> Constant:
+    """Return what is multiplied with, of 12 significant binary digits."""
+    return short_factor(constant) if isinstance(constant, Tensor) else short_number(constant)
+
+
+# What each operation of a tensor and a constant computes.
+ARITHMETIC: Mapping[str, Callable[[Tensor, Constant], Tensor]] = MappingProxyType(
+    {
+        "add": lambda x, c: x + short(c),
+        "sub": lambda x, c: x - short(c),
+        "rsub": lambda x, c: short(c) - x,
+        "mul": lambda x, c: x * short_gain(c),
+        "div": lambda x, c: x * short_gain(1 / c),
+    }
+)
+# Functions of one number that become tables, by the names of their calls; those of `module_kinds.TABLES` among them.
+FUNCTIONS: Mapping[str, Callable[..., Tensor]] = MappingProxyType(
+    {
+        name: getattr(F, name)
+        for name in (
+            "gelu", "silu", "hardsigmoid", "hardswish", "softplus", "elu", "leaky_relu", "selu", "celu", "mish",
+            "softsign", "logsigmoid", "tanhshrink", "softshrink", "hardshrink", "threshold",
+        )
+    }
+    | {name: getattr(torch, name) for name in ("sigmoid", "tanh", "exp", "expm1", "erf", "sin", "cos", "square", "pow")}
+)  # fmt: skip
+NON_NEGATIVE = frozenset({"sigmoid", "hardsigmoid", "softplus", "exp", "square"})
+
+
+class StandIn(nn.Module):
+    """A stand-in computes one call of a function.
+
+    Args:
+        kind: the function, a key of `ARITHMETIC` or `FUNCTIONS`.
+        operand: which argument is the tensor that depends on the network's input.
+        raw: whether that tensor is the network's own real input, at most moved, pooled or clipped.
+        args: what else a function of one number takes.
+        kwargs: the same by name.
+    """
+
+    def __init__(
+        self, kind: str, operand: int = 0, raw: bool = False, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__()
+        self.kind, self.operand, self.raw = kind, operand, raw
+        self.args, self.kwargs = tuple(args), dict(kwargs or {})
+
+    @property
+    def tabulated(self) -> bool:
+        """Return whether it becomes a table."""
+        return self.kind in FUNCTIONS
+
+    @property
+    def signed(self) -> bool:
+        """Return whether it takes negative values."""
+        return self.kind not in NON_NEGATIVE
+
+    def forward(self, x: Tensor, *constants: Constant) -> Tensor:
+        """Return what the call computes."""
+        if self.tabulated:
+            return FUNCTIONS[self.kind](x, *self.args, **self.kwargs)
+        return ARITHMETIC[self.kind](x, *constants)
+
+    @property
+    def entry(self) -> list[Any]:
+        """Return what `StandIn(*entry)` makes the same of."""
+        return [self.kind, self.operand, self.raw, list(self.args), self.kwargs]
+
+
+def is_stand_in(name: str) -> bool:
+    """Return whether a module's name is that of a stand-in, or of what is in one."""
+    return "()" in name
+
+
+def place_stand_ins(net: nn.Module, made: Mapping[str, StandIn]) -> None:
+    """Put stand-ins where their names say, which begin with that of the module whose forward makes the call."""
+    for name, stand_in in made.items():
+        owner, _, own = name.rpartition(".")
+        net.get_submodule(owner).add_module(own, stand_in)
+
+
+def stand_ins(net: nn.Module) -> Iterator[tuple[str, StandIn]]:
+    """Yield the stand-ins of a network with their names, a shared one once."""
+    yield from ((name, module) for name, module in net.named_modules() if isinstance(module, StandIn))
