@@ -15,7 +15,7 @@ from torch import Tensor
 from probq.codebooks.rounding.nearest import code_levels
 from probq.network.program.decided_codes import rung_onehots
 from probq.network.program.foldable import tensors_of
-from probq.network.program.substitution import substitute
+from probq.network.program.substitution import running, substitute
 from probq.network.quantized.quantized import Quantized
 from probq.network.tracing.arguments import arguments, hook_input
 from probq.network.tracing.layer import Layer
@@ -24,8 +24,8 @@ from probq.utils.batches import some_rows
 ROWS = 32  # examples of a step
 
 
-class _ReachedError(Exception):
-    """This is raised where what a unit computes reaches a layer beyond it."""
+class _ReachedError(BaseException):
+    """This is raised where what a unit computes reaches a layer beyond it; no `except` of the network's stops it."""
 
     def __init__(self, name: str, call: int, x: Tensor) -> None:
         self.name, self.call, self.x = name, call, x
@@ -76,7 +76,7 @@ class PartialRun:
         beyond = [name for name in self._layers if name not in own]
         with torch.enable_grad(), self._replayed(0), _stopping(self.q.net, beyond, None):
             try:
-                reached = tensors_of(self.q.run(self.onehots, {**self.levels, **soft}, self.batches[0]))
+                reached = tensors_of(self._decided(self.batches[0], soft))
             except _ReachedError as stop:
                 self._stop, reached = (stop.name, stop.call), [stop.x]
         with torch.no_grad():
@@ -91,8 +91,7 @@ class PartialRun:
             levels: of the unit's weights, in units of their scales.
         """
         with self._replayed(number):
-            run = partial(self.q.run, self.onehots, {**self.levels, **levels}, self.batches[number])
-            found = self._stopped(self.q, run)
+            found = self._stopped(self.q, partial(self._decided, self.batches[number], levels))
         pairs = zip(found, self._targets[number], strict=True)
         return torch.stack([(a - b).square().sum() for a, b in pairs]).sum()
 
@@ -102,7 +101,13 @@ class PartialRun:
         return sum(float(self.error(number, levels)) for number in range(len(self.batches)))
 
     def _float(self, x: Any) -> Any:
-        return substitute(self.reference.net, {}, {}, {}, *arguments(x))
+        with running(x):
+            return substitute(self.reference.net, {}, {}, {}, *arguments(x))
+
+    def _decided(self, x: Any, levels: Mapping[str, Tensor]) -> Any:
+        """Return the outputs with other levels of some weights."""
+        with running(x):
+            return self.q.run(self.onehots, {**self.levels, **levels}, x)
 
     def _stopped(self, q: Quantized, run: Callable[[], Any]) -> list[Tensor]:
         """Return what enters the layer where the unit ends, or all outputs."""
@@ -121,7 +126,7 @@ class PartialRun:
         ]
         try:
             with _stopping(self.q.net, [first], (first, 0)):
-                self.q.run(self.onehots, self.levels, x)
+                self._decided(x, {})
         except _ReachedError:
             pass
         finally:

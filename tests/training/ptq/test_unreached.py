@@ -1,4 +1,4 @@
-"""Networks that do not call all of their layers on all examples."""
+"""Networks that do not call all of their layers on all examples, or cannot run on them."""
 
 from typing import Any
 
@@ -55,3 +55,28 @@ def test_learned_rounding_takes_batches_that_miss_a_layer() -> None:
 
     assert (learned.mode().codes["b.weight"] != nearest.mode().codes["b.weight"]).any()
     assert error(learned) < error(nearest)
+
+
+@pytest.mark.parametrize("function", [getattr(ptq, name) for name in ptq.__all__ if name != "norms"])
+def test_examples_on_which_the_network_cannot_run_are_told(function: Any) -> None:
+    q = probq.quantize(Sometimes(), WITH, probq.uniform(2, 8))
+    for x in (WITH[:, :3], WITH.double()):
+        with pytest.raises(ProbqError, match=r"the network cannot run on a batch of shapes \[\(32, \d\)\]"):
+            function(q.at(q.mode()), [x])
+
+
+def test_what_the_network_catches_does_not_hide_where_a_unit_ends() -> None:
+    """The same network with an `except` that gives zeros is rounded as the one that has none."""
+
+    class Tries(Sometimes):
+        def forward(self, x: Tensor) -> Tensor:
+            try:
+                return super().forward(x)
+            except Exception:
+                return x.new_zeros(len(x), 3)
+
+    found = []
+    for net in (Sometimes(), Tries()):
+        q = probq.quantize(net, WITH, probq.uniform(2, 8))
+        found.append(ptq.reconstruct(q.at(q.mode()), [WITH], progress=False).mode().codes)
+    assert all((found[0][name] == found[1][name]).all() for name in found[0])
