@@ -67,6 +67,18 @@ def test_energies_are_differences_of_losses_of_networks_run_one_by_one(norm: boo
         np.testing.assert_allclose(row, [*expected, 0], atol=2e-6)
 
 
+def test_normalisation_on_the_widest_rungs_is_that_of_training() -> None:
+    q = network(True, Plan(weight=ladder(2, 15), input=ladder(4, 15, signed=True)))
+    with torch.no_grad():
+        q.net.norm.running_mean.normal_()
+        q.net.norm.running_var.uniform_(2, 4)  # far from what these examples have
+    q = calibrated(q)
+    own = PerturbedNetwork(q, BATCHES)
+    wide, plain = torch.cat([output for output, _ in own.outputs({})]), torch.cat(list(own.float_outputs()))
+    torch.testing.assert_close(wide, plain, atol=3e-4, rtol=0)
+    assert float((wide - plain).abs().max()) < 0.1 * float(plain.std(0).mean())
+
+
 def test_pairs_are_those_of_networks_run_one_by_one() -> None:
     q = calibrated(network())
     energy, whole = criteria.clado(q, BATCHES, progress=False), run_alone(q, {})

@@ -19,7 +19,7 @@ from probq.network.program.substitution import running, substitute
 from probq.network.quantized.quantized import Quantized
 from probq.network.tracing.arguments import arguments
 from probq.network.tracing.fingerprint import fingerprint
-from probq.training.ptq.batch_norm import estimate_norms, has_norms
+from probq.training.ptq.batch_norm import FloatStatistics, has_norms
 
 MOST_CACHED = 2**31  # bytes of outputs that are kept; beyond, everything is computed anew
 Batch = tuple[Any, Tensor | None]
@@ -28,8 +28,8 @@ Batch = tuple[Any, Tensor | None]
 class PerturbedNetwork:
     """A copy of a network whose quantizers are all on their widest rung, but for those that a call names.
 
-    Every choice is run on the same examples; where the network has batch normalisation, its statistics are estimated
-    anew from those examples at each choice.
+    Every choice is run on the same examples; where the network has batch normalisation, its statistics are moved at
+    each choice by what this changes on those examples.
 
     Args:
         q: a network with scales.
@@ -50,7 +50,8 @@ class PerturbedNetwork:
         self.names, self.perturbed = quantizers_of(q, "both"), quantizers_of(q, of)
         self.widths = tuple(tuple(self.q.quantizer(name).ladder.bits) for name in self.names)
         self.operations = fingerprint(self.q.net, self.q.signature)
-        self.norms, self.forwards = has_norms(self.q), 0
+        self.norms = FloatStatistics(self.q, self.batches) if has_norms(self.q) else None
+        self.forwards = 0
         self._kept: dict[tuple[Any, str], list[Tensor]] = {}
         self._bytes, self._order = 0, dict[str, int]()
         self._key: Any = None
@@ -81,7 +82,7 @@ class PerturbedNetwork:
             if self.norms:
                 self.q.folded = False
                 self.q.eval()
-                estimate_norms(self.q, self._marked("norms"))
+                self.norms.estimate(self.q, self._marked("norms"))
             with self.q.evaluating():
                 for batch in self._marked("folded"):
                     with running(batch[0]):

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import copy
+from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from probq.decisions.widths import fixed_by_decision
 from probq.network.program.decided_codes import decided_output
 from probq.network.program.program import Program
-from probq.network.program.substitution import running
+from probq.network.program.substitution import running, substitute
 from probq.network.quantized.quantized import Quantized
 from probq.network.tracing.arguments import arguments
 from probq.network.tracing.module_kinds import NORMS
-from probq.training.ptq.decided import decided_inputs, unrounded
+from probq.training.ptq.decided import decided_inputs, float_network, unrounded
 from probq.utils.batches import Batches
 
 NORM_BATCHES = 20
@@ -38,6 +40,11 @@ def estimate_norms(q: Program, data: Iterable[Any]) -> None:
     Source: X. Sun et al., 2019, "Hybrid 8-bit Floating Point (HFP8) Training and Inference for Deep Neural Networks"
     (batch-norm re-tuning after quantization).
     """
+    _averages(q, data, lambda x: decided_output(q, arguments(x)))
+
+
+@torch.no_grad()
+def _averages(q: Program, data: Iterable[Any], run: Callable[[Any], Any]) -> None:
     norms = list(_norms(q).values())
     if not norms:
         return
@@ -50,19 +57,63 @@ def estimate_norms(q: Program, data: Iterable[Any]) -> None:
             for norm in norms:
                 norm.momentum = 1 / number
             with running(x):
-                decided_output(q, arguments(x))
+                run(x)
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
             norm.eval()
 
 
-def norms(q: Quantized, batches: Iterable[Any], *, examples: int = 512) -> Quantized:
-    """Return the decided network with batch normalisation estimated anew at its widths, and folded again:
+class FloatStatistics:
+    """Statistics of batch normalisation that a float network keeps, and what a few batches give for it.
 
-        mean <- average of E[W~ x~],    variance <- average of Var[W~ x~],
+    They are moved to fixed widths by what rounding changes on these batches,
 
-    over the first 20 batches. Codes are those nearest to the float weights with the new gain, and biases those of the
+        mean <- mean + (mean~ - mean^),    variance + eps <- (variance + eps) (variance~ + eps) / (variance^ + eps),
+
+    where ~ is of the network at these widths, and ^ of the float network. So nothing changes where rounding changes
+    nothing, few examples do, and augmentation of the training images stays in the statistics.
+
+    Args:
+        q: a network with the weights and statistics of the float network.
+        data: `(input, anything)` batches, of which the first 20 are used.
+    """
+
+    @torch.no_grad()
+    def __init__(self, q: Program, data: Iterable[Any]) -> None:
+        kept = _statistics(q)
+        state = {name: buffer.clone() for name, buffer in q.net.named_buffers()}
+        _averages(q, data, lambda x: substitute(q.net, {}, {}, {}, *arguments(x)))
+        given = _statistics(q)
+        for name, buffer in q.net.named_buffers():
+            buffer.copy_(state[name])
+        self._moved = {
+            name: (mean - given[name][0], (variance + eps) / (given[name][1] + eps))
+            for name, (mean, variance, eps) in kept.items()
+        }
+
+    @torch.no_grad()
+    def estimate(self, q: Program, data: Iterable[Any]) -> None:
+        """Move the statistics to the widths that are fixed, from the same batches."""
+        estimate_norms(q, data)
+        for name, norm in _norms(q).items():
+            shift, factor = self._moved[name]
+            norm.running_mean += shift
+            norm.running_var.copy_(((norm.running_var + norm.eps) * factor - norm.eps).clamp_min(0))
+
+
+def _statistics(q: Program) -> dict[str, tuple[Tensor, Tensor, float]]:
+    return {name: (m.running_mean.clone(), m.running_var.clone(), m.eps) for name, m in _norms(q).items()}
+
+
+def norms(q: Quantized, batches: Iterable[Any], *, examples: int = 512, anew: bool = False) -> Quantized:
+    """Return the decided network with the statistics of batch normalisation moved to its widths, and folded again:
+
+        mean <- mean + (mean~ - mean^),    variance + eps <- (variance + eps) (variance~ + eps) / (variance^ + eps),
+
+    where averages over the first 20 batches are marked by ~ at the decided widths, and by ^ in the float network. So
+    statistics stay what training made them, from all its examples with their augmentation, but for what rounding
+    changes. Codes are those nearest to the float weights with the new gain, and biases those of the
     float network, so what rounds better or corrects, such as `gpfq` and `bias`, comes afterwards. Normalisation whose
     statistics are held stays as it is.
 
@@ -70,6 +121,8 @@ def norms(q: Quantized, batches: Iterable[Any], *, examples: int = 512) -> Quant
         q: a decided network, from `Quantized.at`.
         batches: iterable of inputs, or of `(input, target)`, whose targets are not looked at; each of several examples.
         examples: greatest number of examples, kept in memory.
+        anew: take the averages at the decided widths alone, mean <- mean~ and variance <- variance~. This is for
+            networks whose statistics are not those of their float weights, such as what `fit` has searched.
 
     Returns:
         Another decided network of the same widths.
@@ -89,13 +142,18 @@ def norms(q: Quantized, batches: Iterable[Any], *, examples: int = 512) -> Quant
         (True, [1.0, 1.0])
     """
     inputs = decided_inputs(q, batches, examples, "norms")
-    result = unrounded(q)
+    multiplied = all(weight.multipliers > 1 for weight in q.weights.values())
+    result = copy.deepcopy(q) if multiplied else unrounded(q)
     for name in _norms(q):
         result.originals.keep(result.net, f"{name}.running_mean")
         result.originals.keep(result.net, f"{name}.running_var")
     result.folded = False
     result.eval()  # the statistics of what ships: without dropout
-    estimate_norms(result, [(x, None) for x in inputs])
+    data = [(x, None) for x in inputs]
+    if anew:
+        estimate_norms(result, data)
+    else:
+        FloatStatistics(float_network(q).eval(), data).estimate(result, data)
     result.folded = q.folded
     result.train(q.training)
     return result

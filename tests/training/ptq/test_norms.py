@@ -36,7 +36,7 @@ def test_statistics_are_averages_of_what_rounded_weights_give(kind: str, profile
     q = probq.quantize(net, batches[0], probq.uniform(3, 4, profile=profile))
     q = q.at(q.mode())
     before = copy.deepcopy(q.state_dict())
-    found = probq.ptq.norms(q, batches)
+    found = probq.ptq.norms(q, batches, anew=True)
     assert all(torch.equal(tensor, before[name]) for name, tensor in q.state_dict().items())
 
     plain, weight, x = copy.deepcopy(net), q.weights["0.weight"], q.inputs["0.input"]
@@ -61,6 +61,37 @@ def test_statistics_are_averages_of_what_rounded_weights_give(kind: str, profile
     assert found.folded
     model = probq.lower(found)
     assert np.array_equal(model(batches[0].numpy()) * model.output_scale, found(batches[0].double()).detach().numpy())
+
+
+@pytest.mark.parametrize("bits", [2, 8])
+def test_statistics_move_by_what_rounding_changes(bits: int) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 6), nn.BatchNorm1d(6)).eval()
+    for norm in (net[1], net[4]):
+        norm.running_mean.normal_()
+        norm.running_var.uniform_(0.5, 2)
+    batches = data(5)
+    decided = probq.quantize(net, batches[0], probq.uniform(bits, 8))
+    decided = decided.at(decided.mode())
+    found, anew = probq.ptq.norms(decided, batches), probq.ptq.norms(decided, batches, anew=True)
+    hidden = [batch.double() for batch in batches]
+    plain = copy.deepcopy(net).double()
+    for layer, place in ((plain[0], 1), (plain[3], 4)):
+        before = net[place]
+        with torch.no_grad():
+            outputs = [layer(h) for h in hidden]
+            hidden = [torch.relu((h - h.mean(0)) / (h.var(0, correction=0) + before.eps).sqrt()) for h in outputs]
+            mean = torch.stack([h.mean(0) for h in outputs]).mean(0)
+            var = torch.stack([h.var(0) for h in outputs]).mean(0)
+        rounded, own = anew.net[place], found.net[place]
+        expected = (before.running_var + before.eps) * (rounded.running_var + before.eps) / (var + before.eps)
+        torch.testing.assert_close(own.running_mean, (before.running_mean + rounded.running_mean - mean).float())
+        torch.testing.assert_close(own.running_var + own.eps, expected.float())
+    if bits == 8:  # little rounding, little change, however few the examples
+        moved, alone = ((other.net[4].running_var - net[4].running_var).norm() for other in (found, anew))
+        assert moved < alone / 4
+    again = probq.ptq.norms(found, batches)
+    torch.testing.assert_close(again.net[4].running_var, found.net[4].running_var)
 
 
 def test_codes_follow_the_new_gain_and_the_training_mode_stays() -> None:
