@@ -144,7 +144,7 @@ class Subject:
     def rounded(self, widths: Mapping[str, Any], rounding: str) -> tuple[str, probq.Quantized]:
         """A decided network and what was done to it: what has the least loss on the examples, of
 
-        "nearest": nearest rounding, and normalisation estimated anew in place of the float network's;
+        "nearest": nearest rounding, and normalisation moved to the decided widths;
         "bias", "gpfq": these alone;
         "best": all of them, and `gpfq` with `bias`;
         "learned": nearest rounding, `reconstruct`, and `reconstruct` with `bias`. `probq.post_training` takes the
@@ -160,10 +160,10 @@ class Subject:
         if rounding in ("gpfq", "best"):
             several["gpfq"] = rounded = probq.ptq.gpfq(decided, self.batches)
         if rounding == "best":
-            several["gpfq and bias"] = probq.ptq.bias(rounded, self.batches, reference=decided)
+            several["gpfq and bias"] = probq.ptq.bias(rounded, self.batches)
         if rounding == "learned":
             several["learned"] = learned = probq.ptq.reconstruct(decided, self.batches, progress=False)
-            several["learned and bias"] = probq.ptq.bias(learned, self.batches, reference=decided)
+            several["learned and bias"] = probq.ptq.bias(learned, self.batches)
         return min(several.items(), key=lambda pair: self.loss(pair[1]))
 
     @torch.no_grad()

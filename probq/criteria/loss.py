@@ -24,7 +24,7 @@ def loss(
 ) -> Energy:
     """`E_i(b) = L(quantizer i on b bits) - L(all on their widest rung)`, the mean negative log-likelihood in nats.
 
-    All else stays on its widest rung, and batch normalisation is estimated anew for each choice. It ranks networks
+    All else stays on its widest rung, and the statistics of batch normalisation follow each choice. It ranks networks
     better than many finer ideas do, and takes one pass over the examples for each rung.
 
     An energy of weights alone is 0 for inputs, as if their widths cost nothing; add one of inputs before

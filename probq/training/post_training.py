@@ -53,8 +53,8 @@ def post_training(
 
     The scales of inputs are set, a criterion measures what each width costs, `probq.allocate` chooses widths, none
     narrower only because these examples liked that better (`Energy.monotone`). Then weights are rounded by
-    `probq.ptq.gpfq` or `probq.ptq.reconstruct` and biases corrected by `probq.ptq.bias`, or normalisation is estimated
-    anew by `probq.ptq.norms`, where that helps on the same examples.
+    `probq.ptq.gpfq` or `probq.ptq.reconstruct` and biases corrected by `probq.ptq.bias`, or normalisation is
+    moved to the decided widths by `probq.ptq.norms`, where that helps on the same examples.
 
     Args:
         net: a trained network; it is left untouched.
