@@ -3,7 +3,7 @@
 Two small networks for digits, LeNet-5 on MNIST and a narrow ResNet-8 on CIFAR-10 (`trained_networks.py` makes these
 two). For each draw of 512 training examples, a criterion measures its energy once, and widths are allocated at the BOPs
 and at the storage of uniform ones; inputs cost no storage, and stay on 8 bits in what is uniform there. Each decided
-network has nearest rounding, with batch normalisation as in float or moved to the decided widths; or the best of that, `gpfq`,
+network has nearest rounding, with batch normalisation as in float or moved; or the best of that, `gpfq`,
 `bias` and both; or learned rounding. `probq.post_training` takes the better one of the last two. The loss on the same
 examples chooses. Accuracies are those of the integer model on test images, all of the digits and the first 2,000 of the
 others; where `probq.lower` refuses, that of the decided network. Criteria that are new in the package are added; a
