@@ -34,8 +34,8 @@ def network() -> nn.Module:
     return net.eval()
 
 
-def decided(net: nn.Module, bits: int = 2) -> Quantized:
-    q = probq.quantize(net, images(), probq.uniform(bits, 8))
+def decided(net: nn.Module, bits: int = 2, profile: str = "dyadic") -> Quantized:
+    q = probq.quantize(net, images(), probq.uniform(bits, 8, profile=profile))
     return q.at(q.mode())
 
 
@@ -88,11 +88,21 @@ def test_learned_rounding_behind_greedy_rounding_starts_from_the_float_weights()
     assert same(learned(rounded, [images()]), learned(rounded, [images()], reference=q))
 
 
-@pytest.mark.parametrize("function", [probq.ptq.equalize, probq.ptq.norms])
-def test_what_rounds_to_nearest_forgets_other_rounding(function: Callable[..., Quantized]) -> None:
-    q = decided(network())
+@pytest.mark.parametrize(
+    ("function", "profile"), [(probq.ptq.equalize, "dyadic"), (probq.ptq.equalize, "shift"), (probq.ptq.norms, "shift")]
+)
+def test_what_rounds_to_nearest_forgets_other_rounding(function: Callable[..., Quantized], profile: str) -> None:
+    q = decided(network(), profile=profile)
     before = probq.ptq.bias(probq.ptq.gpfq(q, [images()]), [images()])
     assert same(function(before, [images()]), function(q, [images()]))
+
+
+def test_moved_statistics_keep_the_codes_of_other_rounding() -> None:
+    rounded = probq.ptq.gpfq(decided(network()), [images()])
+    moved = probq.ptq.norms(rounded, [images()])
+    assert not same(moved, rounded)
+    for name, codes in rounded.mode().codes.items():
+        assert (moved.mode().codes[name] == codes).all()
 
 
 def test_files_hold_the_float_weights_of_a_rounded_network(tmp_path: Path) -> None:
