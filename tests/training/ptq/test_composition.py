@@ -48,7 +48,7 @@ def same(a: Quantized, b: Quantized) -> bool:
 
 @pytest.mark.parametrize("function", [probq.ptq.gpfq, probq.ptq.bias, probq.ptq.norms])
 def test_twice_is_once(function: Callable[..., Quantized]) -> None:
-    q = decided(network())
+    q = decided(network(), 4)
     once = function(q, [images()])
     assert not same(once, q)
     assert same(function(once, [images()]), once)
@@ -98,7 +98,7 @@ def test_what_rounds_to_nearest_forgets_other_rounding(function: Callable[..., Q
 
 
 def test_moved_statistics_keep_the_codes_of_other_rounding() -> None:
-    rounded = probq.ptq.gpfq(decided(network()), [images()])
+    rounded = probq.ptq.gpfq(decided(network(), 4), [images()])
     moved = probq.ptq.norms(rounded, [images()])
     assert not same(moved, rounded)
     for name, codes in rounded.mode().codes.items():
