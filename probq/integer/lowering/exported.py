@@ -11,8 +11,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from probq.integer.lowering.operations.data_movement import PARTS
-from probq.integer.lowering.operations.dispatch import OPERATIONS
+from probq.integer.lowering.operations.dispatch import OPERATIONS, PARTS
 from probq.network.program.network import Network
 from probq.network.program.substitution import hooked
 from probq.network.quantizers.affine_norms import affine_norms

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from probq.integer.lowering.exported import BATCH, Mark, export_graph, module_name, named_arguments, operation, where_of
 from probq.integer.lowering.looked_up import LookUp, looked_up
 from probq.integer.lowering.operations.arithmetic import ARITHMETIC, affine
-from probq.integer.lowering.operations.data_movement import PARTS
-from probq.integer.lowering.operations.dispatch import OPERATIONS
+from probq.integer.lowering.operations.dispatch import OPERATIONS, PARTS
 from probq.integer.lowering.operations.elementwise import whole_numbers
 from probq.integer.lowering.operations.layers import Layers, geometry
 from probq.integer.lowering.operations.requantize import RoundingTarget

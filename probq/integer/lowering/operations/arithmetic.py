@@ -16,6 +16,7 @@ from probq.integer.lowering.operations.elementwise import numbers
 from probq.integer.lowering.operations.requantizer import COMMUTING
 from probq.integer.lowering.operations.values import (
     Value,
+    clipped,
     common,
     compressed,
     multiplied,
@@ -55,6 +56,29 @@ def rsub(first: Any, where: str, shape: Shape, second: Any, alpha: float = 1) ->
 def neg(value: Value, where: str, shape: Shape) -> Value:
     """Return `-value`."""
     return _scaled(numbers(where, value), where, shape, _array(-1))
+
+
+def maximum(first: Any, where: str, shape: Shape, second: Any) -> Value:
+    """Return the larger one, `first + relu(second - first)`."""
+    _check_two(where, first, second)
+    return add(first, where, shape, clipped(sub(second, where, shape, first), 0.0, None, where))
+
+
+def minimum(first: Any, where: str, shape: Shape, second: Any) -> Value:
+    """Return the smaller one, `first - relu(first - second)`."""
+    _check_two(where, first, second)
+    return sub(first, where, shape, clipped(sub(first, where, shape, second), 0.0, None, where))
+
+
+def _check_two(where: str, first: Any, second: Any) -> None:
+    if not (isinstance(first, Value) and isinstance(second, Value)):
+        raise refusal(where, "one of its tensors is a constant; clamp with a number")
+
+
+def absolute(value: Value, where: str, shape: Shape) -> Value:
+    """Return `relu(value) + relu(-value)`."""
+    low = clipped(neg(value, where, shape), 0.0, None, where)
+    return add(clipped(numbers(where, value), 0.0, None, where), where, shape, low)
 
 
 def mul(first: Any, where: str, shape: Shape, second: Any) -> Value:
@@ -190,6 +214,7 @@ def _steps(constant: np.ndarray, value: Value) -> np.ndarray:
 ARITHMETIC: Mapping[str, Callable[..., Value]] = MappingProxyType(
     {
         "add": add, "add_": add, "sub": sub, "sub_": sub, "subtract": sub, "rsub": rsub,
+        "maximum": maximum, "minimum": minimum, "abs": absolute, "abs_": absolute,
         "neg": neg, "neg_": neg, "negative": neg,
         "mul": mul, "mul_": mul, "multiply": mul, "div": div, "div_": div, "divide": div, "true_divide": div,
     }

@@ -112,9 +112,6 @@ MOVES: Mapping[str, Callable[..., Value]] = MappingProxyType(
         "upsample_nearest1d": upsample, "upsample_nearest2d": upsample, "upsample_nearest3d": upsample,
         "_upsample_nearest_exact1d": upsample, "_upsample_nearest_exact2d": upsample,
         "_upsample_nearest_exact3d": upsample,
-        "pad": pad, "slice": cut,
+        "slice": cut,
     }
 )  # fmt: skip
-PARTS: Mapping[str, Callable[..., list[Value]]] = MappingProxyType(
-    {"chunk": parts, "split": parts, "split_with_sizes": parts}
-)

@@ -47,6 +47,11 @@ def clamp(value: Value, where: str, shape: tuple[int, ...], low: Any = None, hig
     return clipped(value, limits[0], limits[1], where)
 
 
+def clamp_max(value: Value, where: str, shape: tuple[int, ...], high: Any) -> Value:
+    """Lower `clamp_max` with a fixed limit."""
+    return clamp(value, where, shape, None, high)
+
+
 def hardtanh(value: Value, where: str, shape: tuple[int, ...], low: float = -1.0, high: float = 1.0) -> Value:
     """Lower `hardtanh`."""
     return clamp(value, where, shape, low, high)

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from probq.integer.lowering.operations.arithmetic import neg
+from probq.integer.lowering.operations.data_movement import permute, reshape
 from probq.integer.lowering.operations.elementwise import numbers
 from probq.integer.lowering.operations.values import Value, aligned, refusal
 
@@ -43,6 +45,25 @@ def max_pool(
         return Value("max_pool", (value,), shape, where, attributes=attributes)
     value = _same_within(value)
     return Value("max_pool", (value,), shape, where, value.exponent, value.divisor, *_everywhere(value), attributes)
+
+
+def amax(value: Value, where: str, shape: tuple[int, ...], axes: Any = (), keepdim: bool = False) -> Value:
+    """Lower the largest number over axes other than the batch, as maximum pooling of one row."""
+    rank = len(value.shape) + 1
+    inner = sorted(axis % rank - 1 for axis in (axes if isinstance(axes, list | tuple) else [axes]))
+    if not inner or inner[0] < 0:
+        raise refusal(where, "it looks over the batch")
+    order = [*(axis for axis in range(rank - 1) if axis not in inner), *inner]
+    if order != list(range(rank - 1)):
+        value = permute(value, where, tuple(value.shape[axis] for axis in order), [0, *(axis + 1 for axis in order)])
+    count = math.prod(value.shape[rank - 1 - len(inner) :])
+    rows = reshape(value, where, (math.prod(value.shape) // count, count))
+    return reshape(max_pool(rows, where, (rows.shape[0], 1), [count]), where, shape)
+
+
+def amin(value: Value, where: str, shape: tuple[int, ...], axes: Any = (), keepdim: bool = False) -> Value:
+    """Lower the least number over axes other than the batch."""
+    return neg(amax(neg(value, where, value.shape), where, shape, axes, keepdim), where, shape)
 
 
 def _same_within(value: Value) -> Value:
