@@ -39,6 +39,8 @@ ORDERS = {
     "reflect": lambda a, b: F.pad(a, (1, 2, 0, 3), mode="reflect") + F.pad(b, (0, 3, 1, 2), mode="reflect"),
     "replicate": lambda a, b: F.pad(a, (1, 2, 2, 1), mode="replicate") + F.pad(b, (2, 1, 1, 2), mode="replicate"),
     "circular": lambda a, b: F.pad(a, (1, 2, 3, 1), mode="circular") + F.pad(b, (1, 2, 3, 1), mode="circular"),
+    "average without padding": lambda a, b: F.avg_pool2d(a - b, 3, 2, 1, count_include_pad=False),
+    "average to the end": lambda a, b: F.avg_pool2d(a, 3, 2, ceil_mode=True) - F.avg_pool2d(b, 4, 3, 1, ceil_mode=True),
     "largest": lambda a, b: a.amax((2, 3), keepdim=True) + b.amax(1, keepdim=True),
     "least": lambda a, b: a.amin((1, 3), keepdim=True) + b.amin(2).unsqueeze(2),
     "larger": lambda a, b: torch.maximum(a, b) - torch.minimum(a, -b),

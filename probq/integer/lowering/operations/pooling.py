@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 
-from probq.integer.lowering.operations.arithmetic import neg
+from probq.integer.lowering.operations.arithmetic import div, neg
 from probq.integer.lowering.operations.data_movement import permute, reshape
 from probq.integer.lowering.operations.elementwise import numbers
 from probq.integer.lowering.operations.values import Value, aligned, refusal
@@ -97,13 +98,32 @@ def avg_pool(
     """Lower average pooling to a sum, its divisor carried into the next rounding."""
     value = numbers(where, value)
     attributes = _window(value, kernel, stride, padding)
-    padded = any(low for low, _ in attributes["padding"])
-    if ceil_mode or (padded and not count_include_pad):
-        raise refusal(where, "the number of values it averages differs between positions")
     if divisor is not None and divisor < 1:
         raise refusal(where, "its divisor is no positive number")
-    count = math.prod(attributes["kernel"])
-    return _summed(_same_within(value), shape, where, attributes, count, int(divisor or count))
+    counts = _counts(value.shape[1:], shape[1:], attributes, count_include_pad)
+    attributes["padding"] = [
+        [low, max(high, (out - 1) * stride + kernel - size - low)]
+        for (low, high), out, stride, kernel, size in zip(
+            attributes["padding"], shape[1:], attributes["stride"], attributes["kernel"], value.shape[1:], strict=True
+        )
+    ]
+    most = math.prod(attributes["kernel"])
+    if divisor is not None or (counts == most).all():
+        return _summed(_same_within(value), shape, where, attributes, most, int(divisor or most))
+    sums = _summed(_same_within(value), shape, where, attributes, most, 1)
+    return div(sums, where, shape, torch.from_numpy(counts))
+
+
+def _counts(inside: Sequence[int], outside: Sequence[int], spec: Mapping[str, Any], padding: bool) -> np.ndarray:
+    """Return how many numbers are averaged at each position, those of the padding with them or not."""
+    counts = np.ones([1] * (len(inside) + 1))
+    for axis, (size, out) in enumerate(zip(inside, outside, strict=True)):
+        pad = spec["padding"][axis][0]
+        start = np.arange(out) * spec["stride"][axis] - pad
+        stop = np.minimum(start + spec["kernel"][axis], size + pad)
+        own = stop - start if padding else np.minimum(stop, size) - np.maximum(start, 0)
+        counts = counts * own.reshape([-1 if k == axis + 1 else 1 for k in range(len(inside) + 1)])
+    return counts
 
 
 def adaptive_avg_pool(value: Value, where: str, shape: tuple[int, ...], size: Any) -> Value:
