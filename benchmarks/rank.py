@@ -33,6 +33,7 @@ from tqdm import tqdm
 
 import probq
 from probq.cli import demo
+from probq.codebooks import ladder
 from probq.cost import percent as percent_of
 from probq.cost import total
 from probq.criteria.clado import projected
@@ -45,6 +46,7 @@ from probq.training.svi.objective import Objective
 from probq.utils.batches import Batches
 
 EPOCHS = 16  # of each fit, as in float
+WIDTHS = (1, 2, 4, 8)  # of weights and inputs, in bits
 CHOICES, SPENT = 24, 0.75  # choices of widths, and the least share of the limit that each costs
 TRAIN, DECIDE = 1000, 300  # images; the others judge, and those to decide with them
 TRAINED = ("fit with a prior", "drawn widths")
@@ -100,6 +102,11 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def plan(layer: probq.Layer) -> probq.Plan:
+    """The ladders of the records."""
+    return probq.Plan(ladder(*WIDTHS), ladder(*WIDTHS, signed=layer.smallest < 0))
+
+
 def subject(network: str, seed: int, epochs: int) -> Subject:
     """The float network of a seed, which also splits the images, after some epochs."""
     torch.manual_seed(seed)
@@ -109,7 +116,7 @@ def subject(network: str, seed: int, epochs: int) -> Subject:
     )
     batches = DataLoader(TensorDataset(x[:TRAIN], y[:TRAIN]), batch_size=demo.BATCH, shuffle=True)
     train(net, batches, epochs)
-    q = probq.quantize(net, x[: demo.BATCH], likelihood=probq.likelihoods.categorical)
+    q = probq.quantize(net, x[: demo.BATCH], plan, likelihood=probq.likelihoods.categorical)
     examples = list(zip(x[:EXAMPLES].split(demo.BATCH), y[:EXAMPLES].split(demo.BATCH), strict=True))
     set_input_scales(q, Batches(examples, q.device))
     decide = slice(TRAIN, TRAIN + DECIDE)

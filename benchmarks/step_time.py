@@ -43,7 +43,8 @@ def float_steps(net: nn.Module, x: Tensor, y: Tensor) -> Iterator[None]:
 
 def probq_steps(net: nn.Module, x: Tensor, y: Tensor, percent: float = 1.0) -> Iterator[Any]:
     """Steps of `probq.steps` while all widths are learned."""
-    q = probq.quantize(net, x, plan=probq.Plan(weight=ladder(1, 2, 4, 8)))
+    plan = probq.Plan(weight=ladder(1, 2, 4, 8), input=ladder(1, 2, 4, 8, signed=False))
+    q = probq.quantize(net, x, plan=plan)
     return probq.steps(q, [(x, y)], probq.Budget(percent=percent), epochs=100_000, search=1.0)
 
 

@@ -16,6 +16,7 @@ import probq
 from probq import codebooks, plot
 from probq.decisions.within_budget import probability_within
 from probq.evaluation.diagnostics.table import format_table, table
+from probq.network.quantizers.plan import WIDTHS
 from probq.utils.atomic_write import replace_atomically
 from probq.utils.errors import ProbqError
 from probq.utils.random_stream import Stream
@@ -67,9 +68,9 @@ def network() -> nn.Sequential:
 def plan(layer: probq.Layer) -> probq.Plan:
     """Return the plan of a layer.
 
-    Weights take 0 (but in the first layer), 1, 2, 4 or 8 bits, inputs 1, 2, 4 or 8; the images have 8.
+    Weights and inputs take the default widths, weights also 0 but in the first layer; the images have 8 bits.
     """
-    return probq.Plan(weight=codebooks.ladder(1, 2, 4, 8) if layer.first else codebooks.ladder(0, 1, 2, 4, 8))
+    return probq.Plan() if layer.first else probq.Plan(weight=codebooks.ladder(0, *WIDTHS))
 
 
 def run(out: Path, percent: float, seed: int, say: Callable[[str], None] = print) -> bool:

@@ -32,7 +32,8 @@ def closed() -> Iterator[None]:
 def quantized(layers: int = 2, gates: str = "tensor", seed: int = 0) -> probq.Quantized:
     torch.manual_seed(seed)
     net = nn.Sequential(*[m for _ in range(layers) for m in (nn.Linear(4, 4), nn.ReLU())])
-    q = probq.quantize(net, torch.rand(8, 4), probq.Plan(weight=ladder(0, 2, 8), gates=gates))
+    plan = probq.Plan(weight=ladder(0, 2, 8), input=ladder(1, 2, 4, 8, signed=False), gates=gates)
+    q = probq.quantize(net, torch.rand(8, 4), plan)
     with torch.no_grad():
         for _, quantizer in q.named_quantizers():
             quantizer.logits.normal_()

@@ -20,7 +20,7 @@ from probq.network.distributions.widths import Widths
 from probq.priors import WidthPrior
 from probq.utils.errors import ProbqError
 
-OPEN = 2.0
+OPEN = 4.0  # log-odds that gates start at: narrow rungs, drawn early, would disturb the training of wide ones
 ERROR = 2.0**-44  # below the distance of two integers of 40 bits, far above what float64 errs by in averages
 FINEST_LEVEL = 1 / 16
 

@@ -19,6 +19,7 @@ from probq.utils.errors import ProbqError
 GATES = ("tensor", "channel", "weight")
 SCALES = ("tensor", "channel")
 PROFILES = ("dyadic", "shift")
+WIDTHS = (1, 2, 3, 4, 5, 6, 8)  # of the default ladders, in bits
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class Plan:
     Give one `Plan` for all, or a function `Layer -> Plan | None` (None: float).
 
     Attributes:
-        weight: ladder of the weight.
-        input: ladder of the input; by default 1, 2, 4 or 8 bits, signed where the example has negative values.
+        weight: ladder of the weight; by default 1, 2, 3, 4, 5, 6 or 8 bits.
+        input: ladder of the input; by default the same widths, signed where the example has negative values.
         network_input: ladder of the network's own input; by default 8 bits, not learned.
         gates: what shares one weight width: the "tensor", each output "channel", or each "weight" has its own.
         scales: what shares one weight scale: the "tensor" or each output "channel".
@@ -72,7 +73,7 @@ class Plan:
         (8,)
     """
 
-    weight: Ladder = field(default_factory=lambda: ladder(1, 2, 4, 8))
+    weight: Ladder = field(default_factory=lambda: ladder(*WIDTHS))
     input: Ladder | None = None
     network_input: Ladder | None = None
     gates: str = "tensor"
@@ -187,7 +188,7 @@ class Plan:
         signed = layer.smallest < 0
         if layer.first:
             return self.network_input or ladder(8, signed=signed)
-        return self.input or ladder(1, 2, 4, 8, signed=signed)
+        return self.input or ladder(*WIDTHS, signed=signed)
 
 
 Planner: TypeAlias = Plan | Callable[[Layer], Plan | None]

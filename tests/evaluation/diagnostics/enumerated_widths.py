@@ -23,7 +23,8 @@ def example() -> Tensor:
 
 
 def quantized(gates: str = "tensor", rungs: tuple[int, ...] = (0, 2, 8)) -> probq.Quantized:
-    q = probq.quantize(network(), example(), probq.Plan(weight=ladder(*rungs), gates=gates))
+    plan = probq.Plan(weight=ladder(*rungs), input=ladder(1, 2, 4, 8, signed=False), gates=gates)
+    q = probq.quantize(network(), example(), plan)
     q.calibrated = True  # as after a fit
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():

@@ -419,13 +419,13 @@ def test_assignments_of_other_networks_are_refused() -> None:
     with pytest.raises(ProbqError, match="another plan"):
         q.at(channel.mode())
     with pytest.raises(ProbqError, match="not on the ladder"):
-        q.at(probq.quantize(net(), X, plan=Plan(weight=ladder(3))).mode())
+        q.at(probq.quantize(net(), X, plan=Plan(weight=ladder(7))).mode())
 
 
 def test_what_is_shown_names_layers_and_ladders() -> None:
     text = repr(probq.quantize(net(), X))
     assert "2 layers, 4 quantizers" in text
-    assert "0.weight: (1, 2, 4, 8) bits" in text
+    assert "0.weight: (1, 2, 3, 4, 5, 6, 8) bits" in text
 
 
 def test_a_quantized_network_can_be_copied_and_its_state_restored() -> None:

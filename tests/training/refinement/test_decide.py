@@ -32,7 +32,8 @@ def network(layers: int = 2, norm: bool = False, gates: str = "tensor", seed: in
     """Layers of 4 channels with four rungs each, gates away from their start."""
     torch.manual_seed(seed)
     parts = [m for _ in range(layers) for m in (nn.Linear(4, 4), *([nn.BatchNorm1d(4)] if norm else []), nn.ReLU())]
-    q = probq.quantize(nn.Sequential(*parts[:-1]).eval(), XS, Plan(weight=ladder(1, 2, 4, 8), gates=gates))
+    plan = Plan(weight=ladder(1, 2, 4, 8), input=ladder(1, 2, 4, 8, signed=False), gates=gates)
+    q = probq.quantize(nn.Sequential(*parts[:-1]).eval(), XS, plan)
     with torch.no_grad():
         for _, quantizer in q.named_quantizers():
             quantizer.logits.normal_()
