@@ -44,6 +44,10 @@ class _Routed(nn.Module):
         with routed(self.net):
             return self.net(*args)
 
+    def get_parameter(self, target: str) -> nn.Parameter:
+        """Return a parameter by the name that it has in the network given."""
+        return self.net.get_parameter(target)
+
 
 def _in_steps(x: Tensor, exponent: float) -> Tensor:
     """Return numbers rounded half up to multiples of a power of two, of 18 bits."""
