@@ -113,7 +113,7 @@ def test_fit_finds_the_best_mean_field_where_it_can_be_enumerated(name: str) -> 
 def test_a_symmetric_network_has_several_best_posteriors() -> None:
     """`W tanh(W x)` is the same for `-W`: the levels of one best posterior, reversed, are another."""
     small = MODELS["shared weight"]
-    q, x = small.quantized()
+    q, x = small.quantized(activation=None)  # the function itself is odd, its table need not be
     best = best_mean_fields(enumerate_joint(q, x, small.targets(q, x)), restarts=8)
     first = best[0]
     mirrored = [[law.flip(-1) for law in of] for of in first.codes]

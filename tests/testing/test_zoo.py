@@ -17,7 +17,7 @@ from probq.testing import decided_copy, zoo
 pytestmark = pytest.mark.filterwarnings("ignore:the posterior was never fitted")  # any draw will do here
 
 ZOO = {name: (net, example) for name, net, example in zoo()}
-WIDE = Plan(ladder(16), ladder(16), ladder(16), profile="shift")  # where weights take the rest of a folded gain
+WIDE = Plan(ladder(16), ladder(16), ladder(16), profile="shift", activation=16)  # where weights take a folded gain
 NARROW = Plan(weight=ladder(3), input=ladder(3), network_input=ladder(3))
 SILENT = [name for name in ZOO if name not in ("functional", "transformer", "lstm")]
 
