@@ -145,16 +145,17 @@ class Subject:
         """A decided network and what was done to it: what has the least loss on the examples, of
 
         "nearest": nearest rounding, and normalisation moved to the decided widths;
+        "anew": the same, with statistics of normalisation from the examples alone;
         "bias", "gpfq": these alone;
         "best": all of them, and `gpfq` with `bias`;
         "learned": nearest rounding, `reconstruct`, and `reconstruct` with `bias`. `probq.post_training` takes the
             better one of the last two.
         """
         decided, several = self.q.at(with_widths(self.q, dict(widths), None)), {}
-        if rounding in ("nearest", "best", "learned"):
+        if rounding in ("nearest", "anew", "best", "learned"):
             several["nearest"] = decided
             if self.norms:
-                several["norms"] = probq.ptq.norms(decided, self.batches)
+                several["norms"] = probq.ptq.norms(decided, self.batches, anew=rounding == "anew")
         if rounding in ("bias", "best"):
             several["bias"] = probq.ptq.bias(decided, self.batches)
         if rounding in ("gpfq", "best"):

@@ -11,7 +11,7 @@ BITS = (2, 3, 4, 8)  # of uniform weights and inputs, whose cost is the limit
 COSTS = ("bops", "storage")
 WIDEST = 8  # bits of inputs where storage is the cost
 ORDER = ("convolutions", "perceptron", "LeNet-5", "ResNet-8")
-ROUNDINGS = ("nearest", "bias", "gpfq", "best", "learned")
+ROUNDINGS = ("nearest", "anew", "bias", "gpfq", "best", "learned")
 DEFAULT = "default"  # the one of the last two with less loss on the examples, as `probq.post_training` chooses
 
 
