@@ -63,7 +63,7 @@ def csmpq(
         >>> x, y = torch.rand(32, 4), torch.arange(32) % 3
         >>> q = probq.quantize(net, x, probq.Plan(weight=probq.codebooks.ladder(2, 4, 8)))
         >>> csmpq(q, [(x, y)], progress=False)
-        Energy(csmpq, additive: 3 quantizers, 10 rungs)
+        Energy(csmpq, additive: 3 quantizers, 13 rungs)
     """
     data = checked_examples(q, batches, examples, "csmpq", labels=True, of=of)
     classes = _classes(data)

@@ -63,7 +63,7 @@ def expected_error(
         >>> x = torch.rand(32, 4)
         >>> q = probq.quantize(net, x, probq.Plan(weight=probq.codebooks.ladder(2, 4, 8)))
         >>> expected_error(q, [x], progress=False)
-        Energy(expected_error, additive: 3 quantizers, 10 rungs)
+        Energy(expected_error, additive: 3 quantizers, 13 rungs)
     """
     check_seed(seed)
     data = checked_examples(q, batches, examples, "expected_error", labels=False, of=of)

@@ -66,7 +66,7 @@ def hawq(
         >>> x, y = torch.rand(32, 4), torch.arange(32) % 3
         >>> q = probq.quantize(net, x, probq.Plan(weight=probq.codebooks.ladder(2, 4, 8)))
         >>> hawq(q, [(x, y)], probes=4, progress=False)
-        Energy(hawq, additive: 3 quantizers, 10 rungs)
+        Energy(hawq, additive: 3 quantizers, 13 rungs)
     """
     check_number("probes", probes, 1)
     check_seed(seed)

@@ -78,7 +78,7 @@ def limpq(
         >>> x, y = torch.rand(32, 4), torch.arange(32) % 3
         >>> q = probq.quantize(net, x, probq.Plan(weight=probq.codebooks.ladder(2, 4, 8)))
         >>> limpq(q, [(x, y)], steps=2, progress=False)
-        Energy(limpq, additive: 3 quantizers, 10 rungs)
+        Energy(limpq, additive: 3 quantizers, 13 rungs)
     """
     check_number("steps", steps, 1)
     check_seed(seed)

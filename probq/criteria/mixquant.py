@@ -51,7 +51,7 @@ def mixquant(
         >>> x = torch.rand(32, 4)
         >>> q = probq.quantize(net, x, probq.Plan(weight=probq.codebooks.ladder(2, 4, 8)))
         >>> mixquant(q, [x], progress=False)
-        Energy(mixquant, additive: 3 quantizers, 10 rungs)
+        Energy(mixquant, additive: 3 quantizers, 13 rungs)
     """
     data = checked_examples(q, batches, examples, "mixquant", labels=False, of=of)
     sites = members(q, of)

@@ -63,7 +63,7 @@ def mpqco(
         >>> x = torch.rand(32, 4)
         >>> q = probq.quantize(net, x, probq.Plan(weight=probq.codebooks.ladder(2, 4, 8)))
         >>> mpqco(q, [x], progress=False)
-        Energy(mpqco, additive: 3 quantizers, 10 rungs)
+        Energy(mpqco, additive: 3 quantizers, 13 rungs)
     """
     check_seed(seed)
     data = checked_examples(q, batches, examples, "mpqco", labels=False, of=of)

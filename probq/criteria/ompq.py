@@ -63,7 +63,7 @@ def ompq(
         >>> x = torch.rand(32, 4)
         >>> q = probq.quantize(net, x, probq.Plan(weight=probq.codebooks.ladder(2, 4, 8)))
         >>> ompq(q, [x], progress=False)
-        Energy(ompq, additive: 3 quantizers, 10 rungs)
+        Energy(ompq, additive: 3 quantizers, 13 rungs)
     """
     if not 0 < beta < math.inf:
         raise ProbqError(f"beta is a positive number, not {beta!r:.80}")

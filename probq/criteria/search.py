@@ -76,7 +76,7 @@ def search(
         >>> x, y = torch.rand(32, 4), torch.arange(32) % 3
         >>> q = probq.quantize(net, x, probq.Plan(weight=probq.codebooks.ladder(2, 4, 8)))
         >>> search(q, [(x, y)], steps=4, progress=False)
-        Energy(search, additive: 3 quantizers, 10 rungs)
+        Energy(search, additive: 3 quantizers, 13 rungs)
     """
     check_number("steps", steps, 2)
     check_seed(seed)

@@ -52,7 +52,8 @@ class WidthField:
     Example:
         >>> import torch, probq
         >>> net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
-        >>> q = probq.quantize(net, torch.rand(8, 2), probq.Plan(weight=probq.codebooks.ladder(2, 8)))
+        >>> plan = probq.Plan(probq.codebooks.ladder(2, 8), probq.codebooks.ladder(1, 2, 4, 8))
+        >>> q = probq.quantize(net, torch.rand(8, 2), plan)
         >>> names, widths = ("0.weight", "2.weight", "2.input"), ((2, 8), (2, 8), (1, 2, 4, 8))
         >>> energy = probq.Energy(names, widths, ([1.0, 0.0], [2.0, 0.0], [3.0, 2.0, 1.0, 0.0]))
         >>> field = probq.WidthField(q, energy)
