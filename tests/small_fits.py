@@ -3,7 +3,9 @@
 from typing import Any
 
 import torch
+from sklearn.datasets import load_digits
 from torch import nn
+from torch.nn import functional as F
 
 import probq
 from probq import Budget, Plan, Quantized
@@ -32,3 +34,16 @@ def fitted(seed: int, budget: Budget, **options: Any) -> tuple[Quantized, probq.
     x, y = (tensor[:512] for tensor in data.train.tensors)
     batches = list(zip(x.split(32), y.split(32), strict=True))
     return q, probq.fit(q, batches, budget, 2, search=0.95, seed=seed, progress=False, **options)
+
+
+def trained_on_digits(net: nn.Module, rate: float, epochs: int) -> tuple[torch.Tensor, torch.Tensor, list[Any]]:
+    """Train a float network in place; the images, the labels, and batches of the first 1,280."""
+    images, labels = load_digits(return_X_y=True)
+    x, y = torch.tensor(images / 16, dtype=torch.float32).reshape(-1, 1, 8, 8), torch.tensor(labels)
+    batches = list(zip(x[:1280].split(128), y[:1280].split(128), strict=True))
+    optimizer = torch.optim.Adam(net.parameters(), rate)
+    for a, b in batches * epochs:
+        optimizer.zero_grad()
+        F.cross_entropy(net(a), b).backward()
+        optimizer.step()
+    return x, y, batches

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from probq.network.program.folding import fold, foldable, per_channel
 from probq.network.program.substitution import substitute
-from probq.network.tracing.arguments import arguments, own_copy
+from probq.network.tracing.arguments import arguments, own_copy, tensors_in
 from probq.network.tracing.layer import Layer
 from probq.network.tracing.trace import Tracing
 from probq.utils.errors import ProbqError
@@ -68,7 +68,4 @@ def _folded(net: nn.Module, layers: list[Layer]) -> tuple[dict[str, Tensor], dic
 
 def tensors_of(output: Any) -> list[Tensor]:
     """Return all floating-point tensors in a network's output."""
-    if isinstance(output, Tensor):
-        return [output] if output.is_floating_point() else []
-    members = output.values() if isinstance(output, dict) else output if isinstance(output, tuple | list) else []
-    return [tensor for member in members for tensor in tensors_of(member)]
+    return [tensor for tensor in tensors_in(output) if tensor.is_floating_point()]

@@ -36,9 +36,9 @@ class Plan:
         scales: what shares one weight scale: the "tensor" or each output "channel".
         profile: how hardware applies weight scales: "dyadic" (an integer multiplier of 16 to 31 and a shift, which
             follows the gain of a batch normalisation) or "shift" (powers of two, for every target: FPGA flows take no
-            others; less accurate, above all with batch normalisation). With `gates="weight"` they are powers of two in
-            both, since weights of one sum have scales of their own. So are scales of inputs, which takes nothing from
-            what the network can express.
+            others; less accurate, above all with batch normalisation). By default "dyadic", and "shift" with
+            `gates="weight"`, where weights of one sum have scales of their own. Scales of inputs are powers of two in
+            both, which takes nothing from what the network can express.
         codes: number of nearest levels in the code posterior of a weight; 1 rounds deterministically.
         spread: initial spread of the code posterior in steps.
         activation: width in bits, 2 to 16, of what enters and leaves a non-linear function (Sigmoid, Tanh, GELU,
@@ -78,7 +78,7 @@ class Plan:
     network_input: Ladder | None = None
     gates: str = "tensor"
     scales: str = "channel"
-    profile: str = "dyadic"
+    profile: str | None = None
     codes: int = 2
     spread: float = 0.1
     activation: int | None = 8
@@ -100,7 +100,13 @@ class Plan:
                 )
         _one_of("gates", self.gates, GATES)
         _one_of("scales", self.scales, SCALES)
-        _one_of("profile", self.profile, PROFILES)
+        if self.profile is not None:
+            _one_of("profile", self.profile, PROFILES)
+        if self.profile == "dyadic" and self.gates == "weight":
+            raise ProbqError(
+                'Plan(gates="weight") needs profile="shift": weights of one sum with scales of their own must be '
+                "powers of two apart"
+            )
         if not is_count(self.codes, 1):
             raise ProbqError(f"Plan(codes=...) takes a number of levels, 1 or more, not {self.codes!r}")
         for name in ("tie_weight", "tie_input"):
@@ -152,11 +158,9 @@ class Plan:
 
     @property
     def multipliers(self) -> int:
-        """Return the least `m` of the scales `m 2^e` of weights, below twice that; 1 where scales are powers of two.
-
-        Sums of weights on different rungs are exact where their scales are powers of two apart.
-        """
-        return MULTIPLIERS if self.profile == "dyadic" and self.gates != "weight" else 1
+        """Return the least `m` of the scales `m 2^e` of weights, below twice that; 1 where scales are powers of two."""
+        profile = self.profile or ("shift" if self.gates == "weight" else "dyadic")
+        return MULTIPLIERS if profile == "dyadic" else 1
 
     def check(self, layer: Layer, layers: Sequence[Layer]) -> None:
         """Raise where this plan cannot be had on a layer.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -31,6 +32,17 @@ def first_rows(example: Any) -> tuple[Any, ...]:
 def hook_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Return the input tensor of a module called with `args` and `kwargs`."""
     return args[0] if args else kwargs.get("input", next(iter(kwargs.values()), None))
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors among arguments or outputs, in tuples, lists and dictionaries of any depth."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, tuple | list):
+        for one in value:
+            yield from tensors_in(one)
+    elif isinstance(value, dict):
+        yield from tensors_in(list(value.values()))
 
 
 def own_copy(x: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from probq.codebooks.rounding.short_numbers import LARGEST_FACTOR, whole_factors
-from probq.network.tracing.arguments import own_copy
+from probq.network.tracing.arguments import own_copy, tensors_in
 from probq.network.tracing.example_run import run_example
 from probq.network.tracing.module_kinds import TABLES
 from probq.network.tracing.routing import Call, Calls, Frame
@@ -53,7 +52,7 @@ class CallFinder(Calls):
     def other(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Return what a call gives, and note what depends on the input."""
         out = func(*args, **kwargs)
-        given = [self._computed[id(t)] for t in _tensors((args, kwargs)) if id(t) in self._computed]
+        given = [self._computed[id(t)] for t in tensors_in((args, kwargs)) if id(t) in self._computed]
         if given:
             name = str(getattr(func, "__name__", ""))
             changed = args[0] if name == "__setitem__" else out
@@ -61,7 +60,7 @@ class CallFinder(Calls):
         return out
 
     def _note(self, out: Any, computed: bool) -> None:
-        for tensor in _tensors(out):
+        for tensor in tensors_in(out):
             self._computed[id(tensor)] = computed or self._computed.get(id(tensor), False)
         self._kept.append(out)
 
@@ -137,13 +136,3 @@ def _needs_step(constant: Any, kind: str, raw: bool) -> bool:
         return max(*map(abs, factors), divisor) > LARGEST_FACTOR
     exact = torch.from_numpy(values)
     return raw or not torch.equal(torch.as_tensor(short(exact)), exact)
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, tuple | list):
-        for one in value:
-            yield from _tensors(one)
-    elif isinstance(value, dict):
-        yield from _tensors(list(value.values()))

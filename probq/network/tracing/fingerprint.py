@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from probq.network.tracing.arguments import tensors_in
 from probq.utils.random_stream import Stream
 
 BATCH = 2
@@ -67,7 +68,7 @@ class _CallRecorder(TorchFunctionMode):
         if idle:
             self._labels[id(out)] = self.text(args[0])
             self._kept.append(out)
-        elif next(_tensors(out), None) is not None or name == "__setitem__":
+        elif next(tensors_in(out), None) is not None or name == "__setitem__":
             line = f"{name}({', '.join(texts)})"
             digest = hashlib.sha256(line.encode()).hexdigest()[:16]
             self.lines.append(line if len(line) <= LONGEST else f"{line[:LONGEST]}... {digest}")
@@ -75,7 +76,7 @@ class _CallRecorder(TorchFunctionMode):
         return out
 
     def _made(self, out: Any) -> None:
-        made = list(_tensors(out))
+        made = list(tensors_in(out))
         for place, tensor in enumerate(made):
             self._labels[id(tensor)] = f"#{len(self.lines)}" + (f".{place}" if len(made) > 1 else "")
         self._kept.append(out)
@@ -112,16 +113,6 @@ def _arguments(func: Any, args: Any, kwargs: Any) -> dict[str, Any]:
         return {**{str(place): value for place, value in enumerate(args)}, **kwargs}
     bound.apply_defaults()
     return dict(bound.arguments)
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, tuple | list):
-        for one in value:
-            yield from _tensors(one)
-    elif isinstance(value, dict):
-        yield from _tensors(list(value.values()))
 
 
 def _constant(tensor: Tensor) -> str:

@@ -113,8 +113,9 @@ def norms(q: Quantized, batches: Iterable[Any], *, examples: int = 512, anew: bo
 
     where averages over the first 20 batches are marked by ~ at the decided widths, and by ^ in the float network. So
     statistics stay what training made them, from all its examples with their augmentation, but for what rounding
-    changes. Codes are those nearest to the float weights with the new gain, and biases those of the
-    float network, so what rounds better or corrects, such as `gpfq` and `bias`, comes afterwards. Normalisation whose
+    changes. Scales follow the new gain: all codes stay, also those that `gpfq` or `reconstruct` has chosen. With
+    `Plan(profile="shift")` they cannot; there codes are those nearest to the float weights with the new gain, and
+    biases those of the float network, so what rounds better or corrects comes afterwards. Normalisation whose
     statistics are held stays as it is.
 
     Args:

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
+from exact_integers import assert_exact
+from small_fits import trained_on_digits
 from torch import nn
 from torch.nn import functional as F
 
@@ -55,12 +56,7 @@ PLACES = {
 @pytest.mark.parametrize("forward", PLACES.values(), ids=PLACES)
 def test_integers_are_what_the_network_computes_in_every_place(forward, profile, tmp_path):
     q = probq.quantize(tilted(Own(forward)), X, probq.Plan(profile=profile))
-    model = probq.lower(q)
-    x = torch.cat([X, 3 * X])
-    assert np.array_equal(model(x) * model.output_scale, q(x.double()).detach().numpy())
-    for target, name in ((probq.export.c, "m.h"), (probq.export.onnx, "m.onnx")):
-        target.write(model, tmp_path / name)
-        assert probq.export.verify(model, tmp_path / name, x).differing == 0
+    assert_exact(q, torch.cat([X, 3 * X]), tmp_path)
 
 
 def test_one_channel_by_hand():
@@ -81,11 +77,6 @@ def test_one_channel_by_hand():
     assert np.array_equal(model(x), values)
 
 
-def digits():
-    x, y = load_digits(return_X_y=True)
-    return torch.tensor(x / 16, dtype=torch.float32).reshape(-1, 1, 8, 8), torch.tensor(y)
-
-
 @pytest.mark.parametrize("profile", ["shift", "dyadic"])
 def test_a_network_of_preactivations_is_trained_to_its_integers(profile, tmp_path):
     torch.manual_seed(0)
@@ -93,13 +84,7 @@ def test_a_network_of_preactivations_is_trained_to_its_integers(profile, tmp_pat
     net = nn.Sequential(
         nn.Conv2d(1, 8, 3, padding=1), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 10)
     )
-    x, y = digits()
-    batches = [(x[k : k + 128], y[k : k + 128]) for k in range(0, 1280, 128)]
-    optimizer = torch.optim.Adam(net.parameters(), 0.01)
-    for a, b in batches * 3:
-        optimizer.zero_grad()
-        F.cross_entropy(net(a), b).backward()
-        optimizer.step()
+    x, y, batches = trained_on_digits(net, 0.01, 3)
     q = probq.quantize(net, x[:64], probq.Plan(profile=profile))
     before = net[3].weight.detach().clone()
     probq.fit(q, batches, probq.Budget(percent=4), epochs=3, seed=0, progress=False)

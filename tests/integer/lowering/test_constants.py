@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
+from exact_integers import assert_exact
+from small_fits import trained_on_digits
 from torch import nn
 from torch.nn import functional as F
 
@@ -54,12 +55,7 @@ def _twice(net, x):
 def test_integers_are_what_the_network_computes_in_every_place(forward, profile, tmp_path):
     net = Own(forward).eval()
     q = probq.quantize(net, X, probq.Plan(profile=profile))
-    model = probq.lower(q)
-    x = torch.cat([X, 3 * X])
-    assert np.array_equal(model(x) * model.output_scale, q(x.double()).detach().numpy())
-    for target, name in ((probq.export.c, "m.h"), (probq.export.onnx, "m.onnx")):
-        target.write(model, tmp_path / name)
-        assert probq.export.verify(model, tmp_path / name, x).differing == 0
+    model = assert_exact(q, torch.cat([X, 3 * X]), tmp_path)
     q.save(tmp_path / "q.safetensors")
     assert probq.lower(probq.load(tmp_path / "q.safetensors", net)).sha256() == model.sha256()
 
@@ -111,14 +107,8 @@ class Residual(nn.Module):
 @pytest.mark.parametrize("profile", ["shift", "dyadic"])
 def test_constants_are_trained_to_their_integers(profile):
     torch.manual_seed(0)
-    net, (x, y) = Residual(), load_digits(return_X_y=True)
-    x, y = torch.tensor(x / 16, dtype=torch.float32).reshape(-1, 1, 8, 8), torch.tensor(y)
-    batches = [(x[k : k + 128], y[k : k + 128]) for k in range(0, 1280, 128)]
-    optimizer = torch.optim.Adam(net.parameters(), 0.02)
-    for a, b in batches * 4:
-        optimizer.zero_grad()
-        F.cross_entropy(net(a), b).backward()
-        optimizer.step()
+    net = Residual()
+    x, y, batches = trained_on_digits(net, 0.02, 4)
     q = probq.quantize(net, x[:64], probq.Plan(profile=profile))
     before = {name: q.net.get_parameter(name).detach().clone() for name in ("places", "gamma")}
     probq.fit(q, batches, probq.Budget(percent=4), epochs=3, seed=0, progress=False)

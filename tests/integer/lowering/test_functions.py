@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from exact_integers import assert_exact
 from torch import nn
 from torch.nn import functional as F
 
@@ -56,12 +57,7 @@ FUNCTIONS = {
 def test_integers_are_what_the_network_computes(function, tmp_path):
     net = Net(function).eval()
     q = probq.quantize(net, X)
-    model = probq.lower(q)
-    x = torch.cat([X, 3 * X])
-    assert np.array_equal(model(x) * model.output_scale, q(x.double()).detach().numpy())
-    for target, name in ((probq.export.c, "m.h"), (probq.export.onnx, "m.onnx")):
-        target.write(model, tmp_path / name)
-        assert probq.export.verify(model, tmp_path / name, x).differing == 0
+    model = assert_exact(q, torch.cat([X, 3 * X]), tmp_path)
     q.save(tmp_path / "q.safetensors")
     assert probq.lower(probq.load(tmp_path / "q.safetensors", net)).sha256() == model.sha256()
 

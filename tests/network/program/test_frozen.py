@@ -132,7 +132,7 @@ ZERO_PLANS = {
 
 @pytest.mark.parametrize("plan", ZERO_PLANS.values(), ids=ZERO_PLANS.keys())
 def test_zeros_stay_zeros_in_decisions_draws_files_and_integers(plan: probq.Plan, tmp_path: Path) -> None:
-    net, rounding = _pruned(), plan.profile == "dyadic"
+    net, rounding = _pruned(), plan.multipliers > 1
     q = _fitted(net, plan, epochs=2, rounding=rounding)
     q.save(tmp_path / "q.safetensors")
     loaded = probq.load(tmp_path / "q.safetensors", net)

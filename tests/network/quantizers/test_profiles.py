@@ -32,11 +32,13 @@ def test_powers_of_two_where_a_plan_says_so(gates: str) -> None:
     assert set(mantissas(probq.Plan(gates=gates, profile="shift"))) == {16}
 
 
-@pytest.mark.parametrize("profile", ["dyadic", "shift"])
-def test_weights_with_gates_of_their_own_have_powers_of_two(profile: str) -> None:
+@pytest.mark.parametrize("profile", [None, "shift"])
+def test_weights_with_gates_of_their_own_have_powers_of_two(profile: str | None) -> None:
     """Else a sum of weights on several rungs would have no integers."""
     plan = probq.Plan(weight=ladder(2, 4, 8), gates="weight", profile=profile)
     assert set(mantissas(plan)) == {16}
+    with pytest.raises(probq.ProbqError, match='needs profile="shift"'):
+        probq.Plan(weight=ladder(2, 4, 8), gates="weight", profile="dyadic")
 
 
 def test_uniform_widths_have_the_same_scales() -> None:

@@ -13,15 +13,10 @@ from probq.integer.lowering.operations.requantizer import Requantizer
 from probq.integer.lowering.operations.values import Value
 from probq.network.quantizers.activation import Activation
 from probq.network.quantizers.base import InputQuantizer
+from probq.network.tracing.stand_ins import FUNCTIONS
 
 # What torch.export calls functions of one number that become tables, for messages and where torch does not say so.
-TABULATED = frozenset(
-    {
-        "sigmoid", "tanh", "gelu", "silu", "hardsigmoid", "hardswish", "softplus", "elu", "leaky_relu", "selu", "celu",
-        "mish", "log_sigmoid", "softshrink", "hardshrink", "threshold", "exp", "expm1", "erf", "sin", "cos", "square",
-        "pow",
-    }
-)  # fmt: skip
+TABULATED = frozenset({*FUNCTIONS, "log_sigmoid"})
 
 
 def argument(activation: Activation, name: str, x: Value, requantizer: Requantizer) -> Value:
