@@ -125,6 +125,15 @@ class GuidedGates(Mover):
         for hook in self.hooks:
             hook.remove()
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the averages that the next moves depend on."""
+        return {"slopes": dict(self.slopes), "inputs": dict(self.inputs)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take what `state_dict` gave."""
+        for name, kept in state_dict.items():
+            vars(self)[name] = {of: tensor.to(self.free[of].logits.device) for of, tensor in kept.items()}
+
     def _watch(self, name: str) -> Any:
         def hook(module: Any, args: tuple[Any, ...]) -> None:
             self.inputs[name] = args[0].detach().abs().mean()

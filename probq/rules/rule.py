@@ -47,6 +47,14 @@ class State(ABC):
             step: counted from 0.
         """
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps: all attributes but the rule; numbers, text, tensors and containers."""
+        return {name: value for name, value in vars(self).items() if not isinstance(value, Rule)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take what `state_dict` gave."""
+        vars(self).update(state_dict)
+
 
 class Mover(ABC):
     """A mover moves the gates in the optimizer's stead, after each backward pass."""
@@ -62,6 +70,14 @@ class Mover(ABC):
 
     def close(self) -> None:
         """End the moves; this is called once, when the search has ended."""
+        return
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps: numbers, text, tensors and containers of them that later moves depend on."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take what `state_dict` gave."""
         return
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -20,6 +21,9 @@ from probq.network.quantized.quantized import Quantized
 from probq.priors.energies.energy import Energy
 from probq.rules import DualAscent, Rule
 from probq.training.check_options import check_options, check_rule
+from probq.training.checkpoints.call import describe_call
+from probq.training.checkpoints.folder import checkpoint_folder
+from probq.training.checkpoints.keeper import Keeper
 from probq.training.energy_prior import take_prior
 from probq.training.phases import run_phases
 from probq.training.preparation import prepare
@@ -27,12 +31,12 @@ from probq.training.ptq.batch_norm import estimate_before_use
 from probq.training.refinement.refinement import Refinement
 from probq.training.small_posteriors import SMALL_DRAWS, is_small, small_rates
 from probq.training.svi.bound_trend import warn_unsettled
+from probq.training.svi.course import Course
 from probq.training.svi.history import History, Step
 from probq.training.svi.learning_rates import Rates, check_optimizer
 from probq.training.svi.trainer import Trainer
 from probq.utils.batches import Batches
 from probq.utils.errors import ProbqError
-from probq.utils.paths import target_path
 from probq.utils.random_stream import Stream, StreamIterator
 
 ADAM = partial(torch.optim.Adam, fused=True)
@@ -50,6 +54,7 @@ def fit(
     validation: Iterable[Any] | None = None,
     progress: bool = True,
     checkpoint: Any = None,
+    every: int | None = None,
     seed: int | None = None,
     **options: Any,
 ) -> History:
@@ -66,7 +71,11 @@ def fit(
             returns them; the laws of the widths then know what was measured. `evaluations=0` takes the most probable
             ones and leaves the laws as the search learned them.
         progress: show a progress bar.
-        checkpoint: path where the posterior is saved after every epoch.
+        checkpoint: a folder, which is a path without a suffix, for checkpoints of all that the fit depends on: the same
+            call made again goes on where it was stopped or killed, and its result is the same to the last bit on the
+            same machine. Where the fit was finished, it returns at once. Or a file, such as "posterior.safetensors",
+            where the posterior alone is saved after every epoch.
+        every: number of steps between two checkpoints in a folder; by default those of an epoch. The last two are kept.
         seed: makes the fit reproducible; the global random state is restored afterwards.
         options: see `steps`.
 
@@ -76,28 +85,43 @@ def fit(
     Warns:
         UserWarning: if the bound had not settled when the search ended: over its last third it changed by more than a
             fifth of the range it passed through, and surely so; searches below 300 steps are too short to tell. If
-            layers at 0 bits make the outputs the same for all inputs.
+            layers at 0 bits make the outputs the same for all inputs. If a checkpoint cannot be written, or the newest
+            one is damaged.
 
     Raises:
-        ProbqError: if the data is empty or not finite, the budget cannot be reached, an option is unknown, or the
-            loss is not finite (the network then keeps the last good state).
+        ProbqError: if the data is empty or not finite, the budget cannot be reached, an option is unknown, the folder
+            holds checkpoints of another fit, or the loss is not finite (the network then keeps the last good state).
     """
     check_posterior(q, "fit")
     _check_options(options)
-    if checkpoint is not None:
-        target_path(checkpoint)
+    folder = checkpoint_folder(checkpoint, every)
     history = History(settings={"epochs": epochs, "budget": budget, "seed": seed, **options})
     held_out = Batches(validation, q.device, "validation data") if validation is not None else None
     data = Batches(batches, q.device)
+    keeper = None
+    if folder is not None:
+        chosen = {**_defaults(), "budget": budget, "epochs": epochs, "seed": seed, **options}
+        keeper = Keeper(folder, every or len(data), q, describe_call(data, held_out, q, chosen))
     running = steps(q, data, budget, epochs, seed=seed, validation=held_out, progress=progress, **options)
-    bar = tqdm(running, total=epochs * len(data), disable=not progress, unit="step", dynamic_ncols=True)
-    for step in bar:
-        history.steps.append(step)
-        if step.step % 10 == 0:
-            bar.set_postfix_str(_describe(step))
-        if (step.step + 1) % len(data) == 0:
+    if keeper is not None and isinstance(running, FitSteps):
+        keeper.begin(running.course, history)
+    total, done = epochs * len(data), len(history.steps)
+    bar = tqdm(running, total=total, initial=done, disable=not progress, unit="step", dynamic_ncols=True)
+    file = checkpoint if folder is None else None
+    with nullcontext() if keeper is None else keeper.telling():
+        for step in bar:
+            history.steps.append(step)
+            if step.step % 10 == 0:
+                bar.set_postfix_str(_describe(step))
+            if (step.step + 1) % len(data) == 0:
+                with running.stream.training():
+                    _end_epoch(q, data, history, held_out, file)
+            if keeper is not None and keeper.is_time():
+                with running.stream.training():
+                    keeper.save()
+        if keeper is not None:
             with running.stream.training():
-                _end_epoch(q, data, history, held_out, checkpoint)
+                keeper.finish()
     warn_unsettled(history)
     return history
 
@@ -214,17 +238,29 @@ def steps(
     refinement = None
     if validation is not None and evaluations:
         refinement = Refinement(_as_batches(validation, q, "validation data"), evaluations, trials, progress)
-    return StreamIterator(run_phases(q, trainer, refinement, searching, total), stream)
+    course = Course([data.source] if refinement is None else [data.source, refinement.validation.source])
+    return FitSteps(run_phases(q, trainer, refinement, searching, total, course), stream, course)
+
+
+class FitSteps(StreamIterator[Step]):
+    """These are the steps of a fit, and its course."""
+
+    def __init__(self, items: Iterator[Step], stream: Stream, course: Course) -> None:
+        super().__init__(items, stream)
+        self.course = course
 
 
 def _as_batches(batches: Iterable[Any], q: Quantized, name: str) -> Batches:
     return batches if isinstance(batches, Batches) else Batches(batches, q.device, name)
 
 
+def _defaults() -> dict[str, Any]:
+    parameters = inspect.signature(steps).parameters.items()
+    return {name: p.default for name, p in parameters if p.kind is p.KEYWORD_ONLY and name not in OWN}
+
+
 def _check_options(options: Mapping[str, Any]) -> None:
-    known = [
-        name for name, p in inspect.signature(steps).parameters.items() if p.kind is p.KEYWORD_ONLY and name not in OWN
-    ]
+    known = _defaults()
     unknown = [name for name in options if name not in known]
     if unknown:
         raise ProbqError(f"fit has no option {unknown[0]!r}; besides its own arguments it takes {', '.join(known)}")

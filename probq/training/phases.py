@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 from probq.decisions.widths import fix_widths, fixed_by_decision, fixed_widths, release_widths
 from probq.network.program.constant_outputs import warn_constant
-from probq.network.program.originals import Originals
 from probq.network.quantized.quantized import Quantized
 from probq.training.ptq.batch_norm import estimate_before_use
 from probq.training.refinement.refinement import Refinement
+from probq.training.svi.course import Course
 from probq.training.svi.history import Step
 from probq.training.svi.trainer import Trainer
 
 
 def run_phases(
-    q: Quantized, trainer: Trainer, refinement: Refinement | None, searching: int, total: int
+    q: Quantized, trainer: Trainer, refinement: Refinement | None, searching: int, total: int, course: Course
 ) -> Iterator[Step]:
     """Yield all steps of a fit, in order.
 
@@ -25,26 +25,36 @@ def run_phases(
         refinement: decides which widths to tune for; by default those of the mode.
         searching: number of steps that learn widths.
         total: number of steps.
+        course: where the fit stands, and where it begins.
     """
-    q.originals = Originals()  # what is trained from here on is the float network
     loop, fixed, left = trainer.loop(q), fixed_by_decision(q), range(searching, total)
+    course.begin(q, loop.batches)
     try:
         q.train()
-        if searching:
-            yield from trainer.search(loop, searching)
-        if left:
-            if not fixed and refinement is not None:
-                left = yield from refinement.run(q, trainer, left)
-            elif not fixed:
-                fix_widths(q, q.mode(measured=False).widths)
-            if not fixed:
-                warn_constant(q, fixed_widths(q))
-            yield from trainer.tune(loop, left)
+        if searching and not course.past("search"):
+            yield from trainer.search(loop, searching, course)
+        if left and not course.past("tune"):
+            if not fixed and not course.past("trial"):
+                left = yield from _decide(q, trainer, refinement, left, course)
+            yield from trainer.tune(loop, course.numbers_of("tune", left), course)
+        course.enter("finished", range(total, total), {})
     except (KeyboardInterrupt, GeneratorExit):
         estimate_before_use(q, trainer.data)
         raise
     finally:
         _release(q, fixed)
+
+
+def _decide(
+    q: Quantized, trainer: Trainer, refinement: Refinement | None, left: range, course: Course
+) -> Generator[Step, None, range]:
+    """Fix the widths, and return the numbers of the steps that are left for their tuning."""
+    if refinement is not None:
+        left = yield from refinement.run(q, trainer, left, course)
+    else:
+        fix_widths(q, q.mode(measured=False).widths)
+    warn_constant(q, fixed_widths(q))
+    return left
 
 
 def _release(q: Quantized, fixed: bool) -> None:

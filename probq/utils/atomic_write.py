@@ -28,12 +28,25 @@ def replace_atomically(path: str | PathLike[str]) -> Iterator[Path]:
     temporary = temporary_name(path)
     try:
         yield temporary
+        with open(temporary, "r+b") as file:
+            os.fsync(file.fileno())  # before the name: a loss of power must not leave it on half a file
         os.replace(temporary, path)
+        _keep_names(path.parent)
     except OSError as error:
         raise ProbqError(f"cannot write {path}: {reason(error)}; name a file in a folder that exists") from error
     finally:
         with contextlib.suppress(OSError):  # nothing was written where even this fails, as below a file
             temporary.unlink()
+
+
+def _keep_names(folder: Path) -> None:
+    """Wait until the names in a folder would survive a loss of power, where the system can tell."""
+    with contextlib.suppress(OSError):
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
 
 
 def temporary_name(path: Path) -> Path:

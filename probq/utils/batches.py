@@ -51,6 +51,23 @@ class Batches:
         if number < 0 and self.counts is not None and self.counts[0]:
             raise ProbqError(f"the {self.name} gave no batch when it was read again; give a list or a DataLoader")
 
+    def read(self, skipped: int = 0) -> Iterator[tuple[Any, Tensor]]:
+        """Return what is left of one pass once some batches are skipped, which is done at once.
+
+        Raises:
+            ProbqError: if there are not so many.
+        """
+        reading = iter(self.source)
+        for number in range(skipped):
+            try:
+                next(reading)
+            except StopIteration:
+                raise ProbqError(
+                    f"the {self.name} gave {number} batches when it was read again, and {skipped} were read before; "
+                    "give the same data"
+                ) from None
+        return (self._checked(batch, number) for number, batch in enumerate(reading, skipped))
+
     @property
     def size(self) -> int:
         """Return the number of examples.

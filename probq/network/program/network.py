@@ -60,6 +60,7 @@ class Network(nn.Module):
         uncounted: MACs of one example outside of all layers, which no cost counts.
         originals: what rounding has moved of a decided network, as it was.
         sites: for each quantizer that a plan tied to an earlier one, the name of that one.
+        began: folder of the checkpoints that the last fit wrote, and what the network was when that fit began; or None.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Network(nn.Module):
         self.temperature, self.uncounted = 1.0, 0
         self.budget: Any = None
         self.energy: Energy | None = None
+        self.began: tuple[str, Mapping[str, str]] | None = None
         self.folded, self.rounding, self.calibrated = False, False, False
         self.held: tuple[str, ...] = ()
         self.pairs: Tensor | None

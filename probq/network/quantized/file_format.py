@@ -39,7 +39,7 @@ def write(path: str | PathLike[str], content: Mapping[str, Any], tensors: Mappin
         ProbqError: if the file cannot be written.
     """
     manifest: dict[str, Any] = {"format": FORMAT.name, "version": FORMAT.version, **content}
-    manifest["sha256"] = _digest(manifest, tensors)
+    manifest["sha256"] = digest(manifest, tensors)
     data = safetensors.torch.save(dict(tensors), {KEY: manifest_text(manifest)})
     with replace_atomically(path) as temporary:
         temporary.write_bytes(data)
@@ -55,8 +55,8 @@ def read(path: str | PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     with FORMAT.opened(path, "pt") as file:
         manifest = FORMAT.manifest(file.metadata() or {})
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
-    digest = _digest({k: v for k, v in manifest.items() if k != "sha256"}, tensors)
-    if digest != manifest.get("sha256"):
+    found = digest({k: v for k, v in manifest.items() if k != "sha256"}, tensors)
+    if found != manifest.get("sha256"):
         raise ProbqError(f"{path} does not have the recorded SHA-256: it was edited or damaged; save it again")
     try:
         check_parts(manifest, tensors)
@@ -65,9 +65,10 @@ def read(path: str | PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return manifest, tensors
 
 
-def _digest(manifest: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256(manifest_text(manifest).encode())
+def digest(manifest: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of a manifest and of names, types, shapes and bytes of tensors."""
+    result = hashlib.sha256(manifest_text(manifest).encode())
     for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+        result.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        result.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return result.hexdigest()

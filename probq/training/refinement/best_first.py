@@ -39,6 +39,8 @@ class BestFirstSearch:
         self.space, self.starts, self.measure, self.evaluations = space, starts, measure, evaluations
         self.survey = survey
         self.losses: dict[State, float] = {}
+        self.record: dict[State, float] = {}  # with what was measured in a process before
+        self.pause: Callable[[], None] = lambda: None  # called after each measurement
 
     @property
     def ranked(self) -> list[State]:
@@ -75,9 +77,10 @@ class BestFirstSearch:
 
     def loss(self, state: State) -> float:
         """Return the loss of a state, measured once."""
-        if state not in self.losses:
-            self.losses[state] = self.measure(self.space.widths(state))
-        return self.losses[state]
+        if state not in self.record:
+            self.record[state] = self.measure(self.space.widths(state))
+            self.pause()
+        return self.losses.setdefault(state, self.record[state])
 
     def _measured(self, state: State, bar: Any) -> None:
         self.loss(state)

@@ -12,8 +12,10 @@ from probq.network.quantized.quantized import Quantized
 from probq.training.refinement.candidates import find_candidates
 from probq.training.refinement.decide import make_search
 from probq.training.refinement.evidence import take_evidence, with_trials
-from probq.training.refinement.trials import run_trials, steps_per_trial
+from probq.training.refinement.measured_losses import MeasuredLosses
+from probq.training.refinement.trials import Trials, steps_per_trial
 from probq.training.refinement.validation_loss import ValidationLoss
+from probq.training.svi.course import Course
 from probq.training.svi.history import Step
 from probq.training.svi.trainer import Trainer
 from probq.utils.batches import Batches
@@ -35,13 +37,14 @@ class Refinement:
     trials: int
     progress: bool
 
-    def run(self, q: Quantized, trainer: Trainer, numbers: range) -> Generator[Step, None, range]:
+    def run(self, q: Quantized, trainer: Trainer, numbers: range, course: Course) -> Generator[Step, None, range]:
         """Fix the widths of a network.
 
         Args:
             q: the network as the search left it; afterwards with fixed widths, and tuned where trials were made.
             trainer: trains in trials.
             numbers: steps that are left for trials and tuning.
+            course: of the fit.
 
         Yields:
             The steps of trials.
@@ -49,15 +52,21 @@ class Refinement:
         Returns:
             The numbers of the steps that are left for the tuning.
         """
+        measured, tried = MeasuredLosses(), course.kept("trial")
+        if tried is None:
+            course.enter("decide", numbers, {"measured": measured}, idle=True)
+        else:
+            measured.load_state_dict(tried["measured"])
         search = make_search(q, q.budget, ValidationLoss(q, self.validation, trainer.data, None), self.evaluations)
+        search.record, search.pause = measured.losses, course.pause
         search.run(self.progress)
         wanted = self.trials if steps_per_trial(len(numbers), self.trials) else 1  # more would be measured in vain
         found = find_candidates(q, search, wanted)
         taken, losses = steps_per_trial(len(numbers), len(found)) * len(found), dict(search.losses)
         if taken:
-            widths = [search.space.widths(state) for state in found]
-            tried = yield from run_trials(q, widths, numbers[:taken], trainer, self.loss)
-            losses = with_trials(losses, dict(zip(found, tried, strict=True)))
+            trials = Trials(q, [search.space.widths(state) for state in found], self.loss, course)
+            after = yield from trials.run(trainer, numbers[:taken], {"measured": measured})
+            losses = with_trials(losses, dict(zip(found, after, strict=True)))
         else:
             fix_widths(q, search.space.widths(found[0]))
         chosen = fixed_widths(q)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -34,6 +36,20 @@ class BudgetTerms:
         """Start a search of a number of steps under a rule."""
         self.states = tuple(rule.begin(c.start(), c.limit, steps) for c in self.constraints)
         self.mover = rule.mover(self.q, steps) if self.states else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the limits stand in a search."""
+        return {
+            "states": [state.state_dict() for state in self.states],
+            "mover": None if self.mover is None else self.mover.state_dict(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take what `state_dict` gave, once the search is begun."""
+        for own, state in zip(self.states, state_dict["states"], strict=True):
+            own.load_state_dict(state)
+        if self.mover is not None:
+            self.mover.load_state_dict(state_dict["mover"])
 
     def keep_chances(self) -> None:
         """Make the budgets that promise a chance keep it, at the end of a search."""

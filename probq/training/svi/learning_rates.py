@@ -33,8 +33,8 @@ class Rates:
     spread: float = 5e-3
 
 
-def check_optimizer(optimizer: Any) -> None:
-    """Raise unless `optimizer` makes an optimizer of parameter groups with rates of their own."""
+def check_optimizer(optimizer: Any) -> Optimizer:
+    """Return an optimizer of parameter groups with rates of their own, or raise unless `optimizer` makes one."""
     hint = "optimizer makes an optimizer of parameter groups, such as torch.optim.Adam or lambda groups: AdamW(groups)"
     if isinstance(optimizer, Optimizer):
         name = type(optimizer).__name__
@@ -47,6 +47,7 @@ def check_optimizer(optimizer: Any) -> None:
         raise ProbqError(f"{hint}; what was given fails with it: {sentence(error)}") from error
     if not isinstance(made, Optimizer):
         raise ProbqError(f"{hint}; what was given makes a {type(made).__name__}")
+    return made
 
 
 def parameter_groups(q: Quantized, rates: Rates, searching: int | None) -> list[dict[str, Any]]:

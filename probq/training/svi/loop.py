@@ -13,10 +13,12 @@ from probq.network.quantized.quantized import Quantized
 from probq.rules import Rule
 from probq.training.ptq.batch_norm import estimate_before_use
 from probq.training.svi.budget_terms import BudgetTerms
+from probq.training.svi.course import Course
 from probq.training.svi.history import Step
 from probq.training.svi.objective import Objective
 from probq.utils.batches import Batches
 from probq.utils.errors import ProbqError
+from probq.utils.reading import Reading
 
 SNAPSHOT_EVERY = 25
 
@@ -35,11 +37,11 @@ class Loop:
         self.q, self.data = q, data
         self.budgets = BudgetTerms(q, budget)
         self.objective = Objective(q, data.size, draws)
-        self.batches = self._endless()
+        self.batches = Reading(data)
         self.good = _copied(q)
         self.good_step = 0
 
-    def search(self, optimizer: Any, schedule: Any, rule: Rule, last: int) -> Iterator[Step]:
+    def search(self, optimizer: Any, schedule: Any, rule: Rule, last: int, course: Course) -> Iterator[Step]:
         """Learn widths in steps 0 to `last - 1`.
 
         Args:
@@ -47,35 +49,44 @@ class Loop:
             schedule: of its learning rates, or None.
             rule: how the budget is enforced.
             last: number of steps.
+            course: of the fit.
         """
         self.budgets.begin(rule, last)
         try:
-            for number in range(last):
-                yield self._step(optimizer, number, "search", settling=number >= last // 2)
+            parts = {"optimizer": optimizer, "budgets": self.budgets} | ({"schedule": schedule} if schedule else {})
+            left = course.enter("search", range(last), parts)
+            self._start_at(left)
+            for number in left:
+                step = self._step(optimizer, number, "search", settling=number >= last // 2)
                 if schedule is not None:
                     schedule.step()
+                course.next = number + 1
+                yield step
             self.budgets.keep_chances()
         finally:
             self.budgets.end()
 
-    def tune(self, optimizer: Any, schedule: Any, numbers: range) -> Iterator[Step]:
+    def tune(self, optimizer: Any, schedule: Any, left: range, course: Course) -> Iterator[Step]:
         """Train at fixed widths; batch normalisation is folded after the last step, unless it was before."""
-        for number in numbers:
+        self._start_at(left)
+        for number in left:
             step = self._step(optimizer, number, "tune")
             schedule.step()
-            if number == numbers[-1]:  # weights that change codes until the end would spoil earlier statistics
+            if number == left[-1]:  # weights that change codes until the end would spoil earlier statistics
                 self.fold()
+            course.next = number + 1
             yield step
+
+    def _start_at(self, left: range) -> None:
+        """Take the present state for the last good one, if it is that of a step in the middle."""
+        if left.start % SNAPSHOT_EVERY:
+            self.good, self.good_step = _copied(self.q), left.start
 
     def fold(self) -> None:
         """Estimate and fold batch normalisation, unless it is folded."""
         estimate_before_use(self.q, self.data)
         self.q.folded = True
         self.q.train()
-
-    def _endless(self) -> Iterator[tuple[Any, Tensor]]:
-        while True:
-            yield from self.data
 
     def _step(self, optimizer: Any, number: int, phase: str, settling: bool = False) -> Step:
         x, y = next(self.batches)

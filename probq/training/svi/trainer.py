@@ -12,6 +12,7 @@ from probq.cost.budget import Budgets
 from probq.network.quantized.quantized import Quantized
 from probq.rules import Rule
 from probq.training.ptq.batch_norm import has_norms
+from probq.training.svi.course import Course, Parts
 from probq.training.svi.history import Step
 from probq.training.svi.learning_rates import Rates, parameter_groups
 from probq.training.svi.loop import Loop
@@ -44,16 +45,33 @@ class Trainer:
         """Return the loop of one network, from the first batch on."""
         return Loop(q, self.data, self.budget, self.draws)
 
-    def search(self, loop: Loop, steps: int) -> Iterator[Step]:
+    def search(self, loop: Loop, steps: int, course: Course) -> Iterator[Step]:
         """Learn widths for a number of steps; with several draws the rates fall with a cosine."""
         for _, quantizer in loop.q.named_quantizers():
             quantizer.tuned = None
         optimizer = self.optimizer(parameter_groups(loop.q, self.rates, steps))
         cosine = CosineAnnealingLR(optimizer, steps) if self.draws > 1 else None
-        yield from loop.search(optimizer, cosine, self.rule, steps)
+        yield from loop.search(optimizer, cosine, self.rule, steps, course)
 
-    def tune(self, loop: Loop, numbers: range) -> Iterator[Step]:
-        """Train at fixed widths, in the numbered steps, while the rates fall with a cosine."""
+    def tune(self, loop: Loop, numbers: range, course: Course, trial: Parts | None = None) -> Iterator[Step]:
+        """Train at fixed widths, in the numbered steps, while the rates fall with a cosine.
+
+        Args:
+            loop: of the network.
+            numbers: of the steps.
+            course: of the fit.
+            trial: what else a checkpoint keeps where the steps are those of a trial.
+        """
+        phase = "tune" if trial is None else "trial"
+        if course.kept(phase) is None:
+            self._begin_tuning(loop)
+        optimizer = self.optimizer(parameter_groups(loop.q, self.rates, None))
+        cosine = CosineAnnealingLR(optimizer, len(numbers))
+        left = course.enter(phase, numbers, {"optimizer": optimizer, "schedule": cosine, **(trial or {})})
+        loop.q.train()
+        yield from loop.tune(optimizer, cosine, left, course)
+
+    def _begin_tuning(self, loop: Loop) -> None:
         q = loop.q
         if _folds_late(q):
             q.folded = False
@@ -62,9 +80,6 @@ class Trainer:
         for _, quantizer in q.named_quantizers():
             quantizer.tuned = None if quantizer.fixed is None else quantizer.fixed.clone()
         q.rounding = self.rounding
-        q.train()
-        optimizer = self.optimizer(parameter_groups(q, self.rates, None))
-        yield from loop.tune(optimizer, CosineAnnealingLR(optimizer, len(numbers)), numbers)
 
 
 def _folds_late(q: Quantized) -> bool:

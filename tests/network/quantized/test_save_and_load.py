@@ -251,8 +251,8 @@ def test_normal_likelihood_keeps_its_noise(tmp_path: Path) -> None:
 def test_checkpoint_in_fine_tuning_can_be_loaded(tmp_path: Path) -> None:
     q = probq.quantize(convolutional(), images()[0])
     options = {"epochs": 2, "search": 0.5, "progress": False, "seed": 0}
-    probq.fit(q, [images()] * 4, probq.Budget(percent=2), checkpoint=tmp_path / "q", **options)
-    other = probq.load(tmp_path / "q", convolutional())
+    probq.fit(q, [images()] * 4, probq.Budget(percent=2), checkpoint=tmp_path / "q.safetensors", **options)
+    other = probq.load(tmp_path / "q.safetensors", convolutional())
     assert other.mode().percent() <= 2
 
 

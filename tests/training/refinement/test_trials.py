@@ -15,8 +15,9 @@ from probq.codebooks import ladder
 from probq.decisions.within_budget import with_widths
 from probq.training.refinement.candidates import find_candidates, uniform_states
 from probq.training.refinement.decide import make_search
-from probq.training.refinement.trials import run_trials, steps_per_trial
+from probq.training.refinement.trials import Trials, steps_per_trial
 from probq.training.refinement.validation_loss import ValidationLoss
+from probq.training.svi.course import Course
 from probq.utils.batches import Batches
 
 XS = torch.rand(80, 4, generator=torch.Generator().manual_seed(1))
@@ -128,9 +129,10 @@ def test_every_trial_begins_alike_and_the_best_goes_on(losses: list[float], best
 
     class Tuning:
         def loop(self, own: Quantized) -> Quantized:
+            own.batches = None
             return own
 
-        def tune(self, own: Quantized, numbers: range) -> Iterator[probq.Step]:
+        def tune(self, own: Quantized, numbers: range, course: Course, parts: Any) -> Iterator[probq.Step]:
             alike = all(torch.equal(own.state_dict()[name], tensor) for name, tensor in before.items())
             untouched = all(torch.equal(q.state_dict()[name], tensor) for name, tensor in before.items())
             free = all(quantizer.fixed is None for _, quantizer in q.named_quantizers())
@@ -140,7 +142,7 @@ def test_every_trial_begins_alike_and_the_best_goes_on(losses: list[float], best
                 own.net[0].weight += len(began)
             yield from (probq.Step(n, 0, "tune", 0.0, 0.0, 0.0, 0.0, None, 0.0) for n in numbers)
 
-    trials = run_trials(q, widths, range(10, 16), Tuning(), lambda own: losses[len(began) - 1])  # type: ignore[arg-type]
+    trials = Trials(q, widths, lambda own: losses[len(began) - 1], Course([])).run(Tuning(), range(10, 16), {})  # type: ignore[arg-type]
     assert [(record.step, record.phase) for record in trials] == [(n, "trial") for n in range(10, 16)]
     assert [w for w, _, _ in began] == [1, 2, 4]
     assert len({drawn for _, drawn, _ in began}) == 1
