@@ -14,6 +14,9 @@ import numpy as np
 
 from probq.integer.data_movement import MOVES, behind_batch, check_range
 from probq.integer.node import Node
+from probq.integer.normalisers.meaning import log_softmax, normalise, softmax
+from probq.integer.operations import NORMALISE
+from probq.integer.ranges import exponentials_of
 from probq.integer.windows import blind, ceil_size, columns, pad, pool, span
 from probq.utils.errors import ProbqError
 
@@ -243,6 +246,19 @@ def _add(node: Node, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return high + low.reshape(len(low), *[1] * (high.ndim - low.ndim), *low.shape[1:])
 
 
+def _softmax(node: Node, x: np.ndarray) -> np.ndarray:
+    return softmax(x, exponentials_of(node), node.attributes["bits"])
+
+
+def _log_softmax(node: Node, x: np.ndarray) -> np.ndarray:
+    octaves, logarithms = node.tensors["octaves"], node.tensors["logarithms"]
+    return log_softmax(x, exponentials_of(node), octaves, logarithms, node.attributes["factor"])
+
+
+def _normalise(node: Node, x: np.ndarray) -> np.ndarray:
+    return normalise(x, *(node.attributes[name] for name in NORMALISE))
+
+
 OPERATIONS: Mapping[str, Callable[..., np.ndarray]] = MappingProxyType(
     {
         "input": _input,
@@ -256,6 +272,9 @@ OPERATIONS: Mapping[str, Callable[..., np.ndarray]] = MappingProxyType(
         "sum_pool": _sum_pool,
         "sum": _sum,
         "add": _add,
+        "softmax": _softmax,
+        "log_softmax": _log_softmax,
+        "normalise": _normalise,
         **MOVES,
     }
 )

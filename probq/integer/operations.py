@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from probq.integer.normalisers.meaning import Exponentials
 from probq.utils.errors import ProbqError
 
 LAYERS = ("linear", "conv", "embedding")
+NORMALISE = ("centred", "eps", "root", "bits")  # attributes, in the order in which `normalise` takes them
+MOST_DIGITS = 31  # binary ones behind the point
 LARGEST = 2**61
 MOST_ENTRIES = 2**16  # of a table
 
@@ -61,6 +64,8 @@ KINDS: Mapping[str, Callable[[Any], bool]] = MappingProxyType(
         "an integer": _is_integer,
         "an integer or null": lambda value: value is None or _is_integer(value),
         "a positive integer": _is_positive,
+        "1 to 2^61": lambda value: _is_integer(value) and value > 0,
+        "0 to 31": lambda value: type(value) is int and 0 <= value <= MOST_DIGITS,
         "true or false": lambda value: type(value) is bool,
         "a positive power of two": _is_power_of_two,
         "a list of sizes": _all(_is_size),
@@ -89,6 +94,7 @@ _CONV = MappingProxyType(
         "output_padding": "a list of sizes",
     }
 )
+_EXPONENTIALS = MappingProxyType({"coarse": (1,), "fine": (1,)})
 _INDEX = Signature(0, {}, {"shape": "a list of sizes", "index": "true or false", "count": "a positive integer"})
 
 SIGNATURES: Mapping[str, Signature] = MappingProxyType(
@@ -117,6 +123,15 @@ SIGNATURES: Mapping[str, Signature] = MappingProxyType(
         "add": Signature(2),
         "concat": Signature(None, {}, {"axis": "an integer"}),
         "table": Signature(1, {"table": (1,)}, {"first": "an integer"}),
+        "softmax": Signature(1, _EXPONENTIALS, {"dropped": "0 to 31", "bits": "0 to 31"}),
+        "log_softmax": Signature(
+            1,
+            _EXPONENTIALS | {"octaves": (1,), "logarithms": (1,)},
+            {"dropped": "0 to 31", "factor": "a positive integer"},
+        ),
+        "normalise": Signature(
+            1, {}, {"centred": "true or false", "eps": "1 to 2^61", "root": "0 to 31", "bits": "0 to 31"}
+        ),
         "repeat": Signature(1, {}, {"factors": "a list of positive integers"}),
         "pad": Signature(1, {}, {"padding": "a list of pairs [low, high]"}),
         "slice": Signature(
@@ -183,6 +198,11 @@ def _check_agreement(op: str, tensors: Mapping[str, np.ndarray], attributes: Map
             raise ProbqError(f"bias has {len(tensors['bias'])} elements for {outputs} outputs")
     if "table" in tensors and not 0 < len(tensors["table"]) <= MOST_ENTRIES:
         raise ProbqError(f"a table has 1 to {MOST_ENTRIES:,} entries, not {len(tensors['table']):,}")
+    for name in (*_EXPONENTIALS, "octaves", "logarithms"):
+        if name in tensors and not 0 < len(tensors[name]) <= MOST_ENTRIES:
+            raise ProbqError(f"a table has 1 to {MOST_ENTRIES:,} entries, not {len(tensors[name]):,} in {name}")
+    if "dropped" in attributes:
+        Exponentials(tensors["coarse"], tensors["fine"], attributes["dropped"]).check()
     lists = {name: attributes[name] for name in _WINDOW | _CONV if isinstance(attributes.get(name), list | tuple)}
     spatial = tensors["weight"].ndim - 2 if op == "conv" else len(lists.get("kernel", lists.get("padding", ())))
     for name, value in lists.items():

@@ -4,10 +4,19 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
 from probq.integer.node import Node
+from probq.integer.normalisers.meaning import (
+    Exponentials,
+    check_log_softmax,
+    check_normalise,
+    check_softmax,
+    largest,
+)
+from probq.integer.operations import NORMALISE
 from probq.integer.shapes import Shape, axis_of
 from probq.utils.errors import ProbqError
 
@@ -156,6 +165,41 @@ def _add(_: Node, values: list[Range]) -> tuple[int, int]:
     return sum(value.low for value in values), sum(value.high for value in values)
 
 
+def exponentials_of(node: Node) -> Exponentials:
+    """Return the exponentials of a softmax."""
+    return Exponentials(node.tensors["coarse"], node.tensors["fine"], node.attributes["dropped"])
+
+
+def _softmax(node: Node, values: list[Range]) -> tuple[int, int]:
+    (x,), bits = values, node.attributes["bits"]
+    _checked(node, check_softmax, x.shape[-1], x.low, x.high, exponentials_of(node), bits)
+    return 0, 2**bits
+
+
+def _log_softmax(node: Node, values: list[Range]) -> tuple[int, int]:
+    (x,), factor = values, node.attributes["factor"]
+    e, octaves, logarithms = exponentials_of(node), node.tensors["octaves"], node.tensors["logarithms"]
+    _checked(node, check_log_softmax, x.shape[-1], x.low, x.high, e, (octaves, logarithms), factor)
+    bits = e.first.bit_length() - 1, (e.largest * x.shape[-1]).bit_length()  # the highest of the least and largest sum
+    ends = _extent(octaves[bits[0] : bits[1]]), _extent(logarithms)
+    return (x.low - x.high) * factor - sum(high for _, high in ends), -sum(low for low, _ in ends)
+
+
+def _normalise(node: Node, values: list[Range]) -> tuple[int, int]:
+    (x,) = values
+    _checked(node, check_normalise, x.shape[-1], x.low, x.high, tuple(node.attributes[name] for name in NORMALISE))
+    end = largest(x.shape[-1], node.attributes["bits"])
+    return -end, end
+
+
+def _checked(node: Node, check: Callable[..., None], *given: Any) -> None:
+    """Check the integers on the way to a node's, and name it where they are too large."""
+    try:
+        check(*given)
+    except ProbqError as error:
+        raise ProbqError(f"node {node.name} ({node.op}): {error}") from error
+
+
 def _hull(_: Node, values: list[Range]) -> tuple[int, int]:
     return min(value.low for value in values), max(value.high for value in values)
 
@@ -169,6 +213,7 @@ _INTERVALS: Mapping[str, Callable[[Node, list[Range]], tuple[int, int]]] = Mappi
         "input": _levels, "requantize": _levels, "linear": _layer, "conv": _layer, "embedding": _embedding,
         "multiply": _multiply, "clip": _clip, "max_pool": _hull, "sum_pool": _sum_pool, "sum": _sum,
         "reshape": _hull, "permute": _hull, "add": _add, "concat": _hull, "table": _table,
-        "repeat": _hull, "pad": _pad, "slice": _hull,
+        "repeat": _hull, "pad": _pad, "slice": _hull, "softmax": _softmax, "log_softmax": _log_softmax,
+        "normalise": _normalise,
     }
 )  # fmt: skip

@@ -139,6 +139,12 @@ def _permute(node: Node, x: Shape) -> Shape:
     return tuple(x[axis] for axis in axes)
 
 
+def _rows(_: Node, x: Shape) -> Shape:
+    if not x or not x[-1]:
+        raise ProbqError(f"there is nothing along the last axis of a value of shape {x}")
+    return x
+
+
 def _add(_: Node, x: Shape, y: Shape) -> Shape:
     low, high = sorted((x, y), key=len)
     low = (1,) * (len(high) - len(low)) + low
@@ -180,6 +186,6 @@ _SHAPES: Mapping[str, Callable[..., Shape]] = MappingProxyType(
         "input": _input, "linear": _linear, "conv": _conv, "embedding": _embedding, "requantize": _elementwise,
         "multiply": _elementwise, "clip": _same, "max_pool": _pool, "sum_pool": _pool, "sum": _sum,
         "reshape": _reshape, "permute": _permute, "add": _add, "concat": _concat, "table": _same, "repeat": _repeat,
-        "pad": _pad, "slice": _slice,
+        "pad": _pad, "slice": _slice, "softmax": _rows, "log_softmax": _rows, "normalise": _rows,
     }
 )  # fmt: skip

@@ -9,7 +9,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from probq.network.tracing.module_kinds import NORMS
-from probq.testing.deployed_blocks import DenseBlock, Placed, PreActivation, Reparametrized, Scaled, conv_norm
+from probq.testing.deployed_blocks import (
+    ChannelNorm,
+    DenseBlock,
+    Placed,
+    PreActivation,
+    Reparametrized,
+    Scaled,
+    Selective,
+    conv_norm,
+)
+
+NORMALISATIONS = (*NORMS, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.InstanceNorm2d, ChannelNorm)
 
 
 class Bottleneck(nn.Module):
@@ -136,6 +147,21 @@ def _layer_scale() -> nn.Sequential:
     return nn.Sequential(Placed(6, 6), Scaled(6), nn.Conv2d(6, 8, 2, 2), Scaled(8), *_head(8))
 
 
+def _layer_norms() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(6, 12), nn.LayerNorm(12), nn.GELU(), nn.Linear(12, 12), nn.RMSNorm(12), nn.Linear(12, 8),
+        nn.LayerNorm(8, elementwise_affine=False), nn.ReLU(), nn.Linear(8, 4), nn.LogSoftmax(-1),
+    )  # fmt: skip
+
+
+def _group_norms() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2, 1), nn.GroupNorm(4, 8), nn.ReLU(inplace=True), nn.Conv2d(8, 8, 3, padding=1),
+        nn.InstanceNorm2d(8, affine=True), nn.SiLU(), nn.Conv2d(8, 6, 3), nn.InstanceNorm2d(6), nn.ReLU(), *_head(6),
+        nn.Softmax(1),
+    )  # fmt: skip
+
+
 DEPLOYED: tuple[tuple[str, Callable[[], nn.Module], tuple[int, ...]], ...] = (
     ("mobilenet v2", _mobilenet, (3, 12, 12)),
     ("resnet", lambda: _resnet(padded=False), (3, 12, 12)),
@@ -149,13 +175,16 @@ DEPLOYED: tuple[tuple[str, Callable[[], nn.Module], tuple[int, ...]], ...] = (
     ("densenet", _densenet, (3, 12, 12)),
     ("repvgg", _repvgg, (3, 12, 12)),
     ("layer scale", _layer_scale, (3, 12, 12)),
+    ("layer norms", _layer_norms, (6,)),
+    ("group norms", _group_norms, (3, 12, 12)),
+    ("channel attention", lambda: Selective(6), (3, 12, 12)),
 )
 
 
 def deployed() -> Iterator[tuple[str, nn.Module, Tensor]]:
     """Yield networks of kinds that are deployed, each with a name and 16 signed inputs, the same ones at every call.
 
-    Their weights are random, the statistics of their normalisations as after training: no channel like another.
+    Their weights are random, those of their normalisations as after training: no channel like another.
 
     Example:
         >>> [name for name, net, example in deployed()][:3]
@@ -166,7 +195,7 @@ def deployed() -> Iterator[tuple[str, nn.Module, Tensor]]:
             torch.manual_seed(number)
             net = make().eval()
             for module in net.modules():
-                if isinstance(module, NORMS):
+                if isinstance(module, NORMALISATIONS):
                     _tilt(module)
             example = torch.randn(16, *shape)
         yield name, net, example
@@ -174,9 +203,10 @@ def deployed() -> Iterator[tuple[str, nn.Module, Tensor]]:
 
 @torch.no_grad()
 def _tilt(norm: nn.Module) -> None:
-    """Move statistics away from their start; some gains are negative."""
+    """Move gains, shifts and statistics, if it has them, away from their start; some gains are negative."""
     tensors = {**dict(norm.named_parameters()), **dict(norm.named_buffers())}
-    tensors["running_mean"].normal_(0, 0.3)
-    tensors["running_var"].uniform_(0.2, 2)
-    tensors["weight"].normal_(0.8, 0.5)
-    tensors["bias"].normal_(0, 0.3)
+    unused = torch.empty(0)
+    tensors.get("running_mean", unused).normal_(0, 0.3)
+    tensors.get("running_var", unused).uniform_(0.2, 2)
+    tensors.get("weight", unused).normal_(0.8, 0.5)
+    tensors.get("bias", unused).normal_(0, 0.3)

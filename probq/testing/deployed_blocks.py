@@ -99,3 +99,33 @@ class Placed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return features."""
         return self.patches((x - self.mean) / self.std) + self.places
+
+
+class ChannelNorm(nn.Module):
+    """This normalisation is over channels, at each place of an image by itself, and calls a function for it.
+
+    Source: Z. Liu et al., 2022, "A ConvNet for the 2020s".
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return features."""
+        y = F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, 1e-6)
+        return y.permute(0, 3, 1, 2)
+
+
+class Selective(nn.Module):
+    """This block has a softmax over the channels of each place, and one over the places of each channel."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.patches, self.norm = nn.Conv2d(3, channels, 2, 2), ChannelNorm(channels)
+        self.mix, self.last = nn.Conv2d(channels, channels, 3, padding=1), nn.Conv2d(channels, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return a map for each class that adds to 1."""
+        y = self.norm(self.patches(x))
+        return self.last(y + F.softmax(self.mix(F.relu(y)), 1)).flatten(2).softmax(dim=-1)

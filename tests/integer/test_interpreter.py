@@ -385,6 +385,6 @@ def test_indices() -> None:
 
 def test_unknown_operation_is_named() -> None:
     broken = node("clip", lo=0, hi=1)
-    object.__setattr__(broken, "op", "softmax")
-    with pytest.raises(ProbqError, match="node clip: unknown operation 'softmax'"):
+    object.__setattr__(broken, "op", "attention")
+    with pytest.raises(ProbqError, match="node clip: unknown operation 'attention'"):
         evaluate(broken, np.zeros((1, 1), int))

@@ -247,7 +247,7 @@ W = {"weight": np.eye(2, dtype=int), "bias": np.zeros(2, int)}
 BAD_NODES: dict[str, tuple[dict[str, Any], str]] = {
     "slash": ({"name": "a/b", "op": "add"}, "without a slash"),
     "empty name": ({"name": "", "op": "add"}, "without a slash"),
-    "operation": ({"op": "softmax"}, "unknown operation 'softmax'; use one of input, linear"),
+    "operation": ({"op": "attention"}, "unknown operation 'attention'; use one of input, linear"),
     "inputs": ({"op": "add", "inputs": ("a",)}, "takes 2 inputs, not 1"),
     "no input": ({"op": "concat", "attributes": {"axis": 0}}, "takes one or more inputs, not 0"),
     "missing tensor": ({"op": "embedding", "inputs": ("a",)}, "tensor weight is missing"),

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from probq.export.c import arithmetic, data_movement
+from probq.export.c import arithmetic, data_movement, normalisers
 from probq.export.c.code.elementwise import copied
 from probq.export.c.code.program import CSource
 from probq.export.c.code.values import I8, I16, I32, LAYERS, U8, Type, View, dense, narrowest, ranges
@@ -27,6 +27,9 @@ EMITTERS: Mapping[str, Callable[[CSource, Node], View]] = MappingProxyType(
         "repeat": data_movement.repeat,
         "pad": data_movement.pad,
         "slice": data_movement.piece,
+        "softmax": normalisers.softmax,
+        "log_softmax": normalisers.log_softmax,
+        "normalise": normalisers.normalise,
     }
 )
 

@@ -11,6 +11,7 @@ from probq.export.onnx.convolution import sliced
 from probq.export.onnx.data_movement import pad, piece, repeat, table
 from probq.export.onnx.graph import Edge, Graph, integer_type, zero_point
 from probq.export.onnx.layers import layer, levels
+from probq.export.onnx.normalisers import log_softmax, normalise, softmax
 from probq.export.onnx.packed_parameters import parameter
 from probq.integer import Node
 from probq.integer.ranges import Range
@@ -218,5 +219,6 @@ OPERATIONS: Mapping[str, Operation] = MappingProxyType(
         "multiply": _multiply, "clip": _clip, "max_pool": _max_pool, "sum_pool": _sum_pool, "sum": _sum,
         "reshape": _reshape, "permute": _permute, "add": _add, "concat": _concat,
         "table": table, "repeat": repeat, "pad": pad, "slice": piece,
+        "softmax": softmax, "log_softmax": log_softmax, "normalise": normalise,
     }
 )  # fmt: skip

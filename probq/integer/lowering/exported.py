@@ -168,7 +168,8 @@ def _marks(q: Network) -> tuple[Mark, ...]:
     steps = q.steps.named().items()
     tables += [Mark("entering", name) for name, step in steps if step.rounds[0]]
     tables += [Mark("leaving", name) for name, step in steps if step.rounds[1]]
-    return (*layers, *tables, *(Mark("norm", name) for name in (*norms, *affine_norms(q.net, q.layers))))
+    norms += [*affine_norms(q.net, q.layers), *q.steps.normalising()]
+    return (*layers, *tables, *(Mark("norm", name) for name in norms))
 
 
 def _needed(graph: Any, outputs: tuple[str, ...]) -> tuple[Any, ...]:

@@ -13,16 +13,15 @@ from torch import Tensor, nn
 
 from probq.integer.lowering.exported import BATCH, Mark, export_graph, module_name, named_arguments, operation, where_of
 from probq.integer.lowering.looked_up import LookUp, looked_up
+from probq.integer.lowering.normalising import normalised, short_target
 from probq.integer.lowering.operations.arithmetic import ARITHMETIC, affine
 from probq.integer.lowering.operations.dispatch import OPERATIONS, PARTS
 from probq.integer.lowering.operations.elementwise import whole_numbers
 from probq.integer.lowering.operations.layers import Layers, geometry
-from probq.integer.lowering.operations.requantize import RoundingTarget
 from probq.integer.lowering.operations.tables import TABULATED, argument, table
 from probq.integer.lowering.operations.values import Value, common, refusal
 from probq.network.program.network import Network
 from probq.network.quantizers.affine_norms import affine_norms
-from probq.network.quantizers.steps import BITS, LOWEST
 from probq.utils.errors import ProbqError
 
 _RECURRENT = (
@@ -62,7 +61,7 @@ class Walk:
         places = [f"{layer.name}.{part}" for layer in q.layers for part in ("weight", "bias")]
         self.quantized = {id(self.tensors[place]) for place in places if place in self.tensors}
         self.norms = {layer.norm: layer for layer in q.layers if layer.norm}
-        self.affine_norms = affine_norms(q.net, q.layers)
+        self.affine_norms, self.normalising = affine_norms(q.net, q.layers), q.steps.normalising()
 
     def output(self) -> Value:
         """Return the symbolic integer of the network's output, in one step for all of its numbers.
@@ -186,7 +185,12 @@ class Walk:
             return argument(self.q.activations[mark.name], mark.name, x, self.make.requantizer)
         if mark.kind in ("entering", "leaving"):
             step = self.q.steps.named()[mark.name]
-            return self.make.requantizer(x, _short(step.exponent(mark.kind == "leaving")), mark.name)
+            return self.make.requantizer(x, short_target(2.0 ** step.exponent(mark.kind == "leaving")), mark.name)
+        if mark.name in self.normalising:
+            step = self.normalising[mark.name]
+            where = f"{step.kind} in {mark.name.rpartition('.')[0] or 'the network'}"
+            x = whole_numbers(x, where)
+            return normalised(step, mark.name, x, where, self.q.net, self.make.requantizer)
         if mark.name in self.affine_norms:
             where = f"batch_norm in {mark.name}"
             return self._affine(mark.name, whole_numbers(x, where), where)
@@ -195,10 +199,10 @@ class Walk:
         return x
 
     def _affine(self, name: str, x: Value, where: str) -> Value:
-        """Return what a normalisation of its own computes, rounded."""
-        norm = self.affine_norms[name]
-        target = _short(int(torch.log2(norm.step)))
-        return self.make.requantizer(affine(x, where, norm.gain.detach(), norm.shift.detach()), target, name)
+        """Return what a batch normalisation of its own computes, rounded."""
+        norm, shape = self.affine_norms[name], [-1] + [1] * (len(x.shape) - 1)
+        gain, shift = (part.detach().double().numpy().reshape(shape) for part in (norm.gain, norm.shift))
+        return self.make.requantizer(affine(x, where, gain, shift), short_target(norm.step), name)
 
     def _product(self, node: Any, where: str) -> Value:
         """Return what a layer's own product becomes, from what it is called with rather than what its module says."""
@@ -245,11 +249,6 @@ def _check_not_random(node: Any) -> None:
 def _all_tensors(net: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from net.named_parameters(remove_duplicate=False)
     yield from net.named_buffers(remove_duplicate=False)
-
-
-def _short(exponent: int) -> RoundingTarget:
-    """Return the levels that `round_to_step` rounds to."""
-    return RoundingTarget(exponent, LOWEST, 1, 2**BITS)
 
 
 def _layer_of(value: Value) -> str:

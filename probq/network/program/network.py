@@ -230,7 +230,7 @@ class Network(nn.Module):
         before, after = hooks(self.activations, exact)
         outputs: dict[str, Callable[[Tensor], Tensor]] = {}
         if self.folded:
-            outputs |= affine_norms(self.net, self.layers)
+            outputs |= affine_norms(self.net, self.layers) | self.steps.normalisers(self.net, exact)
             before, after = self.steps.hooks(before, after, exact)
         for layer in self.layers:
             self._bias(layer, onehots, rungs, tensors, outputs, exact)

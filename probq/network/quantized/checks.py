@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from probq.network.normalisers.kinds import NORMALISERS, are_options
 from probq.network.quantized.energy_entry import energy_from_entry
 from probq.network.tracing.stand_ins import ARITHMETIC, FUNCTIONS, is_stand_in
 from probq.utils.errors import ProbqError
@@ -91,9 +92,10 @@ def _call(name: str, entry: Any, tensors: Mapping[str, Tensor]) -> None:
         raise ProbqError(f"the call {name!r} is not given by function, operand and arguments")
     kind, operand, _, args, kwargs = entry
     plain = all(isinstance(value, bool | int | float | str | MAYBE) for value in (*args, *kwargs.values()))
-    if kind not in {*ARITHMETIC, *FUNCTIONS} or operand not in (0, 1) or not plain or not is_stand_in(name):
+    known = kind in {*ARITHMETIC, *FUNCTIONS} or (kind in NORMALISERS and are_options(kind, kwargs))
+    if not known or operand not in (0, 1) or not plain or not is_stand_in(name):
         raise ProbqError(f"the call {name!r} is none that can have a stand-in")
-    if kind in ARITHMETIC:
+    if kind not in FUNCTIONS:
         exponents = _tensor(f"steps.{name.replace('.', '/')}.log2_steps", [2], tensors)
         if not exponents.is_floating_point() or float(exponents.abs().max()) > LARGEST_EXPONENT:
             raise ProbqError(f"the steps of {name!r} are no exponents up to {LARGEST_EXPONENT}")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from probq.codebooks.rounding.scales import LEAST_GAIN
 from probq.codebooks.rounding.short_numbers import short_addend, short_factor, short_step
-from probq.network.quantizers.steps import round_to_step
+from probq.network.quantizers.rounding_step import round_to_step
 from probq.network.tracing.layer import Layer
 from probq.network.tracing.module_kinds import NORMS
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from probq.codebooks.rounding.short_numbers import LARGEST_FACTOR, whole_factors
+from probq.network.normalisers.kinds import NORMALISERS
 from probq.network.tracing.arguments import own_copy, tensors_in
 from probq.network.tracing.example_run import run_example
 from probq.network.tracing.module_kinds import TABLES
@@ -88,6 +89,8 @@ class CallFinder(Calls):
         x, raw = call.args[operand], not self._computed[id(call.args[operand])]
         if not x.is_floating_point() or not x.numel():
             return None
+        if call.kind in NORMALISERS:
+            return self._normaliser(call, raw)
         if call.kind in FUNCTIONS:
             others = [*call.args[1:], *call.kwargs.values()]
             plain = operand == 0 and all(a is None or isinstance(a, bool | int | float | str) for a in others)
@@ -98,6 +101,13 @@ class CallFinder(Calls):
         if kind not in ARITHMETIC or (operand and kind == "div") or not _needs_step(constant, kind, raw):
             return None
         return StandIn(kind, operand, raw)
+
+    def _normaliser(self, call: Call, raw: bool) -> StandIn | None:
+        """Return what stands in for a softmax or a normalisation whose gain and shift are tensors of the network."""
+        own = {id(t): name for name, t in (*self.net.named_buffers(), *self.net.named_parameters())}
+        parts = zip(("gain", "shift"), call.args[1:], strict=True)
+        names = {part: own.get(id(tensor)) for part, tensor in parts if tensor is not None}
+        return None if None in names.values() else StandIn(call.kind, 0, raw, (), {**call.kwargs, **names})
 
     def _depends(self, value: Any) -> bool:
         return isinstance(value, Tensor) and id(value) in self._computed

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from probq.network.normalisers.kinds import read_normaliser
 from probq.network.tracing.stand_ins import FUNCTIONS, StandIn, stand_ins
 
 # What torch calls the functions of `ARITHMETIC`.
@@ -31,8 +32,8 @@ class Call(NamedTuple):
     """A call of a function that may have a stand-in.
 
     Attributes:
-        kind: of `ARITHMETIC` or `FUNCTIONS`.
-        args: its arguments.
+        kind: of `ARITHMETIC`, `FUNCTIONS` or `NORMALISERS`.
+        args: its arguments; tensors alone where it normalises.
         kwargs: those by name, without `inplace`.
         in_place: whether it changes its first argument.
     """
@@ -47,6 +48,8 @@ def read_call(func: Any, args: Any, kwargs: Any) -> Call | None:
     """Return a call, or None where the function is none that can have a stand-in."""
     name = str(getattr(func, "__name__", ""))
     kind = OPERATORS.get(name)
+    if (normaliser := read_normaliser(name, args, kwargs)) is not None:
+        return Call(normaliser.kind, normaliser.tensors, normaliser.options, False)
     if kind is None:
         kind = OTHER_NAMES.get(name, name.removesuffix("_"))
         if kind not in FUNCTIONS or not args:
@@ -139,9 +142,15 @@ class Router(Calls):
         if not isinstance(stand_in, StandIn) or not isinstance(call.args[stand_in.operand], Tensor):
             return func(*args, **kwargs)
         x = call.args[stand_in.operand]
-        constants = () if stand_in.tabulated else (call.args[1 - stand_in.operand],)
-        y = stand_in(x.clone() if call.in_place else x, *constants)
+        y = stand_in(x.clone() if call.in_place else x, *_constants(stand_in, call))
         return x.copy_(y) if call.in_place else y
+
+
+def _constants(stand_in: StandIn, call: Call) -> tuple[Any, ...]:
+    """Return what a stand-in computes with besides its tensor."""
+    if stand_in.tabulated:
+        return ()
+    return call.args[1:] if stand_in.normalises else (call.args[1 - stand_in.operand],)
 
 
 def routed(net: nn.Module) -> Any:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from probq.codebooks.rounding.short_numbers import short_addend, short_factor, short_number, short_step
+from probq.network.normalisers.kinds import NORMALISERS
 
 Constant: TypeAlias = float | Tensor
 
@@ -59,11 +60,11 @@ class StandIn(nn.Module):
     """A stand-in computes one call of a function.
 
     Args:
-        kind: the function, a key of `ARITHMETIC` or `FUNCTIONS`.
+        kind: the function, a key of `ARITHMETIC`, `FUNCTIONS` or `NORMALISERS`.
         operand: which argument is the tensor that depends on the network's input.
         raw: whether that tensor is the network's own real input, at most moved, pooled or clipped.
         args: what else a function of one number takes.
-        kwargs: the same by name.
+        kwargs: the same by name; the options of a softmax or normalisation, with the names of its gain and shift.
     """
 
     def __init__(
@@ -79,14 +80,22 @@ class StandIn(nn.Module):
         return self.kind in FUNCTIONS
 
     @property
+    def normalises(self) -> bool:
+        """Return whether it is a softmax or a normalisation."""
+        return self.kind in NORMALISERS
+
+    @property
     def signed(self) -> bool:
         """Return whether it takes negative values."""
         return self.kind not in NON_NEGATIVE
 
-    def forward(self, x: Tensor, *constants: Constant) -> Tensor:
+    def forward(self, x: Tensor, *constants: Any) -> Tensor:
         """Return what the call computes."""
         if self.tabulated:
             return FUNCTIONS[self.kind](x, *self.args, **self.kwargs)
+        if self.normalises:
+            gain, shift = constants
+            return NORMALISERS[self.kind](x, gain, shift, self.kwargs)
         return ARITHMETIC[self.kind](x, *constants)
 
     @property

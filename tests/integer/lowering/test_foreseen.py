@@ -33,8 +33,8 @@ def sequence(*between):
 
 
 REFUSED = {
-    "layer normalisation": (sequence(nn.LayerNorm(8)), X),
-    "softmax": (sequence(nn.Softmax(-1)), X),
+    "normalisation of one number": (sequence(nn.GroupNorm(8, 8)), X),
+    "softmax along the batch": (sequence(nn.Softmax(0)), X),
     "two outputs": (Own(lambda net, x: (net.b(net.a(x)), net.a(x))), X),
     "noise": (Own(lambda net, x: net.b(F.dropout(net.a(x), 0.5))), X),
     "what depends on data": (Own(lambda net, x: net.b(net.a(x)) if x.sum() > 0 else net.b(x)), X.abs()),
@@ -74,7 +74,7 @@ def test_who_asked_for_float_is_not_warned():
 
 def test_the_warning_points_at_the_caller():
     with pytest.warns(UserWarning, match=WILL) as caught:
-        probq.quantize(sequence(nn.LayerNorm(8)), X)
+        probq.quantize(sequence(nn.GroupNorm(8, 8)), X)
     assert {w.filename for w in caught} == {__file__}
 
 

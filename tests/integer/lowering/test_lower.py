@@ -86,7 +86,7 @@ def test_an_average_as_output_keeps_its_divisor_in_the_scale():
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        ([nn.Linear(4, 4), nn.Softmax(1), nn.Linear(4, 2)], "softmax in 1"),
+        ([nn.Linear(4, 4), nn.Softmax(0), nn.Linear(4, 2)], "softmax in 1"),
         ([nn.BatchNorm1d(4), nn.Linear(4, 2)], "batch_norm in 0"),
         ([nn.Linear(4, 4), nn.Hardtanh(-0.7, 0.7)], "not multiples of the value's step"),
     ],

@@ -10,11 +10,12 @@ import numpy as np
 
 from probq.integer import IntegerModel, Node
 from probq.integer.interpreter import evaluate
-from probq.integer.ranges import reachable
+from probq.integer.ranges import Range, reachable
 from probq.utils.errors import ProbqError
 
 MOST, LONG = 2**31 - 1, 2**62 - 1
 LAYERS = frozenset({"linear", "conv"})
+NORMALISERS = frozenset({"softmax", "log_softmax", "normalise"})
 SUMS = frozenset({"linear", "conv", "add", "sum", "sum_pool"})
 LONG_SUMS = frozenset({"sum", "sum_pool"})  # in 64 bits where 31 do not hold them and they are rounded next
 SAME_LEVELS = frozenset({"max_pool", "reshape", "permute", "repeat", "slice"})
@@ -90,9 +91,10 @@ def ranges(model: IntegerModel) -> Mapping[str, ElementRange]:
     """
     found: dict[str, ElementRange] = {}
     short = {model.output, *(name for node in model.nodes if not _takes_long(node) for name in node.inputs)}
+    proven = model.ranges
     for node in model.nodes:
         most = LONG if node.op in LONG_SUMS and node.name not in short else MOST
-        found[node.name] = _checked(node, _range(node, [found[name] for name in node.inputs]), most)
+        found[node.name] = _checked(node, _range(node, [found[name] for name in node.inputs], proven[node.name]), most)
     return MappingProxyType(found)
 
 
@@ -113,7 +115,7 @@ def _checked(node: Node, found: ElementRange, most: int) -> ElementRange:
     return found
 
 
-def _range(node: Node, inputs: list[ElementRange]) -> ElementRange:
+def _range(node: Node, inputs: list[ElementRange], proven: Range) -> ElementRange:
     if node.op == "input":
         return _input(node)
     if node.op == "embedding":
@@ -125,6 +127,8 @@ def _range(node: Node, inputs: list[ElementRange]) -> ElementRange:
     if node.op == "table":
         shape, entries = inputs[0].low.shape, reachable(node, *inputs[0].limits)[1]
         return ElementRange(np.full(shape, entries.min()), np.full(shape, entries.max()), 0)
+    if node.op in NORMALISERS:
+        return ElementRange(np.full(proven.shape, proven.low), np.full(proven.shape, proven.high), 0)
     ends = [evaluate(node, *(np.stack([each.low, each.high]) for each in inputs))]
     low, high = ends[0].min(0), ends[0].max(0)
     most = 0

@@ -101,10 +101,9 @@ def div(first: Any, where: str, shape: Shape, second: Any, rounding_mode: str | 
     return _scaled(first, where, shape, divisors, divided=True)
 
 
-def affine(value: Value, where: str, gain: Tensor, shift: Tensor) -> Value:
-    """Return `gain * value + shift`, with numbers for each index of the value's first axis."""
-    parts = [part.double().numpy().reshape([-1] + [1] * (len(value.shape) - 1)) for part in (gain, shift)]
-    return _offset(_scaled(numbers(where, value), where, value.shape, parts[0]), where, value.shape, parts[1])
+def affine(value: Value, where: str, gain: np.ndarray, shift: np.ndarray) -> Value:
+    """Return `gain * value + shift`, float64 numbers that broadcast to the value without the batch."""
+    return _offset(_scaled(numbers(where, value), where, value.shape, gain), where, value.shape, shift)
 
 
 def _array(constant: Constant) -> np.ndarray:
