@@ -64,9 +64,11 @@ TARGETS = (
 
 SHIFTS = r"no power of two, and FPGA flows only shift"  # also of averages over other numbers than powers of two
 TREES = r"no power of two, and adder trees only shift"
-ADD, CONCAT, SUM_POOL = (f"{op} has no memory form" for op in ("add", "concat", "sum_pool"))
+ADD, CONCAT, SUM_POOL, NORMALISE, PERMUTE = (
+    f"{op} has no memory form" for op in ("add", "concat", "sum_pool", "normalise", "permute")
+)
 TRANSPOSED = "transposed .* no memory form"
-NO_TABLE, NO_PAD, NO_REPEAT = (f"QONNX has no {op}" for op in ("table", "pad", "repeat"))
+NO_TABLE, NO_PAD, NO_REPEAT, NO_NORMALISE = (f"QONNX has no {op}" for op in ("table", "pad", "repeat", "normalise"))
 
 # Why targets refuse, for shift and dyadic; "" where they compute the same integers. C and ONNX refuse none.
 REFUSED = {
@@ -82,6 +84,9 @@ REFUSED = {
     "densenet": {"qonnx": (SHIFTS, SHIFTS), "memory": (CONCAT, CONCAT)},
     "repvgg": {"qonnx": (SHIFTS, SHIFTS), "memory": (ADD, ADD)},
     "layer scale": {"qonnx": (SHIFTS, SHIFTS), "memory": (ADD, ADD)},
+    "layer norms": {"qonnx": (NO_NORMALISE, SHIFTS), "memory": (NORMALISE, NORMALISE)},
+    "group norms": {"qonnx": (NO_NORMALISE, SHIFTS), "memory": (NORMALISE, NORMALISE)},
+    "channel attention": {"qonnx": (NO_NORMALISE, SHIFTS), "memory": (PERMUTE, PERMUTE)},
     "plain": {"qonnx": ("", SHIFTS), "memory": ("", "")},
     "perceptron": {"qonnx": ("", SHIFTS), "memory": ("", ""), "hls": ("", SHIFTS), "verilog": ("", TREES)},
 }
