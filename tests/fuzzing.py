@@ -61,7 +61,8 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], Any]:
 
 def forge(path: Path, blobs: dict[str, np.ndarray], manifest: Any) -> None:
     """A file of someone who knows the format: the manifest's hash is right, and so is that of each blob it names."""
-    for node in manifest.get("nodes") or [] if isinstance(manifest, dict) else []:
+    nodes = manifest.get("nodes") if isinstance(manifest, dict) else None
+    for node in nodes if isinstance(nodes, list) else []:
         tensors = node.get("tensors") if isinstance(node, dict) else None
         for name, entry in tensors.items() if isinstance(tensors, dict) else []:
             _seal(entry, f"{node.get('name')}/{name}", blobs)

@@ -5,8 +5,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from drawn_normalisers import OPERATIONS as NORMALISERS
-from drawn_normalisers import normaliser
 
 from probq.integer import IntegerModel, Node
 from probq.integer.interpreter import evaluate
@@ -73,12 +71,13 @@ class Maker:
         if node.op == "table":
             shape, table = lows[0].shape, node.tensors["table"]
             return np.full(shape, table.min()), np.full(shape, table.max()), int(abs(table).max())
-        if node.op in NORMALISERS:
-            found = IntegerModel([*self.nodes, node], node.name, 1.0).ranges[node.name]
-            return np.full(found.shape, found.low), np.full(found.shape, found.high), found.bound
         if node.op in ("linear", "conv"):
             size = evaluate(self.with_tensors(node, abs), *most)[0]
             return -size, size, int(size.max())
+        if node.op in ("product", "matmul"):
+            whole = [np.full_like(each, each.max()) for each in most] if node.op == "matmul" else most
+            size = evaluate(node, *whole)[0]
+            return -size, size, int(size.max(initial=0))
         ends = evaluate(node, *(np.stack(pair) for pair in zip(lows, highs, strict=True)))
         sums = evaluate(node, *most) if node.op in ("add", "sum", "sum_pool") else abs(ends)
         return ends.min(0), ends.max(0), int(max(sums.max(initial=0), abs(ends).max(initial=0)))
@@ -187,15 +186,35 @@ class Maker:
         return self.node("concat", [x, x], {"axis": self.draw(-len(shape), len(shape) - 1)})
 
     def arithmetic(self, x: str) -> str:
-        kind, shape = self.draw(0, 1 if self.dense else 2), self.shape(x)
+        kind, shape = self.draw(0, 1 if self.dense else 3), self.shape(x)
         if kind == 0:
             lo, hi = sorted((self.draw(-200, 200), self.draw(-200, 200)))
             return self.node("clip", [x], {"lo": self.choose(lo, None), "hi": self.choose(hi, None)})
         if kind == 1:
             multiplier = self.random.integers(-5, 100, self.choose((), (shape[0], *[1] * (len(shape) - 1)), shape))
             return self.node("multiply", [x], multiplier=multiplier)
+        if kind == 3:
+            return self.multiplied(x)
         others = [name for name in self.low if self.shape(name) in (shape, shape[1:], shape[-1:])]
         return self.node("add", [x, self.choose(*others)] if self.draw(0, 1) else [self.choose(*others), x])
+
+    def multiplied(self, x: str) -> str:
+        """With another value, number by number or as matrices; with itself where nothing else fits."""
+        shape = self.shape(x)
+        if self.draw(0, 1):
+            others = [
+                name for name in self.low if self.shape(name) in (shape, shape[1:], shape[-1:], (1,) * len(shape))
+            ]
+            return self.node("product", [x, self.choose(*others)] if self.draw(0, 1) else [self.choose(*others), x])
+        if len(shape) < 2:
+            x = self.node("reshape", [x], {"shape": [1, *shape]})
+            shape = self.shape(x)
+        fits = [n for n in self.low if self.shape(n)[:-1] == (*shape[:-2], shape[-1])]
+        x, axes = self.requantize(x), list(range(len(shape)))
+        if fits:
+            return self.node("matmul", [x, self.requantize(self.choose(*fits))])
+        other = self.node("permute", [x], {"axes": [*axes[:-2], axes[-1], axes[-2]]})
+        return self.node("matmul", [x, other])
 
     def table(self, x: str) -> str:
         """A function of anything to anything; of a wide value, its code of a few bits."""
@@ -206,12 +225,6 @@ class Maker:
         first, reach = low - self.draw(0, 3), 10 ** self.draw(0, 6)
         table = self.random.integers(self.choose(0, -reach), reach, high + self.draw(1, 3) - first)
         return self.node("table", [x], {"first": first}, table=table)
-
-    def divided(self, x: str) -> str:
-        """A softmax or a normalisation of codes of a few bits."""
-        x = self.requantize(x, self.choose(2, 8, 12))
-        op, attributes, tensors = normaliser(self.draw, self.random)
-        return self.node(op, [x], attributes, **tensors)
 
     def moved(self, x: str) -> str:
         """Repeated, padded with zeros or cut, along any of the last axes."""
@@ -247,7 +260,7 @@ class Maker:
     def grow(self, x: str) -> str:
         """One operation more that fits; where the integers grow too large, a requantization."""
         spatial = 2 <= len(self.shape(x)) <= 4
-        options = [self.linear, self.rearranged, self.arithmetic, self.requantize, self.table, self.moved, self.divided]
+        options = [self.linear, self.rearranged, self.arithmetic, self.requantize, self.table, self.moved]
         options += [self.conv, self.conv, self.conv, self.pool] * spatial
         options = [self.linear, self.arithmetic, self.requantize] if self.dense else options
         try:

@@ -18,7 +18,7 @@ def bops(layer: Layer, weight_bits: Any, input_bits: Any) -> Any:
 
     Args:
         layer: the layer.
-        weight_bits: width in bits, a number or an array.
+        weight_bits: width in bits, a number or an array; of a product of two tensors, that of the second one.
         input_bits: width in bits, a number or an array that broadcasts.
 
     Returns:
@@ -36,11 +36,11 @@ def storage(layer: Layer, weight_bits: Any, input_bits: Any) -> Any:
 
 
 def activations(layer: Layer, weight_bits: Any, input_bits: Any) -> Any:
-    """Return the bits of the layer's input tensor for one example, `inputs * input bits`.
+    """Return the bits of the layer's input tensor for one example, `inputs * input bits`, of a product those of both.
 
     A tensor that two layers read counts twice. Inputs that no quantizer reaches count 32 bits for each number.
     """
-    return layer.inputs * input_bits + 0 * weight_bits
+    return layer.inputs * input_bits + layer.others * weight_bits
 
 
 def ebops(layer: Layer, weight_bits: Any, input_bits: Any) -> Any:
@@ -49,11 +49,14 @@ def ebops(layer: Layer, weight_bits: Any, input_bits: Any) -> Any:
     The digits of a weight are the binary digits of its magnitude: none at 0 bits, 1 at 1 bit, one less than the width
     from 2 bits on, because the sign is none. The figure is what all weights of that width could cost: one whose outer
     digits are zero costs less, for a constant counts only the digits from its first to its last one. What the decided
-    codes really cost is `probq.effective_bops(q, assignment)`.
+    codes really cost is `probq.effective_bops(q, assignment)`. Of a product of two tensors both widths count, as in
+    `bops`.
 
     Source: C. Sun, T. K. Aarrestad, V. Loncar, J. Ngadiuba, M. Spiropulu, 2024, "Gradient-based Automatic Mixed
     Precision Quantization for Neural Networks On-Chip" (EBOPs).
     """
+    if layer.is_product:
+        return bops(layer, weight_bits, input_bits)
     bits = np.asarray(weight_bits)
     digits = np.where(bits > 1, bits - 1, bits)
     return layer.macs * (digits if digits.ndim else int(digits)) * input_bits

@@ -18,7 +18,7 @@ def effective_bops(q: Program, assignment: Assignment) -> float:
 
     The digits of a weight are those of its integer level in binary from the first to the last one that is not zero;
     none for a zero, and the sign is none. Every weight of a layer takes part in equally many products, as without
-    padding. Inputs count their width. What stays float counts 32 bits.
+    padding. Inputs, and both tensors of a product, count their width. What stays float counts 32 bits.
 
     Args:
         q: the network.
@@ -30,7 +30,7 @@ def effective_bops(q: Program, assignment: Assignment) -> float:
     check_posterior(q, "effective_bops")
     chosen, total = rung_onehots(q, assignment.widths), 0.0
     for layer in q.layers:
-        digits = float(FLOAT_BITS)
+        digits = float(assignment.widths.get(layer.weight, FLOAT_BITS) if layer.is_product else FLOAT_BITS)
         if layer.weight in q.weight_names:
             codes = torch.as_tensor(np.asarray(assignment.codes[layer.weight]), device=q.device).long()
             levels = code_levels(q.rung(layer.weight, chosen[layer.weight]).levels, codes)

@@ -17,7 +17,7 @@ from probq.integer.node import Node
 from probq.integer.normalisers.meaning import log_softmax, normalise, softmax
 from probq.integer.operations import NORMALISE
 from probq.integer.ranges import exponentials_of
-from probq.integer.windows import blind, ceil_size, columns, pad, pool, span
+from probq.integer.windows import blind, ceil_size, columns, pad, pool, span, upright
 from probq.utils.errors import ProbqError
 
 COLUMNS = 2**22  # elements of one block of a convolution's unfolded input
@@ -118,10 +118,14 @@ def _check_int64(largest: int) -> None:
 def _exact(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> type[np.floating[Any]]:
     """Return the floating-point type in which the product of `weight` [O, I] with `x`, plus `bias`, is exact."""
     row_sum = float(np.abs(weight.astype(np.float64)).sum(axis=1).max(initial=0))
-    bound = _largest(x) * row_sum * (1 + 2**-20) + _largest(bias)  # the margin covers this line's own rounding
+    return _real(_largest(x) * row_sum * (1 + 2**-20) + _largest(bias))  # the margin covers this line's own rounding
+
+
+def _real(bound: float) -> type[np.floating[Any]]:
+    """Return the type in which sums are exact whose partial sums, in whatever order, keep below a bound."""
     if bound >= 2**53:
         raise ProbqError(f"the sum may reach {bound:.3g}, beyond exact arithmetic (2^53); use narrower widths")
-    return np.float32 if bound < 2**24 else np.float64  # partial sums, in whatever order, keep below the bound
+    return np.float32 if bound < 2**24 else np.float64
 
 
 def _linear(node: Node, x: np.ndarray) -> np.ndarray:
@@ -141,7 +145,7 @@ def _conv(node: Node, x: np.ndarray) -> np.ndarray:
         raise ProbqError(f"the weight has {spatial} spatial axes, the value {x.ndim - 2}")
     stride, padding = spec["stride"], spec["padding"]
     if spec["transposed"]:
-        x, weight, padding = _upright(x, weight, spec)
+        x, weight, padding = upright(x, weight, spec)
         stride = [1] * spatial
     x = pad(x, padding, 0)
     real = _exact(x, weight.reshape(len(weight), -1), bias)
@@ -157,20 +161,6 @@ def _conv(node: Node, x: np.ndarray) -> np.ndarray:
         product += bias.astype(real).reshape(-1, *[1] * spatial)
         out[start : start + block] = product
     return out
-
-
-def _upright(x: np.ndarray, weight: np.ndarray, spec: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, list[Any]]:
-    """Return a transposed convolution as one of stride 1, with zeros between inputs and the kernel flipped."""
-    kernel, groups, spatial = weight.shape[2:], spec["groups"], weight.ndim - 2
-    sizes = [(n - 1) * s + 1 for n, s in zip(x.shape[2:], spec["stride"], strict=True)]
-    spread = np.zeros((*x.shape[:2], *sizes), np.int64)
-    spread[tuple([slice(None), slice(None), *[slice(None, None, s) for s in spec["stride"]]])] = x
-    weight = weight.reshape(groups, -1, *weight.shape[1:]).swapaxes(1, 2)
-    weight = np.flip(weight.reshape(-1, *weight.shape[2:]), tuple(range(2, 2 + spatial)))
-    extra = spec.get("output_padding") or [0] * spatial
-    reach = [d * (k - 1) for k, d in zip(kernel, spec["dilation"], strict=True)]
-    ends = zip(reach, spec["padding"], extra, strict=True)
-    return spread, weight, [[r - low, r - high + e] for r, (low, high), e in ends]
 
 
 def _embedding(node: Node, x: np.ndarray) -> np.ndarray:
@@ -242,8 +232,28 @@ def _sum(node: Node, x: np.ndarray) -> np.ndarray:
 
 def _add(node: Node, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     _check_int64(_largest(x) + _largest(y))
+    low, high = _aligned(x, y)
+    return high + low
+
+
+def _product(node: Node, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    _check_int64(_largest(x) * _largest(y))
+    low, high = _aligned(x, y)
+    return high * low
+
+
+def _aligned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return two values so that they broadcast behind the batch, the one of fewer axes first."""
     low, high = sorted((x, y), key=np.ndim)
-    return high + low.reshape(len(low), *[1] * (high.ndim - low.ndim), *low.shape[1:])
+    return low.reshape(len(low), *[1] * (high.ndim - low.ndim), *low.shape[1:]), high
+
+
+def _matmul(node: Node, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return the matrix products over the last two axes; those before them broadcast."""
+    if x.ndim != y.ndim or x.ndim < 3 or x.shape[-1] != y.shape[-2]:
+        raise ProbqError(f"no matrices of shapes {x.shape[1:]} and {y.shape[1:]} can be multiplied")
+    real = _real(_largest(x) * _largest(y) * x.shape[-1])
+    return np.matmul(x.astype(real), y.astype(real)).astype(np.int64)
 
 
 def _softmax(node: Node, x: np.ndarray) -> np.ndarray:
@@ -275,6 +285,8 @@ OPERATIONS: Mapping[str, Callable[..., np.ndarray]] = MappingProxyType(
         "softmax": _softmax,
         "log_softmax": _log_softmax,
         "normalise": _normalise,
+        "product": _product,
+        "matmul": _matmul,
         **MOVES,
     }
 )

@@ -121,6 +121,8 @@ SIGNATURES: Mapping[str, Signature] = MappingProxyType(
         "reshape": Signature(1, {}, {"shape": "a list of sizes"}),
         "permute": Signature(1, {}, {"axes": "a list of integers"}),
         "add": Signature(2),
+        "product": Signature(2),
+        "matmul": Signature(2),
         "concat": Signature(None, {}, {"axis": "an integer"}),
         "table": Signature(1, {"table": (1,)}, {"first": "an integer"}),
         "softmax": Signature(1, _EXPONENTIALS, {"dropped": "0 to 31", "bits": "0 to 31"}),
@@ -148,7 +150,7 @@ def check_operation(op: str, inputs: int, tensors: Mapping[str, np.ndarray], att
         ProbqError: the operation is unknown, or a part is missing, unknown or of the wrong kind.
     """
     if op not in SIGNATURES:
-        raise ProbqError(f"unknown operation {op!r:.80}; use one of {', '.join(SIGNATURES)}")
+        raise ProbqError(f"unknown operation {op!r}; use one of {', '.join(SIGNATURES)}")
     signature = _INDEX if op == "input" and attributes.get("index") is True else SIGNATURES[op]
     if signature.inputs not in (inputs, None) or (signature.inputs is None and not inputs):
         raise ProbqError(f"{op} takes {signature.inputs or 'one or more'} inputs, not {inputs}")

@@ -200,6 +200,23 @@ def _checked(node: Node, check: Callable[..., None], *given: Any) -> None:
         raise ProbqError(f"node {node.name} ({node.op}): {error}") from error
 
 
+def _product(_: Node, values: list[Range]) -> tuple[int, int]:
+    return corners(*values)
+
+
+def _matmul(node: Node, values: list[Range]) -> tuple[int, int]:
+    length = values[0].shape[-1]
+    _check_exact(node, length * values[0].bound * values[1].bound, EXACT)
+    low, high = corners(*values)
+    return length * low, length * high
+
+
+def corners(x: Range, y: Range) -> tuple[int, int]:
+    """Return the least and greatest product of a number of each range."""
+    ends = [a * b for a in (x.low, x.high) for b in (y.low, y.high)]
+    return min(ends), max(ends)
+
+
 def _hull(_: Node, values: list[Range]) -> tuple[int, int]:
     return min(value.low for value in values), max(value.high for value in values)
 
@@ -214,6 +231,6 @@ _INTERVALS: Mapping[str, Callable[[Node, list[Range]], tuple[int, int]]] = Mappi
         "multiply": _multiply, "clip": _clip, "max_pool": _hull, "sum_pool": _sum_pool, "sum": _sum,
         "reshape": _hull, "permute": _hull, "add": _add, "concat": _hull, "table": _table,
         "repeat": _hull, "pad": _pad, "slice": _hull, "softmax": _softmax, "log_softmax": _log_softmax,
-        "normalise": _normalise,
+        "normalise": _normalise, "product": _product, "matmul": _matmul,
     }
 )  # fmt: skip

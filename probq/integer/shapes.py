@@ -153,6 +153,13 @@ def _add(_: Node, x: Shape, y: Shape) -> Shape:
     return tuple(b if a == 1 else a for a, b in zip(low, high, strict=True))
 
 
+def _matmul(_: Node, x: Shape, y: Shape) -> Shape:
+    fits = len(x) == len(y) > 1 and x[-1] == y[-2]
+    if not fits or any(a != b and 1 not in (a, b) for a, b in zip(x[:-2], y[:-2], strict=True)):
+        raise ProbqError(f"no matrices of shapes {x} and {y} can be multiplied")
+    return (*(b if a == 1 else a for a, b in zip(x[:-2], y[:-2], strict=True)), x[-2], y[-1])
+
+
 def _concat(node: Node, *shapes: Shape) -> Shape:
     axis, first = axis_of(node.attributes["axis"], shapes[0]), shapes[0]
     for other in shapes:
@@ -186,6 +193,7 @@ _SHAPES: Mapping[str, Callable[..., Shape]] = MappingProxyType(
         "input": _input, "linear": _linear, "conv": _conv, "embedding": _embedding, "requantize": _elementwise,
         "multiply": _elementwise, "clip": _same, "max_pool": _pool, "sum_pool": _pool, "sum": _sum,
         "reshape": _reshape, "permute": _permute, "add": _add, "concat": _concat, "table": _same, "repeat": _repeat,
-        "pad": _pad, "slice": _slice, "softmax": _rows, "log_softmax": _rows, "normalise": _rows,
+        "pad": _pad, "slice": _slice, "softmax": _rows, "log_softmax": _rows, "normalise": _rows, "product": _add,
+        "matmul": _matmul,
     }
 )  # fmt: skip

@@ -92,6 +92,8 @@ def _work(node: Node, shapes: Mapping[str, Shape]) -> int:
         weight = node.tensors["weight"].shape
         inputs = weight[0] // node.attributes["groups"] if node.attributes["transposed"] else weight[1]
         return count * inputs * math.prod(weight[2:])
+    if node.op == "matmul":
+        return count * shapes[node.inputs[0]][-1]
     if node.op in ("max_pool", "sum_pool"):
         return count * math.prod(node.attributes["kernel"])
     return max(count, *(math.prod(shapes[name]) for name in node.inputs), 1)

@@ -1,6 +1,6 @@
 """A kernel moves over the last axes of an array: sizes, padding, unfolding and pooling (numpy only)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -107,3 +107,17 @@ def _pool_axis(x: np.ndarray, kernel: int, stride: int, dilation: int, join: np.
     for tap in taps[1:]:
         join(out, tap, out=out)
     return out
+
+
+def upright(x: np.ndarray, weight: np.ndarray, spec: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, list[Any]]:
+    """Return a transposed convolution as one of stride 1, with zeros between inputs and the kernel flipped."""
+    kernel, groups, spatial = weight.shape[2:], spec["groups"], weight.ndim - 2
+    sizes = [(n - 1) * s + 1 for n, s in zip(x.shape[2:], spec["stride"], strict=True)]
+    spread = np.zeros((*x.shape[:2], *sizes), np.int64)
+    spread[tuple([slice(None), slice(None), *[slice(None, None, s) for s in spec["stride"]]])] = x
+    weight = weight.reshape(groups, -1, *weight.shape[1:]).swapaxes(1, 2)
+    weight = np.flip(weight.reshape(-1, *weight.shape[2:]), tuple(range(2, 2 + spatial)))
+    extra = spec.get("output_padding") or [0] * spatial
+    reach = [d * (k - 1) for k, d in zip(kernel, spec["dilation"], strict=True)]
+    ends = zip(reach, spec["padding"], extra, strict=True)
+    return spread, weight, [[r - low, r - high + e] for r, (low, high), e in ends]

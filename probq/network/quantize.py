@@ -29,7 +29,7 @@ from probq.network.tracing.arguments import first_rows, own_copy, signature
 from probq.network.tracing.layer import Layer
 from probq.network.tracing.plain import plain_copy
 from probq.network.tracing.stand_ins import stand_ins
-from probq.network.tracing.trace import trace_network
+from probq.network.tracing.trace import Tracing, trace_network
 from probq.priors.energies.energy import Energy
 from probq.utils.errors import ProbqError
 
@@ -68,23 +68,23 @@ def quantize(
     notes += found.notes
     plans: dict[str, Plan | None] = {}
     for place, layer in enumerate(layers):
-        own = plans[layer.name] = keep_frozen(plan_for(Plan() if plan is None else plan, layer), copied, layer)
+        views = [layers[place], *([found.seconds[layer.name]] if layer.is_product else ())]
+        owns = [keep_frozen(plan_for(Plan() if plan is None else plan, view), copied, view) for view in views]
+        own = plans[layer.name] = owns[0] if owns[-1] is not None else None
         if own is None:
             layers[place] = replace(layer, norm=None)  # nothing is folded into what stays float
             notes.append(f"{layer.name} stays float, as planned; it counts as 32 x 32 bits")
             continue
         own.check(layers[place], layers)
-        if layer.weight not in weights:
+        if layer.weight not in weights and not layer.is_product:
             weights[layer.weight] = _weight_quantizer(copied, layers[place], own)
             if own.tie_weight is not None:
                 ties.setdefault(own.tie_weight, []).append(layer.weight)
-        if layer.input is not None:
-            sample = found.inputs[layer.name]
-            inputs[layer.input] = InputQuantizer(own.input_ladder(layer), sample, own.input_prior, own.estimator)
-            # a scale to train would ask for the gradient of the first layer's input, for a power of two that stays
-            inputs[layer.input].log2_scale.requires_grad_(not layer.first or len(inputs[layer.input].ladder) > 1)
-            if own.tie_input is not None and not layer.first:
-                ties.setdefault(own.tie_input, []).append(layer.input)
+        for view, one in zip(views, owns, strict=True):
+            if view.input is not None and one is not None and view.input not in inputs:
+                inputs[view.input] = _input_quantizer(found, view, one)
+                if one.tie_input is not None and not view.first:
+                    ties.setdefault(one.tie_input, []).append(view.input)
     if not weights:
         raise ProbqError("the plan leaves every layer in float; let it return a Plan for at least one layer")
     for note in found.notes:
@@ -121,6 +121,14 @@ def _foresee(q: Quantized, warn: bool) -> None:
         q.notes = (*q.notes, note)
         if warn:
             warnings.warn(note, UserWarning, stacklevel=4)
+
+
+def _input_quantizer(found: Tracing, layer: Layer, plan: Plan) -> InputQuantizer:
+    sample = found.inputs[str(layer.input).removesuffix(".input")]
+    made = InputQuantizer(plan.input_ladder(layer), sample, plan.input_prior, plan.estimator)
+    # a scale to train would ask for the gradient of the first layer's input, for a power of two that stays
+    made.log2_scale.requires_grad_(not layer.first or len(made.ladder) > 1)
+    return made
 
 
 def _weight_quantizer(net: nn.Module, layer: Layer, plan: Plan) -> WeightQuantizer:

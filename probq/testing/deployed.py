@@ -10,13 +10,16 @@ from torch import Tensor, nn
 
 from probq.network.tracing.module_kinds import NORMS
 from probq.testing.deployed_blocks import (
+    Attentive,
     ChannelNorm,
     DenseBlock,
+    Gated,
     Placed,
     PreActivation,
     Reparametrized,
     Scaled,
     Selective,
+    SqueezeExcitation,
     conv_norm,
 )
 
@@ -162,6 +165,21 @@ def _group_norms() -> nn.Sequential:
     )  # fmt: skip
 
 
+def _squeezed() -> nn.Sequential:
+    blocks = [SqueezeExcitation(6, 3), *conv_norm(6, 8, 3, 2), nn.SiLU(), SqueezeExcitation(8, 2)]
+    return nn.Sequential(*conv_norm(3, 6, 3, 2), nn.ReLU(), *blocks, *_head(8))
+
+
+def _gated() -> nn.Sequential:
+    blocks = [nn.Conv1d(2, 6, 3, padding=1), Gated(6, 1), Gated(6, 2)]
+    return nn.Sequential(*blocks, nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(6, 4))
+
+
+def _attentive() -> nn.Sequential:
+    blocks = [Attentive(8, 2), nn.Linear(8, 8), nn.ReLU(), Attentive(8, 1)]
+    return nn.Sequential(nn.Linear(4, 8), *blocks, nn.Flatten(), nn.Linear(40, 3))
+
+
 DEPLOYED: tuple[tuple[str, Callable[[], nn.Module], tuple[int, ...]], ...] = (
     ("mobilenet v2", _mobilenet, (3, 12, 12)),
     ("resnet", lambda: _resnet(padded=False), (3, 12, 12)),
@@ -178,6 +196,9 @@ DEPLOYED: tuple[tuple[str, Callable[[], nn.Module], tuple[int, ...]], ...] = (
     ("layer norms", _layer_norms, (6,)),
     ("group norms", _group_norms, (3, 12, 12)),
     ("channel attention", lambda: Selective(6), (3, 12, 12)),
+    ("squeeze and excitation", _squeezed, (3, 12, 12)),
+    ("gates", _gated, (2, 16)),
+    ("attention", _attentive, (5, 4)),
 )
 
 

@@ -129,3 +129,58 @@ class Selective(nn.Module):
         """Return a map for each class that adds to 1."""
         y = self.norm(self.patches(x))
         return self.last(y + F.softmax(self.mix(F.relu(y)), 1)).flatten(2).softmax(dim=-1)
+
+
+class SqueezeExcitation(nn.Module):
+    """Every channel is multiplied by what the averages of all of them say.
+
+    Source: J. Hu et al., 2018, "Squeeze-and-Excitation Networks".
+    """
+
+    def __init__(self, channels: int, narrow: int) -> None:
+        super().__init__()
+        self.squeeze, self.excite = nn.Linear(channels, narrow), nn.Linear(narrow, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return features."""
+        gate = torch.sigmoid(self.excite(F.relu(self.squeeze(x.mean((2, 3))))))
+        return x * gate[:, :, None, None]
+
+
+class Gated(nn.Module):
+    """A dilated convolution is multiplied by the gate of another one, and added; then halves gate one another.
+
+    Source: A. van den Oord et al., 2016, "WaveNet: A Generative Model for Raw Audio"; Y. Dauphin et al., 2017,
+    "Language Modeling with Gated Convolutional Networks".
+    """
+
+    def __init__(self, channels: int, dilation: int) -> None:
+        super().__init__()
+        convolution = (channels, channels, 3, 1, dilation, dilation)
+        self.value, self.gate = nn.Conv1d(*convolution), nn.Conv1d(*convolution)
+        self.both = nn.Conv1d(channels, 2 * channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return features."""
+        x = x + torch.tanh(self.value(x)) * torch.sigmoid(self.gate(x))
+        value, gate = self.both(x).chunk(2, 1)
+        return value * gate.sigmoid()
+
+
+class Attentive(nn.Module):
+    """Every place takes the values of places that its scores choose, clipped at 0 instead of normalised.
+
+    Source: M. Wortsman et al., 2023, "Replacing softmax with ReLU in Vision Transformers".
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.inner, self.outer, self.heads = nn.Linear(width, 3 * width), nn.Linear(width, width), heads
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return features `[batch, places, width]`."""
+        batch, places, width = x.shape
+        shape = (batch, places, self.heads, width // self.heads)
+        q, k, v = (part.reshape(shape).transpose(1, 2) for part in self.inner(x).chunk(3, -1))
+        scores = F.relu(q @ k.transpose(-2, -1)) * (0.5 / places)
+        return x + self.outer(torch.matmul(scores, v).transpose(1, 2).reshape(batch, places, width))

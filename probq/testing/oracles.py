@@ -92,13 +92,13 @@ def _replace_bias(
     q: Program, net: nn.Module, plain: Mapping[str, np.ndarray], layer: Layer, assignment: Assignment,
     weight_scales: Mapping[str, tuple[np.ndarray, np.ndarray]],
 ) -> None:  # fmt: skip
-    if layer.input not in q.input_names:
+    if layer.input is None or layer.input not in q.input_names:
         return
-    module, name = net.get_submodule(layer.name), layer.input or ""
-    quantizer = q.quantizer(name)
-    rung = list(quantizer.ladder.bits).index(int(assignment.widths[name]))
-    scale = float(book_scales(quantizer)[rung])
-    module.register_forward_pre_hook(_rounding(scale, book_levels(quantizer, rung)), with_kwargs=True)
+    for name in dict.fromkeys((layer.input, *([layer.weight] if layer.is_product else ()))):
+        quantizer, module = q.quantizer(name), net.get_submodule(name.removesuffix(".input"))
+        rung = list(quantizer.ladder.bits).index(int(assignment.widths[name]))
+        scale = float(book_scales(quantizer)[rung])
+        module.register_forward_pre_hook(_rounding(scale, book_levels(quantizer, rung)), with_kwargs=True)
     bias = _bias(plain, net, layer)
     if layer.norm:
         _set(net, layer.norm, nn.Identity())

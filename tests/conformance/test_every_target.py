@@ -64,11 +64,11 @@ TARGETS = (
 
 SHIFTS = r"no power of two, and FPGA flows only shift"  # also of averages over other numbers than powers of two
 TREES = r"no power of two, and adder trees only shift"
-ADD, CONCAT, SUM_POOL, NORMALISE, PERMUTE = (
-    f"{op} has no memory form" for op in ("add", "concat", "sum_pool", "normalise", "permute")
-)
+ADD, CONCAT, SUM_POOL = (f"{op} has no memory form" for op in ("add", "concat", "sum_pool"))
 TRANSPOSED = "transposed .* no memory form"
-NO_TABLE, NO_PAD, NO_REPEAT, NO_NORMALISE = (f"QONNX has no {op}" for op in ("table", "pad", "repeat", "normalise"))
+PRODUCT, PERMUTE, SUM = (f"{op} has no memory form" for op in ("product", "permute", "sum"))
+NO_TABLE, NO_PAD, NO_REPEAT, NO_SLICE = (f"QONNX has no {op}" for op in ("table", "pad", "repeat", "slice"))
+WIDE = "24 bits of float32"
 
 # Why targets refuse, for shift and dyadic; "" where they compute the same integers. C and ONNX refuse none.
 REFUSED = {
@@ -84,9 +84,9 @@ REFUSED = {
     "densenet": {"qonnx": (SHIFTS, SHIFTS), "memory": (CONCAT, CONCAT)},
     "repvgg": {"qonnx": (SHIFTS, SHIFTS), "memory": (ADD, ADD)},
     "layer scale": {"qonnx": (SHIFTS, SHIFTS), "memory": (ADD, ADD)},
-    "layer norms": {"qonnx": (NO_NORMALISE, SHIFTS), "memory": (NORMALISE, NORMALISE)},
-    "group norms": {"qonnx": (NO_NORMALISE, SHIFTS), "memory": (NORMALISE, NORMALISE)},
-    "channel attention": {"qonnx": (NO_NORMALISE, SHIFTS), "memory": (PERMUTE, PERMUTE)},
+    "squeeze and excitation": {"qonnx": (SHIFTS, WIDE), "memory": (SUM, SUM)},
+    "gates": {"qonnx": (NO_TABLE, SHIFTS), "memory": (PRODUCT, PRODUCT)},
+    "attention": {"qonnx": (NO_SLICE, SHIFTS), "memory": (PERMUTE, PERMUTE)},
     "plain": {"qonnx": ("", SHIFTS), "memory": ("", "")},
     "perceptron": {"qonnx": ("", SHIFTS), "memory": ("", ""), "hls": ("", SHIFTS), "verilog": ("", TREES)},
 }

@@ -122,7 +122,6 @@ REFUSED = {
         lambda x: F.pad(x, (1, 1), value=1.0),
         "pad in neck .*only zeros have an exact integer form, not 1",
     ),
-    "a gate": (lambda x: x * x, "mul in neck"),
     "a negative pad": (lambda x: F.pad(x, (-1, 0)), "pad in neck .*it cuts off"),
 }
 

@@ -16,9 +16,9 @@ from probq.criteria.measuring.quantizers_of import quantizers_of
 from probq.decisions.widths import fix_widths
 from probq.network.program.decided_codes import decided_output
 from probq.network.program.substitution import running, substitute
+from probq.network.quantized.fingerprint import fingerprint
 from probq.network.quantized.quantized import Quantized
 from probq.network.tracing.arguments import arguments
-from probq.network.tracing.fingerprint import fingerprint
 from probq.training.ptq.batch_norm import FloatStatistics, has_norms
 
 MOST_CACHED = 2**31  # bytes of outputs that are kept; beyond, everything is computed anew

@@ -62,12 +62,39 @@ def clip(p: CSource, node: Node) -> View:
 
 def add(p: CSource, node: Node) -> View:
     """Compute the sum of two values; the one of fewer axes is repeated along the first axes of the other."""
+    return _of_two(p, node, "+")
+
+
+def product(p: CSource, node: Node) -> View:
+    """Compute the product of two values, which broadcast like those of a sum."""
+    return _of_two(p, node, "*")
+
+
+def _of_two(p: CSource, node: Node, sign: str) -> View:
     xs = sorted((p.views[name] for name in node.inputs), key=lambda view: len(view.shape))
     shape = np.broadcast_shapes(*(x.shape for x in xs))
     xs = [broadcast(x, shape) for x in xs]
     full = max(xs, key=lambda x: (0 not in x.strides, x.size))
     y = p.view(p.ranges[node.name].type, shape, order(full))
-    elementwise(p, node.name, y, xs, [], lambda t, s, _: [f"{t} = {cast(y.buffer.type, f'(int32_t){s[0]} + {s[1]}')};"])
+    elementwise(
+        p, node.name, y, xs, [], lambda t, s, _: [f"{t} = {cast(y.buffer.type, f'(int32_t){s[0]} {sign} {s[1]}')};"]
+    )
+    return y
+
+
+def matmul(p: CSource, node: Node) -> View:
+    """Compute matrix products over the last two axes, a row of the second matrix at a time."""
+    xs, shape = [p.views[name] for name in node.inputs], p.ranges[node.name].low.shape
+    y, lead = p.view(p.ranges[node.name].sum_type, shape), shape[:-2]
+    outer = [broadcast(View(x.buffer, x.shape[:-2], x.strides[:-2], x.offset), lead).strides for x in xs]
+    names, counts = [f"i{k}" for k in range(len(lead))], [*lead, shape[-2], xs[0].shape[-1], shape[-1]]
+    target = index([*names, "row", "column"], y.strides)
+    left = index([*names, "row", "k"], [*outer[0], *xs[0].strides[-2:]], xs[0].offset)
+    right = index([*names, "k", "column"], [*outer[1], *xs[1].strides[-2:]], xs[1].offset)
+    body = [f"y[{target}] += (int32_t)x0[{left}] * x1[{right}];"]
+    lines = loops([("i", y.size)], ["y[i] = 0;"])
+    lines += loops(zip([*names, "row", "k", "column"], counts, strict=True), body)
+    p.step(node.name, {f"x{k}": x.buffer for k, x in enumerate(xs)}, {"y": y.buffer}, lines)
     return y
 
 

@@ -22,6 +22,8 @@ EMITTERS: Mapping[str, Callable[[CSource, Node], View]] = MappingProxyType(
         "reshape": data_movement.reshape,
         "permute": data_movement.permute,
         "add": arithmetic.add,
+        "product": arithmetic.product,
+        "matmul": arithmetic.matmul,
         "concat": data_movement.concat,
         "table": data_movement.table,
         "repeat": data_movement.repeat,

@@ -193,6 +193,15 @@ def _permute(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> Ed
 
 
 def _add(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> Edge:
+    return _of_two(graph, "Add", inputs, reached)
+
+
+def _product(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> Edge:
+    return _of_two(graph, "Mul", inputs, reached)
+
+
+def _of_two(graph: Graph, op: str, inputs: list[Edge], reached: Range) -> Edge:
+    """Add an operator on two values, of which the one of fewer axes broadcasts behind the batch."""
     ends = [end for x in inputs for end in (x.low, x.high)]
     type = integer_type(reached.low, reached.high, *ends)
     names = []
@@ -200,7 +209,14 @@ def _add(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> Edge:
         name = graph.integers(x, type).name
         missing = len(reached.shape) - len(x.shape)
         names.append(graph.reshape(name, [1] * missing + list(x.shape)) if missing else name)
-    return Edge(graph.node("Add", names), type, 0, reached.low, reached.high, reached.shape)
+    return Edge(graph.node(op, names), type, 0, reached.low, reached.high, reached.shape)
+
+
+def _matmul(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> Edge:
+    partial = inputs[0].shape[-1] * max(-inputs[0].low, inputs[0].high) * max(-inputs[1].low, inputs[1].high)
+    type = integer_type(-partial, partial, *(end for x in inputs for end in (x.low, x.high)))
+    names = [graph.integers(x, type).name for x in inputs]
+    return Edge(graph.node("MatMul", names), type, 0, reached.low, reached.high, reached.shape)
 
 
 def _concat(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> Edge:
@@ -218,7 +234,7 @@ OPERATIONS: Mapping[str, Operation] = MappingProxyType(
         "input": _input, "linear": layer, "conv": layer, "embedding": _embedding, "requantize": _requantize,
         "multiply": _multiply, "clip": _clip, "max_pool": _max_pool, "sum_pool": _sum_pool, "sum": _sum,
         "reshape": _reshape, "permute": _permute, "add": _add, "concat": _concat,
-        "table": table, "repeat": repeat, "pad": pad, "slice": piece,
+        "table": table, "repeat": repeat, "pad": pad, "slice": piece, "product": _product, "matmul": _matmul,
         "softmax": softmax, "log_softmax": log_softmax, "normalise": normalise,
     }
 )  # fmt: skip

@@ -14,7 +14,7 @@ from probq.utils.errors import ProbqError
 # What becomes of the values of `probq.integer.lowering.operations.arithmetic`.
 EMITTED = MappingProxyType({"scaled": "multiply", "offset": "requantize"})
 SOURCE = ("index", "scale", "lo", "hi", "start", "step")  # attributes in which two readings of the input may differ
-NAMED = ("linear", "conv", "embedding", "requantize", "table")  # after their layer
+NAMED = ("linear", "conv", "embedding", "requantize", "table", "product", "matmul")  # after their layer
 
 
 def emit_nodes(output: Value) -> tuple[list[Node], str]:

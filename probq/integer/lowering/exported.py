@@ -20,7 +20,7 @@ from probq.utils.errors import ProbqError
 from probq.utils.random_stream import exclusive
 
 BATCH = 3
-Kind: TypeAlias = Literal["input", "argument", "value", "norm", "entering", "leaving"]
+Kind: TypeAlias = Literal["input", "argument", "value", "norm", "entering", "leaving", "product"]
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Mark:
     """A mark is a place in the exported graph that a hook of probq put there.
 
     Attributes:
-        kind: "input" where a layer's input is rounded, "argument" and "value" where those of a tabulated function are,
-            "norm" where a normalisation was, folded or a step of its own, "entering" and "leaving" where what an
-            operation with a constant takes and gives is rounded.
+        kind: "input" where a layer's input or an operand is rounded, "argument" and "value" where those of a tabulated
+            function are, "norm" where a normalisation was, folded or a step of its own, "entering" and "leaving" where
+            what an operation with a constant takes and gives is rounded, "product" where one of two tensors ends.
         name: the name of the module.
     """
 
@@ -93,7 +93,7 @@ def export_graph(q: Network) -> Exported:
                 net,
                 hooks["input"] | hooks["argument"] | hooks["entering"],
                 hooks["norm"],
-                hooks["value"] | hooks["leaving"],
+                hooks["value"] | hooks["leaving"] | hooks["product"],
             ),
             torch.no_grad(),
             warnings.catch_warnings(),
@@ -162,7 +162,8 @@ def _zeros(q: Network) -> tuple[Any, ...]:
 
 
 def _marks(q: Network) -> tuple[Mark, ...]:
-    layers = [Mark("input", layer.name) for layer in q.layers if layer.input in q.input_names]
+    layers = [Mark("input", name.removesuffix(".input")) for name in q.input_names]
+    layers += [Mark("product", layer.name) for layer in q.layers if layer.is_product and layer.input in q.input_names]
     tables = [Mark(kind, name) for name in q.activations for kind in ("argument", "value")]
     norms = [layer.norm for layer in q.layers if layer.norm]
     steps = q.steps.named().items()

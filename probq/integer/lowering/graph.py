@@ -20,8 +20,10 @@ from probq.integer.lowering.operations.elementwise import whole_numbers
 from probq.integer.lowering.operations.layers import Layers, geometry
 from probq.integer.lowering.operations.tables import TABULATED, argument, table
 from probq.integer.lowering.operations.values import Value, common, refusal
+from probq.integer.lowering.products.factors import Factors, joined, product, seen_from
 from probq.network.program.network import Network
 from probq.network.quantizers.affine_norms import affine_norms
+from probq.network.tracing.product_calls import Operand
 from probq.utils.errors import ProbqError
 
 _RECURRENT = (
@@ -107,7 +109,9 @@ class Walk:
             return self.values[node.args[0]][node.args[1]]
         name, where = operation(node), where_of(node)
         if (mark := self.graph.mark(node)) is not None:
-            return self._marked(mark, node.args[0], where)
+            return self._marked(mark, node.args[0], node)
+        if (factors := joined((self.values.get(before) for before in node.all_input_nodes), where)) is not None:
+            return factors
         if name in NORMALISES:
             raise refusal(where, _why_no_norm(node))
         if name == "embedding" or name.startswith(("linear", "conv")):
@@ -171,14 +175,21 @@ class Walk:
             raise ProbqError(f"{name} is quantized for its layer and used elsewhere too; it cannot be lowered")
         return tensor.detach().double() if tensor.is_floating_point() else tensor
 
-    def _marked(self, mark: Mark, given: Any, where: str) -> Value:
+    def _marked(self, mark: Mark, given: Any, node: Any) -> Any:
         """Return what a mark stands for: a rounding, or a normalisation, most often folded into the layer before it."""
+        where = where_of(node)
+        if mark.kind == "product":
+            shape = tuple(int(n) for n in node.meta["val"].shape[1:])
+            return self._multiplied(mark.name, self.values.get(given), shape)
         if mark.kind == "value":
             looked = self.values.get(given)
             if not isinstance(looked, LookUp) or looked.name != mark.name:
                 raise refusal(f"module {mark.name}", "its forward does not compute its function alone")
             return table(self.q.activations[mark.name], mark.name, looked.argument, where, looked.function)
         x = self._operand(given)
+        if mark.kind == "input" and isinstance(self.q.net.get_submodule(mark.name), Operand):
+            name, _, side = mark.name.rpartition(".")
+            return Factors(name, {side: self.make.rounded(seen_from(self.layers[name], side), x)})
         if mark.kind == "input":
             return self.make.rounded(self.layers[mark.name], x)
         if mark.kind == "argument":
@@ -197,6 +208,12 @@ class Walk:
         if _layer_of(x) != self.norms[mark.name].name:
             raise refusal(f"module {mark.name}", f"it does not get what layer {self.norms[mark.name].name} computes")
         return x
+
+    def _multiplied(self, name: str, factors: Any, shape: tuple[int, ...]) -> Value:
+        """Return what a product of two tensors computes."""
+        module: Any = self.q.net.get_submodule(name)
+        where = f"{module.kind} in {name.rpartition('.')[0] or 'the network'}"
+        return product(self.layers[name], module, factors, shape, where)
 
     def _affine(self, name: str, x: Value, where: str) -> Value:
         """Return what a batch normalisation of its own computes, rounded."""

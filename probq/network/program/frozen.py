@@ -15,7 +15,7 @@ FEW = 4  # names that a note spells out
 
 def keep_frozen(plan: Plan | None, net: nn.Module, layer: Layer) -> Plan | None:
     """Return the plan of a layer; where the weight is frozen it rounds, because the codes are not to be learned."""
-    if plan is None or net.get_parameter(layer.weight).requires_grad:
+    if plan is None or layer.is_product or net.get_parameter(layer.weight).requires_grad:
         return plan
     return replace(plan, codes=1, free_codes=False, code_prior=None, estimator=None)
 

@@ -30,6 +30,7 @@ from probq.network.quantizers.weight import WeightQuantizer
 from probq.network.tracing.arguments import arguments
 from probq.network.tracing.layer import Layer
 from probq.network.tracing.module_kinds import NORMS
+from probq.network.tracing.product_calls import first_operands
 from probq.priors.energies.energy import Energy
 from probq.utils.random_stream import exclusive
 
@@ -149,7 +150,7 @@ class Network(nn.Module):
 
     def _reads(self) -> dict[str, str]:
         """Return the weight that each layer reads, if that one has a gate for each channel and may prune it."""
-        channels = {layer.weight: layer.channels for layer in reversed(self.layers)}
+        channels = {layer.weight: layer.channels for layer in reversed(self.layers) if not layer.is_product}
         result = {}
         for layer in self.layers:
             if layer.reads is not None and layer.reads in self.weight_names:
@@ -225,7 +226,7 @@ class Network(nn.Module):
             if drawn_law(value) is not None:
                 value = self._noisy(name, value, rungs[name], onehot, noise)
             tensors[name] = self.quantizer(name).weight(value, self.location(name, rungs[name]), rungs[name], onehot)  # type: ignore[operator]
-        first = {layer.input for layer in self.layers if layer.first}
+        first = {*first_operands(self.net), *(layer.input for layer in self.layers if layer.first)}
         inputs = {n.removesuffix(".input"): rounder(q, onehots[n], exact, n in first) for n, q in self.inputs.items()}
         before, after = hooks(self.activations, exact)
         outputs: dict[str, Callable[[Tensor], Tensor]] = {}

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from probq.network.normalisers.kinds import NORMALISERS, are_options
 from probq.network.quantized.energy_entry import energy_from_entry
+from probq.network.tracing.product_calls import PRODUCTS
 from probq.network.tracing.stand_ins import ARITHMETIC, FUNCTIONS, is_stand_in
 from probq.utils.errors import ProbqError
 
@@ -24,7 +25,7 @@ LAYER = MappingProxyType(
     {
         "name": str, "weight": str, "input": (str, MAYBE), "macs": int, "weights": int, "inputs": int, "outputs": int,
         "shape": [int], "channel_axis": int, "transposed": bool, "first": bool, "smallest": NUMBER,
-        "norm": (str, MAYBE), "reads": (str, MAYBE), "plain": bool,
+        "norm": (str, MAYBE), "reads": (str, MAYBE), "plain": bool, "others": int,
     }
 )  # fmt: skip
 QUANTIZER = MappingProxyType(
@@ -59,7 +60,8 @@ def check_parts(manifest: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> N
             raise ProbqError(f"{name} holds a number that is not finite")
     for place, layer in enumerate(manifest["layers"]):
         _of_kinds(f"layer {place}", layer, LAYER, required=tuple(LAYER)[:8])
-        if min(layer["macs"], layer["weights"], layer["inputs"], layer["outputs"], *layer["shape"], 0) < 0:
+        counts = (layer["macs"], layer["weights"], layer["inputs"], layer["outputs"], layer.get("others", 0))
+        if min(*counts, *layer["shape"], 0) < 0:
             raise ProbqError(f"layer {place} has a size below 0")
     tied = {str(alias): str(owner) for alias, owner in manifest["tied"].items()}
     tensors = {**tensors, **{alias: tensors[owner] for alias, owner in tied.items() if owner in tensors}}
@@ -87,6 +89,9 @@ def check_parts(manifest: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> N
 
 def _call(name: str, entry: Any, tensors: Mapping[str, Tensor]) -> None:
     """Check that a stand-in is given by its function, its operand and plain arguments, and has a step if it must."""
+    if isinstance(entry, list) and entry[:1] == ["product"]:
+        _product(name, entry)
+        return
     kinds = (str, int, bool, list, dict)
     if not isinstance(entry, list) or [type(part) for part in entry] != list(kinds):
         raise ProbqError(f"the call {name!r} is not given by function, operand and arguments")
@@ -101,12 +106,26 @@ def _call(name: str, entry: Any, tensors: Mapping[str, Tensor]) -> None:
             raise ProbqError(f"the steps of {name!r} are no exponents up to {LARGEST_EXPONENT}")
 
 
+def _quantized_by(layer: Mapping[str, Any], weight: bool) -> tuple[Any, ...]:
+    """Return the names of a layer's quantizers, of its weight or of what it gets."""
+    if layer.get("others"):
+        return () if weight else (layer["input"], layer["weight"])
+    return (layer["weight" if weight else "input"],)
+
+
+def _product(name: str, entry: list[Any]) -> None:
+    """Check that a product of two tensors is given by its function, whether both are one, and which are first."""
+    known = len(entry) == 4 and entry[1] in PRODUCTS and type(entry[2]) is bool and is_stand_in(name)
+    if not known or not isinstance(entry[3], list) or [type(first) for first in entry[3]] != [bool, bool]:
+        raise ProbqError(f"the call {name!r} is not given as a product of two tensors")
+
+
 def _quantizer(name: str, entry: Any, layers: list[dict[str, Any]], tensors: Mapping[str, Tensor]) -> None:
     """Check that a layer has a weight or an input of that name, and that every size is that of a tensor in the file."""
     required = ("kind", "ladder", "gates", "scales", "fixed", "shape", "channel_axis", "nearest")
     weight = isinstance(entry, dict) and entry.get("kind") == "weight"
     _of_kinds(f"quantizer {name!r}", entry, QUANTIZER, required if weight else required[:5])
-    owner = next((layer for layer in layers if layer["weight" if weight else "input"] == name), None)
+    owner = next((layer for layer in layers if name in _quantized_by(layer, weight)), None)
     if owner is None:
         raise ProbqError(f"no layer has a quantizer {name!r}")
     for rung in entry["ladder"]:

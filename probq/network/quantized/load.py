@@ -28,7 +28,7 @@ from probq.network.quantizers.plan import Plan
 from probq.network.quantizers.weight import WeightQuantizer
 from probq.network.tracing.layer import Layer
 from probq.network.tracing.plain import plain_copy
-from probq.network.tracing.stand_ins import StandIn
+from probq.network.tracing.product_calls import made_from
 from probq.utils.errors import ProbqError
 
 ORIGINALS = "originals."  # how the keys of what rounding moved begin
@@ -112,7 +112,7 @@ def _assembled(manifest: Mapping[str, Any], tensors: Mapping[str, Tensor], net: 
     own = {name.removeprefix(LIKELIHOOD): tensor for name, tensor in tensors.items() if name.startswith(LIKELIHOOD)}
     likelihood, sites = likelihood_from_entry(manifest["likelihood"], own), manifest.get("sites", {})
     q = Quantized(net, layers, weights, inputs, tuple(manifest["notes"]), likelihood, tables, sites)
-    q.steps.take({name: StandIn(*entry) for name, entry in manifest.get("calls", {}).items()})
+    q.steps.take({name: made_from(entry) for name, entry in manifest.get("calls", {}).items()})
     q.temperature, q.budget = float(manifest["temperature"]), _budgets(manifest["budget"])
     q.folded, q.calibrated = bool(manifest["folded"]), bool(manifest["calibrated"])
     q.signature = tuple((tuple(shape), DTYPES[dtype]) for shape, dtype in manifest["signature"])

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from probq.network.program.program import Program
-from probq.network.tracing.fingerprint import fingerprint
+from probq.network.quantized.fingerprint import fingerprint
 from probq.network.tracing.module_kinds import NORMS, QUANTIZABLE, TRANSPOSED
-from probq.network.tracing.stand_ins import StandIn, place_stand_ins
+from probq.network.tracing.product_calls import Product, made_from
+from probq.network.tracing.stand_ins import place_stand_ins
 from probq.utils.errors import ProbqError
 
 NET = "net."  # how the keys of the network's tensors begin
@@ -32,7 +33,7 @@ def place_calls(path: str | PathLike[str], net: nn.Module, manifest: Mapping[str
         ProbqError: if it has no module of which the file says that its forward makes such a call.
     """
     try:
-        place_stand_ins(net, {name: StandIn(*entry) for name, entry in manifest.get("calls", {}).items()})
+        place_stand_ins(net, {name: made_from(entry) for name, entry in manifest.get("calls", {}).items()})
     except (AttributeError, KeyError) as error:
         raise ProbqError(f"{path} holds a posterior of another network: {error!s:.300}") from error
 
@@ -57,6 +58,10 @@ def _check_modules(net: nn.Module, manifest: Mapping[str, Any]) -> None:
     modules, shapes = dict(net.named_modules()), {n: p.shape for n, p in net.named_parameters(remove_duplicate=False)}
     for layer in manifest["layers"]:
         name, module = layer["name"], modules.get(layer["name"])
+        if layer.get("others"):
+            if not isinstance(module, Product):
+                raise ProbqError(f"{name!r} is no product of two tensors in the network given")
+            continue
         own = layer["weight"].removeprefix(".")  # a network that is one layer has no name
         if list(shapes.get(own, ())) != layer["shape"]:
             raise ProbqError(f"{layer['weight']!r} is not a weight of shape {layer['shape']} in the network given")

@@ -17,11 +17,12 @@ from probq.likelihoods.entries import to_entry as likelihood_to_entry
 from probq.network.program.program import Program
 from probq.network.quantized.energy_entry import energy_to_entry
 from probq.network.quantized.file_format import write
+from probq.network.quantized.fingerprint import fingerprint
 from probq.network.quantized.law_entries import laws_to_entry
 from probq.network.quantized.network_entry import place
 from probq.network.quantizers.base import Quantizer
 from probq.network.quantizers.weight import WeightQuantizer
-from probq.network.tracing.fingerprint import fingerprint
+from probq.network.tracing.layer import Layer
 from probq.network.tracing.stand_ins import stand_ins
 from probq.utils.errors import ProbqError
 from probq.utils.version import probq_version
@@ -46,7 +47,7 @@ def save(q: Program, path: str | PathLike[str]) -> None:
             raise ProbqError(f"{name} holds a number that is not finite, so nothing is saved; fit again")
     energy, numbers = energy_to_entry(q.energy)
     content = {
-        "layers": [asdict(layer) for layer in q.layers],
+        "layers": [_layer_entry(layer) for layer in q.layers],
         "quantizers": {name: _quantizer_entry(quantizer) for name, quantizer in q.named_quantizers()},
         "activations": {name: [a.bits, a.signed] for name, a in q.activations.items()},
         "tied": tied,
@@ -85,6 +86,11 @@ def _tensors(q: Program, keep_likelihood: bool) -> tuple[dict[str, Tensor], dict
         else:
             tied[name] = owner
     return stored, tied
+
+
+def _layer_entry(layer: Layer) -> dict[str, Any]:
+    """Return what a file says of a layer; only a product of two tensors has numbers in a second one."""
+    return {name: value for name, value in asdict(layer).items() if name != "others" or layer.is_product}
 
 
 def _quantizer_entry(quantizer: Quantizer) -> dict[str, Any]:

@@ -27,7 +27,7 @@ class Steps(nn.ModuleDict):
             found: the magnitudes of an example; None leaves the steps to be loaded.
         """
         for name, one in made.items():
-            if not one.tabulated:
+            if one.stepped:
                 self[name.replace(".", "/")] = _step(one, found[name] if found else None)
 
     def named(self) -> dict[str, Step]:

@@ -14,6 +14,7 @@ from probq.network.normalisers.kinds import NORMALISERS
 from probq.network.tracing.arguments import own_copy, tensors_in
 from probq.network.tracing.example_run import run_example
 from probq.network.tracing.module_kinds import TABLES
+from probq.network.tracing.product_calls import ELEMENTWISE, PRODUCTS, Product
 from probq.network.tracing.routing import Call, Calls, Frame
 from probq.network.tracing.stand_ins import ARITHMETIC, FUNCTIONS, StandIn, short
 
@@ -34,10 +35,12 @@ class Found:
 
 
 class CallFinder(Calls):
-    """This mode notes the calls of functions that become tables, and the operations with constants that need a step.
+    """This mode notes the calls that need a stand-in.
 
-    A constant is a number or a tensor that does not depend on the network's input. It needs a step of its own where it
-    learns, where it has many binary digits, and where it meets the network's own input, which nothing has rounded yet.
+    These are functions that become tables, products of two tensors that depend on the network's input, and operations
+    with constants that need a step. A constant is a number or a tensor that does not depend on the network's input. It
+    needs a step of its own where it learns, where it has many binary digits, and where it meets the network's own
+    input, which nothing has rounded yet.
 
     Attributes:
         found: the calls by the names of their stand-ins.
@@ -83,6 +86,8 @@ class CallFinder(Calls):
     def _stand_in(self, call: Call) -> StandIn | None:
         """Return the stand-in that a call needs, if it does."""
         places = [place for place, a in enumerate(call.args[:2]) if self._depends(a)]
+        if len(places) == 2:
+            return _product(call)
         if len(places) != 1 or (call.in_place and places[0]):
             return None
         operand = places[0]
@@ -123,6 +128,16 @@ def find_calls(net: nn.Module, args: tuple[Any, ...]) -> dict[str, Found]:
     finder = CallFinder(net, args)
     run_example(net, args, finder.watching())
     return finder.found
+
+
+def _product(call: Call) -> Product | None:
+    """Return the product that two tensors which depend on the input need, each with the batch as its first axis."""
+    x, y = call.args
+    real = x.is_floating_point() and y.is_floating_point() and x.numel() and y.numel()
+    axes = 1 if call.kind in ELEMENTWISE else 3  # a matrix has two of its own
+    if call.kind not in PRODUCTS or not real or x.dim() != y.dim() or x.dim() < axes or len(x) != len(y):
+        return None
+    return Product(call.kind, x is y)
 
 
 def _needs_step(constant: Any, kind: str, raw: bool) -> bool:

@@ -25,6 +25,8 @@ class Layer:
         reads: name of the weight whose output channels are all that the layer reads, each equally often; None where
             that is not known.
         plain: whether its module's forward is that of `torch.nn`; others may compute more than one product.
+        others: of a product of two tensors, numbers in the second one, all calls together. `weight` is then the name of
+            that one's quantizer, and `shape` is that of its last call. 0 for a layer with a weight.
     """
 
     name: str
@@ -42,6 +44,12 @@ class Layer:
     norm: str | None = None
     reads: str | None = None
     plain: bool = True
+    others: int = 0
+
+    @property
+    def is_product(self) -> bool:
+        """Return whether both tensors that are multiplied are computed, so that there is no weight."""
+        return self.others > 0
 
     @property
     def channels(self) -> int:

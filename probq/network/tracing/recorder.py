@@ -14,13 +14,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from probq.network.tracing.arguments import hook_input
 from probq.network.tracing.channel_sources import channel_source
 from probq.network.tracing.module_kinds import NORMS, TABLES, has_plain_forward
+from probq.network.tracing.product_calls import ELEMENTWISE, Operand, Product
 from probq.network.tracing.products import is_product, macs_of
 from probq.network.tracing.stand_ins import StandIn
 
 
 @dataclass
 class LayerRecord:
-    """A layer's record holds what all its calls showed together."""
+    """A record of a layer, or of an operand of a product of two tensors, holds what all its calls showed together."""
 
     name: str
     module: Any
@@ -32,11 +33,12 @@ class LayerRecord:
     norm: str | None = None
     uses: int = 0
     reads: str | None = None
+    shape: tuple[int, ...] = ()
 
     @property
     def plain(self) -> bool:
         """Return whether a call computes what `torch.nn` says of its kind, and nothing else."""
-        return has_plain_forward(self.module)
+        return isinstance(self.module, Product) or has_plain_forward(self.module)
 
 
 class Recorder(TorchDispatchMode):
@@ -46,6 +48,7 @@ class Recorder(TorchDispatchMode):
         super().__init__()
         self.net, self.modules, self.storages = net, modules, storages
         self.records: dict[str, LayerRecord] = {}
+        self.operands: dict[str, LayerRecord] = {}
         self.samples: dict[str, Tensor] = {}
         self.stray: dict[tuple[str, str, str | None], int] = {}
         self.norms: dict[str, int] = {}  # calls of each normalisation
@@ -93,25 +96,37 @@ class Recorder(TorchDispatchMode):
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
             self._stack.append(name)
             if id(module) in self._names:
-                self._record(name, module, hook_input(args, kwargs))
+                self._record(self.records, name, module, hook_input(args, kwargs))
+            elif isinstance(module, Product):
+                self.records.setdefault(name, LayerRecord(name, module))
+            elif isinstance(module, Operand):
+                self._record(self.operands, name, module, hook_input(args, kwargs))
             elif type(module) in TABLES or (isinstance(module, StandIn) and module.tabulated):
                 self.activations.setdefault(name, (self._last, hook_input(args, kwargs).detach().clone()))
 
         return hook
 
-    def _record(self, name: str, module: nn.Module, x: Tensor) -> None:
-        record = self.records.setdefault(name, LayerRecord(name, module))
+    def _record(self, records: dict[str, LayerRecord], name: str, module: nn.Module, x: Tensor) -> None:
+        record = records.setdefault(name, LayerRecord(name, module))
         record.inputs += x.numel()
-        self._last = name
+        record.shape = tuple(x.shape[1:])
+        self._last = name if records is self.records else self._last
         record.first &= not x.requires_grad
         if x.is_floating_point():
             record.smallest = min(record.smallest, float(x.detach().min()))
             self.samples.setdefault(name, x.detach().clone())
 
+    def _multiplied(self, record: LayerRecord, out: Tensor) -> None:
+        """Note what a product gives; those of matrices are counted where torch computes them."""
+        record.outputs += out.numel()
+        record.macs += out.numel() if record.module.kind in ELEMENTWISE else 0
+
     def _leave(self, name: str) -> Any:
         def hook(module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
             self._stack.pop()
-            if name in self.records and isinstance(out, Tensor):
+            if isinstance(module, Product):
+                self._multiplied(self.records[name], out)
+            elif name in self.records and isinstance(out, Tensor):
                 x = hook_input(args, kwargs)
                 record = self.records[name]
                 record.outputs += out.numel()

@@ -12,15 +12,17 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from probq.network.normalisers.kinds import read_normaliser
+from probq.network.tracing.product_calls import Product
 from probq.network.tracing.stand_ins import FUNCTIONS, StandIn, stand_ins
 
-# What torch calls the functions of `ARITHMETIC`.
+# What torch calls the functions of `ARITHMETIC`, and products of matrices.
 OPERATORS = MappingProxyType(
     {
         **dict.fromkeys(("add", "add_", "__add__", "__radd__", "__iadd__"), "add"),
         **dict.fromkeys(("sub", "sub_", "subtract", "subtract_", "__sub__", "__isub__"), "sub"),
         **dict.fromkeys(("rsub", "__rsub__"), "rsub"),
         **dict.fromkeys(("mul", "mul_", "multiply", "multiply_", "__mul__", "__rmul__", "__imul__"), "mul"),
+        **dict.fromkeys(("matmul", "__matmul__", "bmm"), "matmul"),
         **dict.fromkeys(("div", "div_", "divide", "divide_", "true_divide", "true_divide_"), "div"),
         **dict.fromkeys(("__truediv__", "__itruediv__", "__div__", "__idiv__"), "div"),
     }
@@ -32,7 +34,7 @@ class Call(NamedTuple):
     """A call of a function that may have a stand-in.
 
     Attributes:
-        kind: of `ARITHMETIC`, `FUNCTIONS` or `NORMALISERS`.
+        kind: of `ARITHMETIC`, `FUNCTIONS`, `NORMALISERS` or `PRODUCTS`.
         args: its arguments; tensors alone where it normalises.
         kwargs: those by name, without `inplace`.
         in_place: whether it changes its first argument.
@@ -142,11 +144,14 @@ class Router(Calls):
         if not isinstance(stand_in, StandIn) or not isinstance(call.args[stand_in.operand], Tensor):
             return func(*args, **kwargs)
         x = call.args[stand_in.operand]
-        y = stand_in(x.clone() if call.in_place else x, *_constants(stand_in, call))
+        others = _others(stand_in, call)
+        if isinstance(stand_in, Product) and not stand_in.takes(x, *others):
+            return func(*args, **kwargs)
+        y = stand_in(x.clone() if call.in_place else x, *others)
         return x.copy_(y) if call.in_place else y
 
 
-def _constants(stand_in: StandIn, call: Call) -> tuple[Any, ...]:
+def _others(stand_in: StandIn, call: Call) -> tuple[Any, ...]:
     """Return what a stand-in computes with besides its tensor."""
     if stand_in.tabulated:
         return ()

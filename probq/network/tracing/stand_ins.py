@@ -85,6 +85,11 @@ class StandIn(nn.Module):
         return self.kind in NORMALISERS
 
     @property
+    def stepped(self) -> bool:
+        """Return whether its results are rounded to a step of their own, as those of an operation with a constant."""
+        return not self.tabulated
+
+    @property
     def signed(self) -> bool:
         """Return whether it takes negative values."""
         return self.kind not in NON_NEGATIVE

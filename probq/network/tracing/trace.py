@@ -17,6 +17,7 @@ from probq.network.tracing.example_run import run_example
 from probq.network.tracing.layer import Layer
 from probq.network.tracing.module_kinds import QUANTIZABLE, TABLES, TRANSPOSED
 from probq.network.tracing.plain import plain_copy
+from probq.network.tracing.product_calls import Product
 from probq.network.tracing.recorder import LayerRecord, Recorder
 from probq.network.tracing.routing import routed
 from probq.network.tracing.stand_ins import place_stand_ins
@@ -30,7 +31,8 @@ class Tracing:
     Attributes:
         layers: in the order in which the example reaches them.
         notes: sentences on what stays float.
-        inputs: the inputs of each layer, by its name.
+        seconds: each product of two tensors as its second operand sees it, which is there what multiplies, by name.
+        inputs: the inputs of each layer, by its name, and the operands of each product.
         activations: for each function that may become a table, the layer called before, and its input.
         uncounted: MACs of one example outside of all layers.
         calls: calls of functions that have a stand-in from here on, by its name.
@@ -38,6 +40,7 @@ class Tracing:
 
     layers: list[Layer] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    seconds: dict[str, Layer] = field(default_factory=dict)
     inputs: dict[str, Tensor] = field(default_factory=dict)
     activations: dict[str, tuple[str | None, Tensor]] = field(default_factory=dict)
     uncounted: int = 0
@@ -82,6 +85,11 @@ def trace_network(net: nn.Module, example: Any) -> Tracing:
     )
     seen: set[str] = set()
     for name, record in recorder.records.items():
+        if isinstance(record.module, Product):
+            left, right = (recorder.operands[f"{name}.{side}"] for side in record.module.sides)
+            found.layers.append(_product(record, left, right, batch))
+            found.seconds[name] = _product(record, right, left, batch)
+            continue
         alone = list(owners.values()).count(owners[name]) == 1 and recorder.norms.get(record.norm or "") == 1
         reads = owners[record.reads] if record.reads else None
         found.layers.append(replace(_layer(record, owners[name], batch, seen, alone), reads=reads))
@@ -148,6 +156,24 @@ def _layer(record: LayerRecord, weight: str, batch: int, seen: set[str], alone: 
         smallest=0.0 if embedding else record.smallest,
         norm=record.norm if record.uses == 1 and alone and not embedding else None,
         plain=record.plain,
+    )
+
+
+def _product(record: LayerRecord, left: LayerRecord, right: LayerRecord, batch: int) -> Layer:
+    """Return a product of two tensors as a layer, and note at an operand whether it is the network's own input."""
+    left.module.first = left.first
+    return Layer(
+        name=record.name,
+        weight=f"{right.name}.input",
+        input=f"{left.name}.input",
+        macs=record.macs // batch,
+        weights=0,
+        inputs=left.inputs // batch,
+        outputs=record.outputs // batch,
+        shape=right.shape,
+        first=left.first,
+        smallest=left.smallest,
+        others=right.inputs // batch,
     )
 
 

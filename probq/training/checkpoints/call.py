@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from probq.decisions.widths import fixed_by_decision
+from probq.network.quantized.fingerprint import fingerprint
 from probq.network.quantized.network_state import network_state
 from probq.network.quantized.quantized import Quantized
-from probq.network.tracing.fingerprint import fingerprint
 from probq.training.svi.learning_rates import check_optimizer
 from probq.utils.batches import Batches
 from probq.utils.errors import ProbqError

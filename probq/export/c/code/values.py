@@ -11,6 +11,7 @@ import numpy as np
 from probq.integer import IntegerModel, Node
 from probq.integer.interpreter import evaluate
 from probq.integer.ranges import Range, reachable
+from probq.integer.shapes import shape_of
 from probq.utils.errors import ProbqError
 
 MOST, LONG = 2**31 - 1, 2**62 - 1
@@ -18,6 +19,7 @@ LAYERS = frozenset({"linear", "conv"})
 NORMALISERS = frozenset({"softmax", "log_softmax", "normalise"})
 SUMS = frozenset({"linear", "conv", "add", "sum", "sum_pool"})
 LONG_SUMS = frozenset({"sum", "sum_pool"})  # in 64 bits where 31 do not hold them and they are rounded next
+PRODUCTS = frozenset({"product", "matmul"})
 SAME_LEVELS = frozenset({"max_pool", "reshape", "permute", "repeat", "slice"})
 
 
@@ -129,6 +131,8 @@ def _range(node: Node, inputs: list[ElementRange], proven: Range) -> ElementRang
         return ElementRange(np.full(shape, entries.min()), np.full(shape, entries.max()), 0)
     if node.op in NORMALISERS:
         return ElementRange(np.full(proven.shape, proven.low), np.full(proven.shape, proven.high), 0)
+    if node.op in PRODUCTS:
+        return _product(node, inputs)
     ends = [evaluate(node, *(np.stack([each.low, each.high]) for each in inputs))]
     low, high = ends[0].min(0), ends[0].max(0)
     most = 0
@@ -159,6 +163,23 @@ def _layer(node: Node, x: ElementRange) -> ElementRange:
     rising, falling = evaluate(up, ends), evaluate(down, ends[::-1])
     most = int(evaluate(size, np.maximum(np.abs(x.low), np.abs(x.high))[None]).max(initial=0))
     return ElementRange(rising[0] + falling[0], rising[1] + falling[1], most)
+
+
+def _product(node: Node, inputs: list[ElementRange]) -> ElementRange:
+    """Return the range of a product: it is least and greatest at the ends of both; sums of matrices are bounded by all.
+
+    For matrices all numbers of one are taken to have the same ends.
+    """
+    x, y = inputs
+    if node.op == "product":
+        pairs = [(a, b) for a in (x.low, x.high) for b in (y.low, y.high)]
+        first, second = (np.stack(ends) for ends in zip(*pairs, strict=True))
+        found = evaluate(node, first, second)
+        return ElementRange(found.min(0), found.max(0), int(np.abs(found).max(initial=0)))
+    length, shape = x.low.shape[-1], shape_of(node, [x.low.shape, y.low.shape])
+    products = [a * b * length for a in x.limits for b in y.limits]
+    most = max(map(abs, products))
+    return ElementRange(np.full(shape, min(products)), np.full(shape, max(products)), most)
 
 
 def _step(node: Node, inputs: list[ElementRange]) -> int:

@@ -84,7 +84,11 @@ def absolute(value: Value, where: str, shape: Shape) -> Value:
 def mul(first: Any, where: str, shape: Shape, second: Any) -> Value:
     """Return `first * second`, one of them a constant."""
     if isinstance(first, Value) and isinstance(second, Value):
-        raise refusal(where, "only products with constants have an integer form, not those of two computed tensors")
+        raise refusal(
+            where,
+            "both of its tensors are computed, and neither is rounded; give the product a plan, and both tensors the "
+            "batch as their first axis, as many axes as each other and real numbers",
+        )
     value, constant = (first, second) if isinstance(first, Value) else (second, first)
     return _scaled(value, where, shape, _array(constant))
 

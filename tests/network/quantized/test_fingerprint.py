@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import probq
 from probq.network.quantized.file_format import write
-from probq.network.tracing.fingerprint import fingerprint
+from probq.network.quantized.fingerprint import fingerprint
 
 X = torch.rand(8, 2, 6, 6, generator=torch.Generator().manual_seed(0)) - 0.5
 
@@ -111,7 +111,7 @@ def test_weights_batch_and_process_do_not_matter() -> None:
     assert fingerprint(net, signature) == lines
     assert probq.quantize(net, X[:1]).signature == probq.quantize(net, X).signature == signature
     code = (
-        "import json, torch, test_fingerprint as t; from probq.network.tracing.fingerprint import fingerprint; "
+        "import json, torch, test_fingerprint as t; from probq.network.quantized.fingerprint import fingerprint; "
         "print(json.dumps(fingerprint(t.stacked(), (((2, 6, 6), torch.float32),))))"
     )
     done = subprocess.run(
