@@ -1,6 +1,6 @@
 """A small fit with all phases, run as one call that can be made again, in this process or in another one.
 
-`python tests/small_checkpoints.py FOLDER OUT` makes the call; OUT gets the network's tensors, in safetensors.
+`python tests/small_checkpoints.py FOLDER OUT EVERY` makes the call; OUT gets the network's tensors, in safetensors.
 """
 
 import sys
@@ -66,5 +66,5 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     trials.FEWEST = 1
     fitted = network()
-    call(fitted, sys.argv[1])
+    call(fitted, sys.argv[1], every=int(sys.argv[3]))
     Path(sys.argv[2]).write_bytes(safetensors.torch.save({n: t.contiguous() for n, t in tensors(fitted).items()}))

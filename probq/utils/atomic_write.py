@@ -1,6 +1,7 @@
 """Files appear whole or not at all."""
 
 import contextlib
+import errno
 import os
 import platform
 import secrets
@@ -33,10 +34,18 @@ def replace_atomically(path: str | PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, path)
         _keep_names(path.parent)
     except OSError as error:
-        raise ProbqError(f"cannot write {path}: {reason(error)}; name a file in a folder that exists") from error
+        raise ProbqError(f"cannot write {path}: {reason(error)}; {_advice(error)}") from error
     finally:
         with contextlib.suppress(OSError):  # nothing was written where even this fails, as below a file
             temporary.unlink()
+
+
+def _advice(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "make room on the disk, or name a file elsewhere"
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return "name a file in a folder that may be written to"
+    return "name a file in a folder that exists"
 
 
 def _keep_names(folder: Path) -> None:

@@ -51,6 +51,9 @@ class FileFormat:
         if path.is_dir():
             raise ProbqError(f"{path} is a folder; give the path of a file that {self.writer} wrote")
         try:
+            if framework == "pt":
+                yield WholeFile(path.read_bytes())
+                return
             with safe_open(path, framework=framework) as file:
                 yield file
         except FileNotFoundError as error:
@@ -87,6 +90,36 @@ class FileFormat:
         if (found := manifest.get("version")) != self.version:
             raise ProbqError(f"its version is {found!r:.80}, this probq reads {self.version}; update probq")
         return dict(manifest)
+
+
+class WholeFile:
+    """This file was read at once: `safe_open` opens a path twice for torch, which another writer may replace between.
+
+    Args:
+        data: its bytes.
+
+    Raises:
+        SafetensorError: if it is no safetensors file.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        from safetensors.torch import load
+
+        self._tensors = load(data)
+        self._header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+
+    def metadata(self) -> dict[str, str] | None:
+        """Return what the file keeps beside its tensors."""
+        found: dict[str, str] | None = self._header.get("__metadata__")
+        return found
+
+    def keys(self) -> list[str]:
+        """Return the names of the tensors."""
+        return list(self._tensors)
+
+    def get_tensor(self, name: str) -> Any:
+        """Return a tensor."""
+        return self._tensors[name]
 
 
 def manifest_text(manifest: Mapping[str, Any], allow_nan: bool = True) -> str:

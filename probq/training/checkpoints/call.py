@@ -28,7 +28,8 @@ BESIDE = ("likelihood.", "originals.", "pairs")  # tensors that the options deci
 
 def describe_network(q: Quantized) -> dict[str, Any]:
     """Return what decides how a fit of a network begins, a text for each name."""
-    said = {f"the ladder and laws of {name}": describe(vars_of(quantizer)) for name, quantizer in q.named_quantizers()}
+    said = {f"the ladder of {name}": f"{p.ladder.bits} bits" for name, p in q.named_quantizers()}
+    said |= {f"the quantizer of {name}": describe(vars_of(p)) for name, p in q.named_quantizers()}
     said["the ties of widths"] = describe(q.sites)
     said["the likelihood of the network"] = describe(q.likelihood)
     said |= {f"operation {k} of the network": text for k, text in enumerate(fingerprint(q.net, q.signature), 1)}
@@ -41,8 +42,17 @@ def describe_network(q: Quantized) -> dict[str, Any]:
 def describe_call(
     data: Batches, validation: Batches | None, q: Quantized, options: Mapping[str, Any]
 ) -> dict[str, str]:
-    """Return what decides a fit besides its network, a text for each name; random states stay what they are."""
+    """Return what decides a fit besides its network, a text for each name; random states stay what they are.
+
+    Raises:
+        ProbqError: if the data cannot be read again from where it was left.
+    """
     sources = [each.source for each in (data, validation) if each is not None]
+    if getattr(data.source, "persistent_workers", False):
+        raise ProbqError(
+            "workers that stay from one epoch to the next have random states of their own, which no checkpoint can "
+            "hold; give the DataLoader persistent_workers=False"
+        )
     states = random_states(*sources)
     try:
         return _describe_call(data, validation, q, options)
@@ -71,10 +81,10 @@ def check_same(folder: Any, there: Mapping[str, str], here: Mapping[str, str]) -
     Raises:
         ProbqError: with what differs, and how to go on.
     """
-    name = next((name for name in (*there, *here) if there.get(name) != here.get(name)), None)
+    name = next((name for name in (*here, *there) if there.get(name) != here.get(name)), None)
     if name is None:
         return
-    was, now = (_short(said.get(name, "absent")) for said in (there, here))
+    was, now = _differing(there.get(name, "absent"), here.get(name, "absent"))
     hint = "; save and load the float network if the script trains it anew" if name.startswith("the starting") else ""
     raise ProbqError(
         f"{folder} holds checkpoints of another fit: {name} is {was} there and {now} here{hint}. Make the same call to "
@@ -127,5 +137,19 @@ def _settings(own: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
-def _short(text: str, most: int = 80) -> str:
-    return text if len(text) <= most else f"{text[:most]}..."
+def _differing(a: str, b: str, most: int = 60) -> tuple[str, str]:
+    """Return two texts, cut to where they differ if they are long.
+
+    Example:
+        >>> _differing("Rates(0.1)", "Rates(0.2)")
+        ('Rates(0.1)', 'Rates(0.2)')
+        >>> _differing("a" * 99 + "b", "a" * 99 + "c")
+        ('...aaaaaaaaaaaaaaaaaaaab', '...aaaaaaaaaaaaaaaaaaaac')
+    """
+    if max(len(a), len(b)) <= most:
+        return a, b
+    alike = next((k for k, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    start = max(0, alike - 20)
+    shown = [text[start : start + most] + ("..." if len(text) > start + most else "") for text in (a, b)]
+    before = "..." if start else ""
+    return before + shown[0], before + shown[1]

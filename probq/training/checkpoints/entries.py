@@ -40,7 +40,8 @@ def to_entry(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
         return {"array": name}
     if isinstance(value, Tensor):
         tensors[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
-        return {"tensor": name}
+        kept = not value.is_contiguous() and torch.empty_like(value).stride() == value.stride()
+        return {"tensor": name} | ({"stride": list(value.stride())} if kept else {})
     if isinstance(value, list) and all(type(one) in PLAIN for one in value):
         return value
     if isinstance(value, list):
@@ -65,6 +66,9 @@ def from_entry(entry: Any, tensors: Mapping[str, Tensor]) -> Any:
         return [from_entry(one, tensors) for one in entry]
     if not isinstance(entry, dict):
         return entry
+    if "stride" in entry:  # as in channels-last networks, whose fused optimizer wants states in the same order
+        found = tensors[entry["tensor"]]
+        return torch.empty_strided(found.shape, entry["stride"], dtype=found.dtype).copy_(found)
     ((kind, content),) = entry.items()
     if kind == "tensor":
         return tensors[content]

@@ -64,6 +64,13 @@ class CheckpointFolder:
 
     def __init__(self, path: Any) -> None:
         self.path = target_path(path)
+        self._make()
+        with replace_atomically(self.path / ".writable") as temporary:
+            temporary.touch()
+        with contextlib.suppress(OSError):
+            (self.path / ".writable").unlink()
+
+    def _make(self) -> None:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -71,14 +78,11 @@ class CheckpointFolder:
                 f"checkpoint names {self.path}, which cannot be made a folder ({reason(error)}); name another, or a "
                 "file with a suffix, such as posterior.safetensors, for the posterior alone"
             ) from error
-        with replace_atomically(self.path / ".writable") as temporary:
-            temporary.touch()
-        with contextlib.suppress(OSError):
-            (self.path / ".writable").unlink()
 
     def files(self) -> list[Path]:
         """Return the checkpoints that are there, the newest first."""
-        found = [(int(m[1]), file) for file in self.path.iterdir() if (m := NAME.fullmatch(file.name))]
+        inside = self.path.iterdir() if self.path.is_dir() else ()
+        found = [(int(m[1]), file) for file in inside if (m := NAME.fullmatch(file.name))]
         return [file for _, file in sorted(found, reverse=True)]
 
     def write(self, content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Path:
@@ -91,13 +95,15 @@ class CheckpointFolder:
         Raises:
             ProbqError: if it cannot be written; those before stay.
         """
+        self._make()  # whoever removed it meant what was in it
         before = self.files()
         number = int(NAME.fullmatch(before[0].name)[1]) + 1 if before else 1  # type: ignore[index]
         manifest: dict[str, Any] = {"format": FORMAT.name, "version": FORMAT.version, **content}
         manifest["sha256"] = digest(manifest, tensors)
         path = self.path / f"checkpoint-{number:06}.safetensors"
+        data = safetensors.torch.save(dict(tensors), {KEY: manifest_text(manifest)})
         with replace_atomically(path) as temporary:
-            safetensors.torch.save_file(dict(tensors), temporary, {KEY: manifest_text(manifest)})
+            temporary.write_bytes(data)
         for old in before[KEPT - 1 :]:
             with contextlib.suppress(OSError):
                 old.unlink()

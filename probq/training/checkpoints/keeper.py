@@ -46,6 +46,7 @@ class Keeper:
         self.state: Mapping[str, Any] | None = None
         self.written, self.finished = 0, False  # steps in the newest checkpoint, and whether these are all
         self._duration = self._last = 0.0
+        self._tried = False
         found = folder.newest()
         if found is not None:
             self._take(*found)
@@ -76,7 +77,7 @@ class Keeper:
     def is_time(self) -> bool:
         """Return whether a checkpoint is due: after so many steps, the very first, and the last of a phase."""
         done, course = len(self.history.steps), self.course
-        return done % self.every == 0 or not self.written or course.next == course.numbers.stop
+        return done % self.every == 0 or not (self.written or self._tried) or course.next == course.numbers.stop
 
     def finish(self) -> None:
         """Write the last checkpoint, of a fit that is finished, unless it is there."""
@@ -97,7 +98,7 @@ class Keeper:
         Raises:
             ProbqError: if there is something in the state of the fit that a file cannot hold.
         """
-        began = time.monotonic()
+        self._tried, began = True, time.monotonic()
         tensors: dict[str, torch.Tensor] = {}
         state = {
             "course": self.course.state(),
@@ -112,7 +113,7 @@ class Keeper:
                 f"no checkpoint after {len(self.history.steps)} steps: {error}. The fit goes on; what was written "
                 f"before stays, with {self.written} steps",
                 UserWarning,
-                stacklevel=4,
+                stacklevel=3,
             )
         else:
             self.written = len(self.history.steps)
@@ -125,7 +126,7 @@ class Keeper:
         try:
             yield
         except BaseException as error:
-            if not isinstance(error, GeneratorExit):
+            if self.written:
                 error.add_note(
                     f"{self.folder.path} keeps this fit with its first {self.written} steps; the same call goes on "
                     "from there"
