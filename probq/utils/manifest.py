@@ -115,7 +115,7 @@ class WholeFile:
 
     def keys(self) -> list[str]:
         """Return the names of the tensors."""
-        return list(self._tensors)
+        return sorted(self._tensors)
 
     def get_tensor(self, name: str) -> Any:
         """Return a tensor."""
