@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator, Mapping
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,30 +17,24 @@ from probq.integer.lowering.operations.arithmetic import ARITHMETIC, affine
 from probq.integer.lowering.operations.dispatch import OPERATIONS, PARTS
 from probq.integer.lowering.operations.elementwise import whole_numbers
 from probq.integer.lowering.operations.layers import Layers, geometry
-from probq.integer.lowering.operations.tables import TABULATED, argument, table
+from probq.integer.lowering.operations.tables import argument, table
 from probq.integer.lowering.operations.values import Value, common, refusal
 from probq.integer.lowering.products.factors import Factors, joined, product, seen_from
+from probq.integer.lowering.refusals import check_not_random, why_no_form, why_no_norm
 from probq.network.program.network import Network
 from probq.network.quantizers.affine_norms import affine_norms
 from probq.network.tracing.product_calls import Operand
+from probq.network.tracing.stand_ins import StandIn, is_stand_in
 from probq.utils.errors import ProbqError
 
-_RECURRENT = (
-    "a recurrent module computes its products inside, where nothing can be rounded; take convolutions instead, or end "
-    "the network before it"
-)
-_NORMED = "max_norm changes rows as they are looked up; rescale them once, and give the embedding no max_norm"
 NORMALISES = ("batch_norm", "_native_batch_norm_legit_no_training")
-# Operations that people meet, and what to do about them.
-INSTEAD = MappingProxyType(
-    dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), _RECURRENT)
-    | dict.fromkeys(("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"), _RECURRENT)
-    | dict.fromkeys(("embedding_renorm", "embedding_renorm_"), _NORMED)
-)
 
 
 class Walk:
     """A walk holds the values of the graph's nodes so far.
+
+    Attributes:
+        ending: the softmax left in float that the network ends with, and the integers before; None if there is none.
 
     Args:
         q: the network, normalisation folded.
@@ -56,6 +49,7 @@ class Walk:
         self.q, self.make = q, Layers(q, onehots, codes)
         self.graph = export_graph(q)
         self.values: dict[Any, Any] = {}
+        self.ending: Any = None
         self.tensors = dict(_all_tensors(q.net))
         modules = dict(q.net.named_modules(remove_duplicate=False))
         layers = {id(modules[layer.name]): layer for layer in q.layers if layer.name in modules}
@@ -72,7 +66,7 @@ class Walk:
             ProbqError: naming operation and module, if something has no exact integer form.
         """
         for node in self.graph.nodes:
-            _check_not_random(node)
+            check_not_random(node)
         for node in self.graph.nodes:
             if node.op == "placeholder" and node.name in self.graph.inputs:
                 self.values[node] = self._input(node)
@@ -113,13 +107,16 @@ class Walk:
         if (factors := joined((self.values.get(before) for before in node.all_input_nodes), where)) is not None:
             return factors
         if name in NORMALISES:
-            raise refusal(where, _why_no_norm(node))
+            raise refusal(where, why_no_norm(node))
         if name == "embedding" or name.startswith(("linear", "conv")):
             return self._product(node, where)
+        if node.name in self.graph.outputs and self._is_left_in_float(node):
+            self.ending = node
+            return self._operand(node.args[0])
         if (looked := looked_up(node, name, self.values, self.graph)) is not None:
             return looked
         if not any(name in known for known in (OPERATIONS, PARTS, ARITHMETIC)):
-            raise refusal(where, _why(name))
+            raise refusal(where, why_no_form(name))
         return self._operation(node, name, where)
 
     def _operation(self, node: Any, name: str, where: str) -> Any:
@@ -240,6 +237,12 @@ class Walk:
         biased = given.get("bias") is not None or own is None
         return self.make.product(layer, x, shape, where, geometry(module, given), biased)
 
+    def _is_left_in_float(self, node: Any) -> bool:
+        """Return whether an operation is a softmax that its plan leaves in float."""
+        names = [str(name).split("@")[0] for name, _ in (node.meta.get("nn_module_stack") or {}).values()]
+        module = self.q.net.get_submodule(names[-1]) if names and is_stand_in(names[-1]) else None
+        return isinstance(module, StandIn) and module.left_in_float
+
     def _origin(self, node: Any) -> str:
         """Return what the network calls a tensor that depends on no input, or the first that it is computed from."""
         while node.name not in self.graph.owned and node.all_input_nodes:
@@ -251,18 +254,6 @@ class Walk:
         return self.tensors.get(self.graph.owned.get(getattr(node, "name", ""), ""))
 
 
-def _check_not_random(node: Any) -> None:
-    if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
-        return
-    given = named_arguments(node)
-    if given.get("training", given.get("train", given.get("dropout_p", 1.0) > 0)):
-        raise refusal(
-            where_of(node),
-            "it draws random numbers when the network is evaluated, as a dropout does that is never switched off; "
-            "give it training=self.training, or take it out",
-        )
-
-
 def _all_tensors(net: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from net.named_parameters(remove_duplicate=False)
     yield from net.named_buffers(remove_duplicate=False)
@@ -272,20 +263,3 @@ def _layer_of(value: Value) -> str:
     """Return the name of the layer whose accumulators a value is, in whatever steps, empty if it is none."""
     value = value.parents[0] if value.op == "multiply" else value
     return value.quantizer if value.op in ("linear", "conv") else ""
-
-
-def _why_no_norm(node: Any) -> str:
-    """Return why a normalisation has no integer form, and what to do."""
-    given = named_arguments(node)
-    if given.get("training") or given["running_mean"] is None:
-        return "it takes the statistics of each batch, which integers cannot; use track_running_stats=True"
-    return "the function is called without a module; use torch.nn.BatchNorm1d, BatchNorm2d or BatchNorm3d"
-
-
-def _why(name: str) -> str:
-    """Return why an operation has no integer form, and what to do."""
-    if name in INSTEAD:
-        return INSTEAD[name]
-    if name.removesuffix("_") in TABULATED:
-        return "it stays float; give the layer before it a plan with an activation width, such as Plan(activation=8)"
-    return f"probq has no exact integer form of {name}; replace it, or end the network before it"

@@ -14,6 +14,7 @@ from probq.decisions.assignment import Assignment
 from probq.integer import IntegerModel
 from probq.integer.lowering.check_inputs import check_inputs
 from probq.integer.lowering.emit import emit_nodes
+from probq.integer.lowering.exported import named_arguments, operation, where_of
 from probq.integer.lowering.graph import Walk
 from probq.integer.lowering.operations.values import reduced
 from probq.likelihoods import only_tensor
@@ -26,6 +27,7 @@ from probq.utils.version import probq_version
 
 ROUNDING = 2.0**-10  # of a unit of the output: what float64 leaves of an average, and far less than a wrong integer
 
+FLOAT = 1e-5  # what a softmax in float errs by
 ROUNDED = 0.1  # share of outputs that may differ where the network computes in float32
 
 
@@ -34,6 +36,8 @@ def lower(q: Quantized, assignment: Assignment | None = None) -> IntegerModel:
 
     For every input, its integers times `output_scale` are exactly what `q.at(assignment)` computes. Where the output is
     an average of `k` numbers, and `k` no power of two, that holds to the last bits of float64, which has no `1 / k`.
+    A softmax or log-softmax at the end that the plan leaves in float (`activation=None`) is left out: the integers are
+    those that enter it, which are largest for the same class, and `metadata["ends_before"]` names it.
     Before it returns, that is checked on rows of the example that the network was quantized with and on random inputs.
 
     Args:
@@ -58,24 +62,42 @@ def lower(q: Quantized, assignment: Assignment | None = None) -> IntegerModel:
     integers, unit = reduced(output)
     nodes, name = emit_nodes(integers)
     scale = unit * 2.0 ** int(output.exponent) / output.divisor
-    model = IntegerModel(nodes, name, scale, _metadata(q, assignment))
-    _check_integers(fixed, assignment, model, walk.argument)
+    metadata = _metadata(q, assignment)
+    if walk.ending is not None:
+        metadata["ends_before"] = where_of(walk.ending)
+    model = IntegerModel(nodes, name, scale, metadata)
+    _check_integers(fixed, assignment, model, walk)
     return model
 
 
-def _check_integers(q: Quantized, assignment: Assignment, model: IntegerModel, argument: int) -> None:
+def _check_integers(q: Quantized, assignment: Assignment, model: IntegerModel, walk: Walk) -> None:
     """Raise unless the integers are what the decided network computes, on its example and on random inputs."""
     for args in check_inputs(q, model.input):
-        integers = model(args[argument])
+        integers = model(args[walk.argument])
         expected, exact = _expected(q, assignment, args)
+        if walk.ending is not None:
+            _check_ending(walk, torch.from_numpy(integers * model.output_scale), expected.double())
+            continue
         units = expected.double().numpy() / model.output_scale
         rounding = ROUNDING + torch.finfo(expected.dtype).eps * np.abs(units)  # indices give float32 outputs
         if integers.shape != units.shape or (np.abs(integers - units) > rounding).mean() > (0 if exact else ROUNDED):
-            raise ProbqError(
-                "the integers differ from what the network computes, so nothing is lowered: its forward does "
-                "something that its exported graph does not show, such as a choice that depends on the batch; "
-                "please report it together with the network"
-            )
+            raise _differing()
+
+
+def _check_ending(walk: Walk, before: Tensor, expected: Tensor) -> None:
+    """Raise unless the softmax that was left in float gives of the integers before it what the network gives."""
+    given = named_arguments(walk.ending)
+    function = torch.log_softmax if "log" in operation(walk.ending) else torch.softmax
+    if not torch.allclose(function(before, given["dim"]), expected, rtol=FLOAT, atol=FLOAT):
+        raise _differing()
+
+
+def _differing() -> ProbqError:
+    return ProbqError(
+        "the integers differ from what the network computes, so nothing is lowered: its forward does "
+        "something that its exported graph does not show, such as a choice that depends on the batch; "
+        "please report it together with the network"
+    )
 
 
 def _expected(q: Quantized, assignment: Assignment, args: tuple[Any, ...]) -> tuple[Tensor, bool]:

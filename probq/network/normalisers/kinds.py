@@ -101,6 +101,7 @@ def are_options(kind: str, options: Options) -> bool:
     own = dict(options)
     names = [own.pop(part, "") for part in ("gain", "shift")]
     if kind in SOFTMAXES:
+        own.pop("float", None)
         return set(own) == {"axis"} and type(own["axis"]) is int and own["axis"] < 0 and names == ["", ""]
     eps = own.pop("eps", None)
     sizes = {"layer_norm": {"axes"}, "rms_norm": {"axes"}, "group_norm": {"groups"}, "instance_norm": set()}

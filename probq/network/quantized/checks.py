@@ -100,7 +100,7 @@ def _call(name: str, entry: Any, tensors: Mapping[str, Tensor]) -> None:
     known = kind in {*ARITHMETIC, *FUNCTIONS} or (kind in NORMALISERS and are_options(kind, kwargs))
     if not known or operand not in (0, 1) or not plain or not is_stand_in(name):
         raise ProbqError(f"the call {name!r} is none that can have a stand-in")
-    if kind not in FUNCTIONS:
+    if kind not in FUNCTIONS and not kwargs.get("float"):
         exponents = _tensor(f"steps.{name.replace('.', '/')}.log2_steps", [2], tensors)
         if not exponents.is_floating_point() or float(exponents.abs().max()) > LARGEST_EXPONENT:
             raise ProbqError(f"the steps of {name!r} are no exponents up to {LARGEST_EXPONENT}")

@@ -80,7 +80,8 @@ class Activation(nn.Module):
 def activations(net: nn.Module, found: Tracing, plans: Mapping[str, Plan | None]) -> dict[str, Activation]:
     """Return an `Activation` for each module of `probq.network.tracing.module_kinds.TABLES` and each call of its like.
 
-    They have the name of the module, or of the call's stand-in.
+    They have the name of the module, or of the call's stand-in. A softmax whose plan has no
+    `activation` is left in float.
 
     Args:
         net: the network.
@@ -89,9 +90,11 @@ def activations(net: nn.Module, found: Tracing, plans: Mapping[str, Plan | None]
     """
     made: dict[str, Activation] = {}
     for name, (layer, sample) in found.activations.items():
-        plan = plans.get(layer or next(iter(plans), ""))
-        if plan is not None and plan.activation is not None:
-            module = net.get_submodule(name)
+        plan, module = plans.get(layer or next(iter(plans), "")), net.get_submodule(name)
+        if isinstance(module, StandIn) and module.normalises:
+            if plan is None or plan.activation is None:
+                module.leave_in_float()
+        elif plan is not None and plan.activation is not None:
             signed = module.signed if isinstance(module, StandIn) else not isinstance(module, NON_NEGATIVE)
             made[name] = Activation(plan.activation, signed, sample, module.forward)
     return made

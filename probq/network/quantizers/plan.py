@@ -44,7 +44,9 @@ class Plan:
         activation: width in bits, 2 to 16, of what enters and leaves a non-linear function (Sigmoid, Tanh, GELU,
             SiLU, Softplus, ELU and others, as modules or called), so that it is a table of integers. It is not
             learned, has no place among the widths, and costs no bit operations; the plan of the layer called before
-            the function counts. None leaves the function in float, where the network cannot be lowered.
+            the function counts. None leaves the function in float, where the network cannot be lowered. It leaves
+            softmax in float too, which otherwise needs no width; at the end of a network the integer model then stops
+            in front of it.
         tie_weight: a name; all weights and inputs that carry the same name share one width. Their ladders must have
             the same widths, and their gates the same shape. None: a width of its own.
         tie_input: the same for the input; the network's own input is never tied.

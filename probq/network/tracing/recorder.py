@@ -101,7 +101,7 @@ class Recorder(TorchDispatchMode):
                 self.records.setdefault(name, LayerRecord(name, module))
             elif isinstance(module, Operand):
                 self._record(self.operands, name, module, hook_input(args, kwargs))
-            elif type(module) in TABLES or (isinstance(module, StandIn) and module.tabulated):
+            elif type(module) in TABLES or (isinstance(module, StandIn) and module.planned):
                 self.activations.setdefault(name, (self._last, hook_input(args, kwargs).detach().clone()))
 
         return hook

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from probq.codebooks.rounding.short_numbers import short_addend, short_factor, short_number, short_step
-from probq.network.normalisers.kinds import NORMALISERS
+from probq.network.normalisers.kinds import NORMALISERS, SOFTMAXES
 
 Constant: TypeAlias = float | Tensor
 
@@ -87,7 +87,21 @@ class StandIn(nn.Module):
     @property
     def stepped(self) -> bool:
         """Return whether its results are rounded to a step of their own, as those of an operation with a constant."""
-        return not self.tabulated
+        return not self.tabulated and not self.left_in_float
+
+    @property
+    def planned(self) -> bool:
+        """Return whether the plan of the layer before it may leave it in float: a table, or a softmax."""
+        return self.tabulated or self.kind in SOFTMAXES
+
+    @property
+    def left_in_float(self) -> bool:
+        """Return whether it is a softmax that its plan leaves in float."""
+        return bool(self.kwargs.get("float"))
+
+    def leave_in_float(self) -> None:
+        """Set that this softmax stays in float."""
+        self.kwargs["float"] = True
 
     @property
     def signed(self) -> bool:

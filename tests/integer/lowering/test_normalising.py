@@ -115,6 +115,30 @@ def test_gradients_are_those_of_the_float_functions_at_rounded_numbers():
     torch.testing.assert_close(found, x.grad, rtol=2e-2, atol=2e-2)
 
 
+@pytest.mark.parametrize("end", [nn.Softmax(-1), nn.LogSoftmax(1)])
+def test_a_plan_stops_in_front_of_a_last_softmax(end, tmp_path):
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3), end).eval()
+    x = X.reshape(-1, 4)
+    q = probq.quantize(net, x, probq.Plan(activation=None))
+    assert q.notes == ()
+    q.save(tmp_path / "q.safetensors")
+    again = probq.load(tmp_path / "q.safetensors", net)
+    model = probq.lower(again)
+    assert model.metadata["ends_before"] == f"{'log_' * isinstance(end, nn.LogSoftmax)}softmax in 3"
+    assert [node.op for node in model.nodes][-2:] == ["linear", "multiply"]
+    logits = torch.from_numpy(model(x) * model.output_scale)
+    torch.testing.assert_close(end(logits), again(x.double()))
+    assert np.array_equal(model(x), probq.lower(probq.quantize(net[:3], x))(x))
+
+
+@pytest.mark.filterwarnings("ignore:probq.lower will refuse")
+def test_a_softmax_left_in_float_is_refused_inside():
+    net = nn.Sequential(nn.Linear(4, 4), nn.Softmax(1), nn.Linear(4, 2)).eval()
+    q = probq.quantize(net, X.reshape(-1, 4), lambda layer: probq.Plan(activation=None if layer.name == "0" else 8))
+    with pytest.raises(probq.ProbqError, match=r"softmax in 1 .*stays float; give .* Plan\(activation=8\)"):
+        probq.lower(q)
+
+
 REFUSED = {
     "one number": (
         Own(behind, nn.GroupNorm(6, 6)),
@@ -126,16 +150,16 @@ REFUSED = {
         torch.zeros(2, 2, 160, 160),
         r"softmax in the network .*normalises 76,800 numbers together, .* 65,536; use a shorter axis",
     ),
-    "the batch": (Own(lambda net, x: net.h(net.a(x).softmax(0))), X, "softmax in the network"),
+    "the batch": (Own(lambda net, x: net.h(net.a(x).softmax(0))), X, "softmax in the network .*it is along the batch"),
     "a computed gain": (
         Own(lambda net, x: net.h(F.layer_norm(net.a(x), (4,), net.gain[:4].exp()))),
         X,
-        "layer_norm in the network",
+        "layer_norm in the network .*its gain and shift are computed",
     ),
     "statistics of their own": (
         Own(behind, nn.InstanceNorm2d(6, track_running_stats=True)),
         X,
-        "instance_norm in norm",
+        "instance_norm in norm .*track_running_stats=False",
     ),
 }
 

@@ -1,0 +1,68 @@
+"""Operations without an exact integer form are refused in words that say what to do."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from probq.integer.lowering.exported import named_arguments, where_of
+from probq.integer.lowering.operations.tables import TABULATED
+from probq.integer.lowering.operations.values import refusal
+from probq.network.normalisers.kinds import SOFTMAXES
+
+_RECURRENT = (
+    "a recurrent module computes its products inside, where nothing can be rounded; take convolutions instead, or end "
+    "the network before it"
+)
+_NORMED = "max_norm changes rows as they are looked up; rescale them once, and give the embedding no max_norm"
+_COMPUTED = (
+    "its gain and shift are computed, and are no parameters or buffers of the network; multiply and add them behind it"
+)
+_TRACKED = "it has statistics of its own, or a computed gain; use track_running_stats=False, or batch normalisation"
+_PLANNED = "give the layer before it a plan with an activation width, such as Plan(activation=8)"
+# Operations that people meet, and what to do about them.
+INSTEAD = MappingProxyType(
+    dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), _RECURRENT)
+    | dict.fromkeys(("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"), _RECURRENT)
+    | dict.fromkeys(("layer_norm", "native_layer_norm", "rms_norm", "group_norm", "native_group_norm"), _COMPUTED)
+    | {"instance_norm": _TRACKED}
+    | dict.fromkeys(("embedding_renorm", "embedding_renorm_"), _NORMED)
+)
+
+
+def check_not_random(node: Any) -> None:
+    """Raise at an operation that draws random numbers when the network is evaluated.
+
+    Raises:
+        ProbqError: naming operation and module.
+    """
+    if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
+        return
+    given = named_arguments(node)
+    if given.get("training", given.get("train", given.get("dropout_p", 1.0) > 0)):
+        raise refusal(
+            where_of(node),
+            "it draws random numbers when the network is evaluated, as a dropout does that is never switched off; "
+            "give it training=self.training, or take it out",
+        )
+
+
+def why_no_norm(node: Any) -> str:
+    """Return why a normalisation has no integer form, and what to do."""
+    given = named_arguments(node)
+    if given.get("training") or given["running_mean"] is None:
+        return "it takes the statistics of each batch, which integers cannot; use track_running_stats=True"
+    return "the function is called without a module; use torch.nn.BatchNorm1d, BatchNorm2d or BatchNorm3d"
+
+
+def why_no_form(name: str) -> str:
+    """Return why an operation has no integer form, and what to do."""
+    if name in INSTEAD:
+        return INSTEAD[name]
+    if name.removeprefix("_") in SOFTMAXES:
+        return "it is along the batch, or stays float; " + _PLANNED
+    if name.removesuffix("_") in TABULATED:
+        return "it stays float; " + _PLANNED
+    return f"probq has no exact integer form of {name}; replace it, or end the network before it"
