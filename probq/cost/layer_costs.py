@@ -22,7 +22,7 @@ def bops(layer: Layer, weight_bits: Any, input_bits: Any) -> Any:
         input_bits: width in bits, a number or an array that broadcasts.
 
     Returns:
-        BOPs, of the widths' shape. Biases, pooling and normalisation are not counted.
+        BOPs, of the widths' shape. Biases, pooling, normalisation and softmax are not counted.
 
     Source: M. van Baalen, C. Louizos, M. Nagel, R. A. Amjad, Y. Wang, T. Blankevoort, M. Welling, 2020, "Bayesian
     Bits: Unifying Quantization and Pruning".

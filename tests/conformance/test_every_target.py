@@ -65,6 +65,7 @@ TARGETS = (
 SHIFTS = r"no power of two, and FPGA flows only shift"  # also of averages over other numbers than powers of two
 TREES = r"no power of two, and adder trees only shift"
 ADD, CONCAT, SUM_POOL = (f"{op} has no memory form" for op in ("add", "concat", "sum_pool"))
+NORMALISE, NO_NORMALISE = "normalise has no memory form", "QONNX has no normalise"
 TRANSPOSED = "transposed .* no memory form"
 PRODUCT, PERMUTE, SUM = (f"{op} has no memory form" for op in ("product", "permute", "sum"))
 NO_TABLE, NO_PAD, NO_REPEAT, NO_SLICE = (f"QONNX has no {op}" for op in ("table", "pad", "repeat", "slice"))
@@ -84,6 +85,9 @@ REFUSED = {
     "densenet": {"qonnx": (SHIFTS, SHIFTS), "memory": (CONCAT, CONCAT)},
     "repvgg": {"qonnx": (SHIFTS, SHIFTS), "memory": (ADD, ADD)},
     "layer scale": {"qonnx": (SHIFTS, SHIFTS), "memory": (ADD, ADD)},
+    "layer norms": {"qonnx": (NO_NORMALISE, SHIFTS), "memory": (NORMALISE, NORMALISE)},
+    "group norms": {"qonnx": (NO_NORMALISE, SHIFTS), "memory": (NORMALISE, NORMALISE)},
+    "channel attention": {"qonnx": (NO_NORMALISE, SHIFTS), "memory": (PERMUTE, PERMUTE)},
     "squeeze and excitation": {"qonnx": (SHIFTS, WIDE), "memory": (SUM, SUM)},
     "gates": {"qonnx": (NO_TABLE, SHIFTS), "memory": (PRODUCT, PRODUCT)},
     "attention": {"qonnx": (NO_SLICE, SHIFTS), "memory": (PERMUTE, PERMUTE)},
