@@ -13,6 +13,7 @@ from probq.testing.deployed_blocks import (
     Attentive,
     ChannelNorm,
     DenseBlock,
+    Encoder,
     Gated,
     Placed,
     PreActivation,
@@ -199,6 +200,7 @@ DEPLOYED: tuple[tuple[str, Callable[[], nn.Module], tuple[int, ...]], ...] = (
     ("squeeze and excitation", _squeezed, (3, 12, 12)),
     ("gates", _gated, (2, 16)),
     ("attention", _attentive, (5, 4)),
+    ("transformer", lambda: nn.Sequential(nn.Linear(4, 8), Encoder(8, 2), nn.Flatten(), nn.Linear(40, 3)), (5, 4)),
 )
 
 

@@ -184,3 +184,25 @@ class Attentive(nn.Module):
         q, k, v = (part.reshape(shape).transpose(1, 2) for part in self.inner(x).chunk(3, -1))
         scores = F.relu(q @ k.transpose(-2, -1)) * (0.5 / places)
         return x + self.outer(torch.matmul(scores, v).transpose(1, 2).reshape(batch, places, width))
+
+
+class Encoder(nn.Module):
+    """This block has attention with a softmax, then a gated perceptron, each added to what it reads normalised.
+
+    Source: A. Vaswani et al., 2017, "Attention Is All You Need"; N. Shazeer, 2020, "GLU Variants Improve Transformer".
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.inner, self.outer, self.heads = nn.Linear(width, 3 * width), nn.Linear(width, width), heads
+        self.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
+        self.wide, self.narrow = nn.Linear(width, 4 * width), nn.Linear(2 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return features `[batch, places, width]`."""
+        batch, places, width = x.shape
+        shape = (batch, places, self.heads, width // self.heads)
+        q, k, v = (part.reshape(shape).transpose(1, 2) for part in self.inner(self.norms[0](x)).chunk(3, -1))
+        found = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        x = x + self.outer(found.reshape(batch, places, width))
+        return x + self.narrow(F.glu(self.wide(self.norms[1](x))))

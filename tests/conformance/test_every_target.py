@@ -91,6 +91,7 @@ REFUSED = {
     "squeeze and excitation": {"qonnx": (SHIFTS, WIDE), "memory": (SUM, SUM)},
     "gates": {"qonnx": (NO_TABLE, SHIFTS), "memory": (PRODUCT, PRODUCT)},
     "attention": {"qonnx": (NO_SLICE, SHIFTS), "memory": (PERMUTE, PERMUTE)},
+    "transformer": {"qonnx": (NO_NORMALISE, SHIFTS), "memory": (NORMALISE, NORMALISE)},
     "plain": {"qonnx": ("", SHIFTS), "memory": ("", "")},
     "perceptron": {"qonnx": ("", SHIFTS), "memory": ("", ""), "hls": ("", SHIFTS), "verilog": ("", TREES)},
 }

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from probq.network.explicit.functions import EXPLICIT
 from probq.network.normalisers.kinds import NORMALISERS, are_options
 from probq.network.quantized.energy_entry import energy_from_entry
 from probq.network.tracing.product_calls import PRODUCTS
@@ -89,6 +90,10 @@ def check_parts(manifest: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> N
 
 def _call(name: str, entry: Any, tensors: Mapping[str, Tensor]) -> None:
     """Check that a stand-in is given by its function, its operand and plain arguments, and has a step if it must."""
+    if isinstance(entry, list) and entry[:1] == ["explicit"]:
+        if len(entry) != 2 or entry[1] not in EXPLICIT or not is_stand_in(name):
+            raise ProbqError(f"the call {name!r} is none that can be spelled out")
+        return
     if isinstance(entry, list) and entry[:1] == ["product"]:
         _product(name, entry)
         return

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from probq.codebooks.rounding.short_numbers import LARGEST_FACTOR, whole_factors
+from probq.network.explicit.functions import EXPLICIT, is_spelled_out
 from probq.network.normalisers.kinds import NORMALISERS
 from probq.network.tracing.arguments import own_copy, tensors_in
 from probq.network.tracing.example_run import run_example
 from probq.network.tracing.module_kinds import TABLES
 from probq.network.tracing.product_calls import ELEMENTWISE, PRODUCTS, Product
 from probq.network.tracing.routing import Call, Calls, Frame
-from probq.network.tracing.stand_ins import ARITHMETIC, FUNCTIONS, StandIn, short
+from probq.network.tracing.stand_ins import ARITHMETIC, FUNCTIONS, Explicit, StandIn, place_stand_ins, short
 
 # Functions whose values are the network's own input no longer, by how their names begin.
 COMPUTED = (
@@ -44,11 +45,13 @@ class CallFinder(Calls):
 
     Attributes:
         found: the calls by the names of their stand-ins.
+        explicit: functions that are to be spelled out, by the names that they have to have.
     """
 
     def __init__(self, net: nn.Module, args: tuple[Any, ...]) -> None:
         super().__init__(net)
         self.found: dict[str, Found] = {}
+        self.explicit: dict[str, Explicit] = {}
         # which tensors depend on the input, and whether they are more than the input; alive, so that ids stay theirs
         self._computed = {id(a): not a.is_floating_point() for a in args if isinstance(a, Tensor)}
         self._kept: list[Any] = [args]
@@ -70,6 +73,8 @@ class CallFinder(Calls):
 
     def called(self, frame: Frame, name: str, call: Call, func: Any, args: Any, kwargs: Any) -> Any:
         """Return what a call gives, and note it if it needs a stand-in."""
+        if call.kind in EXPLICIT:
+            return self._spelled_out(frame, name, call, func)
         stand_in = None if type(frame.module) in TABLES else self._stand_in(call)
         if stand_in is None:
             return self.other(func, args, kwargs)
@@ -82,6 +87,16 @@ class CallFinder(Calls):
         before.stand_in.raw |= stand_in.raw
         self.found[full] = Found(before.stand_in, max(before.entering, sizes[0]), max(before.leaving, sizes[1]))
         return out
+
+    def _spelled_out(self, frame: Frame, name: str, call: Call, func: Any) -> Any:
+        """Return what a function gives that is spelled out, by what is within where that stands in the network."""
+        module = frame.module._modules.get(name)
+        if isinstance(module, Explicit):
+            return self.entered(module, call.args, call.kwargs)
+        given = sum(id(t) in self._computed for t in tensors_in((call.args, call.kwargs)))
+        if given >= EXPLICIT[call.kind][1] and is_spelled_out(call.kind, call.args, call.kwargs):
+            self.explicit[f"{frame.name}.{name}".removeprefix(".")] = Explicit(call.kind)
+        return self.other(func, call.args, call.kwargs)
 
     def _stand_in(self, call: Call) -> StandIn | None:
         """Return the stand-in that a call needs, if it does."""
@@ -121,13 +136,18 @@ class CallFinder(Calls):
 def find_calls(net: nn.Module, args: tuple[Any, ...]) -> dict[str, Found]:
     """Return the calls of a network's forwards that need a stand-in, by the name that it has to have.
 
+    Functions that multiply tensors inside are spelled out in the network; the calls in them are found by another run.
+
     Raises:
         ProbqError: if the network cannot run on the arguments.
     """
-    args = own_copy(args)
-    finder = CallFinder(net, args)
-    run_example(net, args, finder.watching())
-    return finder.found
+    while True:
+        own = own_copy(args)
+        finder = CallFinder(net, own)
+        run_example(net, own, finder.watching())
+        if not finder.explicit:
+            return finder.found
+        place_stand_ins(net, finder.explicit)
 
 
 def _product(call: Call) -> Product | None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from probq.network.tracing.stand_ins import StandIn
+from probq.network.tracing.stand_ins import Explicit, StandIn
 
 PRODUCTS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = MappingProxyType(
     {"mul": torch.mul, "matmul": torch.matmul}
@@ -90,7 +90,7 @@ def made_from(entry: Any) -> StandIn:
     if entry[0] == "product":
         kind, shared, firsts = entry[1:]
         return Product(kind, shared, tuple(firsts))
-    return StandIn(*entry)
+    return Explicit(entry[1]) if entry[0] == "explicit" else StandIn(*entry)
 
 
 def first_operands(net: nn.Module) -> Iterator[str]:

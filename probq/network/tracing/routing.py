@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from probq.network.explicit.functions import EXPLICIT
 from probq.network.normalisers.kinds import read_normaliser
 from probq.network.tracing.product_calls import Product
-from probq.network.tracing.stand_ins import FUNCTIONS, StandIn, stand_ins
+from probq.network.tracing.stand_ins import FUNCTIONS, Explicit, StandIn, stand_ins
 
 # What torch calls the functions of `ARITHMETIC`, and products of matrices.
 OPERATORS = MappingProxyType(
@@ -34,7 +35,7 @@ class Call(NamedTuple):
     """A call of a function that may have a stand-in.
 
     Attributes:
-        kind: of `ARITHMETIC`, `FUNCTIONS`, `NORMALISERS` or `PRODUCTS`.
+        kind: of `ARITHMETIC`, `FUNCTIONS`, `NORMALISERS`, `PRODUCTS` or `EXPLICIT`.
         args: its arguments; tensors alone where it normalises.
         kwargs: those by name, without `inplace`.
         in_place: whether it changes its first argument.
@@ -52,6 +53,8 @@ def read_call(func: Any, args: Any, kwargs: Any) -> Call | None:
     kind = OPERATORS.get(name)
     if (normaliser := read_normaliser(name, args, kwargs)) is not None:
         return Call(normaliser.kind, normaliser.tensors, normaliser.options, False)
+    if name in EXPLICIT:
+        return Call(name, tuple(args), kwargs, False)
     if kind is None:
         kind = OTHER_NAMES.get(name, name.removesuffix("_"))
         if kind not in FUNCTIONS or not args:
@@ -102,6 +105,11 @@ class Calls(TorchFunctionMode):
             return self.other(func, args, kwargs)
         return self.called(self.frames[-1], self.frames[-1].count(call.kind), call, func, args, kwargs)
 
+    def entered(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        """Return what a module gives that this mode calls in the place of a function, and sees the calls of."""
+        with self:  # torch takes a mode off for what it calls itself
+            return module(*args, **kwargs)
+
     def hidden(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Return a function of probq's own whose calls are not those of the network."""
 
@@ -141,6 +149,8 @@ class Router(Calls):
     def called(self, frame: Frame, name: str, call: Call, func: Any, args: Any, kwargs: Any) -> Any:
         """Return what the stand-in gives, if there is one."""
         stand_in = frame.module._modules.get(name)
+        if isinstance(stand_in, Explicit):
+            return self.entered(stand_in, args, kwargs)
         if not isinstance(stand_in, StandIn) or not isinstance(call.args[stand_in.operand], Tensor):
             return func(*args, **kwargs)
         x = call.args[stand_in.operand]

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from probq.codebooks.rounding.short_numbers import short_addend, short_factor, short_number, short_step
+from probq.network.explicit.functions import EXPLICIT
 from probq.network.normalisers.kinds import NORMALISERS, SOFTMAXES
 
 Constant: TypeAlias = float | Tensor
@@ -121,6 +122,31 @@ class StandIn(nn.Module):
     def entry(self) -> list[Any]:
         """Return what `StandIn(*entry)` makes the same of."""
         return [self.kind, self.operand, self.raw, list(self.args), self.kwargs]
+
+
+class Explicit(StandIn):
+    """An explicit function computes what one call does by functions that have stand-ins in it themselves.
+
+    Args:
+        kind: the function, a key of `EXPLICIT`.
+    """
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(kind)
+
+    @property
+    def stepped(self) -> bool:
+        """Return that its results are not rounded."""
+        return False
+
+    @property
+    def entry(self) -> list[Any]:
+        """Return what `made_from` makes the same of."""
+        return ["explicit", self.kind]
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Return what the call computes."""
+        return EXPLICIT[self.kind][0](*args, **kwargs)
 
 
 def is_stand_in(name: str) -> bool:

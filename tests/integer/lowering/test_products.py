@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from exact_integers import assert_exact
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -50,6 +51,13 @@ FUNCTIONS = {
     "bmm": (lambda a, b: torch.bmm(a.transpose(1, 2), b), (5, 4), 45),
     "gram": (lambda a, b: a.transpose(1, 2) @ a + b.mean(1, keepdim=True), (5, 4), 45),
     "square": (lambda a, b: torch.matmul(a[:, :3], a[:, :3]) + b[:, :3], (5, 4), 27),
+    "einsum": (lambda a, b: torch.einsum("bid,bjd->bij", a, b), (5, 4), 75),
+    "einsum of numbers": (lambda a, b: torch.einsum("bi,bj->bij", a, b), (4,), 9),
+    "scores": (lambda a, b: F.scaled_dot_product_attention(a, b, a), (5, 4), 150),
+    "glu": (lambda a, b: F.glu(torch.cat([a, b], 1), 1), (4,), 3),
+    "addcmul": (lambda a, b: torch.addcmul(a, a, b, value=0.5), (4,), 3),
+    "lerp": (lambda a, b: torch.lerp(a, b, b.sigmoid()), (4,), 3),
+    "baddbmm": (lambda a, b: torch.baddbmm(a, a[:, :, :2], b[:, :2], alpha=2), (5, 4), 30),
     "broadcast matrices": (lambda a, b: a[:, None] @ b.reshape(len(b), 5, 3, 1), (5, 4), 75),
 }
 

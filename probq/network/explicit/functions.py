@@ -1,0 +1,106 @@
+"""A function that multiplies tensors inside is spelled out here by functions that `quantize` sees."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def glu(input: Tensor, dim: int = -1) -> Tensor:
+    """Return the first half times the sigmoid of the second."""
+    value, gate = input.chunk(2, dim)
+    return value * torch.sigmoid(gate)
+
+
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: None = None, dropout_p: float = 0.0, is_causal: bool = False,
+    scale: float | None = None, enable_gqa: bool = False,
+) -> Tensor:  # fmt: skip
+    """Return `softmax(query key' scale) value`, by default with `scale = 1 / sqrt(width)`."""
+    scores = (query @ key.transpose(-2, -1)) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    weights = torch.softmax(scores, -1)
+    return (F.dropout(weights, dropout_p) if dropout_p else weights) @ value
+
+
+def addcmul(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: float = 1) -> Tensor:
+    """Return `input + value tensor1 tensor2`."""
+    product = tensor1 * tensor2
+    return input + (product if value == 1 else product * value)
+
+
+def lerp(input: Tensor, end: Tensor, weight: Tensor) -> Tensor:
+    """Return `input + weight (end - input)`."""
+    return input + weight * (end - input)
+
+
+def baddbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    """Return `beta input + alpha batch1 batch2`."""
+    product = batch1 @ batch2
+    return (input if beta == 1 else input * beta) + (product if alpha == 1 else product * alpha)
+
+
+def einsum(equation: str, *operands: Any) -> Tensor:
+    """Return an Einstein sum of two tensors as one product, of matrices where something is summed.
+
+    Letters of both and of the output number matrices, those of both alone are summed over.
+    """
+    first, second, out = letters(equation)
+    x, y = operands[0] if len(operands) == 1 else operands
+    summed = [a for a in first if a in second and a not in out]
+    if not summed:
+        return _spread(x, first, out) * _spread(y, second, out)
+    size = dict(zip(first + second, (*x.shape, *y.shape), strict=True))
+    many = [a for a in first if a in second and a in out]
+    rows, columns = [a for a in first if a not in second], [a for a in second if a not in first]
+    counts = [math.prod(size[a] for a in axes) for axes in (rows, summed, columns)]
+    x = x.permute([first.index(a) for a in (*many, *rows, *summed)]).reshape([*(size[a] for a in many), *counts[:2]])
+    y = y.permute([second.index(a) for a in (*many, *summed, *columns)])
+    y = y.reshape([*(size[a] for a in many), *counts[1:]])
+    found = (x @ y).reshape([size[a] for a in (*many, *rows, *columns)])
+    return found.permute([(*many, *rows, *columns).index(a) for a in out])
+
+
+def _spread(x: Tensor, axes: str, out: str) -> Tensor:
+    """Return a tensor with its axes in the order of the output, those that it lacks of length 1."""
+    x = x.permute([axes.index(a) for a in out if a in axes])
+    for place, axis in enumerate(out):
+        x = x if axis in axes else x.unsqueeze(place)
+    return x
+
+
+def letters(equation: str) -> tuple[str, str, str]:
+    """Return the axes of both tensors and of the result; three empty ones where it is no product of two matrices."""
+    inputs, arrow, out = equation.replace(" ", "").partition("->")
+    first, _, second = inputs.partition(",")
+    if not arrow:
+        out = "".join(sorted(a for a, n in Counter(first + second).items() if n == 1))
+    once = all(len(set(axes)) == len(axes) and axes.isalpha() for axes in (first, second, out))
+    known = set(first + second) == set(out) | (set(first) & set(second))
+    return (first, second, out) if once and known else ("", "", "")
+
+
+# Each with its number of tensors that depend on the network's input, at least.
+EXPLICIT: Mapping[str, tuple[Callable[..., Tensor], int]] = MappingProxyType(
+    {
+        "glu": (glu, 1), "scaled_dot_product_attention": (attention, 1), "addcmul": (addcmul, 2), "lerp": (lerp, 2),
+        "baddbmm": (baddbmm, 2), "einsum": (einsum, 2),
+    }
+)  # fmt: skip
+
+
+def is_spelled_out(kind: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Return whether what is called with these arguments computes what is written here."""
+    if kind == "einsum":
+        return bool(args) and isinstance(args[0], str) and bool(letters(args[0])[0]) and not kwargs
+    if kind == "scaled_dot_product_attention":
+        mask, _, causal, *_ = (*args[3:], None, None, None)[:3]
+        masked = mask is not None or causal or kwargs.get("attn_mask") is not None or kwargs.get("is_causal")
+        return len(args) >= 3 and not masked and not kwargs.get("enable_gqa")
+    return "out" not in kwargs
