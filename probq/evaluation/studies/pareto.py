@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -86,7 +87,8 @@ def pareto(
         validation: as in `fit`; also gives the table its `loss` and `accuracy`, at what was decided.
         warm: each fit starts from the posterior of the one before; False: each starts from `net`.
         folder: where each posterior is saved as soon as it is fitted. What is there already is loaded, not fitted
-            again, so that an interrupted run continues; with other data or options, give another folder.
+            again, and a fit that was stopped or killed goes on from its checkpoints, which are removed once it is done
+            (see `fit`); with other data or options, give another folder.
         seed: the seed of each fit.
         progress: show progress bars.
         options: further arguments of `fit`.
@@ -110,10 +112,13 @@ def pareto(
             continue
         q = copy.deepcopy(networks[-1] if warm and networks else fresh)
         own = None if held is None else held.source
-        fit(q, source, budget, epochs, validation=own, seed=seed, progress=progress, **options)
+        kept = None if path is None else path.with_suffix("")
+        how = {"checkpoint": kept, "seed": seed, "progress": progress, **options}
+        fit(q, source, budget, epochs, validation=own, **how)
         networks.append(q)
-        if path is not None:
+        if path is not None and kept is not None:
             q.save(path)
+            shutil.rmtree(kept, ignore_errors=True)
     rows = [_row(q, budget, held) for q, budget in zip(networks, chosen, strict=True)]
     return Pareto(_framed(rows, chosen[0].cost), tuple(networks))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterable, Sequence
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from probq.network.quantized.quantized import Quantized
 from probq.training.fit import fit
 from probq.utils.arguments import check_number, is_count
 from probq.utils.errors import ProbqError
+from probq.utils.paths import target_path
 
 MOST_RHAT = 1.1
 LEAST_DRAWS = 4
@@ -37,6 +39,7 @@ def restarts(
     chains: int = 4,
     seed: int = 0,
     spread: float = 1.0,
+    checkpoint: str | PathLike[str] | None = None,
     **options: Any,
 ) -> list[Quantized]:
     """Return several fits of one network, each from another start and with another seed; `q` is left as it is.
@@ -52,6 +55,8 @@ def restarts(
         chains: number of restarts, 2 or more.
         seed: the seed of the first restart; the others count on from it.
         spread: standard deviation of the starting log-odds.
+        checkpoint: a folder, in which each restart has a folder of checkpoints as in `fit`: the same call made again
+            goes on where it was stopped or killed.
         options: see `fit` and `steps`.
 
     Returns:
@@ -74,7 +79,8 @@ def restarts(
     fitted = []
     for k in range(seed, seed + chains):
         own = _started(q, spread, k)
-        fit(own, data, budget, epochs, seed=k, **options)
+        kept = None if checkpoint is None else target_path(checkpoint) / f"restart-{k}"
+        fit(own, data, budget, epochs, seed=k, checkpoint=kept, **options)
         fitted.append(own)
     disagreeing = [f"{name} (R-hat {rhat:.3g})" for name, rhat in _disagreeing(convergence(fitted)).items()]
     if disagreeing:

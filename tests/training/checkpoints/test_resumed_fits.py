@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from small_checkpoints import BUDGET, X, Y, call, network, same, shuffled, tensors
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
 
 import probq
@@ -19,6 +19,7 @@ from probq.rules import PID, ConstraintGuided
 from probq.training.checkpoints.folder import CheckpointFolder
 
 PAIRS = [(X[k : k + 16], Y[k : k + 16]) for k in range(0, 48, 16)]
+IMAGES = X[:, :, None, None] * torch.tensor([[1.0, 0.5], [0.25, 2.0]])
 COSTS = [BUDGET, Budget(percent=8, cost=probq.cost.storage)]
 
 
@@ -85,6 +86,15 @@ def decided() -> Quantized:
     return q.at(q.mode(BUDGET))
 
 
+def channels_last() -> Quantized:
+    """Its optimizer's averages have the order of its weights, which a fused step takes for granted."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(4, 6, 2), nn.ReLU(), nn.Flatten(), nn.Linear(6, 3)).eval()
+    q = probq.quantize(net.to(memory_format=torch.channels_last), IMAGES)
+    assert not q.net[0].weight.is_contiguous()
+    return q
+
+
 FITS: dict[str, tuple[Callable[[], Quantized], Callable[[], Any], dict[str, Any]]] = {
     "without a seed": (network, shuffled, {"epochs": 3, "seed": None}),
     "generators": (network, with_generators, {"epochs": 3}),
@@ -94,6 +104,7 @@ FITS: dict[str, tuple[Callable[[], Quantized], Callable[[], Any], dict[str, Any]
     "guided gates": (network, lambda: PAIRS, {"epochs": 3, "rule": ConstraintGuided()}),
     "several draws": (network, lambda: PAIRS, {"epochs": 3, "draws": 3, "search": 1.0}),
     "codes drawn": (network, lambda: PAIRS, {"epochs": 3, "rounding": False, "optimizer": torch.optim.SGD}),
+    "channels last": (channels_last, lambda: [(IMAGES[:48], Y[:48])], {"epochs": 9}),
     "decided": (decided, shuffled, {"epochs": 3, "budget": None}),
     "chance": (network, lambda: PAIRS, {"epochs": 3, "budget": Budget(percent=1.5, probability=0.9)}),
 }
