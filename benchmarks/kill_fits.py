@@ -7,8 +7,8 @@ all tensors and the history are compared with those of the fit that nobody kille
 
     python benchmarks/kill_fits.py --moments 30 --out benchmarks/results_kill_fits.json
 
-The record says for each moment in which phase the newest checkpoint was, whether one was just being written, and whether
-tensors and history were the same.
+The record says for each moment in which phase the newest checkpoint was, whether one was just being written, and
+whether tensors and history were the same.
 """
 
 from __future__ import annotations

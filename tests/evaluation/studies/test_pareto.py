@@ -103,7 +103,7 @@ def test_an_interrupted_run_continues_where_it_stopped(tmp_path: Path) -> None:
             network(), XS, Stopped(PAIRS), BUDGETS, 2, plan=Plan(weight=ladder(1, 2, 4)), seed=0, progress=False,
             validation=PAIRS, evaluations=4, folder=tmp_path / "fits",
         )  # fmt: skip
-    kept = [path.name for path in (tmp_path / "fits").iterdir()]
+    kept = [path.name for path in (tmp_path / "fits").iterdir() if path.is_file()]
     assert kept == ["budget-3.0-percent-bops.safetensors"]
     before = (tmp_path / "fits" / kept[0]).read_bytes()
     result = fits(folder=tmp_path / "fits")
