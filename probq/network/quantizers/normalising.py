@@ -6,7 +6,6 @@ rounds it again, as it does with every other value.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from math import floor, isfinite, log2
 
@@ -80,9 +79,9 @@ class NormalisingStep(Step):
         """
         if self.is_softmax:
             return -ARGUMENT_BITS, WIDEST_ARGUMENT
-        bits = argument_bits(count)
-        finest = floor(log2(self.options["eps"]) / 2) - OUTPUT_BITS if self.options["eps"] > 0 else -(WIDEST**2)
-        return max(self.exponent(leaving=False) + WIDEST - bits, finest), bits
+        bits, eps = argument_bits(count), self.options["eps"]
+        exponent = self.exponent(leaving=False) + WIDEST - bits
+        return (max(exponent, floor(log2(eps) / 2) - OUTPUT_BITS) if eps > 0 else exponent), bits
 
     def compute(self, x: Tensor, net: nn.Module, exact: bool) -> Tensor:
         """Return what it makes of a tensor.
@@ -107,8 +106,8 @@ class NormalisingStep(Step):
     def affine(self, net: nn.Module, x: Tensor) -> Affine | None:
         """Return the gain and shift of a normalisation of such tensors; None where it has neither."""
         names = [self.options.get(name) for name in ("gain", "shift")]
-        own = dict(_tensors(net))
-        gain, shift = (None if name is None else spread_affine(own[name].double(), x, self.kind) for name in names)
+        own = [None if name is None else _tensor(net, name) for name in names]
+        gain, shift = (None if part is None else spread_affine(part.double(), x, self.kind) for part in own)
         if gain is None and shift is None:
             return None
         gain = torch.ones_like(shift) if gain is None else gain  # type: ignore[arg-type]
@@ -132,6 +131,8 @@ class NormalisingStep(Step):
         return F.layer_norm(rows, size, eps=eps) if self.centred else F.rms_norm(rows, size, eps=eps)
 
 
-def _tensors(net: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from net.named_parameters(remove_duplicate=False)
-    yield from net.named_buffers(remove_duplicate=False)
+def _tensor(net: nn.Module, name: str) -> Tensor:
+    """Return a parameter or buffer by its name."""
+    owner, _, own = name.rpartition(".")
+    tensor: Tensor = getattr(net.get_submodule(owner), own)
+    return tensor
