@@ -1,9 +1,11 @@
 """What a training step costs, as a ratio to the float step of the same network.
 
 One thread, process CPU time, medians over interleaved repetitions, fused Adam everywhere. The probq step learns all
-widths (ladders of 1, 2, 4 and 8 bits on weights and inputs, 8 bits for the network's own input) under a budget;
-Brevitas, where it is installed, trains fixed 4-bit weights and inputs. Networks: LeNet-5 with valid padding (4.3 MMAC,
-batch 128) and a quarter-width VGG-7 with batch normalisation (batch 64, 32x32).
+widths (ladders of 1, 2, 4 and 8 bits on weights and inputs, 8 bits for the network's own input) under a budget, or
+tunes the network at decided widths; Brevitas, where it is installed, trains fixed 4-bit weights and inputs. Networks:
+LeNet-5 with valid padding (4.3 MMAC, batch 128), a quarter-width VGG-7 (batch 64, 32x32), ResNet-20 (batch 32, 32x32),
+inverted residuals as in MobileNetV2 (batch 32, 32x32), 1-d convolutions (batch 64) and a perceptron 16-64-32-32-5 as in
+jet taggers (batch 1,024); those with convolutions but LeNet-5 have batch normalisation.
 
     python benchmarks/step_time.py --repetitions 100 --out step_time.json
 """
@@ -11,7 +13,6 @@ batch 128) and a quarter-width VGG-7 with batch normalisation (batch 64, 32x32).
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import platform
 import statistics
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from step_networks import inverted_residuals, jet_tagger, one_dimensional, resnet20
 from torch import Tensor, nn
 
 import probq
@@ -41,50 +43,68 @@ def float_steps(net: nn.Module, x: Tensor, y: Tensor) -> Iterator[None]:
         yield
 
 
-def probq_steps(net: nn.Module, x: Tensor, y: Tensor, percent: float = 1.0) -> Iterator[Any]:
-    """Steps of `probq.steps` while all widths are learned."""
+def probq_steps(net: nn.Module, x: Tensor, y: Tensor, search: bool = True, percent: float = 1.0) -> Iterator[Any]:
+    """Steps of `probq.steps` while all widths are learned, or at decided ones."""
     plan = probq.Plan(weight=ladder(1, 2, 4, 8), input=ladder(1, 2, 4, 8, signed=False))
     q = probq.quantize(net, x, plan=plan)
-    return probq.steps(q, [(x, y)], probq.Budget(percent=percent), epochs=100_000, search=1.0)
+    budget = probq.Budget(percent=percent)
+    if not search:
+        return probq.steps(q.at(q.mode(budget)), [(x, y)], epochs=100_000)
+    return probq.steps(q, [(x, y)], budget, epochs=100_000, search=1.0)
 
 
-def brevitas_steps(net: nn.Sequential, x: Tensor, y: Tensor, bits: int = 4) -> Iterator[None]:
+def tuning_steps(net: nn.Module, x: Tensor, y: Tensor) -> Iterator[Any]:
+    """Steps of `probq.steps` at decided widths."""
+    return probq_steps(net, x, y, search=False)
+
+
+def brevitas_steps(net: nn.Module, x: Tensor, y: Tensor, bits: int = 4) -> Iterator[None]:
     """Steps of Brevitas' quantization-aware training at fixed widths."""
     import brevitas.nn as qnn
 
-    def copied(module: nn.Module) -> list[nn.Module]:
-        before = qnn.QuantIdentity(bit_width=bits, return_quant_tensor=False)
-        if isinstance(module, nn.Conv2d):
-            own: nn.Module = qnn.QuantConv2d(
-                module.in_channels,
-                module.out_channels,
-                module.kernel_size,
-                padding=module.padding,
-                bias=module.bias is not None,
-                weight_bit_width=bits,
-            )
+    def quantized(module: nn.Module) -> nn.Module:
+        has_bias = getattr(module, "bias", None) is not None
+        own: nn.Module
+        if isinstance(module, nn.Conv1d | nn.Conv2d):
+            kind = qnn.QuantConv1d if isinstance(module, nn.Conv1d) else qnn.QuantConv2d
+            where = {key: getattr(module, key) for key in ("stride", "padding", "groups")}
+            sizes = (module.in_channels, module.out_channels, module.kernel_size)
+            own = kind(*sizes, bias=has_bias, weight_bit_width=bits, **where)
         elif isinstance(module, nn.Linear):
-            has_bias = module.bias is not None
             own = qnn.QuantLinear(module.in_features, module.out_features, bias=has_bias, weight_bit_width=bits)
         else:
-            return [module]
-        return [before, own]
+            for name, child in module.named_children():
+                setattr(module, name, quantized(child))
+            return module
+        return nn.Sequential(qnn.QuantIdentity(bit_width=bits, return_quant_tensor=False), own)
 
-    return float_steps(nn.Sequential(*itertools.chain.from_iterable(copied(m) for m in net)), x, y)
+    return float_steps(quantized(net), x, y)
 
 
-def cases() -> dict[str, tuple[Callable[[], nn.Sequential], Tensor, Tensor]]:
-    """Networks and batches. Random images: a step's time does not depend on what they show."""
+def cases() -> dict[str, tuple[Callable[[], nn.Module], Tensor, Tensor]]:
+    """Networks and batches. Random inputs: a step's time does not depend on what they show."""
     torch.manual_seed(0)
+
+    def images(count: int) -> tuple[Tensor, Tensor]:
+        return torch.randn(count, 3, 32, 32), torch.randint(10, (count,))
+
     return {
         "LeNet-5": (lenet5, torch.rand(128, 1, 28, 28), torch.randint(10, (128,))),
-        "VGG-7, quarter width": (lambda: vgg7(0.25), torch.randn(64, 3, 32, 32), torch.randint(10, (64,))),
+        "VGG-7, quarter width": (lambda: vgg7(0.25), *images(64)),
+        "ResNet-20": (resnet20, *images(32)),
+        "inverted residuals": (inverted_residuals, *images(32)),
+        "1-d convolutions": (one_dimensional, torch.randn(64, 2, 128), torch.randint(10, (64,))),
+        "jet tagger": (jet_tagger, torch.randn(1024, 16), torch.randint(5, (1024,))),
     }
 
 
 def methods() -> dict[str, Callable[..., Iterator[Any]]]:
     """What is compared; the first one is the unit."""
-    result: dict[str, Callable[..., Iterator[Any]]] = {"float": float_steps, "probq, widths learned": probq_steps}
+    result: dict[str, Callable[..., Iterator[Any]]] = {
+        "float": float_steps,
+        "probq, widths learned": probq_steps,
+        "probq, widths decided": tuning_steps,
+    }
     try:
         import brevitas
 
@@ -94,7 +114,7 @@ def methods() -> dict[str, Callable[..., Iterator[Any]]]:
     return result
 
 
-def measure(make: Callable[[], nn.Sequential], x: Tensor, y: Tensor, repetitions: int) -> dict[str, list[float]]:
+def measure(make: Callable[[], nn.Module], x: Tensor, y: Tensor, repetitions: int) -> dict[str, list[float]]:
     """CPU seconds of every repetition of every method, the methods taking turns."""
     running = {name: method(make(), x, y) for name, method in methods().items()}
     seconds: dict[str, list[float]] = {name: [] for name in running}
@@ -130,6 +150,7 @@ def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=60)
+    parser.add_argument("--network", choices=cases(), nargs="*", default=list(cases()))
     parser.add_argument("--autocast", action="store_true", help="all steps under bfloat16 autocast")
     parser.add_argument("--out", type=Path, help="write the table as JSON")
     args = parser.parse_args()
@@ -138,6 +159,7 @@ def main() -> None:
         table = [
             row
             for network, (make, x, y) in cases().items()
+            if network in args.network
             for row in rows(network, measure(make, x, y, args.repetitions))
         ]
     print("| network | method | CPU ms a step | ratio to float | quartiles |\n|---|---|---|---|---|")

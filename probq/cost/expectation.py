@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -52,6 +53,29 @@ def expected(table: np.ndarray | Tensor, weight_probs: Tensor, input_probs: Tens
     """
     share = weight_probs.reshape(-1, weight_probs.shape[-1]).mean(0).double()
     return share @ torch.as_tensor(table, dtype=torch.float64, device=share.device) @ input_probs.double()
+
+
+def summed_expectation(tables: CostTables, laws: Mapping[str, Tensor]) -> Tensor:
+    """Return the sum over layers of the exact expected cost, a float64 scalar with gradients.
+
+    Layers with equally many rungs are computed together: `sum_l w_l T_l a_l`.
+
+    Args:
+        tables: the tables of the cost.
+        laws: probability of each rung of every quantizer, `[..., B]`.
+    """
+    parts, plain = [], defaultdict(list)
+    for layer, table in tables:
+        weight, x = laws.get(layer.weight), laws.get(layer.input or "")
+        tied = tables.site(layer.weight) == tables.site(layer.input)
+        if weight is None or x is None or weight.dim() > 1 or tied or layer.name in tables.reads:
+            parts.append(layer_expectation(tables, layer, table, laws))
+        else:
+            plain[table.shape].append((weight, table, x))
+    for rows in plain.values():
+        weights, costs, inputs = (torch.stack(column).double() for column in zip(*rows, strict=True))
+        parts.append((weights.unsqueeze(1) @ costs @ inputs.unsqueeze(2)).sum())
+    return torch.stack(parts).sum()
 
 
 def layer_expectation(tables: CostTables, layer: Layer, table: Tensor, laws: Mapping[str, Tensor]) -> Tensor:

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from probq.cost.expectation import CostTables, layer_expectation
+from probq.cost.expectation import CostTables, summed_expectation
 from probq.cost.layer_costs import FLOAT_BITS, Cost
 from probq.network.tracing.layer import Layer
 
@@ -45,7 +44,7 @@ class NetworkCost:
             tables: the tables of this cost.
             laws: probability of each rung of every quantizer, `[..., B]`.
         """
-        return torch.stack([layer_expectation(tables, layer, table, laws) for layer, table in tables]).sum()
+        return summed_expectation(tables, laws)
 
     def reference(self, layer: Layer) -> float:
         """Return the cost of a layer at 32 bits, to which percentages refer."""

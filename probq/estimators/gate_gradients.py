@@ -20,7 +20,7 @@ GATE_SAMPLE = 32768
 ENTROPY_SAMPLE = 8192
 
 
-def round_input(x: Tensor, onehot: Tensor, scales: Tensor, grids: Sequence[Grid]) -> Tensor:
+def round_input(x: Tensor, onehot: Tensor, scales: Tensor, grids: Sequence[Grid], rung: int | None = None) -> Tensor:
     """Round a layer's input to the grid that the one-hot `onehot` `[B]` names: `scale * nearest(x / scale)`.
 
     Gradients: to `x` clipped straight-through; to the chosen scale as in learned step sizes; to `onehot` the inner
@@ -31,17 +31,17 @@ def round_input(x: Tensor, onehot: Tensor, scales: Tensor, grids: Sequence[Grid]
         onehot: drawn rung, shape `[B]`.
         scales: one positive scale per rung, shape `[B]`.
         grids: one grid per rung.
+        rung: the drawn one, where it is known as a number.
 
     Source: S. K. Esser, J. L. McKinstry, D. Bablani, R. Appuswamy, D. S. Modha, 2020, "Learned Step Size
     Quantization" (gradient of the scale).
     """
-    return _RoundInput.apply(x, onehot, scales, tuple(grids))
+    return _RoundInput.apply(x, onehot, scales, tuple(grids), int(onehot.argmax()) if rung is None else rung)
 
 
 class _RoundInput(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, onehot: Tensor, scales: Tensor, grids: tuple[Grid, ...]) -> Tensor:
-        rung = int(onehot.argmax())
+    def forward(ctx: Any, x: Tensor, onehot: Tensor, scales: Tensor, grids: tuple[Grid, ...], rung: int) -> Tensor:
         y = on_grid(x, scales[rung], grids[rung])
         ctx.save_for_backward(x, y, scales)
         ctx.rung, ctx.grids = rung, grids
@@ -60,7 +60,7 @@ class _RoundInput(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             part = random_part(x)
             of_onehot = products(part(grad), part(x), scales, ctx.grids) * (x.numel() / part(x).numel())
-        return of_x, of_onehot, of_scales, None
+        return of_x, of_onehot, of_scales, None, None
 
 
 def products(grad: Tensor, x: Tensor, scales: Tensor, grids: Sequence[Grid]) -> Tensor:
@@ -73,10 +73,15 @@ def products(grad: Tensor, x: Tensor, scales: Tensor, grids: Sequence[Grid]) -> 
         grids: the grids of every rung.
     """
     start, step, count = per_rung(grids, x)
-    scales = scales.reshape(start.shape) if scales.dim() == 1 else scales
-    codes = (x * (1 / (scales * step))).add_(0.5 - start / step).floor_().clamp_min_(0)
-    values = torch.minimum(codes, count - 1, out=codes).mul_(step).add_(start).mul_(scales)
-    return _wide(values.reshape(len(grids), -1)) @ _wide(grad.reshape(-1))
+    shaped = scales.reshape(start.shape) if scales.dim() == 1 else scales
+    codes = (x * (1 / (shaped * step))).add_(0.5 - start / step).floor_().clamp_min_(0)
+    codes = torch.minimum(codes, count - 1, out=codes)
+    if scales.dim() > 1:
+        values = codes.mul_(step).add_(start).mul_(shaped)
+        return _wide(values.reshape(len(grids), -1)) @ _wide(grad.reshape(-1))
+    # what all numbers have in common is multiplied by behind the sum: three passes fewer
+    flat = _wide(grad.reshape(-1))
+    return (_wide(codes.reshape(len(grids), -1)) @ flat * step.reshape(-1) + start.reshape(-1) * flat.sum()) * scales
 
 
 def on_grid(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:

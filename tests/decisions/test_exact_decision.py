@@ -9,6 +9,7 @@ from torch import nn
 
 import probq
 from probq.codebooks import ladder
+from probq.network.program.biases import accumulator_step, rounded_bias
 from probq.network.program.decided_codes import rung_onehots
 from tests.networks import NETWORKS, PLANS, trained
 
@@ -31,8 +32,9 @@ def test_biases_of_more_than_24_bits_are_rounded_as_fractions(plan, normalised):
     a = q.mode()
     fixed, model = q.at(a), probq.lower(q, a)
     chosen = rung_onehots(fixed, a.widths)
-    step = fixed.accumulator_step(q.layers[0], fixed.rung("0.weight", chosen["0.weight"]), chosen["0.input"])
-    bias = fixed.rounded_bias(q.layers[0], None).detach()
+    rungs = (fixed.rung("0.weight", chosen["0.weight"]), fixed.quantizer("0.input").rung(chosen["0.input"].argmax(-1)))
+    step = accumulator_step(fixed.net, q.layers[0], *rungs)
+    bias = rounded_bias(fixed.net, q.layers[0], fixed.folded).detach()
     integers = next(node for node in model.nodes if node.op == "linear").tensors["bias"]
     assert np.abs(integers).max() > 2**24
     for number, unit, integer in zip(bias, step, integers, strict=True):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from probq.network.program.biases import rounded_bias
 from probq.network.program.folding import per_channel, shift_bias
 from probq.network.program.program import Observation, Program
 from probq.network.program.substitution import running, substitute
@@ -66,7 +67,7 @@ def opened(q: Program, x: Any, names: Collection[str]) -> Opened:
     outputs = {}
     for layer in q.layers:
         if layer.norm is not None:
-            bias, own = q.rounded_bias(layer, None), getattr(q.net.get_submodule(layer.name), "bias", None)
+            bias, own = rounded_bias(q.net, layer, q.folded), getattr(q.net.get_submodule(layer.name), "bias", None)
             if own is not None and bias is not None:
                 tensors[f"{layer.name}.bias"] = bias
             outputs[layer.norm] = shift_bias(None if own is not None else bias)

@@ -12,16 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from probq import cost as costs
-from probq.codebooks.rounding.nearest import BroadcastGrid, half_up_through
 from probq.cost.expectation import CostTables
 from probq.cost.totals import expected_cost
 from probq.estimators import drawn_law
 from probq.estimators.estimator import OfRung
 from probq.likelihoods import Likelihood
+from probq.network.program.biases import accumulator_step, rounded_bias
 from probq.network.program.folding import Fold, fold, shift_bias
 from probq.network.program.headroom import leave_headroom
 from probq.network.program.originals import Originals
-from probq.network.program.substitution import substitute
+from probq.network.program.substitution import NO_NOISE, substitute
 from probq.network.quantizers.activation import Activation, hooks
 from probq.network.quantizers.affine_norms import affine_norms
 from probq.network.quantizers.base import InputQuantizer, Quantizer, Rung, rounder
@@ -184,8 +184,8 @@ class Network(nn.Module):
 
     def fold(self, name: str) -> tuple[Fold, Layer] | None:
         """Return the folded normalisation of the layer that owns a weight, or None where nothing is folded."""
-        layer = next((m for m in self.layers if m.weight == name and m.norm), None)
-        result = fold(self.net, layer) if layer is not None and self.folded else None
+        layer = next((m for m in self.layers if m.weight == name and m.norm), None) if self.folded else None
+        result = None if layer is None else fold(self.net, layer)
         return None if result is None or layer is None else (result, layer)
 
     def location(self, name: str, rung: Rung | None = None) -> Tensor:
@@ -197,15 +197,19 @@ class Network(nn.Module):
 
     def rung(self, name: str, onehot: Tensor) -> Rung:
         """Return the levels and scale of a weight on a drawn rung, normalisation folded in; decided sums have room."""
-        quantizer = self.quantizer(name)
-        rung = quantizer.rung(onehot.detach().argmax(-1))
+        return self.folded_rung(name, self.quantizer(name).rung(onehot.detach().argmax(-1)))
+
+    def folded_rung(self, name: str, rung: Rung) -> Rung:
+        """Return what becomes of a weight's own rung where normalisation is folded in."""
+        if not self.folded:
+            return rung
         folded = self.fold(name)
         if folded is not None:
-            rung = folded[0].rung(rung, folded[1], quantizer.multipliers)
-        for layer in self.layers if self.folded else ():
+            rung = folded[0].rung(rung, folded[1], self.quantizer(name).multipliers)
+        for layer in self.layers:
             if layer.weight == name and (layer.input is None or layer.input in self.input_names):
                 x: Any = None if layer.input is None else self.quantizer(layer.input)
-                bias = None if layer.input is None else self.rounded_bias(layer, None)
+                bias = None if layer.input is None else rounded_bias(self.net, layer, self.folded)
                 rung = leave_headroom(rung, layer, partial(self.location, name, rung), bias, x)
         return rung
 
@@ -218,24 +222,54 @@ class Network(nn.Module):
             x: a batch of inputs, or a tuple of the network's arguments.
             exact: compute in float64 and round inputs without floating-point error.
         """
-        tensors: dict[str, Tensor] = {}
         rungs = {name: self.rung(name, onehots[name]) for name in levels}
-        noise: dict[str, Any] = {}
-        for name, value in levels.items():
-            onehot = onehots[name].detach() if self.fold(name) else onehots[name]
-            if drawn_law(value) is not None:
-                value = self._noisy(name, value, rungs[name], onehot, noise)
-            tensors[name] = self.quantizer(name).weight(value, self.location(name, rungs[name]), rungs[name], onehot)  # type: ignore[operator]
+        weights, noise = self.weight_values(onehots, levels, rungs)
+        rungs |= {name: quantizer.rung(onehots[name].detach().argmax(-1)) for name, quantizer in self.inputs.items()}
         first = {*first_operands(self.net), *(layer.input for layer in self.layers if layer.first)}
-        inputs = {n.removesuffix(".input"): rounder(q, onehots[n], exact, n in first) for n, q in self.inputs.items()}
+        inputs = {name: rounder(z, onehots[name], exact, name in first) for name, z in self.inputs.items()}
+        return self.call(weights, rungs, inputs, x, noise, exact)
+
+    def weight_values(
+        self, onehots: Mapping[str, Tensor], levels: Mapping[str, Tensor], rungs: Mapping[str, Rung]
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return the values of weights at given levels, and what noisy estimators add to the outputs of layers."""
+        values: dict[str, Tensor] = {}
+        noise: dict[str, Any] = {}
+        for name, level in levels.items():
+            rung, onehot = rungs[name], onehots[name].detach() if self.fold(name) else onehots[name]
+            if drawn_law(level) is not None:
+                level = self._noisy(name, level, rung, onehot, noise)
+            values[name] = self.weights[name].weight(level, self.location(name, rung), rung, onehot)
+        return values, noise
+
+    def call(
+        self,
+        weights: Mapping[str, Tensor],
+        rungs: Mapping[str, Rung],
+        rounders: Mapping[str, Callable[[Tensor], Tensor]],
+        x: Any,
+        noise: Mapping[str, Any] = NO_NOISE,
+        exact: bool = False,
+    ) -> Any:
+        """Return the network's output with given weights.
+
+        Args:
+            weights: the value of every weight, by the name of its quantizer.
+            rungs: the rung of every quantizer.
+            rounders: what rounds each input, by the name of its quantizer.
+            x, exact: as in `run`.
+            noise: for the name of a layer, a function to what its output gains, as in `substitute`.
+        """
+        tensors = dict(weights)
         before, after = hooks(self.activations, exact)
         outputs: dict[str, Callable[[Tensor], Tensor]] = {}
         if self.folded:
             outputs |= affine_norms(self.net, self.layers) | self.steps.normalisers(self.net, exact)
             before, after = self.steps.hooks(before, after, exact)
         for layer in self.layers:
-            self._bias(layer, onehots, rungs, tensors, outputs, exact)
+            self._bias(layer, rungs, tensors, outputs, exact)
         tensors = {n.removeprefix("."): t for n, t in tensors.items()}  # a network that is one layer has no name
+        inputs = {n.removesuffix(".input"): rounder for n, rounder in rounders.items()}
         calls: Any = ({**inputs, **before}, outputs, *arguments(x))
         return substitute(self.net, tensors, *calls, results=after, noise=noise, dtype=torch.float64 if exact else None)
 
@@ -251,50 +285,16 @@ class Network(nn.Module):
         noise[layer.name] = quantizer.estimator.noise(law, levels, through)
         return law.mean
 
-    def _bias(self, layer: Layer, onehots: Any, rungs: Any, tensors: Any, outputs: Any, exact: bool) -> None:
+    def _bias(self, layer: Layer, rungs: Any, tensors: Any, outputs: Any, exact: bool) -> None:
         """Round a layer's bias, normalisation folded in, to the grid of its accumulator."""
         if layer.input is None:
             return
         step = None
-        if layer.weight in rungs and layer.input in self.input_names:
-            step = self.accumulator_step(layer, rungs[layer.weight], onehots[layer.input])
-        bias = self.rounded_bias(layer, step)
+        if layer.weight in self.weight_names and layer.input in self.input_names:
+            step = accumulator_step(self.net, layer, rungs[layer.weight], rungs[layer.input])
+        bias = rounded_bias(self.net, layer, self.folded, step)
         place = getattr(self.net.get_submodule(layer.name), "bias", None)
         if place is not None and bias is not None:
             tensors[f"{layer.name}.bias"] = bias if exact else bias.to(place.dtype)
         if layer.norm is not None and self.folded:
             outputs[layer.norm] = shift_bias(bias if place is None else None)
-
-    def rounded_bias(self, layer: Layer, step: Tensor | None) -> Tensor | None:
-        """Return a layer's bias, normalisation folded in, rounded to multiples of its accumulator's `step`, or None.
-
-        It is float64 where it is rounded: its multiple may take all of an accumulator's 31 bits.
-        """
-        bias = getattr(self.net.get_submodule(layer.name), "bias", None)
-        folded = fold(self.net, layer) if self.folded else None
-        if folded is not None:
-            bias = folded.shift if bias is None else bias * folded.gain + folded.shift
-        return bias if bias is None or step is None else step.double() * half_up_through(bias.double() / step.double())
-
-    def accumulator_step(self, layer: Layer, weight: Rung, input_onehot: Tensor) -> Tensor:
-        """Return the step of a layer's accumulator, weight scale times input scale, `[channels]` or a scalar."""
-        x = self.quantizer(layer.input or "").rung(input_onehot.detach().argmax(-1)).scale
-        scale = (self.weight_step(layer, weight) * x.detach()).reshape(-1)
-        if scale.numel() == 1:
-            return scale.reshape(())
-        channels: Any = self.net.get_submodule(layer.name)
-        return scale.repeat(channels.groups) if layer.transposed else scale
-
-    def weight_step(self, layer: Layer, weight: Rung) -> Tensor:
-        """Return the step that all weights of an output channel are multiples of, shaped to broadcast to the weight.
-
-        That is their scale, or the finest one where each weight has its own.
-        """
-        scale = weight.scale.detach()
-        others = [axis for axis, n in enumerate(scale.shape) if n > 1 and axis != layer.channel_axis]
-        if not others:
-            return scale
-        if isinstance(weight.levels, BroadcastGrid):
-            scale = torch.where(weight.levels.count > 1, scale, torch.inf)
-        step = scale.amin(others, keepdim=True)
-        return torch.where(step.isfinite(), step, weight.scale.detach().amin(others, keepdim=True))

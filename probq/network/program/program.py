@@ -168,7 +168,7 @@ class Program(Network):
             onehots: dict[str, Tensor] = {}
             for name, quantizer in self.named_quantizers():
                 onehot = onehots[name] = self._width_site(name, quantizer, quantizer.widths, onehots)
-                if isinstance(quantizer, WeightQuantizer) and self._draws_codes(quantizer):
+                if isinstance(quantizer, WeightQuantizer) and self.draws_codes(quantizer):
                     law = self._code_law(name, quantizer, self.rung(name, onehot))
                     # The estimator only changes the gradient of draws, so it is set on the law rather than making a law
                     # of its own: entropy and log-probability, and with them the KL, are the same for all estimators.
@@ -183,12 +183,13 @@ class Program(Network):
         distribution = law()
         return _sample_site(f"{name}.width", distribution.to_event(len(distribution.batch_shape)))
 
-    def _draws_codes(self, quantizer: WeightQuantizer) -> bool:
+    def draws_codes(self, quantizer: WeightQuantizer) -> bool:
+        """Return whether the codes of a weight are drawn, and not rounded."""
         return quantizer.nearest > 1 and not self.rounding
 
     def _prior_code(self, name: str, quantizer: WeightQuantizer, onehot: Tensor) -> Tensor:
         rung = self.rung(name, onehot)
-        if not self._draws_codes(quantizer):
+        if not self.draws_codes(quantizer):
             return self._code_law(name, quantizer, rung, nearest=1).rsample()
         return _sample_site(f"{name}.code", self.code_prior(name, rung, onehot))
 

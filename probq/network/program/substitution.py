@@ -51,7 +51,8 @@ def substitute(
     with exclusive(), hooked(net, inputs, outputs, results, noise or {}):
         # a network may work in place on what it is given, which is the user's and is given again
         args = tuple(_converted(a, dtype).clone() if isinstance(a, Tensor) else a for a in args)
-        return torch.func.functional_call(net, _by_place(net, tensors, dtype), args, tie_weights=False)
+        with _standing_in(net, tensors, dtype):
+            return net(*args)
 
 
 @contextmanager
@@ -109,22 +110,29 @@ def running(x: Any) -> Iterator[None]:
         raise ProbqError(f"the network cannot run on a batch of shapes {shapes}: {sentence(error)}{hint}") from error
 
 
-def _by_place(net: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
-    """Return what stands in for each parameter and buffer, by one name for each place; a shared module is one place.
+@contextmanager
+def _standing_in(net: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> Iterator[None]:
+    """Put other tensors in the places of parameters and buffers within the context; a shared module is one place.
 
-    Given twice, under two names of one module, torch would not find the way back to what was there before.
+    `torch.func.functional_call` does so too, and looks up every name on its way: a tenth of a small network's step.
     """
-    places: dict[str, Tensor] = {}
+    places: list[tuple[str, dict[str, Any], str]] = []
     for prefix, module in net.named_modules():
-        own = (*module.named_parameters(prefix, False, False), *module.named_buffers(prefix, False, False))
-        places.update(own)
-    shared = {id(places[name]): tensor for name, tensor in reversed(list(tensors.items())) if name in places}
-    result: dict[str, Tensor] = {}
-    for name, tensor in places.items():
-        new = tensors.get(name, shared.get(id(tensor), tensor.detach() if dtype else tensor))
-        if new is not tensor:
-            result[name] = _converted(new, dtype)
-    return result
+        for held in (module._parameters, module._buffers):
+            places += [(f"{prefix}.{key}" if prefix else key, held, key) for key, t in held.items() if t is not None]
+    own = {name: held[key] for name, held, key in places}
+    shared = {id(own[name]): tensor for name, tensor in reversed(list(tensors.items())) if name in own}
+    try:
+        for name, held, key in places:
+            tensor = own[name]
+            new = tensors.get(name, shared.get(id(tensor), tensor.detach() if dtype else tensor))
+            if new is not tensor:
+                held[key] = _converted(new, dtype)
+        yield
+    finally:
+        for name, held, key in places:
+            if name in tensors or dtype or id(own[name]) in shared:
+                held[key] = own[name]
 
 
 def _converted(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:

@@ -191,7 +191,14 @@ class InputQuantizer(Quantizer):
         for k in range(len(self.ladder)):
             self.log2_scale[k] = best_log2_scale(flat, self.levels(k), 1).reshape(())
 
-    def forward(self, x: Tensor, onehot: Tensor, error: Tensor | float | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        onehot: Tensor,
+        error: Tensor | float | None = None,
+        scales: Tensor | None = None,
+        rung: int | None = None,
+    ) -> Tensor:
         """Return `scale * nearest(x / scale)` on the rung that the one-hot `onehot` `[B]` names.
 
         Args:
@@ -199,21 +206,23 @@ class InputQuantizer(Quantizer):
             onehot: drawn rung.
             error: what floating point may have taken from the input; with it, a tie that was computed as a little less
                 is rounded up like every tie, as in the integer model. None: round quickly instead.
+            scales: the scale of every rung, where they are known already.
+            rung: the drawn one as a number, where it is known already.
         """
         grids = self.grids()
         if grids is not None and error is None:
-            return round_input(x, onehot, self.scales(), grids)
-        rung = self.rung(onehot.detach().argmax(-1))
+            return round_input(x, onehot, self.scales() if scales is None else scales, grids, rung)
+        drawn = self.rung(onehot.detach().argmax(-1))
         gradient = torch.is_grad_enabled()  # without one, draws can be run together by torch.func.vmap
-        u = (x if error is None else x + error) / rung.scale
-        value = rung.scale * nearest_level(u, rung.levels, straight_through=gradient)
+        u = (x if error is None else x + error) / drawn.scale
+        value = drawn.scale * nearest_level(u, drawn.levels, straight_through=gradient)
         if not onehot.requires_grad:
             return value
-        scales = self.scales().detach()
+        every = self.scales().detach()
 
         def inner(grad: Tensor, part: Part) -> Tensor:
             here = part(x.detach())
-            return inner_products(grad, [s * nearest_level(here / s, self.levels(k)) for k, s in enumerate(scales)])
+            return inner_products(grad, [s * nearest_level(here / s, self.levels(k)) for k, s in enumerate(every)])
 
         return gate_gradient(value, onehot, inner)
 

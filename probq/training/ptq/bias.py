@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from probq.codebooks.rounding.nearest import code_levels
+from probq.network.program.biases import rounded_bias
 from probq.network.program.decided_codes import rung_onehots
 from probq.network.quantized.quantized import Quantized
 from probq.network.tracing.layer import Layer
@@ -64,7 +65,7 @@ def _mean_output(q: Quantized, layer: Layer, weight: Tensor, rows: Tensor) -> Te
     """Return the mean of each output channel, bias and folded normalisation included."""
     each = weight.double().flatten(1).reshape(len(rows), -1, rows.shape[-1])
     products = (each * rows[:, None]).sum(-1).reshape(-1)
-    bias = q.rounded_bias(layer, None)
+    bias = rounded_bias(q.net, layer, q.folded)
     return products if bias is None else products + bias.double()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -39,9 +39,13 @@ class BudgetConstraint:
         p = budget.probability
         self.chance = None if p is None or widths_are_fixed(q) else _chance(q, budget.cost, p)
 
-    def expected(self) -> Tensor:
-        """Return `E[cost]`, with gradients."""
-        return self.q.expected_cost(self.tables)
+    def expected(self, probs: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Return `E[cost]`, with gradients.
+
+        Args:
+            probs: the probability of every rung of every quantizer, where it is known already.
+        """
+        return self.q.expected_cost(self.tables, probs)
 
     @torch.no_grad()
     def start(self) -> float:

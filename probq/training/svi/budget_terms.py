@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -61,9 +62,9 @@ class BudgetTerms:
             self.mover.close()
         self.states, self.mover = (), None
 
-    def add_to(self, loss: Tensor, step: int) -> Tensor:
-        """The loss with a term for each budget, which at fixed widths is none."""
-        self.expected = [c.expected() for c in self.constraints]
+    def add_to(self, loss: Tensor, step: int, probs: Mapping[str, Tensor]) -> Tensor:
+        """The loss with a term for each budget, which at fixed widths is none, given the probability of every rung."""
+        self.expected = [c.expected(probs) for c in self.constraints]
         self.limits = [state.limit_at(step) for state in self.states] or [c.limit for c in self.constraints]
         for state, constraint, mean, limit in zip(
             self.states, self.constraints, self.expected, self.limits, strict=False
@@ -87,6 +88,6 @@ class BudgetTerms:
         )
 
     @torch.no_grad()
-    def percent(self) -> float:
+    def percent(self, probs: Mapping[str, Tensor]) -> float:
         """Expected bit operations in percent, for where nothing limits a cost."""
-        return float(costs.percent(float(self.q.expected_cost(self.tables)), self.q.layers))
+        return float(costs.percent(float(self.q.expected_cost(self.tables, probs)), self.q.layers))

@@ -93,14 +93,14 @@ class Loop:
         optimizer.zero_grad(set_to_none=True)
         bound = self.objective(x, y)
         self._check(bound.value, number)
-        loss = self.budgets.add_to(bound.value, number)
+        loss = self.budgets.add_to(bound.value, number, bound.probs)
         self._check(loss, number)
         if number % SNAPSHOT_EVERY == 0:
             self.good, self.good_step = _copied(self.q), number
         self.objective.backward(loss, bound, settling)
         self.budgets.move_gates(number)
         optimizer.step()
-        self._check_moved(number)
+        self._check_moved(optimizer, number)
         limits = self.budgets.standing()
         return Step(
             number,
@@ -109,7 +109,7 @@ class Loop:
             float(loss.detach()),
             bound.nll,
             float(bound.value.detach()) - bound.nll,
-            limits[0].percent if limits else self.budgets.percent(),
+            limits[0].percent if limits else self.budgets.percent(bound.probs),
             limits[0].limit if limits else None,
             limits[0].multiplier if limits else 0.0,
             limits[1:],
@@ -120,9 +120,9 @@ class Loop:
         if not torch.isfinite(loss):
             raise self._stopped(f"the loss became {float(loss.detach())} at step {number}")
 
-    def _check_moved(self, number: int) -> None:
+    def _check_moved(self, optimizer: Any, number: int) -> None:
         """Stop where a gradient moved a parameter to what is not finite, however good the loss was."""
-        moved = [parameter.detach() for parameter in self.q.parameters() if parameter.requires_grad]
+        moved = [p.detach() for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if moved and not torch.isfinite(nn.utils.get_total_norm(moved, torch.inf)):
             name = next(n for n, p in self.q.named_parameters() if not p.detach().isfinite().all())
             raise self._stopped(f"a gradient at step {number} made {name} infinite or not a number")

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import pyro
-import torch
-from pyro import poutine
-from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor, nn
 
 from probq.network.program.leave_one_out import law_parameters, leave_one_out
-from probq.network.program.program import PAIRS, Observation, Program
+from probq.network.program.program import Program
+from probq.training.svi.elbo.negative_elbo import Elbo, NegativeElbo
 from probq.training.svi.gradients import check_graph_kept, explain_gradients
 from probq.utils.errors import ProbqError, sentence
 
@@ -23,12 +22,14 @@ class Bound(NamedTuple):
         value: the negative ELBO with the gradient that moves the laws, a scalar.
         single: the negative ELBO of one draw, a scalar; `value` itself where one draw is taken.
         nll: the negative log-likelihood of that draw.
+        probs: the probability of every rung of every quantizer, `[*gates, B]`.
         laws: the parameters that `value` moves, where it is a mean of several draws; otherwise none, and it moves all.
     """
 
     value: Tensor
     single: Tensor
     nll: float
+    probs: Mapping[str, Tensor]
     laws: list[nn.Parameter]
 
 
@@ -43,15 +44,16 @@ class Objective:
 
     def __init__(self, q: Program, size: int, draws: int) -> None:
         self.q, self.size, self.draws = q, size, draws
-        self.elbo = TraceMeanField_ELBO()
-        self.unchecked = True  # Pyro's checks are for the first step; on every one they are a tenth of its time
+        self.elbo = NegativeElbo(q)
+        self.unchecked = True  # checks of distributions are for the first step
 
     def __call__(self, x: Any, y: Tensor) -> Bound:
         """Return the bound of a batch."""
-        single, nll = self._single(x, y)
+        elbo = self._single(x, y)
+        single = elbo.loss / self.size
         laws = law_parameters(self.q) if self.draws > 1 else []
         value = leave_one_out(self.q, x, y, self.size, self.draws) / self.size if laws else single
-        return Bound(value, single, nll, laws)
+        return Bound(value, single, float(elbo.nll), elbo.probs, laws)
 
     def backward(self, loss: Tensor, bound: Bound, settling: bool) -> None:
         """Give all parameters their gradients: from `loss`, and what belongs to no law from one draw where it has many.
@@ -78,26 +80,14 @@ class Objective:
                 loss.backward()
         self.unchecked = False
 
-    def _single(self, x: Any, y: Tensor) -> tuple[Tensor, float]:
-        """Return the negative ELBO and the negative log-likelihood of one draw."""
-        outputs: list[Any] = []
-
-        def model(*args: Any) -> None:
-            outputs.append(self.q.model(*args))
-
-        # the expected energy of pairs is exact below, where Pyro's would be that of one draw
-        alone = model if self.q.pairs is None else poutine.block(model, hide=[PAIRS])
+    def _single(self, x: Any, y: Tensor) -> Elbo:
+        """Return the negative ELBO of one draw."""
         with pyro.validation_enabled(self.unchecked):
             try:
-                loss = self.elbo.differentiable_loss(alone, self.q.guide, x, y, self.size) / self.size
+                return self.elbo(x, y, self.size)
             except ValueError as error:
                 told, cause = _told(error)
                 raise told from cause
-            with torch.no_grad():
-                nll = -Observation(self.q.law(outputs[-1], y)).log_prob(y).mean()
-        if self.q.pairs is not None:
-            loss = loss + (self.q.temperature / self.size) * self.q.expected_pair_energy().to(loss)
-        return loss, float(nll)
 
 
 def _told(error: Exception) -> tuple[ProbqError, BaseException | None]:

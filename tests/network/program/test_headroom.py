@@ -12,6 +12,7 @@ from torch import nn
 
 import probq
 from probq.codebooks import ladder, levels
+from probq.network.program.biases import accumulator_step
 
 torch.manual_seed(0)
 VECTORS, IMAGES, TEXT = torch.randn(32, 4), torch.randn(8, 3, 8, 8), torch.randint(0, 9, (32, 3))
@@ -134,7 +135,9 @@ def test_biases_fit_30_bits_in_the_common_step_of_all_channels(plan):
     fixed = q.at(q.mode())
     onehots = {name: quantizer.probs() for name, quantizer in fixed.named_quantizers()}
     for layer in q.layers:
-        step = fixed.accumulator_step(layer, fixed.rung(layer.weight, onehots[layer.weight]), onehots[layer.input])
+        weight = fixed.rung(layer.weight, onehots[layer.weight])
+        x = fixed.quantizer(layer.input).rung(onehots[layer.input].argmax(-1))
+        step = accumulator_step(fixed.net, layer, weight, x)
         steps = [Fraction(float(s)) for s in step]
         unit = Fraction(1, max(s.denominator for s in steps))  # the greatest that all are multiples of, below 1
         largest = max(abs(Fraction(float(b))) for b in net.get_submodule(layer.name).bias.detach())

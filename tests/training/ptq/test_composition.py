@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import probq
 from probq import ProbqError, Quantized
+from probq.network.program.biases import accumulator_step
 from probq.training.ptq.decided import float_network
 
 learned = partial(probq.ptq.reconstruct, steps=10, progress=False)
@@ -73,7 +74,9 @@ def test_corrected_means_are_those_of_the_user_s_network(first: Callable[..., Qu
     with torch.no_grad():
         shift = (q(images()) - net(images())).mean(0).abs()
     layer = q.layers[-1]
-    step = q.accumulator_step(layer, q.rung(layer.weight, q.quantizer(layer.weight).probs()), torch.ones(1))
+    step = accumulator_step(
+        q.net, layer, *(z.rung(z.probs().argmax(-1)) for z in map(q.quantizer, (layer.weight, layer.input)))
+    )
     assert (shift <= step / 2 + 1e-5).all()
 
 

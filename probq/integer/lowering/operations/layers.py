@@ -17,7 +17,9 @@ from probq.integer.lowering.operations.requantize import RoundingTarget
 from probq.integer.lowering.operations.requantizer import Requantizer
 from probq.integer.lowering.operations.values import Value, multiplied, refusal
 from probq.integer.packing import Packing
+from probq.network.program.biases import accumulator_step, rounded_bias, weight_step
 from probq.network.program.network import Network
+from probq.network.quantizers.base import Rung
 from probq.network.tracing.layer import Layer
 from probq.network.tracing.module_kinds import TRANSPOSED
 from probq.utils.errors import ProbqError
@@ -59,9 +61,8 @@ class Layers:
             raise refusal(where, f"what it multiplies is not what layer {layer.name} was called with")
         weight, finer, packing = self._weight(layer)
         module = self.q.net.get_submodule(layer.name)
-        step = self.q.accumulator_step(
-            layer, self.q.rung(layer.weight, self.onehots[layer.weight]), self.onehots[layer.input or ""]
-        )
+        rung = self.q.rung(layer.weight, self.onehots[layer.weight])
+        step = accumulator_step(self.q.net, layer, rung, self._input_rung(layer))
         factor, exponent = _multiplier(step)
         exponent = exponent - finer
         bias = self._bias(layer, step, weight, biased) * 2**finer
@@ -119,13 +120,13 @@ class Layers:
             if here.any():
                 values[here] = np.asarray(book)[self.codes[layer.weight][here]]
         rungs = self.q.rung(layer.weight, self.onehots[layer.weight])
-        ratio = (rungs.scale.detach() / self.q.weight_step(layer, rungs)).double().numpy()
+        ratio = (rungs.scale.detach() / weight_step(layer, rungs)).double().numpy()
         if (ratio != 1).any():
             return _rescaled(values, books, np.broadcast_to(rung, values.shape), ratio)
         return values, finer, Packing(tuple(books), index.numpy() if index.ndim else np.array(int(index)))
 
     def _bias(self, layer: Layer, step: Tensor, weight: np.ndarray, biased: bool) -> np.ndarray:
-        bias = self.q.rounded_bias(layer, step) if biased else None
+        bias = rounded_bias(self.q.net, layer, self.q.folded, step) if biased else None
         channels = (
             weight.shape[1] * self.q.net.get_submodule(layer.name).groups if layer.transposed else weight.shape[0]
         )
@@ -133,9 +134,11 @@ class Layers:
             return np.zeros(channels, np.int64)
         return np.round((bias.detach().double() / step.double()).numpy()).astype(np.int64)
 
+    def _input_rung(self, layer: Layer) -> Rung:
+        return self.q.inputs[layer.input or ""].rung(self.onehots[layer.input or ""].argmax(-1))
+
     def _target(self, layer: Layer) -> RoundingTarget:
-        quantizer = self.q.inputs[layer.input or ""]
-        rung = quantizer.rung(self.onehots[layer.input or ""].argmax(-1))
+        rung = self._input_rung(layer)
         if not isinstance(rung.levels, Grid):
             raise ProbqError(f"{layer.input} cannot be lowered to integers: inputs need equally spaced codebooks")
         exponent = round(math.log2(float(rung.scale.detach())))
@@ -154,7 +157,7 @@ class Layers:
         if x.op != "index":
             raise ProbqError(f"{where} cannot be lowered to integers: its indices are not the network's input")
         rung = self.q.rung(layer.weight, self.onehots[layer.weight])
-        factor, exponent = _multiplier(self.q.weight_step(layer, rung))
+        factor, exponent = _multiplier(weight_step(layer, rung))
         exponent = exponent - finer
         source = Value(
             "input", (), x.shape, x.where, attributes={"shape": list(x.shape), "index": True, "count": len(weight)}

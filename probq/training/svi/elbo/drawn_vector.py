@@ -1,0 +1,153 @@
+"""A vector of several weights is drawn from the laws over two nearest levels, with the gradients of a step.
+
+It does what `Codes.draw_fused`, `WeightQuantizer.weight` and the divergence from the uniform prior do one by one.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from probq.codebooks.rounding.scales import hardware_scale
+from probq.codebooks.rounding.stochastic import LevelGradient, uniform
+
+CERTAIN = -80.0  # log-odds of the upper level where there is none
+
+
+class Layout(NamedTuple):
+    """A layout says where the numbers of `Q` weights lie in a vector of all `N`, and what they may be rounded to.
+
+    Attributes:
+        sizes: how many numbers each weight has, `Q` of them.
+        owner: the weight of each number, `[N]`.
+        row: the scale of each number, among the `S` of one rung of all weights, `[N]`.
+        start, step, levels: of the grid of every rung, the last one their number, `[B]`.
+        multipliers: see `hardware_scale`.
+    """
+
+    sizes: list[int]
+    owner: Tensor
+    row: Tensor
+    start: Tensor
+    step: Tensor
+    levels: Tensor
+    multipliers: int
+
+    def sums(self, values: Tensor) -> Tensor:
+        """Return the sum over the numbers of each weight, `[..., N]` to `[..., Q]`."""
+        return torch.stack([part.sum(-1) for part in values.split(self.sizes, -1)], -1)
+
+    def chosen(self, values: Tensor, rungs: list[int]) -> Tensor:
+        """Return of `[B, N]` the row of each weight's rung, `[N]`."""
+        return torch.cat([part[k] for part, k in zip(values.split(self.sizes, 1), rungs, strict=True)])
+
+    def each(self, of_rung: Tensor, rungs: list[int]) -> Tensor:
+        """Return of `[B]` the number of each weight's rung, `[N]`."""
+        return of_rung[rungs].index_select(0, self.owner)
+
+    def of_scales(self, gradient: Tensor, rungs: list[int], shape: torch.Size) -> Tensor:
+        """Return the sum over what shares a scale, `[N]` to `[B, S]`."""
+        place = self.each(torch.arange(shape[0], device=gradient.device), rungs) * shape[1] + self.row
+        return torch.bincount(place, gradient, shape.numel()).reshape(shape).to(gradient.dtype)
+
+
+class Drawn(NamedTuple):
+    """What is drawn, and what from.
+
+    Attributes:
+        location: of the codes, `[N]`.
+        log2_scales: logarithms of the scales of every rung, `[B, S]`.
+        spread: of the codes' law of each weight in steps, `[Q]`.
+        onehots: the drawn rung of each weight, `[Q, B]`.
+        probs: the probability of every rung, `[Q, B]`.
+    """
+
+    location: Tensor
+    log2_scales: Tensor
+    spread: Tensor
+    onehots: Tensor
+    probs: Tensor
+
+
+def drawn_vector(drawn: Drawn, rungs: list[int], layout: Layout, kind: LevelGradient) -> tuple[Tensor, Tensor]:
+    """Return drawn weights `[N]`, and the divergence of their codes from the uniform prior in nats, a scalar.
+
+    Gradients: that of the levels is of the given kind, the divergence's is exact; the drawn rungs get the inner
+    products of the incoming gradient with the mean weight of every rung, and the probabilities of rungs get the
+    divergence there.
+
+    Args:
+        drawn: the laws, and the rungs drawn from them.
+        rungs: these as numbers.
+        layout: of the vector.
+        kind: the gradient of drawn levels.
+    """
+    value, divergence = _DrawnVector.apply(*drawn, rungs, layout, kind)
+    return value, divergence
+
+
+class _DrawnVector(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        location: Tensor,
+        log2_scales: Tensor,
+        spread: Tensor,
+        onehots: Tensor,
+        probs: Tensor,
+        rungs: list[int],
+        layout: Layout,
+        kind: LevelGradient,
+    ) -> tuple[Tensor, Tensor]:
+        scales = hardware_scale(log2_scales, layout.multipliers).index_select(1, layout.row)
+        spreads = spread.index_select(0, layout.owner)
+        step, count = layout.step.unsqueeze(1), layout.levels.unsqueeze(1)
+        t = location * (1 / (scales * step))
+        t -= layout.start.unsqueeze(1) / step
+        code = torch.minimum(t.floor().clamp_min_(0), (count - 2).clamp_min(0))
+        a = t.sub_(code).sub_(0.5).div_(spreads).masked_fill_(count == 1, CERTAIN)
+        p = a.sigmoid()
+        entropy = a.clamp_min(0) - torch.maximum(p, 1 - p).log_() - a * p
+        entropies = layout.sums(entropy).T
+        sizes = torch.tensor(layout.sizes, dtype=p.dtype, device=p.device).unsqueeze(1)
+        divergences = sizes * layout.levels.log() - entropies
+        means = (code + p).mul_(step).add_(layout.start.unsqueeze(1)).mul_(scales)
+        a, p, code, scale = (layout.chosen(every, rungs) for every in (a, p, code, scales))
+        up = torch.lt(uniform(p), p).to(p.dtype)
+        level = code.add_(up).mul_(layout.each(layout.step, rungs)).add_(layout.each(layout.start, rungs))
+        ctx.save_for_backward(location, spread, spreads, onehots, a, p, up, level, scale, means, divergences)
+        ctx.layout, ctx.kind, ctx.rungs, ctx.shape = layout, kind, rungs, log2_scales.shape
+        return level * scale, (divergences * onehots).sum()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        location, spread, spreads, onehots, a, p, up, level, scale, means, divergences = ctx.saved_tensors
+        (of_value, of_divergence), layout, rungs = grads, ctx.layout, ctx.rungs
+        step = layout.each(layout.step, rungs)
+        of_level, variance = of_value * scale, torch.addcmul(p, p, p, value=-1)
+        of_draw = of_level * step * (variance if ctx.kind is LevelGradient.MEAN else (up - p).abs_().mul_(0.5))
+        of_a = variance.mul_(a).mul_(of_divergence)
+        of_spread = layout.sums((of_a + of_draw).mul_(a)) / -spread
+        if ctx.kind is LevelGradient.STRAIGHT_THROUGH:
+            of_location = of_a / (scale * spreads * step)
+            of_location += inside(of_level, location / scale, layout, rungs) / scale
+        else:
+            of_location = of_a.add_(of_draw) / (scale * spreads * step)
+        of_scale = of_value * level - of_location * location / scale
+        of_log2 = layout.of_scales(of_scale * scale * math.log(2), rungs, ctx.shape)
+        of_onehot = None
+        if ctx.needs_input_grad[3]:
+            others = layout.sums(means * of_value).T
+            taken = layout.sums(level * of_level).unsqueeze(1)
+            of_onehot = torch.where(onehots > 0, taken, others)
+        return of_location, of_log2, of_spread, of_onehot, divergences * of_divergence, None, None, None
+
+
+def inside(gradient: Tensor, u: Tensor, layout: Layout, rungs: list[int]) -> Tensor:
+    """Return the gradient where `u` is within half a step of the levels' range, else 0, `[N]`."""
+    low = layout.start - layout.step / 2
+    high = low + layout.step * layout.levels
+    return gradient * ((u > layout.each(low, rungs)) & (u < layout.each(high, rungs)))
