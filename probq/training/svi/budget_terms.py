@@ -88,6 +88,6 @@ class BudgetTerms:
         )
 
     @torch.no_grad()
-    def percent(self, probs: Mapping[str, Tensor]) -> float:
+    def percent(self) -> float:
         """Expected bit operations in percent, for where nothing limits a cost."""
-        return float(costs.percent(float(self.q.expected_cost(self.tables, probs)), self.q.layers))
+        return float(costs.percent(float(self.q.expected_cost(self.tables)), self.q.layers))

@@ -109,7 +109,7 @@ class Loop:
             float(loss.detach()),
             bound.nll,
             float(bound.value.detach()) - bound.nll,
-            limits[0].percent if limits else self.budgets.percent(bound.probs),
+            limits[0].percent if limits else self.budgets.percent(),
             limits[0].limit if limits else None,
             limits[0].multiplier if limits else 0.0,
             limits[1:],
