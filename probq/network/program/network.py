@@ -257,8 +257,9 @@ class Network(nn.Module):
             weights: the value of every weight, by the name of its quantizer.
             rungs: the rung of every quantizer.
             rounders: what rounds each input, by the name of its quantizer.
-            x, exact: as in `run`.
+            x: as in `run`.
             noise: for the name of a layer, a function to what its output gains, as in `substitute`.
+            exact: as in `run`.
         """
         tensors = dict(weights)
         before, after = hooks(self.activations, exact)
@@ -289,9 +290,8 @@ class Network(nn.Module):
         """Round a layer's bias, normalisation folded in, to the grid of its accumulator."""
         if layer.input is None:
             return
-        step = None
-        if layer.weight in self.weight_names and layer.input in self.input_names:
-            step = accumulator_step(self.net, layer, rungs[layer.weight], rungs[layer.input])
+        known = layer.weight in self.weight_names and layer.input in self.input_names
+        step = accumulator_step(self.net, layer, rungs[layer.weight], rungs[layer.input]) if known else None
         bias = rounded_bias(self.net, layer, self.folded, step)
         place = getattr(self.net.get_submodule(layer.name), "bias", None)
         if place is not None and bias is not None:

@@ -61,9 +61,7 @@ def test_a_gradient_that_is_not_finite_is_told_in_its_own_step(
     """The last step of an epoch, and of the fit: nothing comes behind it that could notice."""
     path = tmp_path / "q.safetensors"
     q = probq.quantize(Net(5, factor, norm).eval(), X)
-    with pytest.raises(
-        ProbqError, match=r"a gradient at step 5 made net\.a\.\w+ infinite or not a number; .* step [03]\."
-    ):
+    with pytest.raises(ProbqError, match=r"a gradient at step 5 made net\.a\.\w+ infinite .* step [03]\."):
         probq.fit(q, PAIRS, epochs=2, search=search, checkpoint=path, seed=0, progress=False)
     assert finite(q)
     assert finite(probq.load(path, Net(5, factor, norm).eval()))
