@@ -26,7 +26,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "integer": ["IntegerModel"],
         "integer.ensemble": ["Ensemble"],
         "integer.lowering.lower": ["lower"],
-        "network.program.leave_one_out": ["leave_one_out"],
+        "training.svi.elbo.leave_one_out": ["leave_one_out"],
         "network.quantized.load": ["load"],
         "network.quantized.quantized": ["Quantized"],
         "network.quantize": ["quantize"],

@@ -13,10 +13,10 @@ from torch.distributions import Bernoulli, Distribution
 
 from probq.codebooks import Ladder, binary, ladder, ternary
 from probq.likelihoods import Normal
-from probq.network.program.leave_one_out import law_parameters as drawn_parameters
 from probq.network.quantize import quantize
 from probq.network.quantized.quantized import Quantized
 from probq.network.quantizers.plan import Plan
+from probq.training.svi.elbo.leave_one_out import law_parameters as drawn_parameters
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from torch import nn
 import probq
 from probq.codebooks import binary, ladder
 from probq.likelihoods import Normal
-from probq.network.program.leave_one_out import leave_one_out
 from probq.testing import (
     Small,
     best_mean_field,
@@ -29,6 +28,7 @@ from probq.testing import (
     posterior_of,
     rank,
 )
+from probq.training.svi.elbo.leave_one_out import leave_one_out
 
 MODELS = {small.name: small for small in enumerable()}
 

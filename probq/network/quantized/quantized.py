@@ -19,10 +19,13 @@ from probq.decisions.widths import fix_widths, widths_are_fixed
 from probq.decisions.within_budget import mode as most_probable
 from probq.decisions.within_budget import sample as draws_within
 from probq.decisions.within_budget import shipped_assignment, width_log_prob
+from probq.network.program.biases import accumulator_step, rounded_bias, weight_step
 from probq.network.program.decided_codes import decided_codes, decided_output, rung_onehots
 from probq.network.program.program import Program
 from probq.network.quantized.save import save
+from probq.network.quantizers.base import Rung
 from probq.network.tracing.arguments import arguments
+from probq.network.tracing.layer import Layer
 from probq.utils.arguments import check_seed, is_count
 from probq.utils.errors import ProbqError
 from probq.utils.random_stream import exclusive
@@ -199,6 +202,19 @@ class Quantized(Program):
                 "for others, call q.at(a) for each a of q.sample(...)"
             )
         return torch.stack(outputs)
+
+    def rounded_bias(self, layer: Layer, step: Tensor | None) -> Tensor | None:
+        """Return a layer's bias, normalisation folded in, rounded to multiples of its accumulator's `step`, or None."""
+        return rounded_bias(self.net, layer, self.folded, step)
+
+    def accumulator_step(self, layer: Layer, weight: Rung, input_onehot: Tensor) -> Tensor:
+        """Return the step of a layer's accumulator, weight scale times input scale, `[channels]` or a scalar."""
+        x = self.quantizer(layer.input or "").rung(input_onehot.detach().argmax(-1))
+        return accumulator_step(self.net, layer, weight, x)
+
+    def weight_step(self, layer: Layer, weight: Rung) -> Tensor:
+        """Return the step that all weights of an output channel are multiples of, shaped to broadcast to the weight."""
+        return weight_step(layer, weight)
 
     def save(self, path: Any) -> None:
         """Write the posterior as safetensors with a JSON header; see `probq.load`."""

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import pyro
 from torch import Tensor, nn
 
-from probq.network.program.leave_one_out import law_parameters, leave_one_out
 from probq.network.program.program import Program
+from probq.training.svi.elbo.leave_one_out import law_parameters, leave_one_out
 from probq.training.svi.elbo.negative_elbo import Elbo, NegativeElbo
 from probq.training.svi.gradients import check_graph_kept, explain_gradients
 from probq.utils.errors import ProbqError, sentence

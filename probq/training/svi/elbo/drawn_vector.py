@@ -55,7 +55,7 @@ class Layout(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """What is drawn, and what from.
+    """A draw of several weights is made from these laws.
 
     Attributes:
         location: of the codes, `[N]`.

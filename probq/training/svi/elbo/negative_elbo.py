@@ -1,4 +1,4 @@
-"""The negative ELBO of one draw, with the same value and gradients as Pyro's of the network's model and guide."""
+"""This module computes the negative ELBO of one draw, with the value and gradients of Pyro's trace of model and guide."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from probq.training.svi.elbo.width_laws import DrawnWidths, WidthLaws
 
 
 class Elbo(NamedTuple):
-    """What one draw gives, for all examples in nats.
+    """This is what one draw gives, for all examples in nats.
 
     Attributes:
         loss: the negative ELBO, a scalar with gradients.
@@ -33,7 +33,7 @@ class Elbo(NamedTuple):
 
 
 class NegativeElbo:
-    """The negative ELBO of a network, as `TraceMeanField_ELBO` has it, without the traces of Pyro.
+    """This is the negative ELBO of a network, as `TraceMeanField_ELBO` has it, without the traces of Pyro.
 
         E_q[-log p(y | x)] + temperature * KL,
 

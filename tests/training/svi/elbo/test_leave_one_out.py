@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 import probq
 from probq.codebooks import ladder
-from probq.network.program.leave_one_out import leave_one_out
 from probq.priors import Normal
 from probq.testing import enumerable, enumerate_joint, law_parameters, posterior_of
+from probq.training.svi.elbo.leave_one_out import leave_one_out
 
 MODELS = {small.name: small for small in enumerable()}
 ESTIMATES = 16
