@@ -67,7 +67,7 @@ def sha256(data: bytes) -> str:
 
 
 def differences(found: Any, kept: Any, exact: bool, place: str = "") -> list[str]:
-    """Places where two structures differ. All is to be equal but `probabilities`, to 1e-6 unless `exact`."""
+    """Places where two structures differ. All is to be equal but `probabilities`, to 1e-6, or 1e-14 where `exact`."""
     if isinstance(kept, dict) and isinstance(found, dict) and kept.keys() == found.keys():
         return [d for k in kept for d in differences(found[k], kept[k], exact, f"{place}/{k}")]
     if isinstance(kept, list) and isinstance(found, list) and len(kept) == len(found):
@@ -75,8 +75,9 @@ def differences(found: Any, kept: Any, exact: bool, place: str = "") -> list[str
             d for k, pair in enumerate(zip(found, kept, strict=True)) for d in differences(*pair, exact, f"{place}/{k}")
         ]
     numbers = isinstance(kept, float) and isinstance(found, float)
+    relative = 1e-14 if exact else 1e-6  # the first for sums in another order
     close = (
-        numbers and "/probabilities/" in place and not exact and math.isclose(found, kept, rel_tol=1e-6, abs_tol=1e-9)
+        numbers and "/probabilities/" in place and math.isclose(found, kept, rel_tol=relative, abs_tol=relative / 1e3)
     )
     return [] if found == kept or close else [f"{place}: {found!r:.60}, and {kept!r:.60} is kept"]
 

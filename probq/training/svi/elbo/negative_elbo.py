@@ -1,4 +1,4 @@
-"""This module computes the negative ELBO of one draw, with the value and gradients of Pyro's trace of model and guide."""
+"""This module computes the negative ELBO of one draw, equal to that of Pyro's traces of model and guide."""
 
 from __future__ import annotations
 
