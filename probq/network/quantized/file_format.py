@@ -23,6 +23,7 @@ FORMAT = FileFormat(
     again="save it again",
     others=(
         ("probq.integer", "it holds an integer model, not a posterior; load it with probq.IntegerModel.load(path)"),
+        ("probq.checkpoint", "it is a checkpoint of a fit; make the same call of probq.fit again to go on from it"),
     ),
 )
 

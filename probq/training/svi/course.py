@@ -37,12 +37,14 @@ class Course:
         phase: one of `PHASES`.
         numbers: of the steps of this phase.
         next: number of the next step.
+        resumed: whether the fit went on in this phase, instead of entering it anew.
         pause: called where a phase has no steps, between two of its measurements.
     """
 
     def __init__(self, sources: Sequence[Any]) -> None:
         self.sources = tuple(sources)
         self.phase, self.numbers, self.next = PHASES[0], range(0), 0
+        self.resumed = False
         self.pause: Callable[[], None] = lambda: None
         self._parts: Parts = {}
         self._random: Mapping[str, Any] | None = None
@@ -95,6 +97,7 @@ class Course:
         self.phase, self.numbers, self.next = phase, numbers, numbers.start
         self._parts = parts
         state, self._from = self._from, None
+        self.resumed = state is not None
         if state is not None:
             for name, part in self._parts.items():
                 part.load_state_dict(state["parts"][name])

@@ -55,7 +55,7 @@ class Loop:
         try:
             parts = {"optimizer": optimizer, "budgets": self.budgets} | ({"schedule": schedule} if schedule else {})
             left = course.enter("search", range(last), parts)
-            self._start_at(left)
+            self._take_for_good(course)
             for number in left:
                 step = self._step(optimizer, number, "search", settling=number >= last // 2)
                 if schedule is not None:
@@ -68,7 +68,7 @@ class Loop:
 
     def tune(self, optimizer: Any, schedule: Any, left: range, course: Course) -> Iterator[Step]:
         """Train at fixed widths; batch normalisation is folded after the last step, unless it was before."""
-        self._start_at(left)
+        self._take_for_good(course)
         for number in left:
             step = self._step(optimizer, number, "tune")
             schedule.step()
@@ -77,10 +77,10 @@ class Loop:
             course.next = number + 1
             yield step
 
-    def _start_at(self, left: range) -> None:
-        """Take the present state for the last good one, if it is that of a step in the middle."""
-        if left.start % SNAPSHOT_EVERY:
-            self.good, self.good_step = _copied(self.q), left.start
+    def _take_for_good(self, course: Course) -> None:
+        """Take the present state for the last good one if it is a checkpoint's."""
+        if course.resumed:
+            self.good, self.good_step = _copied(self.q), course.next
 
     def fold(self) -> None:
         """Estimate and fold batch normalisation, unless it is folded."""

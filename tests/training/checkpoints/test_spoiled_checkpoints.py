@@ -212,6 +212,11 @@ def test_a_newer_version_is_refused(half: Path) -> None:
         call(network(), half, Failing(0), **SHORT)
 
 
+def test_a_checkpoint_is_no_posterior(half: Path) -> None:
+    with pytest.raises(ProbqError, match=r"it is a checkpoint of a fit; make the same call of probq.fit again"):
+        probq.load(CheckpointFolder(half).files()[0], network().net)
+
+
 def test_other_versions_of_torch_are_told(half: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("probq.training.checkpoints.keeper.probq_version", lambda: "0.0.0")
     with pytest.warns(UserWarning, match="was written by probq .*; with other versions the fit goes on, but not bit"):
@@ -323,3 +328,13 @@ def test_a_finished_fit_returns_at_once(tmp_path: Path, whole: Quantized) -> Non
     assert again.settings.keys() == history.settings.keys()
     assert same(tensors(q), tensors(whole))
     assert [q.training, q.folded, q.rounding] == [whole.training, whole.folded, whole.rounding]
+
+
+def test_a_loss_that_is_not_finite_leaves_the_state_of_the_checkpoint(half: Path) -> None:
+    q, (_, parts) = network(), read(CheckpointFolder(half).files()[0])
+    state = {name.removeprefix("state.course.network.tensors."): tensor for name, tensor in parts.items()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("probq.training.svi.loop.torch.isfinite", lambda value: torch.tensor(False))
+        with pytest.raises(ProbqError, match="at step 9; the network keeps its state of step 9"):
+            call(q, half, Failing(0), **SHORT)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in q.named_parameters())
