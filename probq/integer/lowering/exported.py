@@ -199,9 +199,17 @@ def operation(node: Any) -> str:
 
 def module_name(node: Any) -> str:
     """Name of the innermost module of the network that a node belongs to; empty for the network itself."""
+    return next((name for name in reversed(_modules(node)) if not is_stand_in(name)), "")
+
+
+def innermost(node: Any) -> str:
+    """Name of the innermost module that a node belongs to, which may be in a stand-in."""
+    return next(reversed(_modules(node)), "")
+
+
+def _modules(node: Any) -> list[str]:
     stack = node.meta.get("nn_module_stack") or {}
-    names = [str(name).split("@")[0] for name, _ in stack.values()]
-    return next((name for name in reversed(names) if not is_stand_in(name)), "")
+    return [str(name).split("@")[0] for name, _ in stack.values()]
 
 
 def where_of(node: Any) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from probq.integer.lowering.exported import BATCH, Mark, export_graph, module_name, named_arguments, operation, where_of
+from probq.integer.lowering.exported import BATCH, Mark, export_graph, innermost, named_arguments, operation, where_of
 from probq.integer.lowering.looked_up import LookUp, looked_up
 from probq.integer.lowering.normalising import normalised, short_target
 from probq.integer.lowering.operations.arithmetic import ARITHMETIC, affine
@@ -220,7 +220,7 @@ class Walk:
 
     def _product(self, node: Any, where: str) -> Value:
         """Return what a layer's own product becomes, from what it is called with rather than what its module says."""
-        layer = self.layers.get(module_name(node))
+        layer = self.layers.get(innermost(node))
         if layer is None or layer.weight not in self.q.weights:
             raise refusal(where, "it stays float; give it a plan")
         given = named_arguments(node)

@@ -13,7 +13,7 @@ from torch import Tensor
 from probq.network.explicit.functions import EXPLICIT
 from probq.network.normalisers.kinds import NORMALISERS, are_options
 from probq.network.quantized.energy_entry import energy_from_entry
-from probq.network.tracing.product_calls import PRODUCTS
+from probq.network.tracing.product_calls import LAYER_CALLS, PRODUCTS
 from probq.network.tracing.stand_ins import ARITHMETIC, FUNCTIONS, is_stand_in
 from probq.utils.errors import ProbqError
 
@@ -94,6 +94,9 @@ def _call(name: str, entry: Any, tensors: Mapping[str, Tensor]) -> None:
         if len(entry) != 2 or entry[1] not in EXPLICIT or not is_stand_in(name):
             raise ProbqError(f"the call {name!r} is none that can be spelled out")
         return
+    if isinstance(entry, list) and entry[:1] == ["layer"]:
+        _layer_call(name, entry)
+        return
     if isinstance(entry, list) and entry[:1] == ["product"]:
         _product(name, entry)
         return
@@ -116,6 +119,23 @@ def _quantized_by(layer: Mapping[str, Any], weight: bool) -> tuple[Any, ...]:
     if layer.get("others"):
         return () if weight else (layer["input"], layer["weight"])
     return (layer["weight" if weight else "input"],)
+
+
+def _layer_call(name: str, entry: list[Any]) -> None:
+    """Check that a call with a weight is given by its function, its parameters and the function's own options."""
+    _, kind, weight, bias, options = entry if len(entry) == 5 else ("",) * 5
+    named = (
+        isinstance(kind, str)
+        and kind in LAYER_CALLS
+        and isinstance(weight, str)
+        and isinstance(bias, str | MAYBE)
+        and is_stand_in(name)
+    )
+    if not named or not isinstance(options, dict) or not set(options) <= set(LAYER_CALLS[kind][1]):
+        raise ProbqError(f"the call {name!r} is not given as one with a weight of the network")
+    values = [n for value in options.values() for n in (value if isinstance(value, list) else [value])]
+    if any(type(n) is not int and n not in ("same", "valid") for n in values):
+        raise ProbqError(f"the call {name!r} has options that are no numbers")
 
 
 def _product(name: str, entry: list[Any]) -> None:

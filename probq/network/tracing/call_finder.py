@@ -14,8 +14,8 @@ from probq.network.explicit.functions import EXPLICIT, is_spelled_out
 from probq.network.normalisers.kinds import NORMALISERS
 from probq.network.tracing.arguments import own_copy, tensors_in
 from probq.network.tracing.example_run import run_example
-from probq.network.tracing.module_kinds import TABLES
-from probq.network.tracing.product_calls import ELEMENTWISE, PRODUCTS, Product
+from probq.network.tracing.module_kinds import QUANTIZABLE, TABLES
+from probq.network.tracing.product_calls import ELEMENTWISE, LAYER_CALLS, PRODUCTS, LayerCall, Product
 from probq.network.tracing.routing import Call, Calls, Frame
 from probq.network.tracing.stand_ins import ARITHMETIC, FUNCTIONS, Explicit, StandIn, place_stand_ins, short
 
@@ -75,7 +75,8 @@ class CallFinder(Calls):
         """Return what a call gives, and note it if it needs a stand-in."""
         if call.kind in EXPLICIT:
             return self._spelled_out(frame, name, call, func)
-        stand_in = None if type(frame.module) in TABLES else self._stand_in(call)
+        inside = type(frame.module) in TABLES or (call.kind in LAYER_CALLS and isinstance(frame.module, QUANTIZABLE))
+        stand_in = None if inside else self._stand_in(call)
         if stand_in is None:
             return self.other(func, args, kwargs)
         entering = float(call.args[stand_in.operand].detach().abs().max())
@@ -101,6 +102,8 @@ class CallFinder(Calls):
     def _stand_in(self, call: Call) -> StandIn | None:
         """Return the stand-in that a call needs, if it does."""
         places = [place for place, a in enumerate(call.args[:2]) if self._depends(a)]
+        if call.kind in LAYER_CALLS:
+            return self._layer(call) if places == [0] else None
         if len(places) == 2:
             return _product(call)
         if len(places) != 1 or (call.in_place and places[0]):
@@ -121,6 +124,15 @@ class CallFinder(Calls):
         if kind not in ARITHMETIC or (operand and kind == "div") or not _needs_step(constant, kind, raw):
             return None
         return StandIn(kind, operand, raw)
+
+    def _layer(self, call: Call) -> StandIn | None:
+        """Return what stands in for a call with a weight and a bias that are parameters of the network."""
+        x, weight, bias = call.args
+        own = {id(p): name for name, p in self.net.named_parameters()}
+        axes = 2 if call.kind == "linear" else weight.dim()
+        if id(weight) not in own or (bias is not None and id(bias) not in own) or x.dim() < axes:
+            return None
+        return LayerCall(call.kind, own[id(weight)], None if bias is None else own[id(bias)], call.kwargs)
 
     def _normaliser(self, call: Call, raw: bool) -> StandIn | None:
         """Return what stands in for a softmax or a normalisation whose gain and shift are tensors of the network."""

@@ -85,11 +85,86 @@ class Product(StandIn):
         return PRODUCTS[self.kind](x, x if self.shared else self.right(others[0]))
 
 
+# Functions that multiply with a weight, each with the module that computes the same and its arguments in order.
+LAYER_CALLS: Mapping[str, tuple[Any, tuple[str, ...]]] = MappingProxyType(
+    {"linear": (nn.Linear, ())}
+    | {
+        f"conv{axes}d": (kind, ("stride", "padding", "dilation", "groups"))
+        for axes, kind in enumerate((nn.Conv1d, nn.Conv2d, nn.Conv3d), 1)
+    }
+    | {
+        f"conv_transpose{axes}d": (kind, ("stride", "padding", "output_padding", "groups", "dilation"))
+        for axes, kind in enumerate((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), 1)
+    }
+)
+
+
+class LayerCall(StandIn):
+    """A layer's call computes one call of a function with a weight that is a parameter of the network.
+
+    Args:
+        kind: the function, a key of `LAYER_CALLS`.
+        weight, bias: names of the parameters; None where nothing is added.
+        options: the function's other arguments by name.
+
+    Attributes:
+        layer: a module with these parameters, once `attach` has made it.
+    """
+
+    def __init__(self, kind: str, weight: str, bias: str | None, options: Mapping[str, Any]) -> None:
+        super().__init__(kind, kwargs=options)
+        self.names = weight, bias
+        self.layer: Any = None
+
+    @property
+    def stepped(self) -> bool:
+        """Return that its results are not rounded."""
+        return False
+
+    @property
+    def entry(self) -> list[Any]:
+        """Return what `made_from` makes the same of."""
+        return ["layer", self.kind, *self.names, self.kwargs]
+
+    def attach(self, net: nn.Module) -> None:
+        """Make the layer of the network's own parameters.
+
+        Raises:
+            AttributeError: if the network has none of that name.
+        """
+        weight, bias = (None if name is None else net.get_parameter(name) for name in self.names)
+        assert weight is not None
+        kind, groups, transposed = LAYER_CALLS[self.kind][0], self.kwargs.get("groups", 1), "transpose" in self.kind
+        ends = (weight.shape[0], weight.shape[1] * groups)
+        sizes = (*(ends if transposed else ends[::-1]), *([tuple(weight.shape[2:])] if weight.dim() > 2 else ()))
+        self.layer = kind(*sizes, bias=False, device="meta", **self.kwargs)
+        self.layer.weight, self.layer.bias = weight, bias
+
+    def forward(self, x: Tensor, *others: Any) -> Tensor:
+        """Return what the call computes."""
+        found: Tensor = self.layer(x)
+        return found
+
+
+def read_layer(
+    name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """Return input, weight and bias of a call with a weight, and its options; None where a function is no such."""
+    if name not in LAYER_CALLS:
+        return None
+    order = ("input", "weight", "bias", *LAYER_CALLS[name][1])
+    given = dict(zip(order, args, strict=False)) | dict(kwargs)
+    tensors = tuple(given.pop(part, None) for part in order[:3])
+    return tensors, {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}
+
+
 def made_from(entry: Any) -> StandIn:
     """Return the stand-in that gave an entry."""
     if entry[0] == "product":
         kind, shared, firsts = entry[1:]
         return Product(kind, shared, tuple(firsts))
+    if entry[0] == "layer":
+        return LayerCall(*entry[1:])
     return Explicit(entry[1]) if entry[0] == "explicit" else StandIn(*entry)
 
 

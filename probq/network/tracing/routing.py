@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from probq.network.explicit.functions import EXPLICIT
 from probq.network.normalisers.kinds import read_normaliser
-from probq.network.tracing.product_calls import Product
+from probq.network.tracing.product_calls import LayerCall, Product, read_layer
 from probq.network.tracing.stand_ins import FUNCTIONS, Explicit, StandIn, stand_ins
 
 # What torch calls the functions of `ARITHMETIC`, and products of matrices.
@@ -35,7 +35,7 @@ class Call(NamedTuple):
     """A call of a function that may have a stand-in.
 
     Attributes:
-        kind: of `ARITHMETIC`, `FUNCTIONS`, `NORMALISERS`, `PRODUCTS` or `EXPLICIT`.
+        kind: of `ARITHMETIC`, `FUNCTIONS`, `NORMALISERS`, `PRODUCTS`, `EXPLICIT` or `LAYER_CALLS`.
         args: its arguments; tensors alone where it normalises.
         kwargs: those by name, without `inplace`.
         in_place: whether it changes its first argument.
@@ -53,6 +53,8 @@ def read_call(func: Any, args: Any, kwargs: Any) -> Call | None:
     kind = OPERATORS.get(name)
     if (normaliser := read_normaliser(name, args, kwargs)) is not None:
         return Call(normaliser.kind, normaliser.tensors, normaliser.options, False)
+    if (layer := read_layer(name, args, kwargs)) is not None:
+        return Call(name, *layer, False)
     if name in EXPLICIT:
         return Call(name, tuple(args), kwargs, False)
     if kind is None:
@@ -165,7 +167,9 @@ def _others(stand_in: StandIn, call: Call) -> tuple[Any, ...]:
     """Return what a stand-in computes with besides its tensor."""
     if stand_in.tabulated:
         return ()
-    return call.args[1:] if stand_in.normalises else (call.args[1 - stand_in.operand],)
+    return (
+        call.args[1:] if stand_in.normalises or isinstance(stand_in, LayerCall) else (call.args[1 - stand_in.operand],)
+    )
 
 
 def routed(net: nn.Module) -> Any:

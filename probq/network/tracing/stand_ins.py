@@ -109,6 +109,9 @@ class StandIn(nn.Module):
         """Return whether it takes negative values."""
         return self.kind not in NON_NEGATIVE
 
+    def attach(self, net: nn.Module) -> None:
+        """Take what it needs of the network that it was put into: nothing, unless it has parameters."""
+
     def forward(self, x: Tensor, *constants: Any) -> Tensor:
         """Return what the call computes."""
         if self.tabulated:
@@ -159,6 +162,7 @@ def place_stand_ins(net: nn.Module, made: Mapping[str, StandIn]) -> None:
     for name, stand_in in made.items():
         owner, _, own = name.rpartition(".")
         net.get_submodule(owner).add_module(own, stand_in)
+        stand_in.attach(net)
 
 
 def stand_ins(net: nn.Module) -> Iterator[tuple[str, StandIn]]:

@@ -20,7 +20,7 @@ from probq.network.tracing.plain import plain_copy
 from probq.network.tracing.product_calls import Product
 from probq.network.tracing.recorder import LayerRecord, Recorder
 from probq.network.tracing.routing import routed
-from probq.network.tracing.stand_ins import place_stand_ins
+from probq.network.tracing.stand_ins import is_stand_in, place_stand_ins
 from probq.utils.errors import ProbqError
 
 
@@ -63,22 +63,22 @@ def layers(net: nn.Module, example: Any) -> tuple[Layer, ...]:
 
 def trace_network(net: nn.Module, example: Any) -> Tracing:
     """Run `net` (a copy that may be used freely) on the example and record its layers; stand-ins are placed in it."""
-    modules = {n: m for n, m in net.named_modules() if isinstance(m, QUANTIZABLE)}
-    if not modules:
-        raise ProbqError(
-            "the network has no layer that probq can quantize (linear, convolution or embedding); "
-            "give the module that holds such layers"
-        )
     _check_names(net)
     _check_finite(net)
-    owners = _owners(modules)
-    recorder = Recorder(net, modules, {m.weight.untyped_storage().data_ptr(): n for n, m in modules.items()})
     args = tuple(a.detach().clone() if isinstance(a, Tensor) else a for a in arguments(example))
     if any(not a.isfinite().all() for a in args if isinstance(a, Tensor) and a.is_floating_point()):
         raise ProbqError("the example holds a value that is not finite; clean the data first")
     batch = _batch(args)
     calls = find_calls(net, args)
     place_stand_ins(net, {name: one.stand_in for name, one in calls.items()})
+    modules = {n: m for n, m in net.named_modules() if isinstance(m, QUANTIZABLE)}
+    if not modules:
+        raise ProbqError(
+            "the network has no layer that probq can quantize (linear, convolution or embedding); "
+            "give the module that holds such layers"
+        )
+    owners = _owners(net, modules)
+    recorder = Recorder(net, modules, {m.weight.untyped_storage().data_ptr(): n for n, m in modules.items()})
     run_example(net, own_copy(args), routed(net), recorder.hooked(), recorder)
     found = Tracing(
         notes=_notes(recorder, modules, owners), inputs=recorder.samples, activations=recorder.activations, calls=calls
@@ -123,10 +123,18 @@ def _check_finite(net: nn.Module) -> None:
             raise ProbqError(f"{name} holds a value that is not finite; train or load the network again")
 
 
-def _owners(modules: Mapping[str, Any]) -> dict[str, str]:
-    """Return the name of each module's weight tensor; tied modules share the first one's."""
+def _owners(net: nn.Module, modules: Mapping[str, Any]) -> dict[str, str]:
+    """Return the name of each module's weight tensor; tied modules share the first one's.
+
+    That of a function's call is a parameter of another module, whose name it has.
+    """
+    called = {id(modules[name].weight) for name in modules if is_stand_in(name)}
+    own = {id(p): n for n, p in net.named_parameters(remove_duplicate=False) if id(p) in called and not is_stand_in(n)}
     first: dict[int, str] = {}
-    return {name: first.setdefault(id(module.weight), f"{name}.weight") for name, module in modules.items()}
+    for name, module in modules.items():
+        tensor = id(module.weight)
+        first.setdefault(tensor, own[tensor] if is_stand_in(name) else f"{name}.weight")
+    return {name: first[id(module.weight)] for name, module in modules.items()}
 
 
 def _batch(args: tuple[Any, ...]) -> int:

@@ -86,6 +86,10 @@ def tanh_gelu(net):
 EXACT = {
     "bias not used": (perceptron(lambda m, x: F.linear(x, m.weight)), VECTORS),
     "input added": (perceptron(lambda m, x: x + nn.Linear.forward(m, x)), VECTORS),
+    "another layer's weight": (
+        Network(lambda net, x: net.c(F.linear(net.b(x), net.a.weight)), b=nn.Linear(8, 8)),
+        VECTORS,
+    ),
     "product twice": (perceptron(lambda m, x: nn.Linear.forward(m, x) + F.linear(x, m.weight)), VECTORS),
     "input clipped": (perceptron(lambda m, x: nn.Linear.forward(m, x.clamp(0, 0.5))), VECTORS),
     "input pooled": (convolutions(lambda m, x: nn.Conv2d.forward(m, F.max_pool2d(x, 2))), IMAGES),
@@ -157,10 +161,6 @@ REFUSED = {
     ),
     "weight scaled": (perceptron(lambda m, x: F.linear(x, 3 * m.weight)), "linear in 2 .*weight is computed"),
     "bias scaled": (perceptron(lambda m, x: F.linear(x, m.weight, 3 * m.bias)), "linear in 2 .*bias is computed"),
-    "another layer's weight": (
-        Network(lambda net, x: net.c(F.linear(net.b(x), net.a.weight)), b=nn.Linear(8, 8)),
-        "linear in the network .*stays float",
-    ),
     "limits off the grid": (perceptron(lambda m, x: F.linear(x.clamp(0, 0.3), m.weight)), "clamp in 2 .*limits"),
     "dropout left on": (Network(lambda net, x: net.c(F.dropout(net.a(x), 0.5))), "dropout in the network .*random"),
     "alpha dropout left on": (Network(lambda net, x: net.c(F.alpha_dropout(net.a(x), 0.5, True))), "random numbers"),
