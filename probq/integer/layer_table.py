@@ -13,6 +13,8 @@ from probq.integer.packing import bits_of
 from probq.integer.ranges import LAYERS as SUMMED
 from probq.integer.ranges import accumulators
 
+PRODUCTS = ("product", "matmul")
+
 
 @dataclass(frozen=True)
 class LayerNumbers:
@@ -20,8 +22,8 @@ class LayerNumbers:
 
     Attributes:
         name, op: of the node.
-        shape: the shape of the weight.
-        weight_bits: mean width of the weight's codes in bits.
+        shape: the shape of the weight, of a product of two values that of the second one.
+        weight_bits: mean width of the weight's codes in bits, of a product the width of the second value.
         input_bits: width of the input in bits.
         accumulator_bits: signed bits that hold every accumulated sum, as proven.
         macs: multiply-accumulates for one example.
@@ -41,11 +43,7 @@ class LayerNumbers:
 def layers_of(model: IntegerModel) -> list[LayerNumbers]:
     """Return the layers in the order of the model."""
     known = {name: entry for entry in _entries(model.metadata) if isinstance(name := entry.get("name"), str)}
-    return [
-        _numbers(node, known.get(node.name, {}), _accumulator_bits(model, node))
-        for node in model.nodes
-        if node.op in LAYERS
-    ]
+    return [_numbers(model, node, known.get(node.name, {})) for node in model.nodes if node.op in (*LAYERS, *PRODUCTS)]
 
 
 def number(entry: Mapping[str, Any], name: str) -> float | None:
@@ -62,22 +60,31 @@ def _entries(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _accumulator_bits(model: IntegerModel, node: Node) -> int | None:
     """Return the accumulator's bits as proven here; the `bound` in a file is what its writer claims."""
+    if node.op in PRODUCTS:
+        return model.ranges[node.name].bound.bit_length() + 1
     if node.op not in SUMMED or not node.bound:
         return None
     low, high = accumulators(node, model.ranges[node.inputs[0]])
     return max(-int(low.min(initial=0)), int(high.max(initial=0))).bit_length() + 1
 
 
-def _numbers(node: Node, known: Mapping[str, Any], width: int | None) -> LayerNumbers:
+def _weight(model: IntegerModel, node: Node, known: Mapping[str, Any]) -> tuple[tuple[int, ...], float]:
+    """Return shape and mean width of what a layer multiplies with."""
+    if node.op in PRODUCTS:
+        second = model.ranges[node.inputs[1]]
+        return second.shape, number(known, "weight_bits") or float((second.high - second.low).bit_length())
     packing = node.packing_of("weight")
     bits = np.array([bits_of(levels) for levels in packing.codebooks])[packing.rung]
+    return node.tensors["weight"].shape, float(np.mean(bits))
+
+
+def _numbers(model: IntegerModel, node: Node, known: Mapping[str, Any]) -> LayerNumbers:
     return LayerNumbers(
         node.name,
         node.op,
-        node.tensors["weight"].shape,
-        float(np.mean(bits)),
+        *_weight(model, node, known),
         number(known, "input_bits"),
-        width,
+        _accumulator_bits(model, node),
         number(known, "macs"),
         number(known, "bops"),
     )

@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import probq
 from probq import Plan
 from probq.codebooks import ladder
+from probq.integer.layer_table import layers_of
 from probq.network.tracing.trace import layers
 from probq.testing import decided_copy, deployed
 from probq.testing.deployed_blocks import Attentive, Gated, SqueezeExcitation
@@ -115,6 +116,15 @@ def test_costs_are_those_of_a_layer_with_the_widths_of_both():
     assert frame.loc["matmul().right.input", ["layer", "kind", "MACs"]].tolist() == ["matmul()", "input", 75]
     every = sum(layer.macs for layer in q.layers) + 0.0
     assert probq.cost.full(q.layers) == every * 32 * 32
+
+
+def test_the_table_of_an_integer_model_has_them():
+    q, _ = quantized(lambda a, b: a @ b.transpose(1, 2), (5, 4), input=ladder(3), weight=ladder(4))
+    (row,) = [row for row in layers_of(probq.lower(q)) if row.op == "matmul"]
+    assert (row.name, row.shape, row.weight_bits, row.input_bits, row.macs, row.bops) == (
+        "matmul()", (3, 5), 3, 3, 75, 75 * 3 * 3,
+    )  # fmt: skip
+    assert row.accumulator_bits == (3 * 3 * 3).bit_length() + 1
 
 
 def test_products_of_matrices_are_counted_as_torch_counts_them():
