@@ -17,6 +17,11 @@ _RECURRENT = (
     "the network before it"
 )
 _NORMED = "max_norm changes rows as they are looked up; rescale them once, and give the embedding no max_norm"
+_MASKED = "masks have no integer form; attention without one has"
+_MATRICES = (
+    "both matrices must be computed, have a plan, the batch as first axis and as many axes as each other; for a "
+    "parameter call F.linear(x, weight), or take nn.Linear"
+)
 _COMPUTED = (
     "its gain and shift are computed, and are no parameters or buffers of the network; multiply and add them behind it"
 )
@@ -27,7 +32,8 @@ INSTEAD = MappingProxyType(
     dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), _RECURRENT)
     | dict.fromkeys(("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"), _RECURRENT)
     | dict.fromkeys(("layer_norm", "native_layer_norm", "rms_norm", "group_norm", "native_group_norm"), _COMPUTED)
-    | {"instance_norm": _TRACKED}
+    | {"instance_norm": _TRACKED, "scaled_dot_product_attention": _MASKED}
+    | dict.fromkeys(("matmul", "mm", "bmm"), _MATRICES)
     | dict.fromkeys(("embedding_renorm", "embedding_renorm_"), _NORMED)
 )
 

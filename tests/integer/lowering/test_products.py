@@ -199,6 +199,11 @@ REFUSED = {
     "over the batch": (lambda a, b: a.transpose(0, 1) @ b, "transpose in the network|batch"),
     "fewer axes": (lambda a, b: a * b[:, 0], "mul in the network .*as many axes"),
     "of examples": (lambda a, b: a * b[:1], "mul in the network .*as their first axis|batch"),
+    "with a parameter": (lambda a, b: a @ torch.ones(3, 3), "matmul in the network .*call F.linear"),
+    "masked": (
+        lambda a, b: F.scaled_dot_product_attention(*[a[:, None]] * 3, is_causal=True),
+        "scaled_dot_product_attention in the network .*masks have no integer form",
+    ),
     "by a comparison": (lambda a, b: a * (b > 0), "gt in the network"),
 }
 
