@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 from torch.distributions import kl_divergence
 
+from probq.codebooks import Grid
 from probq.network.program.program import Observation, Program
 from probq.network.program.substitution import running
 from probq.network.quantizers.base import Rung
+from probq.training.svi.elbo.rounded_weight import rounded_weight
 from probq.training.svi.elbo.scales import Scales
 from probq.training.svi.elbo.small_weights import SmallWeights
 from probq.training.svi.elbo.width_laws import DrawnWidths, WidthLaws
@@ -78,17 +80,29 @@ class NegativeElbo:
         rungs = {**own, **{name: q.folded_rung(name, own[name]) for name in q.weights}}
         small: Mapping[str, Tensor] = {}
         parts: list[Tensor] = []
-        if all(rungs[name] is own[name] for name in self.small.names):  # else a fold changes scales and locations
+        plain = all(rungs[name] is own[name] for name in self.small.names)  # else a fold changes scales and locations
+        if plain and self.small.alike:
             small, parts = self.small.values(drawn)
-        levels = {name: self._levels(name, rungs[name], drawn, parts) for name in q.weights if name not in small}
-        weights, noise = q.weight_values(drawn.onehots, levels, rungs)
+        weights = {**small, **self._rounded(rungs, small)}
+        levels = {name: self._levels(name, rungs[name], drawn, parts) for name in q.weights if name not in weights}
+        others, noise = q.weight_values(drawn.onehots, levels, rungs)
         rounders = {
             name: partial(quantizer, onehot=drawn.onehots[name], scales=scales[name], rung=drawn.rungs[name])
             for name, quantizer in q.inputs.items()
         }
         with running(x):
-            output = q.call({**weights, **small}, rungs, rounders, x, noise)
+            output = q.call({**weights, **others}, rungs, rounders, x, noise)
         return output, torch.stack(parts).sum() if parts else None
+
+    def _rounded(self, rungs: Mapping[str, Rung], known: Container[str]) -> dict[str, Tensor]:
+        """Return the weights that are rounded to grids at decided widths, but those known already."""
+        q, result = self.q, {}
+        for name, quantizer in q.weights.items():
+            levels = rungs[name].levels
+            usual = not (quantizer.free or quantizer.free_codes or q.draws_codes(quantizer))
+            if usual and isinstance(levels, Grid) and name not in known:
+                result[name] = rounded_weight(q.location(name, rungs[name]), rungs[name].scale, levels)
+        return result
 
     def _levels(self, name: str, rung: Rung, drawn: DrawnWidths, divergences: list[Tensor]) -> Tensor:
         """Return the drawn or rounded levels of one weight, and add the divergence of what is drawn to the others."""

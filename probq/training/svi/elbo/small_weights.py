@@ -11,7 +11,7 @@ from torch import Tensor
 
 from probq.codebooks import Grid
 from probq.codebooks.rounding.stochastic import LevelGradient
-from probq.estimators import SecondOrder, StraightThrough
+from probq.estimators import Estimator, SecondOrder, StraightThrough
 from probq.network.program.program import Program
 from probq.network.quantizers.weight import WeightQuantizer
 from probq.training.svi.elbo.drawn_vector import Drawn, Layout, drawn_vector
@@ -68,12 +68,20 @@ class SmallWeights:
             )
         return values, divergences
 
+    @property
+    def alike(self) -> bool:
+        """Return whether codes of one group have one estimator; a decision for some of its weights may change it."""
+        return all(len({type(e) for e in self._estimators(group)}) == 1 for group in self.groups)
+
     def _gradient(self, group: Group) -> LevelGradient:
         """Return the gradient of the levels; outside of training it is that of the law's own draws."""
         if not self.q.training:
             return LevelGradient.MEAN
-        through = type(group.quantizers[0].code_estimator(self.q.temperature)) is StraightThrough
+        through = isinstance(self._estimators(group)[0], StraightThrough)
         return LevelGradient.STRAIGHT_THROUGH if through else LevelGradient.SECOND_ORDER
+
+    def _estimators(self, group: Group) -> list[Estimator]:
+        return [quantizer.code_estimator(self.q.temperature) for quantizer in group.quantizers]
 
 
 class Group(NamedTuple):

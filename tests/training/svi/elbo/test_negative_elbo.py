@@ -14,6 +14,7 @@ import probq
 from probq import estimators, priors
 from probq.codebooks import binary, ladder, pruned, ternary
 from probq.testing import zoo
+from probq.training.svi.elbo import small_weights
 from probq.training.svi.elbo.negative_elbo import NegativeElbo
 
 SIZE = 100
@@ -104,7 +105,7 @@ def check(q: Any, x: Any, y: Tensor) -> None:
     for name, gradient in expected.items():
         if name in own:
             scale = max(float(gradient.abs().max()), 1e-3)
-            torch.testing.assert_close(own[name] / scale, gradient / scale, rtol=1e-4, atol=2e-5, msg=name)
+            torch.testing.assert_close(own[name] / scale, gradient / scale, rtol=1e-4, atol=1e-4, msg=name)
         else:
             assert not gradient.any(), name
     assert all(name in expected or not gradient.any() for name, gradient in own.items())
@@ -117,10 +118,10 @@ def test_the_bound_is_that_of_pyro(plan: dict[str, Any], temperature: float) -> 
     check(*fitted(perceptron(), VECTOR, temperature, **plan))
 
 
-@pytest.mark.usefixtures("same_numbers")
+@pytest.mark.parametrize("same_numbers", [0.61], indirect=True)
 @pytest.mark.filterwarnings("ignore:.*(float|refuse)")
 @pytest.mark.parametrize(("net", "example"), [row[1:] for row in ZOO], ids=[row[0] for row in ZOO])
-def test_the_bound_of_other_networks_is_that_of_pyro(net: nn.Module, example: Any) -> None:
+def test_the_bound_of_other_networks_is_that_of_pyro(same_numbers: None, net: nn.Module, example: Any) -> None:
     q = probq.quantize(copy.deepcopy(net), example).train()
     with torch.no_grad():
         output = q(*example if isinstance(example, tuple) else (example,))
@@ -139,11 +140,16 @@ def first(output: Any) -> Tensor:
     return output if isinstance(output, Tensor) else output[0]
 
 
+@pytest.mark.parametrize("same_numbers", [0.61], indirect=True)
 @pytest.mark.usefixtures("same_numbers")
 @pytest.mark.parametrize("rounding", [True, False])
 @pytest.mark.parametrize("profile", ["dyadic", "shift"])
 @pytest.mark.parametrize("folded", [True, False])
-def test_the_bound_at_decided_widths_is_that_of_pyro(rounding: bool, profile: str, folded: bool) -> None:
+@pytest.mark.parametrize("most", [8192, 0], ids=["together", "alone"])
+def test_the_bound_at_decided_widths_is_that_of_pyro(
+    rounding: bool, profile: str, folded: bool, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(small_weights, "MOST", most)
     q, x, y = fitted(convolutions(), IMAGE, profile=profile)
     for name, quantizer in q.named_quantizers():
         quantizer.fix(2 if name.endswith("weight") else quantizer.ladder.bits[-1])
@@ -153,4 +159,17 @@ def test_the_bound_at_decided_widths_is_that_of_pyro(rounding: bool, profile: st
     first = own(x, y, SIZE)
     q.quantizer("0.weight").fix(8)  # between two steps, as a user may
     assert not torch.equal(own(x, y, SIZE).loss, first.loss)
+    check(q, x, y)
+
+
+@pytest.mark.usefixtures("same_numbers")
+def test_the_bound_with_some_widths_decided_is_that_of_pyro() -> None:
+    """Codes of decided widths have another gradient in a cold fit than those beside them."""
+    q, x, y = fitted(perceptron(), VECTOR)
+    q.quantizer("2.weight").fix(3)
+    assert not NegativeElbo(q).small.alike
+    check(q, x, y)
+    q.quantizer("0.weight").fix(1)
+    q.quantizer("4.weight").fix(8)
+    assert NegativeElbo(q).small.alike
     check(q, x, y)
