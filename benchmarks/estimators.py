@@ -34,7 +34,7 @@ from torch import Tensor
 
 import probq
 from probq import estimators
-from probq.network.program.leave_one_out import leave_one_out
+from probq.training.svi.elbo.leave_one_out import leave_one_out
 from probq.testing import (
     Small,
     best_mean_fields,

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from probq.network.program.leave_one_out import leave_one_out
+from probq.training.svi.elbo.leave_one_out import leave_one_out
 from probq.testing import (
     Small,
     best_mean_field,
