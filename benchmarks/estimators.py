@@ -34,7 +34,6 @@ from torch import Tensor
 
 import probq
 from probq import estimators
-from probq.training.svi.elbo.leave_one_out import leave_one_out
 from probq.testing import (
     Small,
     best_mean_fields,
@@ -45,6 +44,7 @@ from probq.testing import (
     law_parameters,
     posterior_of,
 )
+from probq.training.svi.elbo.leave_one_out import leave_one_out
 
 ESTIMATORS = MappingProxyType(
     {

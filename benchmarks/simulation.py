@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from scipy import stats
 
-from probq.training.svi.elbo.leave_one_out import leave_one_out
 from probq.testing import (
     Small,
     best_mean_field,
@@ -34,6 +33,7 @@ from probq.testing import (
     posterior_of,
     rank,
 )
+from probq.training.svi.elbo.leave_one_out import leave_one_out
 
 KS_LEVEL, DEVIATIONS = 0.001, 3.3
 
