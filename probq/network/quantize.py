@@ -41,7 +41,8 @@ def quantize(
     """Return a quantized copy of a trained network, ready for `fit`; the network itself is left untouched.
 
     Args:
-        net: any `torch.nn.Module`; its linear, convolution and embedding layers are quantized.
+        net: any `torch.nn.Module`; its linear, convolution and embedding layers are quantized. In the copy, attention
+            without masks is such layers and products, as in that of `probq.explicit`; a note says so.
         example: a batch of inputs (batch axis first), or a tuple of the network's arguments. It shows which layers
             are reached and sets the first scales, so real data is better than noise.
         plan: a `Plan`, or a function `Layer -> Plan | None` (None leaves that layer in float).
@@ -65,7 +66,7 @@ def quantize(
     weights: dict[str, WeightQuantizer] = {}
     inputs: dict[str, InputQuantizer] = {}
     ties: dict[str, list[str]] = {}
-    notes += found.notes
+    notes += [*map(_explicit_note, found.explicit), *found.notes]
     plans: dict[str, Plan | None] = {}
     for place, layer in enumerate(layers):
         views = [layers[place], *([found.seconds[layer.name]] if layer.is_product else ())]
@@ -100,6 +101,13 @@ def quantize(
     _set_energy(quantized, [own for own in plans.values() if own is not None])
     _foresee(quantized, warn=all(own is not None and own.activation for own in plans.values()))
     return quantized.train(net.training)
+
+
+def _explicit_note(name: str) -> str:
+    return (
+        f"{name} (MultiheadAttention) is spelled out in the quantized copy, as by probq.explicit: linear layers "
+        "q_proj, k_proj, v_proj and out_proj, two products and a softmax"
+    )
 
 
 def _set_energy(q: Quantized, plans: Sequence[Plan]) -> None:

@@ -86,6 +86,20 @@ class Neck(nn.Module):
         return self.head(torch.cat([self.up(self.down(fine)), fine], 1))
 
 
+class Patches(nn.Module):
+    """Patches are embedded by a linear layer, pass through two encoder layers of torch's, and are averaged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.out = nn.Linear(4, 8), nn.Linear(8, 3)
+        layer = nn.TransformerEncoderLayer(8, 2, 12, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return class scores."""
+        return self.out(self.encoder(self.embed(x)).mean(1))
+
+
 def _head(channels: int) -> list[nn.Module]:
     return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(channels, 5)]
 
@@ -201,6 +215,7 @@ DEPLOYED: tuple[tuple[str, Callable[[], nn.Module], tuple[int, ...]], ...] = (
     ("gates", _gated, (2, 16)),
     ("attention", _attentive, (5, 4)),
     ("transformer", lambda: nn.Sequential(nn.Linear(4, 8), Encoder(8, 2), nn.Flatten(), nn.Linear(40, 3)), (5, 4)),
+    ("transformer of torch", Patches, (5, 4)),
 )
 
 

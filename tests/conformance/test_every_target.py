@@ -69,6 +69,7 @@ NORMALISE, NO_NORMALISE = "normalise has no memory form", "QONNX has no normalis
 TRANSPOSED = "transposed .* no memory form"
 PRODUCT, PERMUTE, SUM = (f"{op} has no memory form" for op in ("product", "permute", "sum"))
 NO_TABLE, NO_PAD, NO_REPEAT, NO_SLICE = (f"QONNX has no {op}" for op in ("table", "pad", "repeat", "slice"))
+NO_MATMUL = "QONNX has no matmul"
 WIDE = "24 bits of float32"
 
 # Why targets refuse, for shift and dyadic; "" where they compute the same integers. C and ONNX refuse none.
@@ -92,6 +93,7 @@ REFUSED = {
     "gates": {"qonnx": (NO_TABLE, SHIFTS), "memory": (PRODUCT, PRODUCT)},
     "attention": {"qonnx": (NO_SLICE, SHIFTS), "memory": (PERMUTE, PERMUTE)},
     "transformer": {"qonnx": (NO_NORMALISE, SHIFTS), "memory": (NORMALISE, NORMALISE)},
+    "transformer of torch": {"qonnx": (NO_MATMUL, SHIFTS), "memory": (PERMUTE, PERMUTE)},
     "plain": {"qonnx": ("", SHIFTS), "memory": ("", "")},
     "perceptron": {"qonnx": ("", SHIFTS), "memory": ("", ""), "hls": ("", SHIFTS), "verilog": ("", TREES)},
 }

@@ -40,12 +40,15 @@ PARTS = MappingProxyType(
         "layers": [dict], "quantizers": dict, "activations": dict, "tied": dict, "sites": dict, "held": [str],
         "frozen": [str], "signature": [list], "temperature": NUMBER, "budget": (dict, list, MAYBE), "likelihood": dict,
         "calibrated": bool, "folded": bool, "training": bool, "notes": [str], "versions": dict, "fingerprint": [str],
-        "energy": dict, "calls": dict,
+        "energy": dict, "calls": dict, "explicit": [str],
     }
 )  # fmt: skip
 OPTIONAL = frozenset(
-    {"activations", "sites", "held", "fingerprint", "tuned", "profile", "keep_zeros", "laws", "energy", "calls"}
-)
+    {
+        "activations", "sites", "held", "fingerprint", "tuned", "profile", "keep_zeros", "laws", "energy", "calls",
+        "explicit",
+    }
+)  # fmt: skip
 
 
 def check_parts(manifest: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:

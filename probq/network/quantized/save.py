@@ -14,6 +14,7 @@ from probq.cost.budget import Budget, Budgets, budgets
 from probq.cost.entries import to_entry as cost_to_entry
 from probq.likelihoods import Likelihood
 from probq.likelihoods.entries import to_entry as likelihood_to_entry
+from probq.network.explicit.attention import spelled_out
 from probq.network.program.program import Program
 from probq.network.quantized.energy_entry import energy_to_entry
 from probq.network.quantized.file_format import write
@@ -69,6 +70,8 @@ def save(q: Program, path: str | PathLike[str]) -> None:
     }
     if calls := {name: one.entry for name, one in stand_ins(q.net)}:
         content["calls"] = calls
+    if attention := list(spelled_out(q.net)):
+        content["explicit"] = attention
     write(path, content, tensors | numbers)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from probq.network.explicit.attention import can_be_explicit, plain_attention, spell_out
 from probq.network.tracing.arguments import arguments, own_copy
 from probq.network.tracing.call_finder import Found, find_calls
 from probq.network.tracing.example_run import run_example
@@ -31,6 +32,7 @@ class Tracing:
     Attributes:
         layers: in the order in which the example reaches them.
         notes: sentences on what stays float.
+        explicit: names of the attention that is spelled out from here on.
         seconds: each product of two tensors as its second operand sees it, which is there what multiplies, by name.
         inputs: the inputs of each layer, by its name, and the operands of each product.
         activations: for each function that may become a table, the layer called before, and its input.
@@ -40,6 +42,7 @@ class Tracing:
 
     layers: list[Layer] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    explicit: tuple[str, ...] = ()
     seconds: dict[str, Layer] = field(default_factory=dict)
     inputs: dict[str, Tensor] = field(default_factory=dict)
     activations: dict[str, tuple[str | None, Tensor]] = field(default_factory=dict)
@@ -62,13 +65,17 @@ def layers(net: nn.Module, example: Any) -> tuple[Layer, ...]:
 
 
 def trace_network(net: nn.Module, example: Any) -> Tracing:
-    """Run `net` (a copy that may be used freely) on the example and record its layers; stand-ins are placed in it."""
+    """Run `net` (a copy that may be used freely) on the example and record its layers.
+
+    Stand-ins are placed in it, and attention is spelled out.
+    """
     _check_names(net)
     _check_finite(net)
     args = tuple(a.detach().clone() if isinstance(a, Tensor) else a for a in arguments(example))
     if any(not a.isfinite().all() for a in args if isinstance(a, Tensor) and a.is_floating_point()):
         raise ProbqError("the example holds a value that is not finite; clean the data first")
     batch = _batch(args)
+    explicit = _spell_out(net, args, batch)
     calls = find_calls(net, args)
     place_stand_ins(net, {name: one.stand_in for name, one in calls.items()})
     modules = {n: m for n, m in net.named_modules() if isinstance(m, QUANTIZABLE)}
@@ -81,7 +88,11 @@ def trace_network(net: nn.Module, example: Any) -> Tracing:
     recorder = Recorder(net, modules, {m.weight.untyped_storage().data_ptr(): n for n, m in modules.items()})
     run_example(net, own_copy(args), routed(net), recorder.hooked(), recorder)
     found = Tracing(
-        notes=_notes(recorder, modules, owners), inputs=recorder.samples, activations=recorder.activations, calls=calls
+        notes=_notes(recorder, modules, owners),
+        explicit=explicit,
+        inputs=recorder.samples,
+        activations=recorder.activations,
+        calls=calls,
     )
     seen: set[str] = set()
     for name, record in recorder.records.items():
@@ -121,6 +132,18 @@ def _check_finite(net: nn.Module) -> None:
     for name, tensor in net.state_dict().items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise ProbqError(f"{name} holds a value that is not finite; train or load the network again")
+
+
+def _spell_out(net: nn.Module, args: tuple[Any, ...], batch: int) -> tuple[str, ...]:
+    """Spell out the attention that the example calls so that it can be, and return its names.
+
+    That which is the whole network stays: nothing is there to put another in.
+    """
+    names: set[str] = set()
+    if can_be_explicit(net):
+        run_example(net, own_copy(args), plain_attention(net, batch, names))
+        spell_out(net, names - {""})
+    return tuple(sorted(names - {""}))
 
 
 def _owners(net: nn.Module, modules: Mapping[str, Any]) -> dict[str, str]:

@@ -16,6 +16,7 @@ from probq.network.tracing.trace import trace_network
 
 T, N, H = 16, 32, 24  # steps, inputs, hidden numbers
 X = torch.randn(4, T, N, generator=torch.Generator().manual_seed(0))
+M = torch.ones(T, T).triu(1).bool()
 pytestmark = pytest.mark.filterwarnings("ignore:probq.lower will refuse", "ignore:.*stays float")
 
 
@@ -54,13 +55,13 @@ UNCOUNTED: dict[str, tuple[Callable[[], Own], int, bool]] = {
         T * 2 * 4 * H * (N + H) + T * 2 * 4 * H * (2 * H + H),
         False,
     ),
-    "attention": (
-        lambda: Own(nn.MultiheadAttention(N, 4, batch_first=True), lambda m, x: m(x, x, x)[0][:, -1, :H]),
+    "attention with a mask": (
+        lambda: Own(nn.MultiheadAttention(N, 4, batch_first=True), lambda m, x: m(x, x, x, attn_mask=M)[0][:, -1, :H]),
         T * 3 * N * N + 2 * T * T * N,
         True,
     ),
-    "transformer": (
-        lambda: Own(_transformer(), lambda m, x: m(x)[:, -1, :H]),
+    "transformer with a mask": (
+        lambda: Own(_transformer(), lambda m, x: m(x, src_mask=M)[:, -1, :H]),
         T * 3 * N * N + 2 * T * T * N,
         False,
     ),
