@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from drawn_normalisers import OPERATIONS as NORMALISERS
+from drawn_normalisers import normaliser
 
 from probq.integer import IntegerModel, Node
 from probq.integer.interpreter import evaluate
@@ -71,6 +73,9 @@ class Maker:
         if node.op == "table":
             shape, table = lows[0].shape, node.tensors["table"]
             return np.full(shape, table.min()), np.full(shape, table.max()), int(abs(table).max())
+        if node.op in NORMALISERS:
+            found = IntegerModel([*self.nodes, node], node.name, 1.0).ranges[node.name]
+            return np.full(found.shape, found.low), np.full(found.shape, found.high), found.bound
         if node.op in ("linear", "conv"):
             size = evaluate(self.with_tensors(node, abs), *most)[0]
             return -size, size, int(size.max())
@@ -226,6 +231,12 @@ class Maker:
         table = self.random.integers(self.choose(0, -reach), reach, high + self.draw(1, 3) - first)
         return self.node("table", [x], {"first": first}, table=table)
 
+    def divided(self, x: str) -> str:
+        """A softmax or a normalisation of codes of a few bits."""
+        x = self.requantize(x, self.choose(2, 8, 12))
+        op, attributes, tensors = normaliser(self.draw, self.random)
+        return self.node(op, [x], attributes, **tensors)
+
     def moved(self, x: str) -> str:
         """Repeated, padded with zeros or cut, along any of the last axes."""
         kind, shape = self.draw(0, 2), self.shape(x)
@@ -260,7 +271,7 @@ class Maker:
     def grow(self, x: str) -> str:
         """One operation more that fits; where the integers grow too large, a requantization."""
         spatial = 2 <= len(self.shape(x)) <= 4
-        options = [self.linear, self.rearranged, self.arithmetic, self.requantize, self.table, self.moved]
+        options = [self.linear, self.rearranged, self.arithmetic, self.requantize, self.table, self.moved, self.divided]
         options += [self.conv, self.conv, self.conv, self.pool] * spatial
         options = [self.linear, self.arithmetic, self.requantize] if self.dense else options
         try:

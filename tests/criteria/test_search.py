@@ -141,7 +141,7 @@ class LanguageModel(nn.Module):
         return self.out(self.norm(x + F.softmax(score + hidden, -1) @ self.value(x)))
 
 
-@pytest.mark.filterwarnings("ignore:probq.lower will refuse", "ignore:.*outside of")
+@pytest.mark.filterwarnings("ignore:probq.lower will refuse", "ignore:.*outside of", "ignore:.*is never negative")
 def test_language_models_have_a_law_at_each_position() -> None:
     torch.manual_seed(0)
     net, tokens = LanguageModel(), torch.randint(0, 7, (24, 5))

@@ -81,7 +81,7 @@ class NegativeElbo:
         small: Mapping[str, Tensor] = {}
         parts: list[Tensor] = []
         plain = all(rungs[name] is own[name] for name in self.small.names)  # else a fold changes scales and locations
-        if plain and self.small.alike:
+        if plain and self.small.usable:
             small, parts = self.small.values(drawn)
         weights = {**small, **self._rounded(rungs, small)}
         levels = {name: self._levels(name, rungs[name], drawn, parts) for name in q.weights if name not in weights}

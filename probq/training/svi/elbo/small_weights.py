@@ -69,8 +69,14 @@ class SmallWeights:
         return values, divergences
 
     @property
-    def alike(self) -> bool:
-        """Return whether codes of one group have one estimator; a decision for some of its weights may change it."""
+    def usable(self) -> bool:
+        """Return whether each group can be drawn, or rounded, as one now.
+
+        Not where a decision for some of its weights gave their codes another estimator, and not where codes are rounded
+        while widths are learned, whose gates then want to know of other rungs.
+        """
+        if self.q.rounding and any(quantizer.free for group in self.groups for quantizer in group.quantizers):
+            return False
         return all(len({type(e) for e in self._estimators(group)}) == 1 for group in self.groups)
 
     def _gradient(self, group: Group) -> LevelGradient:

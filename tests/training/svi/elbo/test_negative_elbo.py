@@ -167,9 +167,17 @@ def test_the_bound_with_some_widths_decided_is_that_of_pyro() -> None:
     """Codes of decided widths have another gradient in a cold fit than those beside them."""
     q, x, y = fitted(perceptron(), VECTOR)
     q.quantizer("2.weight").fix(3)
-    assert not NegativeElbo(q).small.alike
+    assert not NegativeElbo(q).small.usable
     check(q, x, y)
     q.quantizer("0.weight").fix(1)
     q.quantizer("4.weight").fix(8)
-    assert NegativeElbo(q).small.alike
+    assert NegativeElbo(q).small.usable
     check(q, x, y)
+
+
+@pytest.mark.usefixtures("same_numbers")
+def test_the_bound_with_rounded_codes_and_free_widths_is_that_of_pyro() -> None:
+    q, x, y = fitted(perceptron(), VECTOR)
+    q.rounding = True
+    check(q, x, y)
+    assert q.quantizer("0.weight").logits.grad.abs().max() > 0
