@@ -150,7 +150,7 @@ def check_operation(op: str, inputs: int, tensors: Mapping[str, np.ndarray], att
         ProbqError: the operation is unknown, or a part is missing, unknown or of the wrong kind.
     """
     if op not in SIGNATURES:
-        raise ProbqError(f"unknown operation {op!r}; use one of {', '.join(SIGNATURES)}")
+        raise ProbqError(f"unknown operation {op!r:.80}; use one of {', '.join(SIGNATURES)}")
     signature = _INDEX if op == "input" and attributes.get("index") is True else SIGNATURES[op]
     if signature.inputs not in (inputs, None) or (signature.inputs is None and not inputs):
         raise ProbqError(f"{op} takes {signature.inputs or 'one or more'} inputs, not {inputs}")

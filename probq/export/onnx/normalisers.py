@@ -1,7 +1,10 @@
 """Softmax and normalisation become sums, tables, a corrected root and one division of integers in ONNX."""
 
+from dataclasses import replace
+
 import numpy as np
 
+from probq.export.onnx.convolution import sliced
 from probq.export.onnx.graph import Edge, Graph, integer_type
 from probq.export.onnx.packed_parameters import parameter
 from probq.integer import Node
@@ -57,9 +60,10 @@ def normalise(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> E
 
 def _exponentials(graph: Graph, node: Node, x: Edge) -> tuple[str, str]:
     """Return how far each number is below the maximum, and its exponential in 64 bits."""
+    x = graph.integers(x)
     type = integer_type(x.low, x.high, x.high - x.low)
-    name = graph.integers(x, type).name
-    below = Edge(graph.node("Sub", [_maximum(graph, name), name]), type, 0, 0, x.high - x.low, x.shape)
+    most, name = (graph.integers(replace(x, name=name), type).name for name in (_maximum(graph, x), x.name))
+    below = Edge(graph.node("Sub", [most, name]), type, 0, 0, x.high - x.low, x.shape)
     size, dropped = len(node.tensors["fine"]), node.attributes["dropped"]
     high = graph.node("Div", [below.name, graph.constant(size, type)])
     low = graph.node("Sub", [below.name, graph.node("Mul", [high, graph.constant(size, type)])])
@@ -70,8 +74,19 @@ def _exponentials(graph: Graph, node: Node, x: Edge) -> tuple[str, str]:
     return below.name, graph.node("Div", [product, graph.constant(1 << dropped, "int64")])
 
 
-def _maximum(graph: Graph, name: str) -> str:
-    """Add the maximum along the last axis, whose operator takes the axes in another way from opset 18 on."""
+def _maximum(graph: Graph, x: Edge) -> str:
+    """Add the maximum along the last axis, whose operator takes the axes in another way from opset 18 on.
+
+    In 64 bits, which that compares wrongly, it is the larger one of both halves, again and again.
+    """
+    name, count = x.name, x.shape[-1]
+    while x.type == "int64" and count > 1:
+        half = -(-count // 2)
+        ends = ((0, half), (count - half, count))
+        first, last = (sliced(graph, name, [start], [end], [len(x.shape)]) for start, end in ends)
+        name, count = graph.larger(first, last, x.type), half
+    if x.type == "int64":
+        return name
     if graph.packed:
         return graph.node("ReduceMax", [name, graph.constant([-1], "int64")], keepdims=1)
     return graph.node("ReduceMax", [name], axes=[-1], keepdims=1)

@@ -246,8 +246,9 @@ def check_normalise(count: int, low: int, high: int, how: tuple[bool, int, int, 
 
 def _check(most: int, count: int) -> None:
     if most >= LIMIT:
+        reached = f"{most:,}" if most < 10**30 else f"10^{len(str(most)) - 1}"
         raise ProbqError(
-            f"its integers may reach {most:,} on an axis of {count:,}, the limit is {LIMIT - 1:,} (62 bits); "
+            f"its integers may reach {reached} on an axis of {count:,}, the limit is {LIMIT - 1:,} (62 bits); "
             "use narrower widths or a shorter axis"
         )
 

@@ -49,7 +49,8 @@ def compared_in_64_bits(path):
     types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
     wide, found, behind = {onnx.TensorProto.INT64, onnx.TensorProto.UINT64}, [], set()
     for node in graph.node:
-        given = [types[name] for name in node.input if name in types]
+        compared = node.input[:1] if node.op_type.startswith("Reduce") else node.input  # not the axes
+        given = [types[name] for name in compared if name in types]
         assert given or node.op_type not in COMPARE, f"{node.op_type} has no known type"
         if node.op_type in COMPARE and wide.intersection(given):
             found.append(node.op_type)
