@@ -98,10 +98,8 @@ def fit(
     history = History(settings={"epochs": epochs, "budget": budget, "seed": seed, **options})
     held_out = Batches(validation, q.device, "validation data") if validation is not None else None
     data = Batches(batches, q.device)
-    keeper = None
-    if folder is not None:
-        chosen = {**_defaults(), "budget": budget, "epochs": epochs, "seed": seed, **options}
-        keeper = Keeper(folder, every or len(data), q, describe_call(data, held_out, q, chosen))
+    chosen = {**_defaults(), "budget": budget, "epochs": epochs, "seed": seed, **options}
+    keeper = None if folder is None else Keeper(folder, every or len(data), q, describe_call(data, held_out, q, chosen))
     running = steps(q, data, budget, epochs, seed=seed, validation=held_out, progress=progress, **options)
     if keeper is not None and isinstance(running, FitSteps):
         keeper.begin(running.course, history)

@@ -60,7 +60,7 @@ class _TwoNearest(torch.autograd.Function):
         count: Any,
         kind: LevelGradient,
     ) -> Any:
-        code, a = _log_odds(location, scale, spread, start, step, count)
+        code, a = log_odds(location, scale, spread, start, step, count)
         p = torch.sigmoid(a)
         up = torch.lt(uniform(p), p, out=torch.empty_like(p))
         level = code.add_(up)
@@ -90,19 +90,19 @@ class _TwoNearest(torch.autograd.Function):
             of_a = of_a.add_((up - p).mul_(of_log_prob))
         of_location = of_a * (1 / (scale * spread * ctx.step))
         if through and of_level is not None:
-            of_location += _inside(of_level, location / scale, ctx.start, ctx.step, ctx.count) / scale
+            of_location += inside_levels(of_level, location / scale, ctx.start, ctx.step, ctx.count) / scale
         of_scale = -_sum_to(of_location * location, scale) / scale if ctx.needs_input_grad[1] else None
         of_spread = -(spreading + _sum_to(of_a * a, spread)) / spread if ctx.needs_input_grad[2] else None
         return of_location, of_scale, of_spread, None, None, None, None
 
 
-def _inside(grad: Tensor, u: Tensor, start: Any, step: Any, count: Any) -> Tensor:
+def inside_levels(grad: Tensor, u: Tensor, start: Any, step: Any, count: Any) -> Tensor:
     """Return the gradient where `u` is within half a step of the levels' range, else 0."""
     low, high = start - step / 2, start + (count - 0.5) * step
     return inside_range(grad, u, low, high) if isinstance(count, int) else grad * ((u > low) & (u < high))
 
 
-def _log_odds(
+def log_odds(
     location: Tensor, scale: Tensor, spread: Tensor, start: Any, step: Any, count: Any
 ) -> tuple[Tensor, Tensor]:
     """Return the code below each location, and the log-odds `a` of the one above it, -80 where there is one level."""
@@ -149,7 +149,7 @@ def two_nearest_entropies(location: Tensor, scales: Tensor, spread: Tensor, grid
         grids: the grids of every rung.
     """
     start, step, count = per_rung(grids, location)
-    _, a = _log_odds(location, scales, spread, start, step, count)
+    _, a = log_odds(location, scales, spread, start, step, count)
     return (F.softplus(a) - a * torch.sigmoid(a)).expand(len(grids), *location.shape)
 
 
@@ -159,7 +159,7 @@ def two_nearest_means(location: Tensor, scales: Tensor, spread: Tensor, grids: S
     Args: as `two_nearest_entropies`. No gradient.
     """
     start, step, count = per_rung(grids, location)
-    code, a = _log_odds(location, scales, spread, start, step, count)
+    code, a = log_odds(location, scales, spread, start, step, count)
     return code.add_(a.sigmoid_()).mul_(step).add_(start).mul_(scales)
 
 

@@ -12,9 +12,7 @@ import torch
 from torch import Tensor
 
 from probq.codebooks.rounding.scales import hardware_scale
-from probq.codebooks.rounding.stochastic import LevelGradient, uniform
-
-CERTAIN = -80.0  # log-odds of the upper level where there is none
+from probq.codebooks.rounding.stochastic import LevelGradient, inside_levels, log_odds, uniform
 
 
 class Layout(NamedTuple):
@@ -48,10 +46,22 @@ class Layout(NamedTuple):
         """Return of `[B]` the number of each weight's rung, `[N]`."""
         return of_rung[rungs].index_select(0, self.owner)
 
+    def grid(self, rungs: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return start, step and count of each number's grid, `[N]` each."""
+        start, step, count = (self.each(field, rungs) for field in (self.start, self.step, self.levels))
+        return start, step, count
+
+    def scales(self, every: Tensor, rungs: list[int]) -> Tensor:
+        """Return of `[B, S]` the scale of each number on its weight's rung, `[N]`."""
+        return every.reshape(-1).index_select(0, self._places(rungs, every.shape[1]))
+
     def of_scales(self, gradient: Tensor, rungs: list[int], shape: torch.Size) -> Tensor:
         """Return the sum over what shares a scale, `[N]` to `[B, S]`."""
-        place = self.each(torch.arange(shape[0], device=gradient.device), rungs) * shape[1] + self.row
-        return torch.bincount(place, gradient, shape.numel()).reshape(shape).to(gradient.dtype)
+        return torch.bincount(self._places(rungs, shape[1]), gradient, shape.numel()).reshape(shape).to(gradient.dtype)
+
+    def _places(self, rungs: list[int], scales: int) -> Tensor:
+        """Return the place of each number's scale among all of `[B, S]`, `[N]`."""
+        return self.each(torch.arange(len(self.start), device=self.row.device), rungs) * scales + self.row
 
 
 class Drawn(NamedTuple):
@@ -104,17 +114,14 @@ class _DrawnVector(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         scales = hardware_scale(log2_scales, layout.multipliers).index_select(1, layout.row)
         spreads = spread.index_select(0, layout.owner)
-        step, count = layout.step.unsqueeze(1), layout.levels.unsqueeze(1)
-        t = location * (1 / (scales * step))
-        t -= layout.start.unsqueeze(1) / step
-        code = torch.minimum(t.floor().clamp_min_(0), (count - 2).clamp_min(0))
-        a = t.sub_(code).sub_(0.5).div_(spreads).masked_fill_(count == 1, CERTAIN)
+        start, step, count = (field.unsqueeze(1) for field in (layout.start, layout.step, layout.levels))
+        code, a = log_odds(location, scales, spreads, start, step, count)
         p = a.sigmoid()
         entropy = a.clamp_min(0) - torch.maximum(p, 1 - p).log_() - a * p
         entropies = layout.sums(entropy).T
         sizes = torch.tensor(layout.sizes, dtype=p.dtype, device=p.device).unsqueeze(1)
         divergences = sizes * layout.levels.log() - entropies
-        means = (code + p).mul_(step).add_(layout.start.unsqueeze(1)).mul_(scales)
+        means = (code + p).mul_(step).add_(start).mul_(scales)
         a, p, code, scale = (layout.chosen(every, rungs) for every in (a, p, code, scales))
         up = torch.lt(uniform(p), p).to(p.dtype)
         level = code.add_(up).mul_(layout.each(layout.step, rungs)).add_(layout.each(layout.start, rungs))
@@ -126,14 +133,14 @@ class _DrawnVector(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Any:
         location, spread, spreads, onehots, a, p, up, level, scale, means, divergences = ctx.saved_tensors
         (of_value, of_divergence), layout, rungs = grads, ctx.layout, ctx.rungs
-        step = layout.each(layout.step, rungs)
+        start, step, count = layout.grid(rungs)
         of_level, variance = of_value * scale, torch.addcmul(p, p, p, value=-1)
         of_draw = of_level * step * (variance if ctx.kind is LevelGradient.MEAN else (up - p).abs_().mul_(0.5))
         of_a = variance.mul_(a).mul_(of_divergence)
         of_spread = layout.sums((of_a + of_draw).mul_(a)) / -spread
         if ctx.kind is LevelGradient.STRAIGHT_THROUGH:
             of_location = of_a / (scale * spreads * step)
-            of_location += inside(of_level, location / scale, layout, rungs) / scale
+            of_location += inside_levels(of_level, location / scale, start, step, count) / scale
         else:
             of_location = of_a.add_(of_draw) / (scale * spreads * step)
         of_scale = of_value * level - of_location * location / scale
@@ -144,10 +151,3 @@ class _DrawnVector(torch.autograd.Function):
             taken = layout.sums(level * of_level).unsqueeze(1)
             of_onehot = torch.where(onehots > 0, taken, others)
         return of_location, of_log2, of_spread, of_onehot, divergences * of_divergence, None, None, None
-
-
-def inside(gradient: Tensor, u: Tensor, layout: Layout, rungs: list[int]) -> Tensor:
-    """Return the gradient where `u` is within half a step of the levels' range, else 0, `[N]`."""
-    low = layout.start - layout.step / 2
-    high = low + layout.step * layout.levels
-    return gradient * ((u > layout.each(low, rungs)) & (u < layout.each(high, rungs)))

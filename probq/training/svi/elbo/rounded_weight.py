@@ -1,4 +1,4 @@
-"""A weight is rounded to the nearest levels of a grid in few passes, with the straight-through gradients of a step."""
+"""Weights are rounded to the nearest levels of grids in few passes, with the straight-through gradients of a step."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from probq.codebooks import Grid
-from probq.codebooks.rounding.nearest import inside_range
+from probq.codebooks.rounding.nearest import BroadcastGrid, nearest_level
+from probq.codebooks.rounding.stochastic import inside_levels
 
 
-def rounded_weight(location: Tensor, scale: Tensor, grid: Grid) -> Tensor:
+def rounded_weight(location: Tensor, scale: Tensor, grid: Grid | BroadcastGrid) -> Tensor:
     """Return `scale * nearest(location / scale)`, ties up.
 
     Gradients: to the location straight-through within half a step of the levels' range, to the scale as in learned step
@@ -20,7 +21,7 @@ def rounded_weight(location: Tensor, scale: Tensor, grid: Grid) -> Tensor:
     Args:
         location: the real weight, any shape.
         scale: broadcastable to it.
-        grid: the levels.
+        grid: the levels, one grid for all numbers or one for each.
 
     Example:
         >>> from probq.codebooks import ternary
@@ -33,9 +34,9 @@ def rounded_weight(location: Tensor, scale: Tensor, grid: Grid) -> Tensor:
 
 class _RoundedWeight(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, location: Tensor, scale: Tensor, grid: Grid) -> Tensor:
+    def forward(ctx: Any, location: Tensor, scale: Tensor, grid: Grid | BroadcastGrid) -> Tensor:
         u = location / scale
-        level = grid.nearest(u)
+        level = nearest_level(u, grid)
         ctx.save_for_backward(u, scale, level)
         ctx.grid = grid
         return level * scale
@@ -43,7 +44,7 @@ class _RoundedWeight(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         (gradient,), (u, scale, level), grid = grads, ctx.saved_tensors, ctx.grid
-        through = inside_range(gradient, u, grid.start - grid.step / 2, grid.stop + grid.step / 2)
+        through = inside_levels(gradient, u, grid.start, grid.step, grid.count)
         of_scale = None
         if ctx.needs_input_grad[1]:
             of_scale = torch.addcmul(gradient * level, through, u, value=-1).sum_to_size(scale.shape)

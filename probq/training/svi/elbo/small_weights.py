@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from probq.codebooks import Grid
+from probq.codebooks.rounding.nearest import BroadcastGrid
+from probq.codebooks.rounding.scales import attach_scale_gradient, hardware_scale
 from probq.codebooks.rounding.stochastic import LevelGradient
 from probq.estimators import Estimator, SecondOrder, StraightThrough
 from probq.network.program.program import Program
 from probq.network.quantizers.weight import WeightQuantizer
 from probq.training.svi.elbo.drawn_vector import Drawn, Layout, drawn_vector
-from probq.training.svi.elbo.rounded_vector import rounded_vector
+from probq.training.svi.elbo.rounded_weight import rounded_weight
 from probq.training.svi.elbo.width_laws import DrawnWidths
 
 MOST = 8192  # numbers of a weight; above it the passes over the weight take longer than the calls that make them
@@ -54,7 +56,9 @@ class SmallWeights:
             log2_scales = torch.cat([z.log2_scale.reshape(len(z.ladder), -1) for z in group.quantizers], 1)
             rungs = [widths.rungs[name] for name in group.names]
             if self.q.rounding:
-                flat = rounded_vector(location, log2_scales, rungs, group.layout)
+                every = attach_scale_gradient(hardware_scale(log2_scales, group.layout.multipliers), log2_scales)
+                grids = BroadcastGrid(*group.layout.grid(rungs))
+                flat = rounded_weight(location, group.layout.scales(every, rungs), grids)
             else:
                 spread = torch.stack([z.log_spread for z in group.quantizers]).exp()
                 onehots, probs = (torch.stack([found[name] for name in group.names]) for found in widths[:2])
@@ -79,18 +83,18 @@ class SmallWeights:
             return False
         return all(len({type(e) for e in self._estimators(group)}) == 1 for group in self.groups)
 
-    def _gradient(self, group: Group) -> LevelGradient:
+    def _gradient(self, group: WeightGroup) -> LevelGradient:
         """Return the gradient of the levels; outside of training it is that of the law's own draws."""
         if not self.q.training:
             return LevelGradient.MEAN
         through = isinstance(self._estimators(group)[0], StraightThrough)
         return LevelGradient.STRAIGHT_THROUGH if through else LevelGradient.SECOND_ORDER
 
-    def _estimators(self, group: Group) -> list[Estimator]:
+    def _estimators(self, group: WeightGroup) -> list[Estimator]:
         return [quantizer.code_estimator(self.q.temperature) for quantizer in group.quantizers]
 
 
-class Group(NamedTuple):
+class WeightGroup(NamedTuple):
     """A group has weights with the same codebooks to choose from.
 
     Attributes:
@@ -110,9 +114,9 @@ def _usual(quantizer: WeightQuantizer) -> bool:
     return plain and not own and quantizer.chosen_estimator in (None, SecondOrder(), StraightThrough())
 
 
-def _group(q: Program, names: Sequence[str], grids: Sequence[Grid], multipliers: int) -> Group:
+def _group(q: Program, names: Sequence[str], grids: Sequence[Grid], multipliers: int) -> WeightGroup:
     quantizers = tuple(q.weights[name] for name in names)
-    return Group(tuple(names), quantizers, _layout(quantizers, grids, multipliers, q.device))
+    return WeightGroup(tuple(names), quantizers, _layout(quantizers, grids, multipliers, q.device))
 
 
 def _layout(

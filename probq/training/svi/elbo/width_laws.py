@@ -31,7 +31,7 @@ class DrawnWidths(NamedTuple):
     divergence: Tensor | None
 
 
-class Group(NamedTuple):
+class WidthGroup(NamedTuple):
     """A group has quantizers with one gate for the whole tensor, equally many rungs and one estimator.
 
     Attributes:
@@ -60,7 +60,10 @@ class WidthLaws:
 
     def __init__(self, q: Program) -> None:
         self.q, self._seen = q, _state(q)
-        self.groups, self.others, self.certain, self.fixed = [], [], {}, {}
+        self.groups: list[WidthGroup] = []
+        self.others: list[tuple[str, Quantizer, Widths]] = []
+        self.certain: dict[str, Tensor] = {}
+        self.fixed: dict[str, int] = {}
         found: dict[tuple[int, Estimator], list[str]] = {}
         for name, quantizer in q.named_sites():
             if not quantizer.free:
@@ -74,12 +77,7 @@ class WidthLaws:
         for (_, estimator), names in found.items():
             own = tuple(q.quantizer(name) for name in names)
             prior = torch.stack([quantizer.prior().logits.detach() for quantizer in own])
-            self.groups.append(Group(tuple(names), own, estimator, prior))
-
-    groups: list[Group]
-    others: list[tuple[str, Quantizer, Widths]]
-    certain: dict[str, Tensor]
-    fixed: dict[str, int]
+            self.groups.append(WidthGroup(tuple(names), own, estimator, prior))
 
     @property
     def stand(self) -> bool:
