@@ -19,16 +19,20 @@ IGNORED = -100  # the target that `torch.nn.functional.cross_entropy` leaves out
 class Classes(CategoricalLaw):
     """In this categorical law some targets are not observed, and classes may count differently.
 
-    `log_prob(y) = weight[y] * log softmax(logits)[y]`, and 0 where `y` is ignored.
+    `log_prob(y) = weight[y] * log softmax(logits)[y]`, and 0 where `y` is ignored; with smoothing it is mixed with the
+    mean of that over all classes.
 
     Args:
         logits: the logits of the classes, `[..., classes]`.
         weight: factor of each class `[classes]`, or None.
         ignore_index: the target that is not observed.
+        smoothing: share of the mean over all classes, 0 to 1.
     """
 
-    def __init__(self, logits: Tensor, weight: Tensor | None = None, ignore_index: int = IGNORED) -> None:
-        self.weight, self.ignore_index = weight, ignore_index
+    def __init__(
+        self, logits: Tensor, weight: Tensor | None = None, ignore_index: int = IGNORED, smoothing: float = 0.0
+    ) -> None:
+        self.weight, self.ignore_index, self.smoothing = weight, ignore_index, smoothing
         super().__init__(logits=logits)
 
     def observed(self, value: Tensor) -> Tensor:
@@ -44,6 +48,9 @@ class Classes(CategoricalLaw):
         log_prob = super().log_prob(value)
         if self.weight is not None:
             log_prob = log_prob * self.weight[value]
+        if self.smoothing:
+            every = self.logits if self.weight is None else self.logits * self.weight
+            log_prob = torch.lerp(log_prob, every.mean(-1), self.smoothing)
         return log_prob.masked_fill(ignored, 0.0)
 
 
@@ -64,14 +71,22 @@ class Categorical(NetworkLikelihood, nn.Module):
     `torch.nn.functional.cross_entropy(output, y, weight, ignore_index=..., reduction="sum")`. Weights of mean 1 over
     the targets leave the balance of data and prior as it is.
 
+    With `smoothing` it is `(1 - s) weight[y] log p[y] + s mean_k weight[k] log p[k]`, `p = softmax(output)`, in training
+    mode alone: losses on held-out data stay those of the targets. This is the mean of the log-probability over targets
+    that are drawn anew from all classes with probability `s`, so that the bound of a fit is the one of such data.
+
     Args:
         axis: of the output that runs over classes; 1 for `[N, C, H, W]` or `[N, C, T]`, -1 for `[N, T, C]`. None: the
             last one of outputs `[N, C]`; others need it said.
         weight: factor of each class `[classes]`, positive or 0.
         ignore_index: target that is not observed; neither loss nor accuracy count it.
+        smoothing: share `s` of all classes in each target, 0 or more and below 1; 0.1 is usual.
 
     Raises:
-        ProbqError: if the weights are not numbers of 0 or more.
+        ProbqError: if the weights are not numbers of 0 or more, or the smoothing is no share.
+
+    Source of the smoothing: C. Szegedy, V. Vanhoucke, S. Ioffe, J. Shlens, Z. Wojna, 2016, "Rethinking the Inception
+    Architecture for Computer Vision".
 
     Example:
         >>> law = Categorical(axis=1, ignore_index=255)(torch.zeros(2, 3, 4))
@@ -82,14 +97,20 @@ class Categorical(NetworkLikelihood, nn.Module):
     weight: Tensor | None
 
     def __init__(
-        self, axis: int | None = None, weight: Tensor | Sequence[float] | None = None, ignore_index: int = IGNORED
+        self,
+        axis: int | None = None,
+        weight: Tensor | Sequence[float] | None = None,
+        ignore_index: int = IGNORED,
+        smoothing: float = 0.0,
     ) -> None:
         super().__init__()
         if axis is not None and (type(axis) is not int or axis == 0):
             raise ProbqError(f"axis is that of the classes, such as 1 or -1 (axis 0 runs over examples), not {axis!r}")
         if type(ignore_index) is not int:
             raise ProbqError(f"ignore_index is the integer that marks a target to leave out, not {ignore_index!r}")
-        self.axis, self.ignore_index = axis, ignore_index
+        if isinstance(smoothing, bool) or not isinstance(smoothing, int | float) or not 0 <= smoothing < 1:
+            raise ProbqError(f"smoothing is the share of all classes in a target, 0 to below 1, not {smoothing!r}")
+        self.axis, self.ignore_index, self.smoothing = axis, ignore_index, float(smoothing)
         self.register_buffer("weight", None if weight is None else _weight(weight))
 
     def forward(self, output: Tensor) -> Distribution:
@@ -111,11 +132,12 @@ class Categorical(NetworkLikelihood, nn.Module):
                 f"Categorical(weight=...) has {len(self.weight)} numbers for outputs of {logits.shape[-1]} classes; "
                 "give one for each class"
             )
-        return Classes(logits, self.weight, self.ignore_index)
+        return Classes(logits, self.weight, self.ignore_index, self.smoothing if self.training else 0.0)
 
     def extra_repr(self) -> str:
         """Return the options."""
-        return f"axis={self.axis}, weight={self.weight}, ignore_index={self.ignore_index}"
+        smoothing = f", smoothing={self.smoothing}" if self.smoothing else ""
+        return f"axis={self.axis}, weight={self.weight}, ignore_index={self.ignore_index}{smoothing}"
 
     def metadata(self) -> dict[str, Any]:
         """Return the axis of the classes."""
@@ -124,11 +146,12 @@ class Categorical(NetworkLikelihood, nn.Module):
     def identity(self) -> Any:
         """Return all options, for none is learned."""
         weight = None if self.weight is None else self.weight.tolist()
-        return Categorical, self.axis, self.ignore_index, weight
+        return Categorical, self.axis, self.ignore_index, weight, self.smoothing
 
     def to_entry(self) -> dict[str, Any]:
         """Return the options; weights are a tensor of the state."""
-        return {"kind": "categorical", "axis": self.axis, "ignore_index": self.ignore_index}
+        entry = {"kind": "categorical", "axis": self.axis, "ignore_index": self.ignore_index}
+        return entry | ({"smoothing": self.smoothing} if self.smoothing else {})
 
 
 def _weight(weight: Any) -> Tensor:

@@ -34,5 +34,5 @@ def from_entry(entry: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Likel
     if entry["kind"] == "normal":
         return Normal(None if entry["learned"] else entry["sd"])
     if "axis" in entry:
-        return Categorical(entry["axis"], tensors.get("weight"), entry["ignore_index"])
+        return Categorical(entry["axis"], tensors.get("weight"), entry["ignore_index"], entry.get("smoothing", 0.0))
     return categorical if entry["kind"] == "categorical" else None

@@ -128,11 +128,49 @@ def test_where_nothing_is_observed_there_is_no_accuracy() -> None:
 
 
 def test_a_file_keeps_the_options(tmp_path: Path) -> None:
-    for likelihood in (Categorical(1, [1.0, 2.0, 0.5], 255), Categorical(-2), categorical):
+    for likelihood in (
+        Categorical(1, [1.0, 2.0, 0.5], 255),
+        Categorical(-2),
+        Categorical(1, smoothing=0.1),
+        categorical,
+    ):
         q = probq.quantize(nn.Conv2d(2, C, 1), torch.rand(N, 2, 4, 5), likelihood=likelihood)
         q.save(tmp_path / "q")
         again = probq.load(tmp_path / "q", nn.Conv2d(2, C, 1)).likelihood
         assert repr(again) == repr(likelihood)
+
+
+@pytest.mark.parametrize("weight", [None, [0.5, 2.0, 1.0]])
+def test_smoothed_targets_are_those_of_cross_entropy_in_training_alone(weight: list[float] | None) -> None:
+    generator = torch.Generator().manual_seed(2)
+    output = torch.randn(N, C, 7, generator=generator, dtype=torch.float64, requires_grad=True)
+    y = torch.randint(C, (N, 7), generator=generator)
+    y[1] = 255
+    likelihood = Categorical(1, weight, 255, smoothing=0.2)
+    tensor = None if weight is None else torch.tensor(weight, dtype=torch.float64)
+    likelihood.weight = tensor
+    for training, smoothing in ((True, 0.2), (False, 0.0)):
+        loss = -likelihood.train(training)(output).log_prob(y).sum()
+        other = F.cross_entropy(output, y, tensor, ignore_index=255, reduction="sum", label_smoothing=smoothing)
+        torch.testing.assert_close(loss, other)
+        torch.testing.assert_close(torch.autograd.grad(loss, output), torch.autograd.grad(other, output))
+
+
+def test_smoothing_is_the_mean_over_targets_that_are_drawn_anew() -> None:
+    output, y, share = torch.tensor([[0.3, -1.0, 2.0]], dtype=torch.float64), torch.tensor([1]), 0.3
+    odds = F.one_hot(y, C) * (1 - share) + share / C  # of each class to be drawn in the place of y
+    plain = torch.stack([categorical(output).log_prob(torch.tensor([k])) for k in range(C)], 1)
+    torch.testing.assert_close(Categorical(smoothing=share)(output).log_prob(y), (odds * plain).sum(1))
+
+
+def test_a_fit_of_smoothed_targets_validates_by_the_targets_themselves() -> None:
+    q, x, y, _ = case("rows")
+    history = probq.fit(
+        q, [(x, y)], epochs=2, validation=[(x, y)], progress=False, likelihood=Categorical(smoothing=0.3), seed=0
+    )
+    loss = F.cross_entropy(q(x).detach(), y, reduction="sum") / N
+    assert history.validation[-1]["loss"] == pytest.approx(float(loss))
+    assert float(q.train().law(q(x)).log_prob(y).sum() / -N) > float(loss) + 1e-3
 
 
 def test_chains_of_other_options_are_not_compared() -> None:
@@ -171,6 +209,7 @@ def test_an_ensemble_knows_the_axis_of_its_classes(tmp_path: Path) -> None:
         (lambda: Categorical(weight=[1.0, -1.0]), "0 or more"),
         (lambda: Categorical(weight="heavy"), "a list of numbers"),
         (lambda: Categorical(ignore_index=1.5), "ignore_index is the integer"),
+        (lambda: Categorical(smoothing=1), "0 to below 1, not 1"),
         (lambda: Categorical(axis=2)(torch.zeros(2, 3)), "axis 2 of the output"),
         (lambda: Categorical(weight=[1.0])(torch.zeros(2, 3)), "1 numbers for outputs of 3 classes"),
     ],
