@@ -71,9 +71,10 @@ class Categorical(NetworkLikelihood, nn.Module):
     `torch.nn.functional.cross_entropy(output, y, weight, ignore_index=..., reduction="sum")`. Weights of mean 1 over
     the targets leave the balance of data and prior as it is.
 
-    With `smoothing` it is `(1 - s) weight[y] log p[y] + s mean_k weight[k] log p[k]`, `p = softmax(output)`, in training
-    mode alone: losses on held-out data stay those of the targets. This is the mean of the log-probability over targets
-    that are drawn anew from all classes with probability `s`, so that the bound of a fit is the one of such data.
+    With `smoothing` it is `(1 - s) weight[y] log p[y] + s mean_k weight[k] log p[k]`, `p = softmax(output)`, in
+    training mode alone: losses on held-out data stay those of the targets. This is the mean of the log-probability over
+    targets that are drawn anew from all classes with probability `s`, so that the bound of a fit is the one of such
+    data.
 
     Args:
         axis: of the output that runs over classes; 1 for `[N, C, H, W]` or `[N, C, T]`, -1 for `[N, T, C]`. None: the
