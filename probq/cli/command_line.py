@@ -119,7 +119,7 @@ def integer_text(path: Path) -> str:
         f"integer model of {len(model.nodes)} operations, {len(layers)} of them layers; {_size(path)}",
         f"versions: {_versions(model.metadata.get('versions'))}",
         f"weights and biases: {sum(node.bits for node in model.nodes):,} bits",
-        f"output: integers of operation {model.output}, each worth {model.output_scale:g}",
+        *(f"{one.name}: integers of operation {one.node}, each worth {one.scale:g}" for one in model.outputs),
         _cost_text(model.metadata),
         "",
     ]

@@ -15,7 +15,8 @@ import numpy as np
 from probq.cli.arguments import count, seed
 from probq.export.targets import TARGETS
 from probq.export.verification import Report, verify_parts
-from probq.integer import IntegerModel
+from probq.integer import IntegerModel, Node
+from probq.integer.ports.inputs import argument_of, put_together_call
 from probq.utils.errors import ProbqError, printable
 from probq.utils.paths import checked_path
 
@@ -113,7 +114,8 @@ def _write_test(model: IntegerModel, header: Path, number: int) -> str:
     """Write the test program of a C header; return a line about it."""
     from probq.export import c
 
-    vectors = min(VECTORS, max(2, VECTOR_ELEMENTS // max(1, math.prod(model.input.attributes["shape"]))))
+    elements = sum(math.prod(node.attributes["shape"]) for node in model.inputs)
+    vectors = min(VECTORS, max(2, VECTOR_ELEMENTS // max(1, elements)))
     (x,) = inputs(model, vectors, number, vectors)
     path = header.with_name(f"{header.stem}_test.c")
     c.write_test(model, path, model.quantize_input(x), header.name)
@@ -126,22 +128,32 @@ def size(path: Path) -> int:
     return sum(file.stat().st_size for file in files)
 
 
-def inputs(model: IntegerModel, number: int, seed: int, step: int) -> Iterator[np.ndarray]:
-    """Yield real inputs (or indices) in parts `[step, ...]`.
+def inputs(model: IntegerModel, number: int, seed: int, step: int) -> Iterator[Any]:
+    """Yield what the model is called with, real inputs (or indices), in parts `[step, ...]`.
 
     They are the lowest, the highest, then uniform ones over the input's levels.
 
-    They are exact multiples of the input's scale, so that every integer that may enter the model is as likely.
+    They are exact multiples of the input's scale, so that every integer that may enter the model is as likely. Where
+    several input nodes read one argument, it is the first one's.
     """
-    spec, generator = model.input.attributes, np.random.default_rng(seed)
+    generator = np.random.default_rng(seed)
+    readers = {argument_of(node): node for node in reversed(model.inputs)}
+    for start in range(0, number, step):
+        count = min(step, number - start)
+        drawn = {name: _drawn(node, count, start == 0, generator) for name, node in sorted(readers.items())}
+        yield put_together_call(model.arguments, drawn)
+
+
+def _drawn(node: Node, count: int, ends: bool, generator: np.random.Generator) -> np.ndarray:
+    """Return inputs of one node; with its ends first."""
+    spec = node.attributes
     index = spec.get("index")
     low, high = (0, spec["count"] - 1) if index else (spec["lo"], spec["hi"])
-    for start in range(0, number, step):
-        codes = generator.integers(low, high, (min(step, number - start), *spec["shape"]), endpoint=True)
-        if start == 0:
-            codes[0] = low
-            codes[1:2] = high
-        yield codes if index else (spec.get("start", 0) + spec.get("step", 1) * codes) * spec["scale"]
+    codes = generator.integers(low, high, (count, *spec["shape"]), endpoint=True)
+    if ends:
+        codes[0] = low
+        codes[1:2] = high
+    return codes if index else np.asarray((spec.get("start", 0) + spec.get("step", 1) * codes) * spec["scale"])
 
 
 def compared(model: IntegerModel, path: Path, number: int, seed: int) -> Report:

@@ -10,14 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-import numpy as np
-
 from probq.export.common.artifact_folder import target_of
 from probq.integer import IntegerModel
 from probq.utils.errors import ProbqError, sentence
 from probq.utils.optional_import import require
 
-Computation = Callable[[Any], np.ndarray]  # integers of inputs to integers of outputs, the batch first
+Computation = Callable[[Any], Any]  # integers of inputs to integers of outputs, the batch first
 
 
 @dataclass(frozen=True)

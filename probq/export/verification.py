@@ -1,7 +1,7 @@
 """This module runs what an exporter wrote, and compares every integer with the model's own."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 from probq.export.common.model_argument import require_model
 from probq.export.targets import recognize
 from probq.integer import IntegerModel
+from probq.integer.ports.outputs import by_name
 from probq.utils.errors import ProbqError
 from probq.utils.paths import checked_path
 
@@ -22,7 +23,7 @@ class Report:
     Attributes:
         target: "onnx", "qonnx", "c", "memory", "verilog" or "hls".
         compared: inputs.
-        differing: inputs for which any integer of the output differs.
+        differing: inputs for which any integer of any output differs.
         seconds: that the artefact took for all inputs, loading or compiling it included.
     """
 
@@ -79,26 +80,26 @@ def verify_parts(
         seconds = time.perf_counter() - start
         for x in parts:
             integers = model.quantize_input(x)
-            expected = model.run(integers)
+            expected = list(by_name(model.output, model.run(integers)).values())
             start = time.perf_counter()
             found = compute(integers)
             seconds += time.perf_counter() - start
             differing += _differing(found, expected, path)
-            compared += len(expected)
+            compared += len(expected[0])
             if done is not None:
-                done(len(expected))
+                done(len(expected[0]))
     return Report(target.module, compared, differing, seconds)
 
 
-def _differing(found: np.ndarray, expected: np.ndarray, path: str | PathLike[str]) -> int:
-    """Return how many outputs differ.
+def _differing(found: Any, expected: Sequence[np.ndarray], path: str | PathLike[str]) -> int:
+    """Return for how many inputs any integer of any output differs.
 
     Raises:
-        ProbqError: they have another shape.
+        ProbqError: there are other outputs, or some have another shape.
     """
-    if found.shape != expected.shape:
-        raise ProbqError(
-            f"{path} gives outputs of shape {list(found.shape)}, the model {list(expected.shape)}; "
-            "it was written from another model"
-        )
-    return int((found != expected).any(axis=tuple(range(1, expected.ndim))).sum())
+    arrays = list(found) if isinstance(found, tuple) else [found]
+    if [array.shape for array in arrays] != [own.shape for own in expected]:
+        shapes, own = (" and ".join(str(list(one.shape)) for one in each) for each in (arrays, expected))
+        raise ProbqError(f"{path} gives outputs of shape {shapes}, the model {own}; it was written from another model")
+    wrong = [(a != b).any(axis=tuple(range(1, b.ndim))) for a, b in zip(arrays, expected, strict=True)]
+    return int(np.logical_or.reduce(wrong).sum())

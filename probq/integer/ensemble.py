@@ -14,6 +14,7 @@ from probq.evaluation.metrics import uncertainty
 from probq.evaluation.metrics.uncertainty import Uncertainty
 from probq.integer.model import IntegerModel
 from probq.integer.node import metadata_copy
+from probq.integer.ports.outputs import by_name, put_together
 from probq.utils.atomic_write import temporary_name
 from probq.utils.errors import ProbqError
 from probq.utils.paths import checked_path, reason, target_path
@@ -42,7 +43,7 @@ class Ensemble:
         self.models = tuple(models)
         if not self.models or not all(isinstance(model, IntegerModel) for model in self.models):
             raise ProbqError("an ensemble takes at least one IntegerModel, and nothing else")
-        shapes = [model.input.attributes["shape"] for model in self.models]
+        shapes = [_shapes_of(model) for model in self.models]
         if any(shape != shapes[0] for shape in shapes):
             raise ProbqError(f"the members take inputs of different shapes: {shapes}; they must be of one network")
         if noise is not None and (type(noise) not in (int, float) or not 0 <= noise < 2**1024):
@@ -53,22 +54,39 @@ class Ensemble:
     def __len__(self) -> int:
         return len(self.models)
 
-    def __call__(self, x: Any) -> np.ndarray:
+    def __call__(self, x: Any) -> Any:
         """Return the members' outputs in integers, each in units of its `output_scale`, int64 `[members, batch, ...]`.
+
+        Where the network returns several tensors, so does the ensemble, built alike.
 
         Raises:
             ProbqError: as `IntegerModel`; or the members' outputs have different shapes.
         """
-        outputs = [model(x) for model in self.models]
-        if any(output.shape != outputs[0].shape for output in outputs):
-            raise ProbqError("the members' outputs have different shapes; they must be of one network")
-        return np.stack(outputs)
+        return self._stacked([model(x) for model in self.models])
 
-    def outputs(self, x: Any) -> np.ndarray:
+    def outputs(self, x: Any) -> Any:
         """Return the members' outputs as real numbers, float64 `[members, batch, ...]`."""
-        integers = self(x)
-        scales = np.array([model.output_scale for model in self.models])
-        return np.asarray(integers * scales.reshape(-1, *[1] * (integers.ndim - 1)))
+        return self._stacked([model.real_output(model(x)) for model in self.models])
+
+    def _stacked(self, values: list[Any]) -> Any:
+        """Return what the members gave, stacked."""
+        found = [list(by_name(model.output, one).values()) for model, one in zip(self.models, values, strict=True)]
+        if any([a.shape for a in each] != [a.shape for a in found[0]] for each in found):
+            raise ProbqError("the members' outputs have different shapes; they must be of one network")
+        names = [output.node for output in self.models[0].outputs]
+        stacked = {name: np.stack(each) for name, each in zip(names, zip(*found, strict=True), strict=True)}
+        return put_together(self.models[0].output, stacked)
+
+    def _only(self, x: Any) -> np.ndarray:
+        """Return the outputs of members that give one tensor."""
+        outputs = self.outputs(x)
+        if not isinstance(outputs, np.ndarray):
+            names = ", ".join(output.name for output in self.models[0].outputs)
+            raise ProbqError(
+                f"the members have several outputs, {names}; take the one of outputs(x) that is meant, and "
+                "probq.uncertainty.classification or regression of it"
+            )
+        return outputs
 
     def classes(self, x: Any, axis: int | None = None) -> Uncertainty:
         """Return the averaged probabilities `[batch, ..., classes]`, and the parts of their uncertainty in nats.
@@ -85,7 +103,7 @@ class Ensemble:
         """
         if self.noise is not None:
             raise ProbqError("this ensemble predicts real numbers, not classes; call numbers(x)")
-        outputs, axis = self.outputs(x), self.metadata.get("class axis", -1) if axis is None else axis
+        outputs, axis = self._only(x), self.metadata.get("class axis", -1) if axis is None else axis
         own = outputs.ndim - 1  # axes of a member's output
         if type(axis) is not int or not -own < axis < own or axis == 0:
             raise ProbqError(f"axis is that of the classes in outputs of {own} axes, such as 1 or -1, not {axis!r:.80}")
@@ -99,7 +117,7 @@ class Ensemble:
         """
         if self.noise is None:
             raise ProbqError("this ensemble predicts classes, not numbers (its noise is None); call classes(x)")
-        return uncertainty.regression(self.outputs(x), self.noise)
+        return uncertainty.regression(self._only(x), self.noise)
 
     def save(self, folder: str | PathLike[str]) -> None:
         """Write a new folder: a safetensors file for each member, and `ensemble.json` with their SHA-256.
@@ -148,6 +166,12 @@ class Ensemble:
     def __repr__(self) -> str:
         bits = sum(node.bits for model in self.models for node in model.nodes)
         return f"Ensemble({len(self)} models, {bits:,} parameter bits in all)"
+
+
+def _shapes_of(model: IntegerModel) -> Any:
+    """Return the shape of a model's input, of each one by its name where there are several."""
+    shapes = {node.name: node.attributes["shape"] for node in model.inputs}
+    return shapes if len(shapes) > 1 else next(iter(shapes.values()))
 
 
 def _of_file(folder: Path, k: int) -> str:

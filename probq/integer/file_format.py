@@ -18,6 +18,7 @@ import numpy as np
 
 from probq.integer.node import Node
 from probq.integer.packing import LARGEST_LEVEL, MOST_ELEMENTS, Levels, Packing, bits_of, pack, unpack
+from probq.integer.ports.entries import OPTIONAL
 from probq.integer.sizes import check_count
 from probq.utils.atomic_write import replace_atomically
 from probq.utils.errors import ProbqError
@@ -34,9 +35,16 @@ HASH_KEY = f"{KEY}.sha256"
 MOST_HEADER = 100_000_000  # bytes; safetensors reads no more
 FREE_ELEMENTS, PER_BIT = 2**24, 8  # a file may always unpack to so many integers, and to so many more for each bit
 
-Fields = Mapping[str, type]
+Fields = Mapping[str, Any]
 _TOP: Fields = MappingProxyType(
-    {"format": str, "version": int, "nodes": list, "output": str, "output_scale": float, "metadata": dict}
+    {
+        "format": str,
+        "version": int,
+        "nodes": list,
+        "output": (str, dict),
+        "output_scale": (float, dict),
+        "metadata": dict,
+    }
 )
 _NODE: Fields = MappingProxyType(
     {"name": str, "op": str, "inputs": list, "attributes": dict, "bound": int, "tensors": dict}
@@ -50,9 +58,14 @@ Tensors = tuple[dict[str, np.ndarray], dict[str, Packing]]
 
 
 def describe(
-    nodes: Iterable[Node], output: str, output_scale: float, metadata: dict[str, Any]
+    nodes: Iterable[Node], ports: Mapping[str, Any], metadata: dict[str, Any]
 ) -> tuple[str, dict[str, np.ndarray]]:
     """Return the manifest of a model and the blobs it refers to, by key; equal models give equal text.
+
+    Args:
+        nodes: those of the model.
+        ports: entries of its inputs and outputs.
+        metadata: free information.
 
     Raises:
         ProbqError: a tensor's value is not a level of its codebook.
@@ -71,8 +84,7 @@ def describe(
         entries.append(entry)
     if elements > _allowance(blobs):
         raise ProbqError(f"{elements} integers of so few bits could not be loaded again; remove pruned channels first")
-    top = {"format": FORMAT.name, "version": FORMAT.version, "nodes": entries, "output": output}
-    top |= {"output_scale": output_scale, "metadata": metadata}
+    top = {"format": FORMAT.name, "version": FORMAT.version, "nodes": entries, "metadata": metadata, **ports}
     return manifest_text(top, allow_nan=False), blobs
 
 
@@ -136,7 +148,7 @@ def read(path: str | PathLike[str]) -> tuple[dict[str, Any], list[Tensors]]:
         nodes, tensors = zip(*_nodes(manifest["nodes"], blobs), strict=True) if manifest["nodes"] else ((), ())
     if blobs:
         raise ProbqError(f"{path} holds {min(blobs)!r:.80}, which its manifest does not mention; save the model again")
-    kept = {name: manifest[name] for name in ("output", "output_scale", "metadata")}
+    kept = {name: manifest[name] for name in manifest if name not in ("format", "version")}
     return kept | {"nodes": list(nodes)}, list(tensors)
 
 
@@ -145,7 +157,7 @@ def _manifest(metadata: Mapping[str, str]) -> dict[str, Any]:
     manifest = FORMAT.manifest(metadata, parse_constant=_refuse)
     if hashlib.sha256(metadata[KEY].encode()).hexdigest() != metadata.get(HASH_KEY):
         raise ProbqError("its manifest does not have the recorded SHA-256: it was edited or damaged; save it again")
-    _check(manifest, _TOP, "the manifest")
+    _check({name: value for name, value in manifest.items() if name not in OPTIONAL}, _TOP, "the manifest")
     return manifest
 
 
@@ -171,7 +183,8 @@ def _check(entry: Any, fields: Fields, where: str) -> None:
     for name, kind in fields.items():
         right = isinstance(entry[name], kind) and (kind is not int or type(entry[name]) is int)
         if not right:
-            raise ProbqError(f"{where}: {name} must be of type {kind.__name__}, not {entry[name]!r:.80}")
+            named = kind[0] if isinstance(kind, tuple) else kind
+            raise ProbqError(f"{where}: {name} must be of type {named.__name__}, not {entry[name]!r:.80}")
 
 
 def _nodes(entries: list[Any], blobs: dict[str, np.ndarray]) -> Iterable[tuple[dict[str, Any], Tensors]]:

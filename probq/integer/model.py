@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike
 from typing import Any
 
@@ -12,36 +12,35 @@ from probq.integer import file_format
 from probq.integer.interpreter import as_array, evaluate, quantize
 from probq.integer.node import Node, metadata_copy
 from probq.integer.operations import LAYERS
+from probq.integer.ports.entries import ports_from_entry, ports_to_entry
+from probq.integer.ports.inputs import check_arguments, given_inputs, joined_inputs, parts_of_batch, split_inputs
+from probq.integer.ports.outputs import Output, by_name, checked_scales, outputs_of, put_together
 from probq.integer.ranges import Range, ranges
 from probq.integer.shapes import Shape, shape_of
 from probq.integer.sizes import check_count, check_sizes
 from probq.utils.errors import ProbqError
-
-CHUNK = 2**20  # elements of any value interpreted at once
-
-
-def _chunks(x: np.ndarray, largest: int) -> list[np.ndarray]:
-    """Return the parts of a batch, at least one.
-
-    Each is such that a value of `largest` elements for one example has about CHUNK in all.
-    """
-    size = max(1, CHUNK // max(1, largest))
-    return [x[start : start + size] for start in range(0, max(1, len(x)), size)] if x.ndim else [x]
+from probq.utils.structures.walk import Structure, leaves
 
 
 class IntegerModel:
     """An integer model is a network with one exact meaning; its real output is `model(x) * model.output_scale`.
 
+    Where the network returns several tensors, `output` is the tuple, list, dictionary or named tuple of the names of
+    their nodes, and results and `output_scale` are built alike; `real_output` multiplies them. Where several input
+    nodes read what it is called with, integers are a dictionary by their names.
+
     Args:
-        nodes: operations in an order in which each comes after its inputs; one of them is the input.
-        output: name of the node whose value is the result.
-        output_scale: positive real value of one unit of the output.
+        nodes: operations in an order in which each comes after its inputs; one of them, or more, are inputs.
+        output: name of the node whose value is the result, or a structure of names; None and numbers in it stay.
+        output_scale: positive real value of one unit of the output, for each where there are several.
         metadata: free JSON-able information, as widths, cost and versions.
+        arguments: how the inputs are given: a tuple of the network's arguments, or a dictionary by keyword, of names
+            that input nodes have, or have as `argument`, where several read one; by default the input itself.
 
     Raises:
-        ProbqError: names repeat, an input is not an earlier node, there is not exactly one input node, shapes do not
-            fit, one example takes memory or work out of proportion to the parameters, or an integer may leave exact
-            arithmetic.
+        ProbqError: names repeat, an input is not an earlier node, there is no input node, or several without
+            `arguments`, shapes do not fit, one example takes memory or work out of proportion to the parameters, or an
+            integer may leave exact arithmetic.
 
     Attributes:
         ranges: what every node's value may reach, and its shape, by name.
@@ -54,20 +53,23 @@ class IntegerModel:
     """
 
     def __init__(
-        self, nodes: Sequence[Node], output: str, output_scale: float, metadata: Mapping[str, Any] | None = None
+        self,
+        nodes: Sequence[Node],
+        output: Structure,
+        output_scale: Structure,
+        metadata: Mapping[str, Any] | None = None,
+        arguments: Structure = None,
     ) -> None:
         self.nodes = tuple(nodes)
-        self.output = output
+        self.output, self.arguments = output, arguments
         self.metadata = metadata_copy(metadata)
-        if type(output_scale) not in (int, float) or not 0 < output_scale < 2**1024:
-            raise ProbqError(f"output_scale must be a positive finite float, not {output_scale!r:.80}")
-        self.output_scale = float(output_scale)
+        self.output_scale = checked_scales(output, output_scale)
         check_count(self.nodes)
         self._check_graph()
         shapes: dict[str, Shape] = {}
         for node in self.nodes:
             shapes[node.name] = shape_of(node, [shapes[name] for name in node.inputs])
-        check_sizes(self.nodes, shapes)
+        check_sizes(self.nodes, shapes, {output.node for output in self.outputs})
         self.ranges: Mapping[str, Range] = ranges(self.nodes, shapes)
         self._largest = max(math.prod(shape) for shape in shapes.values())
 
@@ -80,68 +82,111 @@ class IntegerModel:
                 if name not in earlier:
                     raise ProbqError(f"node {node.name} takes {name!r:.80}, which is not an earlier node")
             earlier.add(node.name)
-        if self.output not in earlier:
-            raise ProbqError(f"the output {self.output!r:.80} is not a node")
-        count = sum(node.op == "input" for node in self.nodes)
-        if count != 1:
-            raise ProbqError(f"a model has exactly one input node, not {count}")
+        for name in leaves(self.output):
+            if isinstance(name, str) and name not in earlier:
+                raise ProbqError(f"the output {name!r:.80} is not a node")
+        check_arguments(self.inputs, self.arguments)
+
+    @property
+    def inputs(self) -> tuple[Node, ...]:
+        """Return the nodes with operation `input`."""
+        return tuple(node for node in self.nodes if node.op == "input")
 
     @property
     def input(self) -> Node:
-        """Return the node with operation `input`."""
-        return next(node for node in self.nodes if node.op == "input")
+        """Return the node with operation `input`.
 
-    def quantize_input(self, x: Any) -> np.ndarray:
+        Raises:
+            ProbqError: there are several, which `inputs` holds.
+        """
+        if len(self.inputs) > 1:
+            names = ", ".join(node.name for node in self.inputs)
+            raise ProbqError(f"the model has {len(self.inputs)} inputs, {names}; take those of model.inputs")
+        return self.inputs[0]
+
+    @property
+    def outputs(self) -> tuple[Output, ...]:
+        """Return the outputs in order, each with a name, that of its node, and its scale."""
+        return outputs_of(self.output, self.output_scale)
+
+    def quantize_input(self, x: Any) -> Any:
         """Return the integers that enter the first layer, `clip(floor(x / scale + 1/2), lo, hi)`, int64 `[batch, ...]`.
+
+        Where there are several inputs, the result is a dictionary of them by the names of their nodes.
+
+        Args:
+            x: as `__call__` takes it.
 
         Raises:
             ProbqError: the shape is wrong, or values are not finite, not real numbers or not valid indices.
         """
-        return quantize(self.input, x)
+        if self.arguments is None:
+            return quantize(self.input, x)
+        return joined_inputs(self.inputs, self._quantized(self._given(x)))
 
-    def __call__(self, x: Any) -> np.ndarray:
+    def _quantized(self, given: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        return {node.name: quantize(node, given[node.name]) for node in self.inputs}
+
+    def _given(self, x: Any) -> dict[str, np.ndarray]:
+        """Return what each input node reads of what the model was called with."""
+        return {name: as_array(one) for name, one in given_inputs(self.inputs, self.arguments, x).items()}
+
+    def __call__(self, x: Any) -> Any:
         """Return the output for a batch of real inputs (or indices), int64 `[batch, ...]`, in units of `output_scale`.
 
         Args:
-            x: a numpy array or anything that numpy can read, as a torch tensor on the CPU.
+            x: a numpy array or anything that numpy can read, as a torch tensor on the CPU; where the model has
+                `arguments`, what is built like them.
 
         Raises:
             ProbqError: as `quantize_input`; or an operation does not fit its values, or would not be exact.
         """
-        x = as_array(x)
-        return np.concatenate([self._output(self.quantize_input(part)) for part in _chunks(x, self._largest)])
+        return self._in_parts(self._given(x), self._quantized)
 
-    def run(self, integers: Any) -> np.ndarray:
+    def run(self, integers: Any) -> Any:
         """Return the output for integers that `quantize_input` gave, int64 `[batch, ...]`.
 
         Raises:
             ProbqError: as `__call__`; or the integers leave the input's range.
         """
-        integers = evaluate(self.input, np.asarray(integers))
-        return np.concatenate([self._output(part) for part in _chunks(integers, self._largest)])
+        by_name = split_inputs(self.inputs, integers)
+        checked = {node.name: evaluate(node, by_name[node.name]) for node in self.inputs}
+        return self._in_parts(checked, dict)
 
-    def _output(self, integers: np.ndarray) -> np.ndarray:
+    def real_output(self, integers: Any) -> Any:
+        """Return what `run` gave as real numbers, each times its scale, float64 `[batch, ...]`, built alike."""
+        found = by_name(self.output, integers)
+        real = {output.node: found[output.name] * output.scale for output in self.outputs}
+        return put_together(self.output, real)
+
+    def _in_parts(self, x: Mapping[str, np.ndarray], integers_of: Callable[[Any], dict[str, np.ndarray]]) -> Any:
+        found = [self._outputs(integers_of(part)) for part in parts_of_batch(x, self._largest)]
+        return put_together(self.output, {name: np.concatenate([part[name] for part in found]) for name in found[0]})
+
+    def _outputs(self, integers: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         last = {name: k for k, node in enumerate(self.nodes) for name in (*node.inputs, node.name)}
-        last[self.output] = len(self.nodes)
+        kept = {output.node for output in self.outputs}
         done: dict[int, list[str]] = {}
-        for name, k in last.items():
-            done.setdefault(k, []).append(name)
+        for name in last.keys() - kept:
+            done.setdefault(last[name], []).append(name)
         values: dict[str, np.ndarray] = {}
         for k, (name, value) in enumerate(self._walk(integers, values)):
             values[name] = value
             for old in done.get(k, ()):
                 del values[old]
-        return values[self.output]
+        return values
 
-    def _walk(self, integers: np.ndarray, values: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+    def _walk(
+        self, integers: Mapping[str, np.ndarray], values: Mapping[str, np.ndarray]
+    ) -> Iterator[tuple[str, np.ndarray]]:
         for node in self.nodes:
-            inputs = [integers] if node.op == "input" else [values[name] for name in node.inputs]
+            inputs = [integers[node.name]] if node.op == "input" else [values[name] for name in node.inputs]
             yield node.name, evaluate(node, *inputs)
 
     def values(self, integers: Any) -> dict[str, np.ndarray]:
         """Return every node's output by name, int64 `[batch, ...]`, all held at once, for the tests of exporters."""
         values: dict[str, np.ndarray] = {}
-        for name, value in self._walk(np.asarray(integers), values):
+        for name, value in self._walk(split_inputs(self.inputs, integers), values):
             values[name] = value
         return values
 
@@ -168,12 +213,13 @@ class IntegerModel:
                 Node(**entry, tensors=arrays, packing=packing)
                 for entry, (arrays, packing) in zip(manifest.pop("nodes"), tensors, strict=True)
             ]
-            return cls(nodes, **manifest)
+            return cls(nodes, **ports_from_entry(manifest), metadata=manifest["metadata"])
         except ProbqError as error:
             raise ProbqError(f"{path} is not a valid integer model: {error}") from error
 
     def _content(self) -> tuple[str, dict[str, np.ndarray]]:
-        return file_format.describe(self.nodes, self.output, self.output_scale, self.metadata)
+        ports = ports_to_entry(self.output, self.output_scale, self.arguments)
+        return file_format.describe(self.nodes, ports, self.metadata)
 
     def sha256(self) -> str:
         """Return the hash of everything the file holds, in hexadecimal; a loaded model has that of the saved one."""

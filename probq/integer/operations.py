@@ -68,6 +68,7 @@ KINDS: Mapping[str, Callable[[Any], bool]] = MappingProxyType(
         "0 to 31": lambda value: type(value) is int and 0 <= value <= MOST_DIGITS,
         "true or false": lambda value: type(value) is bool,
         "a positive power of two": _is_power_of_two,
+        "a name": lambda value: isinstance(value, str),
         "a list of sizes": _all(_is_size),
         "a list of positive integers": _all(_is_positive),
         "a list of integers": _all(_is_integer),
@@ -95,7 +96,12 @@ _CONV = MappingProxyType(
     }
 )
 _EXPONENTIALS = MappingProxyType({"coarse": (1,), "fine": (1,)})
-_INDEX = Signature(0, {}, {"shape": "a list of sizes", "index": "true or false", "count": "a positive integer"})
+_INDEX = Signature(
+    0,
+    {},
+    {"shape": "a list of sizes", "index": "true or false", "count": "a positive integer", "argument": "a name"},
+    frozenset({"argument"}),
+)
 
 SIGNATURES: Mapping[str, Signature] = MappingProxyType(
     {
@@ -104,8 +110,9 @@ SIGNATURES: Mapping[str, Signature] = MappingProxyType(
             {},
             {"shape": "a list of sizes", "scale": "a positive power of two", "index": "true or false"}
             | _LIMITS
-            | _LEVELS,
-            frozenset({"index", "start", "step"}),
+            | _LEVELS
+            | {"argument": "a name"},
+            frozenset({"index", "start", "step", "argument"}),
         ),
         "linear": Signature(1, {"weight": (2,), "bias": (1,)}),
         "conv": Signature(1, {"weight": (3, 4, 5), "bias": (1,)}, _CONV, frozenset({"output_padding"})),

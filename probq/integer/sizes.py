@@ -6,7 +6,7 @@ allocated.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from probq.integer.node import Node
 from probq.integer.shapes import Shape, padded, spread
@@ -26,8 +26,13 @@ def check_count(nodes: Sequence[object]) -> None:
         raise ProbqError(f"a model has at most {MOST_NODES:,} nodes, not {len(nodes):,}; split it")
 
 
-def check_sizes(nodes: Sequence[Node], shapes: Mapping[str, Shape]) -> None:
+def check_sizes(nodes: Sequence[Node], shapes: Mapping[str, Shape], outputs: Collection[str] = ()) -> None:
     """Refuse a model whose memory or work for one example is out of proportion to its parameters and its input.
+
+    Args:
+        nodes: those of the model.
+        shapes: of their values, by name.
+        outputs: names of the nodes whose values are held to the end.
 
     Raises:
         ProbqError: naming the node that takes most.
@@ -39,7 +44,12 @@ def check_sizes(nodes: Sequence[Node], shapes: Mapping[str, Shape]) -> None:
     held = {name: count + math.prod(shapes[name]) for name, count in scratch.items()}
     for what, found, sizes, most in (
         ("numbers as input", inputs, dict.fromkeys(held, inputs), MOST_INPUTS),
-        ("elements at once", _peak(nodes, shapes, scratch), held, 2**26 + 2**4 * bits + 2**7 * min(inputs, 2**21)),
+        (
+            "elements at once",
+            _peak(nodes, shapes, scratch, outputs),
+            held,
+            2**26 + 2**4 * bits + 2**7 * min(inputs, 2**21),
+        ),
         ("operations", sum(work.values()), work, 2**32 + 2**2 * bits * inputs),
     ):
         if found > most:
@@ -50,9 +60,12 @@ def check_sizes(nodes: Sequence[Node], shapes: Mapping[str, Shape]) -> None:
             )
 
 
-def _peak(nodes: Sequence[Node], shapes: Mapping[str, Shape], scratch: Mapping[str, int]) -> int:
+def _peak(
+    nodes: Sequence[Node], shapes: Mapping[str, Shape], scratch: Mapping[str, int], outputs: Collection[str]
+) -> int:
     """Return how many elements are held at once at most, where a value goes after its last use."""
     last = {name: k for k, node in enumerate(nodes) for name in (*node.inputs, node.name)}
+    last |= dict.fromkeys(outputs, len(nodes))
     ending: dict[int, int] = {}
     for name, k in last.items():
         ending[k] = ending.get(k, 0) + math.prod(shapes[name])

@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 
 from probq.integer import IntegerModel, Node
-from probq.integer.model import CHUNK
 from probq.integer.packing import Packing, pack
+from probq.integer.ports.inputs import CHUNK
 from probq.utils.errors import ProbqError
 
 
@@ -301,7 +301,7 @@ def test_bad_graphs() -> None:
         ([x, x], "x", 1.0, "two nodes are named x"),
         ([y, x], "y", 1.0, "takes 'x', which is not an earlier node"),
         ([x, y], "z", 1.0, "the output 'z' is not a node"),
-        ([x, Node("x2", "input", attributes=X)], "x", 1.0, "exactly one input node, not 2"),
+        ([x, Node("x2", "input", attributes=X)], "x", 1.0, "2 input nodes needs arguments"),
         ([], "x", 1.0, "not a node"),
         ([x], "x", 0.0, "positive finite"),
         ([x], "x", float("nan"), "positive finite"),

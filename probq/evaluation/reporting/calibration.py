@@ -79,7 +79,11 @@ def predicted(
 def _laws(subject: Quantized | IntegerModel, x: Any, y: Tensor, drawn: list[Assignment]) -> list[Distribution]:
     """Return the law of the targets under every network."""
     if isinstance(subject, IntegerModel):
-        logits = torch.from_numpy(subject(x) * subject.output_scale)
+        if len(subject.outputs) > 1:
+            raise ProbqError(
+                "calibration needs one output of classes, and this model has several; leave out validation"
+            )
+        logits = torch.from_numpy(subject(x) * subject.outputs[0].scale)
         return [for_target(y, logits)(logits)]
     return [subject.law(output, y) for output in subject.outputs(drawn, x)]
 

@@ -29,7 +29,10 @@ def content(model: IntegerModel, title: str) -> Content:
         ("Bit operations", "not recorded" if bops is None else f"{bops:,.0f} BOPs for one example"),
         ("Parameters", f"{bits:,} bits"),
         ("Widest accumulator", _widest(layers)),
-        ("Output", f"integers of operation {model.output}, each worth {model.output_scale:g}"),
+        *(
+            (one.name.capitalize(), f"integers of operation {one.node}, each worth {one.scale:g}")
+            for one in model.outputs
+        ),
         ("Versions", _versions(metadata)),
         ("SHA-256 of the model", model.sha256()),
     ]

@@ -1,13 +1,16 @@
 """The C program of an integer model has every node in order, a layer and the requantization after it at once."""
 
+import math
 from collections.abc import Callable, Mapping
+from fractions import Fraction
 from types import MappingProxyType
 
 from probq.export.c import arithmetic, data_movement, normalisers
 from probq.export.c.code.elementwise import copied
 from probq.export.c.code.program import CSource
-from probq.export.c.code.values import I8, I16, I32, LAYERS, U8, Type, View, dense, narrowest, ranges
+from probq.export.c.code.values import I8, I16, I32, LAYERS, U8, View, dense, narrowest, ranges
 from probq.export.c.layers import follows, layer
+from probq.export.c.ports import Port, about, names
 from probq.integer import IntegerModel, Node
 
 EMITTERS: Mapping[str, Callable[[CSource, Node], View]] = MappingProxyType(
@@ -37,19 +40,21 @@ EMITTERS: Mapping[str, Callable[[CSource, Node], View]] = MappingProxyType(
 
 
 def generated(model: IntegerModel, name: str) -> CSource:
-    """Return the steps, constants and helpers that compute a model's output from `input` into `output`.
+    """Return the steps, constants and helpers that compute a model's outputs from its inputs.
 
     Raises:
         ProbqError: a value could leave 31 bits and is no sum that is rounded next, or has no elements.
     """
     p = CSource(name, ranges(model))
+    _add_ports(p, model)
+    places = dict(zip((node.name for node in model.inputs), p.ports, strict=False))
     followers = _followers(model)
     done: set[str] = set()
     for node in model.nodes:
         if node.name in done:
             continue
         if node.op == "input":
-            p.views[node.name] = _input(p, node)
+            p.views[node.name] = _place(p, places[node.name])
         elif node.op in LAYERS:
             follower = followers.get(node.name)
             last = follower or node
@@ -57,21 +62,34 @@ def generated(model: IntegerModel, name: str) -> CSource:
             done.add(last.name)
         else:
             p.views[node.name] = EMITTERS[node.op](p, node)
-    result = p.views[model.output]
-    out = p.buffer(I32, result.size, "output")
-    copied(p, "output", result, View(out, result.shape, dense(result.shape)))
+    for output, port in zip(model.outputs, p.ports[len(places) :], strict=True):
+        copied(p, port.name, p.views[output.node], _place(p, port))
     return p
 
 
-def input_type(p: CSource, node: Node) -> Type:
-    """Return the type of one element of a model's input."""
-    return narrowest(*p.ranges[node.name].limits, (U8, I8, I16, I32))
+def _add_ports(p: CSource, model: IntegerModel) -> None:
+    """Note the parameters of the function: inputs, then outputs."""
+    for name, node in zip(names("input", [node.name for node in model.inputs]), model.inputs, strict=True):
+        reached = p.ranges[node.name]
+        kind = narrowest(*reached.limits, (U8, I8, I16, I32))
+        p.ports.append(Port(name, kind, tuple(reached.low.shape), about(node, reached.limits)))
+    outputs = model.outputs
+    for name, output in zip(names("output", [output.name for output in outputs]), outputs, strict=True):
+        unit = f", integers of {exact(output.scale)} each" if len(outputs) > 1 else ""
+        p.ports.append(Port(name, I32, tuple(p.ranges[output.node].low.shape), unit))
 
 
-def _input(p: CSource, node: Node) -> View:
-    shape = p.ranges[node.name].low.shape
-    view = p.view(input_type(p, node), shape)
-    return View(p.buffer(view.buffer.type, view.size, "input"), shape, dense(shape))
+def exact(scale: float) -> str:
+    """Return a scale as a fraction, and as a power of two where it is one."""
+    fraction = Fraction(scale)
+    text = f"{fraction.numerator} / {fraction.denominator}"
+    if fraction.numerator == 1 or fraction.denominator == 1:
+        text += f" = 2^{math.frexp(scale)[1] - 1}" if math.frexp(scale)[0] == 0.5 else ""
+    return text
+
+
+def _place(p: CSource, port: Port) -> View:
+    return View(p.buffer(port.kind, port.size, port.name), port.shape, dense(port.shape))
 
 
 def _followers(model: IntegerModel) -> dict[str, Node]:
@@ -81,9 +99,10 @@ def _followers(model: IntegerModel) -> dict[str, Node]:
         for name in node.inputs:
             takers.setdefault(name, []).append(node)
     found = {}
+    results = {output.node for output in model.outputs}
     for node in model.nodes:
         after = takers.get(node.name, [])
-        alone = node.op in LAYERS and node.name != model.output and [each.op for each in after] == ["requantize"]
+        alone = node.op in LAYERS and node.name not in results and [each.op for each in after] == ["requantize"]
         if alone and follows(node, after[0]):
             found[node.name] = after[0]
     return found

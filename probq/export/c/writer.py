@@ -1,49 +1,45 @@
 """An integer model becomes one C99 header: integers only, no allocation, weights packed at their own width.
 
-The header holds `void NAME_run(const T *input, int32_t *output)` for one example, NAME taken from the file's name. Its
-values live in static pools whose size is known when it is written, so it is not reentrant. It computes what
+The header holds `void NAME_run(const T *input, int32_t *output)` for one example, NAME taken from the file's name. If
+there are several inputs or outputs, each has a parameter, such as `input_pixels` and `output_boxes`. Its values live in
+static pools whose size is known when it is written, so it is not reentrant. It computes what
 `IntegerModel.run` computes, integer for integer, with any C99 compiler whose right shift of negative numbers is
 arithmetic; a compiler of another kind refuses it.
 """
 
-import math
 import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from fractions import Fraction
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from probq.export.c.code.program import CSource, calls, functions
-from probq.export.c.code.text import array, checked_name, identifier, indented
-from probq.export.c.code.values import I8, I16, I32, U8, Type
+from probq.export.c.code.text import checked_name, identifier, indented
 from probq.export.c.compiler import build, execute
-from probq.export.c.generator import generated, input_type
+from probq.export.c.generator import exact, generated
+from probq.export.c.ports import Port, from_bytes, given, parsed, to_bytes, vectors
 from probq.export.common import results
 from probq.export.common.model_argument import require_model
 from probq.integer import IntegerModel
+from probq.integer.ports.outputs import as_computed, by_name
 from probq.utils.atomic_write import replace_atomically
 from probq.utils.errors import ProbqError
 from probq.utils.paths import checked_path, target_path
 
 WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-pedantic")
-TYPES = (U8, I8, I16, I32)
 
 _HEAD = """\
 /* {name}: an integer network, written by probq.
 
-   {name}_run(input, output) computes one example; it needs no other memory than the static arrays below.
+   {name}_run({arguments}) computes one example; it needs no other memory than the static arrays below.
    Include this file in one C or C++ file only. It is not reentrant.
 
    model sha256   {sha256}
-   output unit    {scale} (real output = integer * unit)
-   input          {input}
-   output         shape {shape}
+   output unit    {scale}
+{ports}
    memory         {memory} bytes of scratch, {constants} bytes of constants */
 #if defined({guard}) && !defined({guard}_{digest})
 #error "two models are named {name}; write one of them under another name: write(model, path, name=...)"
@@ -68,8 +64,7 @@ extern "C" {{
 #define {upper}_RESTRICT restrict
 #endif
 
-#define {name}_INPUT_SIZE {inputs}
-#define {name}_OUTPUT_SIZE {outputs}
+{sizes}
 
 /* One function for each step, compiled without a look at the others: it stays quick, and GCC 12, where it knows two
    places in one pool, may take a step for one without effect and drop it. */
@@ -95,15 +90,14 @@ typedef char {name}_shift_is_arithmetic[((-5) >> 1) == -3 ? 1 : -1];
 
 _MAIN = """\
 #include <stdio.h>
-#include "{header}"
+#include "model.h"
 
 int main(void)
 {{
-    static {type} input[{name}_INPUT_SIZE];
-    static int32_t output[{name}_OUTPUT_SIZE];
-    while (fread(input, sizeof input, 1, stdin) == 1) {{
-        {name}_run(input, output);
-        if (fwrite(output, sizeof output, 1, stdout) != 1) return 1;
+{buffers}
+    while ({read}) {{
+        {name}_run({arguments});
+        if ({written}) return 1;
     }}
     return 0;
 }}
@@ -114,17 +108,16 @@ _TEST = """\
 #include <stdio.h>
 #include "{header}"
 
-{input}
-{output}
+{vectors}
 int main(void)
 {{
-    static int32_t result[{name}_OUTPUT_SIZE];
+{buffers}
     long differing = 0;
     for (long i = 0; i < {count}; i++) {{
-        {name}_run(test_input + i * {name}_INPUT_SIZE, result);
-        for (long o = 0; o < {name}_OUTPUT_SIZE; o++) differing += result[o] != test_output[i * {name}_OUTPUT_SIZE + o];
+        {name}_run({arguments});
+{compared}
     }}
-    printf("%ld of %ld outputs differ\\n", differing, (long){count} * {name}_OUTPUT_SIZE);
+    printf("%ld of %ld outputs differ\\n", differing, (long){count} * {total});
     return differing ? 1 : 0;
 }}
 """
@@ -162,8 +155,8 @@ def header(model: IntegerModel, name: str) -> str:
     text = [_head(model, p, pools), *p.constants]
     text += [f"{name.upper()}_POOL {kinds[bits]} {name}_pool{bits}[{size}];" for bits, size in sorted(pools.items())]
     text += ["", *p.helpers.values(), *functions(p)]
-    kind = input_type(p, model.input).name
-    text += [f"static inline void {name}_run(const {kind} *input, int32_t *output)", "{", *indented(lines), "}", ""]
+    parameters = ", ".join(port.parameter for port in p.ports)
+    text += [f"static inline void {name}_run({parameters})", "{", *indented(lines), "}", ""]
     text += ["#if defined(__cplusplus)", "}", "#endif", f"#endif /* {_guard(name)} */", ""]
     return "\n".join(text).replace("*restrict ", f"*{name.upper()}_RESTRICT ")
 
@@ -177,21 +170,15 @@ def _guard(name: str) -> str:
 
 
 def _head(model: IntegerModel, p: CSource, pools: dict[int, int]) -> str:
-    node = model.input
-    scale = Fraction(model.output_scale)
-    exact = f"{scale.numerator} / {scale.denominator}"
-    if scale.numerator == 1 or scale.denominator == 1:
-        exact += f" = 2^{math.frexp(model.output_scale)[1] - 1}" if math.frexp(model.output_scale)[0] == 0.5 else ""
-    low, high = p.ranges[node.name].limits
-    unit = "indices" if node.attributes.get("index") else f"integers of {Fraction(node.attributes['scale'])} each"
+    units = {output.scale for output in model.outputs}
+    scale = f"{exact(units.pop())} (real output = integer * unit)" if len(units) == 1 else "that of each output below"
     constants = sum(_size(text) for text in p.constants)
     return _HEAD.format(
-        name=p.name, upper=p.name.upper(), sha256=model.sha256(), scale=exact,
-        shape=list(p.ranges[model.output].low.shape),
-        input=f"shape {list(p.ranges[node.name].low.shape)}, {unit}, {low} .. {high}",
-        memory=sum(bits // 8 * size for bits, size in pools.items()), constants=constants, guard=_guard(p.name),
+        name=p.name, upper=p.name.upper(), sha256=model.sha256(), scale=scale, guard=_guard(p.name),
+        arguments=", ".join(port.name for port in p.ports), ports="\n".join(port.line for port in p.ports),
+        sizes="\n".join(f"#define {p.name}_{port.macro} {port.size}" for port in p.ports),
+        memory=sum(bits // 8 * size for bits, size in pools.items()), constants=constants,
         digest=model.sha256()[:16].upper(),
-        inputs=p.ranges[node.name].low.size, outputs=p.ranges[model.output].low.size,
     )  # fmt: skip
 
 
@@ -201,8 +188,10 @@ def _size(text: str) -> int:
     return int(found[1]) // 8 * int(found[2]) if found else 0
 
 
-def run(path: str | PathLike[str], integers: Any, flags: Sequence[str] = ("-O2",)) -> np.ndarray:
+def run(path: str | PathLike[str], integers: Any, flags: Sequence[str] = ("-O2",)) -> Any:
     """Return what a header computes when the system's C compiler has built it, int64 `[batch, ...]`.
+
+    The result is a tuple of arrays where the model has several outputs.
 
     Args:
         path: the path of a header that `write` wrote.
@@ -217,48 +206,52 @@ def run(path: str | PathLike[str], integers: Any, flags: Sequence[str] = ("-O2",
 
 
 @contextmanager
-def opened(path: str | PathLike[str], flags: Sequence[str] = ("-O2",)) -> Iterator[Callable[[Any], np.ndarray]]:
+def opened(path: str | PathLike[str], flags: Sequence[str] = ("-O2",)) -> Iterator[Callable[[Any], Any]]:
     """Give what `run` does as a function of the integers; the header is compiled once, for all of its calls.
 
     Raises:
         ProbqError: as `run`.
     """
     path = checked_path(path).resolve()
-    name, kind, inputs, shape = _signature(path)
+    name, ports = _signature(path)
+    inputs, outputs = ([port for port in ports if port.is_input is end] for end in (True, False))
     with tempfile.TemporaryDirectory() as folder:
         source, program = Path(folder) / "main.c", Path(folder) / "main"
         shutil.copyfile(path, Path(folder) / "model.h")
-        source.write_text(_MAIN.format(header="model.h", type=kind.name, name=name), encoding="ascii")
+        source.write_text(_main(name, ports), encoding="ascii")
         build(source, program, [*flags, *WARNINGS])
 
-        def compute(integers: Any) -> np.ndarray:
-            x = np.asarray(integers)
-            if x.ndim == 0 or x.dtype.kind not in "iu" or x[:1].size not in (inputs, 0):
-                raise ProbqError(
-                    f"{path.name} takes {inputs} integers for each example, not {x.dtype} of shape {x.shape}"
-                )
-            if x.size and not kind.low <= x.min() <= x.max() <= kind.high:
-                raise ProbqError(f"integers {x.min()} .. {x.max()} do not fit {kind.name}, the input of {path.name}")
-            result = execute(program, np.ascontiguousarray(x, kind.name.removesuffix("_t")).tobytes())
-            return results.shaped(np.frombuffer(result, np.int32).astype(np.int64), (len(x), *shape), path)
+        def compute(integers: Any) -> Any:
+            arrays = given(inputs, integers, path.name)
+            count = len(arrays[inputs[0].name])
+            found = from_bytes(outputs, execute(program, to_bytes(inputs, arrays)))
+            pairs = zip(outputs, found, strict=True)
+            return as_computed([results.shaped(each, (count, *port.shape), path) for port, each in pairs])
 
         yield compute
 
 
-def _signature(path: Path) -> tuple[str, Type, int, list[int]]:
-    """Return a header's name, input type, number of inputs and shape of the output."""
+def _main(name: str, ports: Sequence[Port]) -> str:
+    """Return a program that reads examples and writes their outputs."""
+    read = [f"fread({port.name}, sizeof {port.name}, 1, stdin) == 1" for port in ports if port.is_input]
+    written = [f"fwrite({port.name}, sizeof {port.name}, 1, stdout) != 1" for port in ports if not port.is_input]
+    buffers = [f"    static {port.kind.name} {port.name}[{name}_{port.macro}];" for port in ports]
+    return _MAIN.format(
+        name=name, buffers="\n".join(buffers), read=" && ".join(read), written=" || ".join(written),
+        arguments=", ".join(port.name for port in ports),
+    )  # fmt: skip
+
+
+def _signature(path: Path) -> tuple[str, list[Port]]:
+    """Return a header's name, and its inputs and outputs."""
     try:
         text = path.read_text(encoding="ascii")
     except (OSError, UnicodeDecodeError) as error:
         raise ProbqError(f"cannot read {path}: {error}") from error
-    sizes = re.search(r"#define (\w+)_INPUT_SIZE (\d{1,9})\n", text)
-    kind = re.search(r"_run\(const (\w+) \*input, int32_t \*output\)", text)
-    types = [each for each in TYPES if kind and each.name == kind[1]]
-    shape = re.search(r"\n   output         shape \[([\d, ]*)\]\n", text)
-    lengths = re.findall(r"\d+", shape[1]) if shape else []
-    if not sizes or not types or not shape or any(len(n) > 9 for n in lengths):
+    found = parsed(text)
+    if found is None:
         raise ProbqError(f"{path} is not a header that probq wrote")
-    return sizes[1], types[0], int(sizes[2]), [int(n) for n in lengths]
+    return found
 
 
 def write_test(
@@ -278,13 +271,22 @@ def write_test(
     """
     path = target_path(path)
     header = header or f"{path.stem.removesuffix('_test')}.h"
-    x = np.asarray(integers)
-    expected = model.run(x)
-    p = generated(model, name := _named(Path(header), name))
-    kind = input_type(p, model.input)
+    expected = by_name(model.output, model.run(integers)).values()
+    ports = generated(model, name := _named(Path(header), name)).ports
+    inputs, outputs = ([port for port in ports if port.is_input is end] for end in (True, False))
+    arrays = given(inputs, integers, header) | dict(zip((port.name for port in outputs), expected, strict=True))
+    sizes = {port.name: f"{name}_{port.macro}" for port in ports}
+    compared = [
+        f"        for (long o = 0; o < {sizes[o]}; o++) differing += {o}[o] != test_{o}[i * {sizes[o]} + o];"
+        for o in (port.name for port in outputs)
+    ]
+    arguments = [f"test_{port.name} + i * {sizes[port.name]}" for port in inputs] + [port.name for port in outputs]
+    total = " + ".join(sizes[port.name] for port in outputs)
+    total = total if len(outputs) == 1 else f"({total})"
     text = _TEST.format(
-        name=name, header=header, count=len(x), input=array("test_input", kind, x),
-        output=array("test_output", I32, expected),
+        name=name, header=header, count=len(arrays[inputs[0].name]), vectors="\n".join(vectors(ports, arrays)),
+        buffers="\n".join(f"    static int32_t {o.name}[{sizes[o.name]}];" for o in outputs),
+        arguments=", ".join(arguments), compared="\n".join(compared), total=total,
     )  # fmt: skip
     with replace_atomically(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

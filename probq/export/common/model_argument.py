@@ -21,3 +21,26 @@ def require_model(model: Any, function: str) -> None:
             f"{function} takes an integer model, from probq.lower(q) or probq.IntegerModel.load(path), not "
             f"{type(model).__name__}"
         )
+
+
+def require_one_of_each(model: IntegerModel, target: str) -> None:
+    """Raise unless a model has one input and one output, and is called with the one as it is.
+
+    Args:
+        model: the model.
+        target: what cannot hold more, for the message.
+
+    Raises:
+        ProbqError: it has more; the message names the targets that hold them.
+    """
+    if len(model.inputs) > 1 or len(model.outputs) > 1:
+        raise ProbqError(
+            f"{target} has one input and one output, and this model has {len(model.inputs)} and {len(model.outputs)}; "
+            "write it as ONNX or as a C header, or lower a network that takes and returns one tensor"
+        )
+
+
+def input_names(model: IntegerModel) -> dict[str, str]:
+    """Return what artefacts call a model's inputs, by the names of their nodes: `input` where there is one."""
+    names = [node.name for node in model.inputs]
+    return {names[0]: "input"} if len(names) == 1 else {name: name for name in names}

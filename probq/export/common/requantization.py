@@ -29,13 +29,14 @@ class Shift:
 def only_readers(model: IntegerModel) -> dict[str, Node]:
     """Return the node that alone reads a node's output, by the name of the node it reads.
 
-    There is none where that output is the result.
+    There is none where that output is a result.
     """
     readers: dict[str, list[Node]] = {node.name: [] for node in model.nodes}
     for node in model.nodes:
         for name in node.inputs:
             readers[name].append(node)
-    return {name: found[0] for name, found in readers.items() if len(found) == 1 and name != model.output}
+    results = {output.node for output in model.outputs}
+    return {name: found[0] for name, found in readers.items() if len(found) == 1 and name not in results}
 
 
 def pairs(model: IntegerModel) -> dict[str, Node]:

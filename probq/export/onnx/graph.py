@@ -1,6 +1,6 @@
 """A graph of standard ONNX operators is in the making here, with the integer tensors that flow through it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -43,9 +43,11 @@ class Graph:
 
     Attributes:
         packed: whether weights are stored at their own width.
+        inputs: what the graph's inputs are called, by the names of their nodes.
     """
 
     packed: bool = False
+    inputs: Mapping[str, str] = field(default_factory=dict)
     nodes: list[Any] = field(default_factory=list)
     constants: dict[str, np.ndarray] = field(default_factory=dict)
     _count: int = 0
@@ -81,9 +83,9 @@ class Graph:
         """Return whether a tensor comes right from a `Pad`."""
         return any(node.op_type == "Pad" and name in node.output for node in self.nodes)
 
-    def prune(self, output: str) -> None:
-        """Drop nodes and constants that the output does not need."""
-        wanted, kept = {output}, []
+    def prune(self, outputs: Iterable[str]) -> None:
+        """Drop nodes and constants that the outputs do not need."""
+        wanted, kept = set(outputs), []
         for node in reversed(self.nodes):
             if wanted.intersection(node.output):
                 kept.append(node)

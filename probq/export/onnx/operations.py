@@ -32,7 +32,7 @@ def input_type(node: Node) -> str:
 
 def _input(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> Edge:
     type, zero = input_type(node), zero_point(reached.low, reached.high)
-    name = "input"
+    name = graph.inputs[node.name]
     if type == "int8":
         name, type = graph.cast(name, "int32"), "int32"
     edge = Edge(name, type, 0, reached.low, reached.high, reached.shape)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from probq.export.common import results
-from probq.export.common.model_argument import require_model
+from probq.export.common.model_argument import input_names, require_model
 from probq.export.common.requantization import only_readers
 from probq.export.onnx.graph import IR_VERSION, OPSET, OPSET_PACKED, Edge, Graph, tensor_type
 from probq.export.onnx.layers import FastForm, fast_form
@@ -26,6 +26,7 @@ from probq.export.onnx.operations import OPERATIONS, input_type
 from probq.export.onnx.pooled_convolution import phases, pooled
 from probq.export.onnx.quantized_operators import fused, fused_linear
 from probq.integer import IntegerModel, Node
+from probq.integer.ports.outputs import as_computed
 from probq.integer.ranges import LAYERS, Range
 from probq.utils.atomic_write import replace_atomically
 from probq.utils.errors import ProbqError, sentence
@@ -63,6 +64,7 @@ def write(model: IntegerModel, path: str | PathLike[str], packed: bool = False) 
 
     Its input `input` takes what `model.quantize_input` gives, as uint8 (int8 or wider where negative or wider); its
     output `output` is int32, or int64 where 31 bits do not hold it. In front of both is a batch of any size from 1.
+    Where there are several, inputs have the names of the model's input nodes, and outputs those of `model.outputs`.
 
     Args:
         model: the integer model.
@@ -74,15 +76,17 @@ def write(model: IntegerModel, path: str | PathLike[str], packed: bool = False) 
         ProbqError: onnx is missing, an operation has no exact ONNX form, or the file cannot be written.
     """
     require_model(model, "export.onnx.write")
-    graph, forms = Graph(packed), dict[str, str]()
+    graph, forms = Graph(packed, input_names(model)), dict[str, str]()
     proto = _proto(graph, model, _edges(graph, model, forms))
     with replace_atomically(path) as temporary:
         require("onnx", "onnx").save(proto, str(temporary))
     return Written(Path(path), Path(path).stat().st_size, forms)
 
 
-def run(path: str | PathLike[str], integers: Any, optimize: bool = True) -> np.ndarray:
+def run(path: str | PathLike[str], integers: Any, optimize: bool = True) -> Any:
     """Return what ONNX Runtime computes of integers that `model.quantize_input` gave, int64 `[batch, ...]`.
+
+    The result is a tuple of arrays where the file has several outputs.
 
     Args:
         path: a file that `write` wrote.
@@ -97,32 +101,42 @@ def run(path: str | PathLike[str], integers: Any, optimize: bool = True) -> np.n
 
 
 @contextmanager
-def opened(path: str | PathLike[str], optimize: bool = True) -> Iterator[Callable[[Any], np.ndarray]]:
+def opened(path: str | PathLike[str], optimize: bool = True) -> Iterator[Callable[[Any], Any]]:
     """Give what `run` does as a function of the integers; the file is loaded once, for all of its calls.
 
     Raises:
         ProbqError: as `run`.
     """
     session = _session(path, optimize)
-    yield lambda integers: _computed(session, path, np.asarray(integers))
+    yield lambda integers: _computed(session, path, integers)
 
 
-def _computed(session: Any, path: str | PathLike[str], integers: np.ndarray) -> np.ndarray:
+def _computed(session: Any, path: str | PathLike[str], integers: Any) -> Any:
     """Return what a loaded file computes."""
-    source = session.get_inputs()[0]
-    if source.type not in INPUTS:
-        raise ProbqError(f"the input of {path} holds {source.type:.40}, no integers; probq did not write it")
-    fed = integers.astype(source.type.removeprefix("tensor(").removesuffix(")"))
-    if not np.array_equal(fed, integers):
-        raise ProbqError(f"the integers leave {fed.dtype}, the type of the file's input; use model.quantize_input")
-    count = len(fed)
-    fed = fed if count else np.zeros((1, *source.shape[1:]), fed.dtype)  # its kernels take no empty batch
-    parts = [fed[k : k + BATCH] for k in range(0, len(fed), BATCH)]
+    sources = session.get_inputs()
+    feeds = {source.name: _fed(source, integers, len(sources), path) for source in sources}
+    count = len(next(iter(feeds.values())))
+    if not count:  # its kernels take no empty batch
+        feeds = {name: np.zeros((1, *fed.shape[1:]), fed.dtype) for name, fed in feeds.items()}
+    parts = [{name: fed[k : k + BATCH] for name, fed in feeds.items()} for k in range(0, max(count, 1), BATCH)]
     try:
-        found = np.concatenate([session.run(None, {source.name: part})[0] for part in parts])[:count]
+        found = [session.run(None, part) for part in parts]
     except Exception as error:  # its exceptions have no common base
         raise ProbqError(f"ONNX Runtime cannot run {path}: {sentence(error)}") from error
-    return results.integers(found, path)
+    return as_computed([results.integers(np.concatenate(each)[:count], path) for each in zip(*found, strict=True)])
+
+
+def _fed(source: Any, integers: Any, several: int, path: str | PathLike[str]) -> np.ndarray:
+    """Return what one input of a loaded file gets, in its type."""
+    if source.type not in INPUTS:
+        raise ProbqError(f"the input of {path} holds {source.type:.40}, no integers; probq did not write it")
+    if several > 1 and (not isinstance(integers, Mapping) or source.name not in integers):
+        raise ProbqError(f"{path} has {several} inputs, and nothing is given for {source.name:.80}; give a dictionary")
+    x = np.asarray(integers[source.name] if several > 1 else integers)
+    fed = x.astype(source.type.removeprefix("tensor(").removesuffix(")"))
+    if not np.array_equal(fed, x):
+        raise ProbqError(f"the integers leave {fed.dtype}, the type of the file's input; use model.quantize_input")
+    return fed if len(fed) else np.zeros((0, *source.shape[1:]), fed.dtype)
 
 
 def _session(path: str | PathLike[str], optimize: bool) -> Any:
@@ -139,7 +153,7 @@ def _session(path: str | PathLike[str], optimize: bool) -> Any:
         ends = len(session.get_inputs()), len(session.get_outputs())
     except Exception as error:  # its exceptions have no common base
         raise ProbqError(f"ONNX Runtime cannot load {path}: {sentence(error)}") from error
-    if ends != (1, 1):
+    if 0 in ends:
         raise ProbqError(f"{path} has {ends[0]} inputs and {ends[1]} outputs, not one of each; probq did not write it")
     return session
 
@@ -184,7 +198,7 @@ def _fused(
 def _image(model: IntegerModel, name: str, edges: Mapping[str, Edge]) -> Edge | None:
     """Return what the named node flattens, where ONNX Runtime has that with its channels last."""
     node = next(node for node in model.nodes if node.name == name)
-    if node.op != "reshape" or len(edges[name].shape) != 1 or node.inputs[0] == model.input.name:
+    if node.op != "reshape" or len(edges[name].shape) != 1 or node.inputs[0] in input_names(model):
         return None
     image = edges[node.inputs[0]]
     worthwhile = len(image.shape) > 1 and image.shape[0] < math.prod(image.shape)
@@ -201,20 +215,31 @@ def _single(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> Edg
 def _proto(graph: Graph, model: IntegerModel, edges: dict[str, Edge]) -> Any:
     """Return the model as ONNX holds it, checked."""
     helper, numpy_helper = require("onnx.helper", "onnx"), require("onnx.numpy_helper", "onnx")
-    output = graph.integers(graph.settled(edges[model.output]))
-    graph.nodes.append(helper.make_node("Identity", [output.name], ["output"], "output"))
-    graph.prune("output")
-    shape = ["batch", *model.input.attributes["shape"]]
-    ends = [
-        helper.make_tensor_value_info("input", tensor_type(input_type(model.input)), shape),
-        helper.make_tensor_value_info("output", tensor_type(output.type), ["batch", *output.shape]),
+    outputs = {output.name: graph.integers(graph.settled(edges[output.node])) for output in model.outputs}
+    graph.nodes += [helper.make_node("Identity", [edge.name], [name], name) for name, edge in outputs.items()]
+    graph.prune(outputs)
+    inputs = [
+        helper.make_tensor_value_info(
+            graph.inputs[node.name], tensor_type(input_type(node)), ["batch", *node.attributes["shape"]]
+        )
+        for node in model.inputs
+    ]
+    results = [
+        helper.make_tensor_value_info(name, tensor_type(edge.type), ["batch", *edge.shape])
+        for name, edge in outputs.items()
     ]
     constants = [numpy_helper.from_array(array, name) for name, array in graph.constants.items()]
-    body = helper.make_graph(graph.nodes, "probq", ends[:1], ends[1:], constants)
+    body = helper.make_graph(graph.nodes, "probq", inputs, results, constants)
     opset = helper.make_opsetid("", OPSET_PACKED if graph.packed else OPSET)
     proto = helper.make_model(body, producer_name="probq", opset_imports=[opset], ir_version=IR_VERSION)
-    scale = model.input.attributes.get("scale", 1.0)
-    notes = {"model": model.sha256(), "input_scale": json.dumps(scale), "output_scale": json.dumps(model.output_scale)}
+    scales = {graph.inputs[node.name]: node.attributes.get("scale", 1.0) for node in model.inputs}
+    units = {output.name: output.scale for output in model.outputs}
+    notes = {"model": model.sha256(), "input_scale": _note(scales), "output_scale": _note(units)}
     helper.set_model_props(proto, {f"probq.{name}": note for name, note in notes.items()})
     require("onnx.checker", "onnx").check_model(proto)
     return proto
+
+
+def _note(numbers: Mapping[str, float]) -> str:
+    """Return a number as JSON, or numbers by name where there are several."""
+    return json.dumps(next(iter(numbers.values())) if len(numbers) == 1 else numbers)

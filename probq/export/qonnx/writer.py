@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from probq.export.common import results
-from probq.export.common.model_argument import require_model
+from probq.export.common.model_argument import require_model, require_one_of_each
 from probq.export.common.requantization import pairs
 from probq.export.onnx.graph import IR_VERSION, OPSET, Graph
 from probq.export.qonnx.graph import DOMAIN, Wire
@@ -50,6 +50,7 @@ def write(model: IntegerModel, path: str | PathLike[str], flavour: str = "hls4ml
             cannot be written.
     """
     require_model(model, "export.qonnx.write")
+    require_one_of_each(model, "QONNX")
     if flavour not in ("hls4ml", "finn"):
         raise ProbqError(f"there is no flavour {flavour!r:.80}; use 'hls4ml' or 'finn'")
     library = require("onnx", "qonnx")

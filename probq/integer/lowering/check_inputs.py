@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -11,11 +11,13 @@ from torch import Tensor
 from probq.integer import Node
 from probq.integer.lowering.exported import BATCH
 from probq.network.program.network import Network
+from probq.network.tracing.arguments import with_tensors
+from probq.utils.batches import some_rows
 
 MOST_ROWS, WORK = 16, 2**26  # multiply-accumulates of one comparison
 
 
-def check_inputs(q: Network, source: Node) -> Iterator[tuple[Any, ...]]:
+def check_inputs(q: Network, sources: Mapping[int, Node]) -> Iterator[tuple[Any, ...]]:
     """Yield batches of the network's arguments: rows of the example, one random example, and a batch of them.
 
     A random number is a multiple of half of the input's step: rounding meets its ties, and clipping what lies beyond
@@ -23,19 +25,20 @@ def check_inputs(q: Network, source: Node) -> Iterator[tuple[Any, ...]]:
 
     Args:
         q: the network, on the CPU.
-        source: the integer model's input.
+        sources: an input of the integer model that reads a tensor, by its place among the tensors of the arguments.
     """
     rows = max(1, min(MOST_ROWS, WORK // max(1, sum(layer.macs for layer in q.layers))))
     if q.example:
-        yield tuple(a[:rows] if isinstance(a, Tensor) else a for a in q.example)
+        yield some_rows(q.example, 0, rows)
     generator = torch.Generator().manual_seed(0)
     for size in (1, rows + (2 if rows == BATCH - 1 else 1)):  # a forward may look at the size of its batch
-        tensors = iter([_random(source, (size, *shape), dtype, generator) for shape, dtype in q.signature])
-        yield tuple(next(tensors) if isinstance(a, Tensor) else a for a in q.example) or tuple(tensors)
+        numbered = enumerate(q.signature)
+        drawn = [_random(sources.get(k), (size, *shape), dtype, generator) for k, (shape, dtype) in numbered]
+        yield with_tensors(q.example, drawn)
 
 
-def _random(source: Node, shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator) -> Tensor:
-    given = source.attributes
+def _random(source: Node | None, shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+    given = {"lo": 0, "hi": 1} if source is None else source.attributes  # what no output depends on
     if not dtype.is_floating_point:
         low, high = (0, given["count"] - 1) if given.get("index") else (given["lo"], given["hi"])
         return torch.randint(low, high + 1, shape, generator=generator).to(dtype)

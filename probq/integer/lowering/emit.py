@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
 from probq.integer import Node
 from probq.integer.lowering.operations.bounds import check_bound, is_only_rescaled, leads_to_rounding
 from probq.integer.lowering.operations.values import Value
+from probq.integer.ports.inputs import argument_of
 from probq.utils.errors import ProbqError
 
 # What becomes of the values of `probq.integer.lowering.operations.arithmetic`.
@@ -17,13 +18,20 @@ SOURCE = ("index", "scale", "lo", "hi", "start", "step")  # attributes in which 
 NAMED = ("linear", "conv", "embedding", "requantize", "table", "product", "matmul")  # after their layer
 
 
-def emit_nodes(output: Value) -> tuple[list[Node], str]:
-    """Return the integer model's nodes, each after those it needs, and the name of the last."""
+def emit_nodes(outputs: Sequence[Value], inputs: Mapping[str, str]) -> tuple[list[Node], list[str]]:
+    """Return the integer model's nodes, each after those it needs, and the names of those that give its outputs.
+
+    Inputs come first, in the order of the network's arguments.
+
+    Args:
+        outputs: the values that the model gives.
+        inputs: what the model calls each of the network's inputs, by the origin that its values have.
+    """
     nodes: list[Node] = []
     names: dict[int, str] = {}
     taken: dict[str, int] = {}
     sources: dict[tuple[str, ...], int] = {}
-    for value in _in_order(output):
+    for value in _in_order(outputs):
         _check_value(value)
         if is_only_rescaled(value):
             names[id(value)] = names[id(value.parents[0])]
@@ -36,30 +44,37 @@ def emit_nodes(output: Value) -> tuple[list[Node], str]:
             continue
         op = EMITTED.get(value.op, value.op)
         base = (value.quantizer if op in NAMED else "") or op  # a network that is one layer has no name
+        base = inputs[value.where] if op == "input" else base
         taken[base] = taken.get(base, 0) + 1
         names[id(value)] = base if taken[base] == 1 else f"{base}@{taken[base]}"
+        own = dict(value.attributes)
         if op == "input":
             sources[key] = len(nodes)
+            own |= {} if names[id(value)] == base else {"argument": base}
         nodes.append(
             Node(
                 names[id(value)],
                 op,
                 tuple(names[id(p)] for p in value.parents),
-                dict(value.attributes),
+                own,
                 dict(value.tensors),
                 dict(value.packing),
                 value.bound,
             )
         )
-    check_bound(output, then_rounded=False)
-    _check_one([where for where, *_ in sources])
-    return nodes, names[id(output)]
+    for output in outputs:
+        check_bound(output, then_rounded=False)
+    if not sources:
+        raise ProbqError("the network's output does not depend on its input; there is nothing to lower")
+    order = list(inputs.values())
+    nodes.sort(key=lambda node: order.index(argument_of(node)) if node.op == "input" else len(order))
+    return nodes, [names[id(output)] for output in outputs]
 
 
-def _in_order(output: Value) -> Iterator[Value]:
-    """Yield the values that an output is made of, each once, after those that it needs itself."""
+def _in_order(outputs: Sequence[Value]) -> Iterator[Value]:
+    """Yield the values that outputs are made of, each once, after those that it needs itself."""
     done: set[int] = set()
-    stack: list[tuple[Value, bool]] = [(output, False)]
+    stack: list[tuple[Value, bool]] = [(output, False) for output in reversed(outputs)]
     while stack:
         value, ready = stack.pop()
         if id(value) in done:
@@ -79,21 +94,6 @@ def _for_all(node: Node, value: Value) -> Node:
     """
     counts = [part["count"] for part in (node.attributes, value.attributes) if "count" in part]
     return replace(node, attributes={**node.attributes, "count": min(counts)}) if counts else node
-
-
-def _check_one(sources: list[str]) -> None:
-    """Raise unless one input, in one scale, is all that the nodes read."""
-    names = sorted({where.rpartition(" ")[2] for where in sources})
-    if len(names) > 1:
-        raise ProbqError(
-            f"the network computes with {' and '.join(names)}, but an integer model has one input; join numbers "
-            "outside of the network and slice them inside, and embed indices outside of it"
-        )
-    if len(sources) != 1:
-        raise ProbqError(
-            "the network's input enters layers with different scales or widths, so it cannot be lowered; give those "
-            "layers one network_input ladder and one scale, or let one layer read the input"
-        )
 
 
 def _check_value(value: Value) -> None:

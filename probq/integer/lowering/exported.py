@@ -12,12 +12,15 @@ import torch
 from torch import Tensor
 
 from probq.integer.lowering.operations.dispatch import OPERATIONS, PARTS
+from probq.integer.lowering.ports import Arguments, structures_of, tensor_names
 from probq.network.program.network import Network
 from probq.network.program.substitution import hooked
 from probq.network.quantizers.affine_norms import affine_norms
+from probq.network.tracing.arguments import with_tensors
 from probq.network.tracing.stand_ins import is_stand_in
 from probq.utils.errors import ProbqError
 from probq.utils.random_stream import exclusive
+from probq.utils.structures.walk import Structure
 
 BATCH = 3
 Kind: TypeAlias = Literal["input", "argument", "value", "norm", "entering", "leaving", "product"]
@@ -48,19 +51,29 @@ class Exported:
 
     Attributes:
         nodes: those that the output needs, in order.
-        inputs: names of the placeholders that are the network's arguments.
-        outputs: names of the nodes that it returns.
+        arguments: what the network is called with, positional and by keyword; a `TensorArgument` names a placeholder.
+        returned: what it returns; a `TensorArgument` names a node.
         owned: for each other placeholder, the name of the parameter or buffer.
         constants: tensors that the forward itself makes, by name.
         marks: by their number.
     """
 
     nodes: tuple[Any, ...]
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
+    arguments: Arguments
+    returned: Structure
     owned: Mapping[str, str]
     constants: Mapping[str, Any]
     marks: tuple[Mark, ...]
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Return the names of the placeholders that are tensors among the network's arguments."""
+        return tensor_names(self.arguments)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Return the names of the nodes that are tensors among what it returns."""
+        return tensor_names(self.returned)
 
     def mark(self, node: Any) -> Mark | None:
         """Return the mark that a node is, if it is one."""
@@ -116,10 +129,9 @@ def export_graph(q: Network) -> Exported:
         **signature.inputs_to_buffers,
         **signature.inputs_to_lifted_tensor_constants,
     }
-    outputs = tuple(signature.user_outputs)
-    return Exported(
-        _needed(program.graph, outputs), tuple(signature.user_inputs), outputs, owned, program.constants, marks
-    )
+    arguments, returned = structures_of(program)
+    needed = _needed(program.graph, tensor_names(returned))
+    return Exported(needed, arguments, returned, owned, program.constants, marks)
 
 
 def _without_idle_dropout(graph: Any) -> None:
@@ -157,8 +169,7 @@ def _other_view(node: Any) -> bool:
 
 def _zeros(q: Network) -> tuple[Any, ...]:
     """Return the arguments of a batch of zeros; what is no tensor among them is as in the example."""
-    tensors = iter([torch.zeros(BATCH, *shape, dtype=dtype) for shape, dtype in q.signature])
-    return tuple(next(tensors) if isinstance(a, Tensor) else a for a in q.example) or tuple(tensors)
+    return with_tensors(q.example, (torch.zeros(BATCH, *shape, dtype=dtype) for shape, dtype in q.signature))
 
 
 def _marks(q: Network) -> tuple[Mark, ...]:

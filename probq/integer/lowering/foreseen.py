@@ -29,7 +29,8 @@ def foreseen_refusal(q: Program) -> str:
 
 def _refusal(q: Program, widths: dict[str, Any]) -> str:
     try:
-        emit_nodes(reduced(Walk(q, rung_onehots(q, widths), decided_codes(q, widths)).output())[0])
+        walk = Walk(q, rung_onehots(q, widths), decided_codes(q, widths))
+        emit_nodes([reduced(output)[0] for output in walk.outputs()], walk.names())
     except ProbqError as error:
         return str(error)
     return ""

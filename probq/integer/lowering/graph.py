@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from probq.integer import Node
 from probq.integer.lowering.exported import BATCH, Mark, export_graph, innermost, named_arguments, operation, where_of
 from probq.integer.lowering.looked_up import LookUp, looked_up
 from probq.integer.lowering.normalising import normalised, short_target
@@ -19,13 +20,16 @@ from probq.integer.lowering.operations.elementwise import whole_numbers
 from probq.integer.lowering.operations.layers import Layers, geometry
 from probq.integer.lowering.operations.tables import argument, table
 from probq.integer.lowering.operations.values import Value, common, refusal
+from probq.integer.lowering.ports import argument_structure, input_names, output_structure, reads_one
 from probq.integer.lowering.products.factors import Factors, joined, product, seen_from
 from probq.integer.lowering.refusals import check_not_random, why_no_form, why_no_norm
+from probq.integer.ports.inputs import argument_of
 from probq.network.program.network import Network
 from probq.network.quantizers.affine_norms import affine_norms
 from probq.network.tracing.product_calls import Operand
 from probq.network.tracing.stand_ins import StandIn, is_stand_in
 from probq.utils.errors import ProbqError
+from probq.utils.structures.walk import Structure
 
 NORMALISES = ("batch_norm", "_native_batch_norm_legit_no_training")
 
@@ -34,7 +38,7 @@ class Walk:
     """A walk holds the values of the graph's nodes so far.
 
     Attributes:
-        ending: the softmax left in float that the network ends with, and the integers before; None if there is none.
+        endings: each softmax left in float that the network ends with, by its name in the graph.
 
     Args:
         q: the network, normalisation folded.
@@ -49,7 +53,7 @@ class Walk:
         self.q, self.make = q, Layers(q, onehots, codes)
         self.graph = export_graph(q)
         self.values: dict[Any, Any] = {}
-        self.ending: Any = None
+        self.endings: dict[str, Any] = {}
         self.tensors = dict(_all_tensors(q.net))
         modules = dict(q.net.named_modules(remove_duplicate=False))
         layers = {id(modules[layer.name]): layer for layer in q.layers if layer.name in modules}
@@ -59,8 +63,8 @@ class Walk:
         self.norms = {layer.norm: layer for layer in q.layers if layer.norm}
         self.affine_norms, self.normalising = affine_norms(q.net, q.layers), q.steps.normalising()
 
-    def output(self) -> Value:
-        """Return the symbolic integer of the network's output, in one step for all of its numbers.
+    def outputs(self) -> list[Value]:
+        """Return the symbolic integers of the tensors that the network returns, each in one step for all its numbers.
 
         Raises:
             ProbqError: naming operation and module, if something has no exact integer form.
@@ -72,30 +76,63 @@ class Walk:
                 self.values[node] = self._input(node)
             elif any(before in self.values for before in node.all_input_nodes):
                 self.values[node] = self._called(node)
-        return self._output()
+        nodes = {node.name: node for node in self.graph.nodes}
+        if not self.graph.outputs:
+            raise ProbqError("the network returns no tensor; there is nothing to lower")
+        made = {name: self._output(nodes.get(name)) for name in dict.fromkeys(self.graph.outputs)}
+        return [made[name] for name in self.graph.outputs]
 
-    @property
-    def argument(self) -> int:
-        """Return which of the network's arguments the output depends on, the first should there be several."""
-        needed = {node.name for node in self.graph.nodes if node.op == "placeholder"}
-        return next(place for place, name in enumerate(self.graph.inputs) if name in needed)
+    def ports(self, nodes: Sequence[Node], outputs: Sequence[str]) -> tuple[Structure, Structure]:
+        """Return the structures of an integer model's output and arguments; None where it takes its one input itself.
+
+        Args:
+            nodes: those of the model.
+            outputs: names of the nodes that give the tensors which the network returns.
+        """
+        arguments, used = self.graph.arguments, self._used()
+        output = output_structure(self.graph.returned, outputs)
+        if reads_one(arguments, used) and sum(node.op == "input" for node in nodes) == 1:
+            return output, None
+        return output, argument_structure(arguments, input_names(arguments, used))
+
+    def given(self, args: Sequence[Any]) -> Any:
+        """Return the network's positional arguments as the integer model takes them that `ports` describes."""
+        arguments, used = self.graph.arguments, self._used()
+        if not reads_one(arguments, used):
+            return args[0] if len(args) == 1 and isinstance(args[0], Tensor) else args
+        return args[[getattr(one, "name", None) for one in arguments[0]].index(used[0])]
+
+    def sources(self, inputs: Sequence[Node]) -> dict[int, Node]:
+        """Return an input of the integer model that reads a tensor, by its place among the tensors of the arguments."""
+        names = input_names(self.graph.arguments, self._used())
+        read = {argument_of(node): node for node in reversed(inputs)}
+        return {k: read[names[name]] for k, name in enumerate(self.graph.inputs) if names[name] in read}
+
+    def names(self) -> dict[str, str]:
+        """Return what an integer model calls the network's inputs, by the origins that their values have."""
+        return {_origin_of(key): name for key, name in input_names(self.graph.arguments, self._used()).items()}
+
+    def _used(self) -> list[str]:
+        """Return the names of the placeholders of inputs that the outputs depend on."""
+        return [node.name for node in self.graph.nodes if node.op == "placeholder" and node.name in self.graph.inputs]
 
     def _input(self, node: Any) -> Value:
         value = node.meta["val"]
-        shape, name = tuple(int(n) for n in value.shape[1:]), f"the network's input {node.name}"
+        shape, name = tuple(int(n) for n in value.shape[1:]), _origin_of(node.name)
         if value.is_floating_point():
             return Value("real", (), shape, name)
         ends = (0, 1) if value.dtype == torch.bool else (torch.iinfo(value.dtype).min, torch.iinfo(value.dtype).max)
         low, high = map(np.array, ends)
         return Value("index", (), shape, name, low=low, high=high)
 
-    def _output(self) -> Value:
-        returned = [self.values.get(node) for node in self.graph.nodes if node.name in self.graph.outputs]
-        if len(self.graph.outputs) != 1 or len(returned) != 1 or not isinstance(returned[0], Value):
-            raise ProbqError("only networks with one tensor as output can be lowered; wrap the network to return one")
-        value = returned[0]
+    def _output(self, node: Any) -> Value:
+        value = self.values.get(node)
+        if isinstance(value, LookUp):
+            value = self._operand(node)  # which refuses it
+        if not isinstance(value, Value):
+            raise ProbqError("the network returns a tensor that does not depend on its input; leave it out")
         if value.op in ("real", "index"):
-            raise ProbqError("the network returns its own input; there is nothing to lower")
+            raise ProbqError("the network returns its own input; leave it out, or lower one that computes something")
         return common([value])[0]
 
     def _called(self, node: Any) -> Any:
@@ -111,7 +148,7 @@ class Walk:
         if name == "embedding" or name.startswith(("linear", "conv")):
             return self._product(node, where)
         if node.name in self.graph.outputs and self._is_left_in_float(node):
-            self.ending = node
+            self.endings[node.name] = node
             return self._operand(node.args[0])
         if (looked := looked_up(node, name, self.values, self.graph)) is not None:
             return looked
@@ -257,6 +294,10 @@ class Walk:
 def _all_tensors(net: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from net.named_parameters(remove_duplicate=False)
     yield from net.named_buffers(remove_duplicate=False)
+
+
+def _origin_of(name: str) -> str:
+    return f"the network's input {name}"
 
 
 def _layer_of(value: Value) -> str:

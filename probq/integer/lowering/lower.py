@@ -17,12 +17,15 @@ from probq.integer.lowering.emit import emit_nodes
 from probq.integer.lowering.exported import named_arguments, operation, where_of
 from probq.integer.lowering.graph import Walk
 from probq.integer.lowering.operations.values import reduced
-from probq.likelihoods import only_tensor
+from probq.integer.lowering.ports import scales_like
+from probq.integer.ports.outputs import by_name
 from probq.network.program.decided_codes import decided_codes, rung_onehots
 from probq.network.program.program import check_posterior
 from probq.network.program.substitution import running
 from probq.network.quantized.quantized import Quantized
+from probq.network.tracing.arguments import tensors_in
 from probq.utils.errors import ProbqError
+from probq.utils.structures.walk import Structure, map_leaves, named_leaves
 from probq.utils.version import probq_version
 
 ROUNDING = 2.0**-10  # of a unit of the output: what float64 leaves of an average, and far less than a wrong integer
@@ -34,7 +37,8 @@ ROUNDED = 0.1  # share of outputs that may differ where the network computes in 
 def lower(q: Quantized, assignment: Assignment | None = None) -> IntegerModel:
     """Return the integer model of a decided network.
 
-    For every input, its integers times `output_scale` are exactly what `q.at(assignment)` computes. Where the output is
+    For every input, its integers times `output_scale` are exactly what `q.at(assignment)` computes. Where the network
+    returns several tensors, so does the model, built alike, each in units of its own scale. Where the output is
     an average of `k` numbers, and `k` no power of two, that holds to the last bits of float64, which has no `1 / k`.
     A softmax or log-softmax at the end that the plan leaves in float (`activation=None`) is left out: the integers are
     those that enter it, which are largest for the same class, and `metadata["ends_before"]` names it.
@@ -58,36 +62,39 @@ def lower(q: Quantized, assignment: Assignment | None = None) -> IntegerModel:
         if not np.array_equal(own[name], assignment.codes[name]):
             raise ProbqError(f"the codes of {name} do not fit the network; decide again after training")
     walk = Walk(fixed, rung_onehots(fixed, assignment.widths), assignment.codes)
-    output = walk.output()
-    integers, unit = reduced(output)
-    nodes, name = emit_nodes(integers)
-    scale = unit * 2.0 ** int(output.exponent) / output.divisor
-    metadata = _metadata(q, assignment)
-    if walk.ending is not None:
-        metadata["ends_before"] = where_of(walk.ending)
-    model = IntegerModel(nodes, name, scale, metadata)
+    outputs = walk.outputs()
+    integers = {id(output): reduced(output) for output in outputs}
+    nodes, names = emit_nodes([integers[id(output)][0] for output in outputs], walk.names())
+    scales = [integers[id(output)][1] * 2.0 ** int(output.exponent) / output.divisor for output in outputs]
+    output, arguments = walk.ports(nodes, names)
+    metadata = _metadata(q, assignment) | _endings(walk, output)
+    model = IntegerModel(nodes, output, scales_like(output, scales), metadata, arguments)
     _check_integers(fixed, assignment, model, walk)
     return model
 
 
 def _check_integers(q: Quantized, assignment: Assignment, model: IntegerModel, walk: Walk) -> None:
     """Raise unless the integers are what the decided network computes, on its example and on random inputs."""
-    for args in check_inputs(q, model.input):
-        integers = model(args[walk.argument])
+    for args in check_inputs(q, walk.sources(model.inputs)):
+        found = by_name(model.output, model(walk.given(args)))
         expected, exact = _expected(q, assignment, args)
-        if walk.ending is not None:
-            _check_ending(walk, torch.from_numpy(integers * model.output_scale), expected.double())
-            continue
-        units = expected.double().numpy() / model.output_scale
-        rounding = ROUNDING + torch.finfo(expected.dtype).eps * np.abs(units)  # indices give float32 outputs
-        if integers.shape != units.shape or (np.abs(integers - units) > rounding).mean() > (0 if exact else ROUNDED):
-            raise _differing()
+        for output, name, own in zip(model.outputs, walk.graph.outputs, expected, strict=True):
+            integers = found[output.name]
+            if name in walk.endings:
+                _check_ending(walk.endings[name], torch.from_numpy(integers * output.scale), own.double())
+                continue
+            units = own.double().numpy() / output.scale
+            rounding = ROUNDING + torch.finfo(own.dtype).eps * np.abs(units)  # indices give float32 outputs
+            if integers.shape != units.shape or (np.abs(integers - units) > rounding).mean() > (
+                0 if exact else ROUNDED
+            ):
+                raise _differing()
 
 
-def _check_ending(walk: Walk, before: Tensor, expected: Tensor) -> None:
+def _check_ending(ending: Any, before: Tensor, expected: Tensor) -> None:
     """Raise unless the softmax that was left in float gives of the integers before it what the network gives."""
-    given = named_arguments(walk.ending)
-    function = torch.log_softmax if "log" in operation(walk.ending) else torch.softmax
+    given = named_arguments(ending)
+    function = torch.log_softmax if "log" in operation(ending) else torch.softmax
     if not torch.allclose(function(before, given["dim"]), expected, rtol=FLOAT, atol=FLOAT):
         raise _differing()
 
@@ -100,14 +107,25 @@ def _differing() -> ProbqError:
     )
 
 
-def _expected(q: Quantized, assignment: Assignment, args: tuple[Any, ...]) -> tuple[Tensor, bool]:
-    """Return the network's output, and whether it is exact: a network with float32 constants of its own cannot be."""
-    doubles = tuple(a.double() if isinstance(a, Tensor) and a.is_floating_point() else a for a in args)
+def _endings(walk: Walk, output: Structure) -> dict[str, Any]:
+    """Return what to tell of each softmax that is left out, by the names of the outputs where there are several."""
+    names = [name for name, node in named_leaves(output, "output") if isinstance(node, str)]
+    pairs = zip(names, walk.graph.outputs, strict=True)
+    found = {own: where_of(walk.endings[name]) for own, name in pairs if name in walk.endings}
+    return {"ends_before": found if len(names) > 1 else found["output"]} if found else {}
+
+
+def _expected(q: Quantized, assignment: Assignment, args: tuple[Any, ...]) -> tuple[list[Tensor], bool]:
+    """Return the network's outputs, and whether they are exact.
+
+    A network with float32 constants of its own cannot be.
+    """
+    doubles = map_leaves(lambda a: a.double() if isinstance(a, Tensor) and a.is_floating_point() else a, args)
     try:
-        return only_tensor(q.outputs([assignment], doubles)[0]), True
+        return list(tensors_in(q.outputs([assignment], doubles)[0])), True
     except RuntimeError:
         with running(args):
-            return only_tensor(q.outputs([assignment], args)[0]), False
+            return list(tensors_in(q.outputs([assignment], args)[0])), False
 
 
 def _metadata(q: Quantized, assignment: Assignment) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -27,6 +27,12 @@ def first_rows(example: Any) -> tuple[Any, ...]:
     """Return the arguments of an example with a copy of a few rows of each tensor, on the CPU."""
     few = some_rows(arguments(example), 0, ROWS)
     return tuple(a.detach().cpu().clone() if isinstance(a, Tensor) else a for a in few)
+
+
+def with_tensors(example: tuple[Any, ...], tensors: Iterable[Tensor]) -> tuple[Any, ...]:
+    """Return arguments with other tensors, in order; what else an example holds is as there."""
+    left = iter(tensors)
+    return tuple(next(left) if isinstance(a, Tensor) else a for a in example) or tuple(left)
 
 
 def hook_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

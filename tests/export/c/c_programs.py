@@ -10,6 +10,8 @@ from shrinking import smallest
 from probq import IntegerModel
 from probq.export.c import writer
 from probq.export.c.compiler import build, execute
+from probq.export.c.ports import given, to_bytes
+from probq.integer.ports.outputs import by_name
 
 Models = Mapping[str, tuple[IntegerModel, np.ndarray]]
 
@@ -19,15 +21,19 @@ def differing(models: Models, folder: Path, *all_flags: tuple[str, ...]) -> dict
     includes, body, data = [], [], []
     for name, (model, x) in models.items():
         writer.write(model, folder / f"{name}.h")
-        _, kind, size, shape = writer._signature(folder / f"{name}.h")
+        _, ports = writer._signature(folder / f"{name}.h")
+        inputs = [port for port in ports if port.is_input]
         includes.append(f'#include "{name}.h"')
         body += [
-            f"    {{ static {kind.name} x[{size}]; static int32_t y[{int(np.prod(shape))}];",
-            f"      for (int k = 0; k < {len(x)}; k++) {{",
-            "        if (fread(x, sizeof x, 1, stdin) != 1) return 1;",
-            f"        {name}_run(x, y); fwrite(y, sizeof y, 1, stdout); }} }}",
+            "    {",
+            *[f"      static {port.kind.name} {port.name}[{port.size}];" for port in ports],
+            f"      for (int k = 0; k < {len(next(iter(given(inputs, x, name).values())))}; k++) {{",
+            *[f"        if (fread({port.name}, sizeof {port.name}, 1, stdin) != 1) return 1;" for port in inputs],
+            f"        {name}_run({', '.join(port.name for port in ports)});",
+            *[f"        fwrite({port.name}, sizeof {port.name}, 1, stdout);" for port in ports if not port.is_input],
+            "      } }",
         ]
-        data.append(x.astype(kind.name.removesuffix("_t")).tobytes())
+        data.append(to_bytes(inputs, given(inputs, x, name)))
     text = ["#include <stdio.h>", *includes, "int main(void)", "{", *body, "    return 0;", "}", ""]
     (folder / "main.c").write_text("\n".join(text))
     found = dict.fromkeys(models, 0)
@@ -35,7 +41,8 @@ def differing(models: Models, folder: Path, *all_flags: tuple[str, ...]) -> dict
         build(folder / "main.c", folder / "main", [*flags, *writer.WARNINGS])
         out, start = np.frombuffer(execute(folder / "main", b"".join(data)), np.int32), 0
         for name, (model, x) in models.items():
-            expected = model.run(x).reshape(-1)
+            found_by_name = by_name(model.output, model.run(x)).values()
+            expected = np.concatenate([each.reshape(len(each), -1) for each in found_by_name], axis=1).reshape(-1)
             found[name] += int((out[start : start + expected.size] != expected).sum())
             start += expected.size
         assert start == out.size

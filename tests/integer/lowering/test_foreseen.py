@@ -35,7 +35,9 @@ def sequence(*between):
 REFUSED = {
     "normalisation of one number": (sequence(nn.GroupNorm(8, 8)), X),
     "softmax along the batch": (sequence(nn.Softmax(0)), X),
-    "two outputs": (Own(lambda net, x: (net.b(net.a(x)), net.a(x))), X),
+    "its own input as an output": (Own(lambda net, x: (net.b(net.a(x)), x)), X),
+    "a text as an output": (Own(lambda net, x: (net.b(net.a(x)), "scores")), X),
+    "an output of no input": (Own(lambda net, x: (net.b(net.a(x)), net.b.bias * 2)), X),
     "noise": (Own(lambda net, x: net.b(F.dropout(net.a(x), 0.5))), X),
     "what depends on data": (Own(lambda net, x: net.b(net.a(x)) if x.sum() > 0 else net.b(x)), X.abs()),
     "pooling with windows that differ": (sequence(nn.Unflatten(1, (1, 8)), nn.AdaptiveAvgPool1d(3), nn.Flatten()), X),

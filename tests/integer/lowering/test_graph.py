@@ -198,12 +198,13 @@ def test_dropout_that_is_off_is_nothing():
     assert np.array_equal(model(VECTORS) * model.output_scale, q(VECTORS).double().numpy())
 
 
-@pytest.mark.filterwarnings("ignore:probq.lower will refuse")
 def test_two_index_inputs_of_one_vocabulary_are_not_one():
     net = Network(lambda net, i, j: net.c(torch.cat([net.a(i), net.b(j)], 1)), nn.Embedding(5, 4), nn.Embedding(5, 4))
-    indices = torch.randint(0, 5, (16,))
-    with pytest.raises(probq.ProbqError, match="input"):
-        probq.lower(probq.quantize(net.eval(), (indices, indices)))
+    indices = torch.randint(0, 5, (2, 16))
+    q = probq.quantize(net.eval(), (indices[0], indices[1]))
+    model = probq.lower(q)
+    for i, j in ((0, 1), (1, 0), (0, 0)):
+        assert np.array_equal(model.real_output(model((indices[i], indices[j]))), q(indices[i], indices[j]).double())
 
 
 def test_macs_are_those_that_are_called():

@@ -92,28 +92,44 @@ def test_one_index_in_embeddings_of_two_sizes_is_below_both():
     assert np.array_equal((model(INDICES) * model.output_scale).astype(np.float32), q(INDICES).detach().numpy())
 
 
-REFUSED = {
+SEVERAL = {
     "two inputs": (
         Net(lambda net, x, y: net.a(x) + net.b(y), a=lambda: nn.Linear(4, 3), b=lambda: nn.Linear(4, 3)),
         (VECTORS, VECTORS),
-        "computes with x and y, but .*one input",
     ),
     "two indices": (
         Net(
             lambda net, x, y: net.c((net.a(x) + net.b(y)).flatten(1)),
-            a=lambda: nn.Embedding(5, 4), b=lambda: nn.Embedding(5, 4), c=lambda: nn.Linear(12, 3),
+            a=lambda: nn.Embedding(5, 4),
+            b=lambda: nn.Embedding(5, 4),
+            c=lambda: nn.Linear(12, 3),
         ),
         (INDICES, INDICES),
-        "computes with x and y, but .*embed indices outside",
     ),
     "an index and a number": (
         Net(
             lambda net, x, y: net.c(net.a(x).flatten(1)) + net.b(y),
-            a=lambda: nn.Embedding(5, 4), b=lambda: nn.Linear(4, 3), c=lambda: nn.Linear(12, 3),
+            a=lambda: nn.Embedding(5, 4),
+            b=lambda: nn.Linear(4, 3),
+            c=lambda: nn.Linear(12, 3),
         ),
         (INDICES, VECTORS),
-        "computes with x and y, but",
     ),
+}
+
+
+@pytest.mark.parametrize(("net", "x"), SEVERAL.values(), ids=SEVERAL)
+def test_several_inputs_are_read_each_by_its_own_node(net, x):
+    q = probq.quantize(net.eval(), x)
+    model = probq.lower(q)
+    assert tuple(node.name for node in model.inputs) == model.arguments == ("input.x", "input.y")
+    expected = q(*(a.double() if a.is_floating_point() else a for a in x)).detach().double().numpy()
+    assert np.abs(model.real_output(model(x)) - expected).max() <= 1e-6 * np.abs(expected).max()
+    with pytest.raises(probq.ProbqError, match=r"2 inputs, input\.x, input\.y"):
+        model.input  # noqa: B018
+
+
+REFUSED = {
     "64 bits": (images(lambda x: x.float()), PIXELS.long(), "whole numbers of any size"),
     "LSTM": (
         Net(

@@ -114,37 +114,3 @@ def test_an_accumulator_beyond_31_bits_is_refused_with_layer_and_limit():
     )
     with pytest.raises(probq.ProbqError, match=r"layer 0 .*2,147,483,647 \(31 bits\)"):
         probq.lower(q)
-
-
-@pytest.mark.filterwarnings("ignore:probq.lower will refuse")
-def test_the_input_in_two_scales_is_refused():
-    class Two(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
-
-        def forward(self, x):
-            return self.a(x) + self.b(x)
-
-    def plan(layer):
-        return probq.Plan(network_input=ladder(4 if layer.name == "a" else 8))
-
-    q = probq.quantize(Two(), torch.randn(8, 4), plan=plan)
-    with pytest.raises(probq.ProbqError, match="different scales or widths"):
-        probq.lower(q)
-
-
-@pytest.mark.filterwarnings("ignore:probq.lower will refuse")
-def test_a_network_with_two_outputs_is_refused():
-    class Pair(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.fc = nn.Linear(4, 4)
-
-        def forward(self, x):
-            y = self.fc(x)
-            return y, y
-
-    q = probq.quantize(Pair(), torch.randn(8, 4))
-    with pytest.raises(probq.ProbqError, match="one tensor as output"):
-        probq.lower(q)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -39,6 +40,7 @@ class CSource:
         steps: in order.
         constants: definitions of constant arrays.
         helpers: texts of the helper functions in use, by their full names.
+        ports: parameters of the function, inputs first.
     """
 
     name: str
@@ -47,6 +49,7 @@ class CSource:
     steps: list[CStep] = field(default_factory=list)
     constants: list[str] = field(default_factory=list)
     helpers: dict[str, str] = field(default_factory=dict)
+    ports: list[Any] = field(default_factory=list)
     buffers: int = 0
 
     def buffer(self, kind: Type, elements: int, fixed: str = "") -> Buffer:

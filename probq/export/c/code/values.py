@@ -92,7 +92,8 @@ def ranges(model: IntegerModel) -> Mapping[str, ElementRange]:
         ProbqError: a value could leave 31 bits and is no sum that is rounded next, or has no elements.
     """
     found: dict[str, ElementRange] = {}
-    short = {model.output, *(name for node in model.nodes if not _takes_long(node) for name in node.inputs)}
+    short = {output.node for output in model.outputs}
+    short |= {name for node in model.nodes if not _takes_long(node) for name in node.inputs}
     proven = model.ranges
     for node in model.nodes:
         most = LONG if node.op in LONG_SUMS and node.name not in short else MOST
