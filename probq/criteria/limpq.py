@@ -22,11 +22,11 @@ from probq.network.program.decided_codes import decided_output
 from probq.network.program.program import Observation, Program
 from probq.network.program.substitution import running
 from probq.network.quantized.quantized import Quantized
-from probq.network.tracing.arguments import arguments
 from probq.priors.energies.energy import Energy
 from probq.utils.arguments import check_number, check_seed
 from probq.utils.errors import ProbqError
 from probq.utils.random_stream import Stream
+from probq.utils.structures.tensors import arguments
 
 START = 0.1  # a step of b bits starts at START / b in every layer, so that what differs was learned
 RATE = 0.05  # of Adam, for log2 of the steps

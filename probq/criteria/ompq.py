@@ -18,6 +18,7 @@ from probq.network.program.program import Program
 from probq.network.quantized.quantized import Quantized
 from probq.priors.energies.energy import Energy
 from probq.utils.errors import ProbqError
+from probq.utils.structures.tensors import arguments, rows_of, tensors_in, with_tensors
 
 
 def ompq(
@@ -104,14 +105,15 @@ def together(data: list[Batch]) -> Any:
     Raises:
         ProbqError: if there are fewer than two examples, or inputs of several sizes.
     """
-    several = [x if isinstance(x, tuple) else (x,) for x, _ in data]
+    several = [arguments(x) for x, _ in data]
     try:
-        joined = tuple(torch.cat(a) if isinstance(a[0], torch.Tensor) else a[0] for a in zip(*several, strict=True))
+        parts = zip(*(list(tensors_in(one)) for one in several), strict=True)
+        joined = tuple(with_tensors(several[0], [torch.cat(each) for each in parts]))
     except (RuntimeError, ValueError) as error:
         raise ProbqError("criteria.ompq takes inputs of one size; crop or pad them") from error
-    if len(joined[0]) < 2:
+    if rows_of(joined) < 2:
         raise ProbqError("criteria.ompq compares layers over examples: give 2 or more, better 32")
-    return joined if isinstance(data[0][0], tuple) else joined[0]
+    return joined[0] if isinstance(data[0][0], torch.Tensor) else joined
 
 
 def _grams(q: Program, x: Any, progress: bool) -> np.ndarray:

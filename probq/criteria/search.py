@@ -18,12 +18,12 @@ from probq.criteria.measuring.ready import checked_examples
 from probq.criteria.measuring.still_copy import check_finite, still_copy
 from probq.network.program.program import Program
 from probq.network.quantized.quantized import Quantized
-from probq.network.tracing.arguments import arguments
 from probq.priors.energies.energy import Energy
 from probq.training.svi.objective import Objective
 from probq.utils.arguments import check_number, check_seed
 from probq.utils.errors import ProbqError
 from probq.utils.random_stream import Stream
+from probq.utils.structures.tensors import rows_of
 
 RATE = 0.05  # of Adam, for the log-odds of the gates
 
@@ -83,7 +83,7 @@ def search(
     if not 0 < temperature < math.inf:
         raise ProbqError(f"temperature is a positive number of nats, not {temperature!r:.80}")
     data = checked_examples(q, batches, examples, "search", labels=True, of=of)
-    size, names = sum(len(arguments(x)[0]) for x, _ in data), quantizers_of(q, of)
+    size, names = sum(rows_of(x) for x, _ in data), quantizers_of(q, of)
     with Stream(seed).training():
         own = still_copy(q, data)
         _free(own, names)

@@ -14,6 +14,7 @@ from probq.decisions.assignment import Assignment
 from probq.network.program.decided_codes import rung_onehots
 from probq.network.program.program import Program
 from probq.network.program.vectorized import vectorized_outputs
+from probq.utils.structures.tensors import map_tensors, tensors_in
 
 MOST_ROWS = 4096  # examples times networks held at once
 
@@ -31,7 +32,7 @@ def stacked_outputs(q: Program, assignments: Sequence[Assignment], args: tuple[A
         assignments: two or more with the same widths.
         args: the network's arguments.
     """
-    chunk = MOST_ROWS // max([1, *(len(a) for a in args if isinstance(a, Tensor) and a.dim())])
+    chunk = MOST_ROWS // max([1, *(len(a) for a in tensors_in(args) if a.dim())])
     convolutions = any(len(layer.shape) > 2 for layer in q.layers)
     if convolutions or min(chunk, len(assignments)) < 2 or not _same_widths(assignments):
         return None
@@ -54,12 +55,6 @@ def _same_widths(assignments: Sequence[Assignment]) -> bool:
 
 def cast_like_inputs(output: Any, args: tuple[Any, ...]) -> Any:
     """Return the output in the precision of the inputs."""
-    floats = [a.dtype for a in args if isinstance(a, Tensor) and a.is_floating_point()]
+    floats = [a.dtype for a in tensors_in(args) if a.is_floating_point()]
     dtype = floats[0] if floats else torch.get_default_dtype()
-    if isinstance(output, Tensor):
-        return output.to(dtype) if output.is_floating_point() else output
-    if isinstance(output, dict):
-        return type(output)({k: cast_like_inputs(v, args) for k, v in output.items()})
-    if isinstance(output, tuple) and hasattr(output, "_fields"):
-        return type(output)(*(cast_like_inputs(v, args) for v in output))
-    return type(output)(cast_like_inputs(v, args) for v in output) if isinstance(output, tuple | list) else output
+    return map_tensors(lambda one: one.to(dtype) if one.is_floating_point() else one, output)

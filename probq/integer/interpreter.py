@@ -59,7 +59,7 @@ def quantize(node: Node, x: Any) -> np.ndarray:
     x = as_array(x)
     _check_shape(node, x)
     if node.attributes.get("index"):
-        return evaluate(node, x)
+        return evaluate(node, x.astype(np.int64) if x.dtype == bool else x)
     if x.dtype.kind not in "fiub":
         raise ProbqError(f"the input holds {x.dtype}, not real numbers")
     if not np.isfinite(x).all():

@@ -13,7 +13,14 @@ from probq.integer.interpreter import as_array, evaluate, quantize
 from probq.integer.node import Node, metadata_copy
 from probq.integer.operations import LAYERS
 from probq.integer.ports.entries import ports_from_entry, ports_to_entry
-from probq.integer.ports.inputs import check_arguments, given_inputs, joined_inputs, parts_of_batch, split_inputs
+from probq.integer.ports.inputs import (
+    check_arguments,
+    given_inputs,
+    joined_inputs,
+    parts_of_batch,
+    quantized_inputs,
+    split_inputs,
+)
 from probq.integer.ports.outputs import Output, by_name, checked_scales, outputs_of, put_together
 from probq.integer.ranges import Range, ranges
 from probq.integer.shapes import Shape, shape_of
@@ -125,7 +132,7 @@ class IntegerModel:
         return joined_inputs(self.inputs, self._quantized(self._given(x)))
 
     def _quantized(self, given: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        return {node.name: quantize(node, given[node.name]) for node in self.inputs}
+        return quantized_inputs(self.inputs, given, quantize)
 
     def _given(self, x: Any) -> dict[str, np.ndarray]:
         """Return what each input node reads of what the model was called with."""

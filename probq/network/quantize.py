@@ -25,7 +25,7 @@ from probq.network.quantizers.base import InputQuantizer
 from probq.network.quantizers.plan import Plan, Planner, plan_for
 from probq.network.quantizers.ties import tied_sites
 from probq.network.quantizers.weight import WeightQuantizer
-from probq.network.tracing.arguments import first_rows, own_copy, signature
+from probq.network.tracing.arguments import first_rows, form_of, own_copy, signature
 from probq.network.tracing.layer import Layer
 from probq.network.tracing.plain import plain_copy
 from probq.network.tracing.stand_ins import stand_ins
@@ -43,7 +43,8 @@ def quantize(
     Args:
         net: any `torch.nn.Module`; its linear, convolution and embedding layers are quantized. In the copy, attention
             without masks is such layers and products, as in that of `probq.explicit`; a note says so.
-        example: a batch of inputs (batch axis first), or a tuple of the network's arguments. It shows which layers
+        example: a batch of inputs (batch axis first), a tuple of the network's arguments, or a dictionary of them by
+            keyword; each may hold tensors in tuples, lists and dictionaries. It shows which layers
             are reached and sets the first scales, so real data is better than noise.
         plan: a `Plan`, or a function `Layer -> Plan | None` (None leaves that layer in float).
         likelihood: function from the network's output to a `torch.distributions` law; by default `fit` chooses by
@@ -96,6 +97,7 @@ def quantize(
     quantized = Quantized(copied, tuple(layers), weights, inputs, tuple(notes), likelihood, tables, sites)
     quantized.steps.take(dict(stand_ins(copied)), found.calls)
     quantized.signature, quantized.example = signature(example), first_rows(example)
+    quantized.form = form_of(example)
     quantized.held, quantized.uncounted = held_norms(copied), found.uncounted
     quantized.notes += constant_note(quantized)
     _set_energy(quantized, [own for own in plans.values() if own is not None])

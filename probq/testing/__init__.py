@@ -1,6 +1,7 @@
 """Tests of probq and of its extensions find help here: a zoo of awkward networks, and oracles by enumeration."""
 
 from probq.testing.deployed import deployed
+from probq.testing.deployed_structures import deployed_structures
 from probq.testing.enumerable import Small, enumerable, fit_law, law_parameters
 from probq.testing.mean_field import (
     Joint,
@@ -34,6 +35,7 @@ __all__ = [
     "code_probabilities",
     "decided_copy",
     "deployed",
+    "deployed_structures",
     "distance",
     "draw_from_prior",
     "enumerable",

@@ -22,6 +22,7 @@ from probq.decisions.assignment import Assignment
 from probq.network.program.program import Program
 from probq.network.quantizers.base import Rung
 from probq.testing.oracles import MOST_STATES, book_levels, book_scales, decided_copy
+from probq.utils.structures.tensors import arguments, call, map_tensors
 
 Widths = list[Tensor]
 Codes = list[list[Tensor]]
@@ -138,13 +139,13 @@ def _outputs(q: Program, rungs: Mapping[str, int], x: Any) -> Tensor:
     if math.prod(size for _, size in sizes) > MOST_STATES:
         raise ValueError("too many codes to enumerate; use a smaller network")
     ends = np.cumsum([net.get_parameter(n).numel() for n in q.weights])[:-1]
-    args = [a.double() if a.is_floating_point() else a for a in (x if isinstance(x, tuple) else (x,))]
+    args = map_tensors(lambda a: a.double() if a.is_floating_point() else a, arguments(x))
     results = []
     for state in itertools.product(*(range(size) for _, size in sizes)):
         for n, part in zip(q.weights, np.split(np.array(state), ends), strict=True):
             weight = net.get_parameter(n)
             weight.copy_(values[n][torch.from_numpy(part)].reshape(weight.shape) * scales[n])
-        results.append(net(*args))
+        results.append(call(net, args))
     return torch.stack(results).reshape(*(size for _, size in sizes), *results[0].shape)
 
 

@@ -19,6 +19,7 @@ from probq.network.quantizers.base import FINEST_LEVEL, Quantizer
 from probq.network.quantizers.weight import WeightQuantizer
 from probq.network.tracing.layer import Layer
 from probq.testing.step_oracle import with_steps
+from probq.utils.structures.tensors import arguments, call, map_tensors
 
 MOST_STATES = 100_000
 
@@ -260,6 +261,6 @@ def _code_states(laws: Mapping[str, np.ndarray]) -> Iterator[tuple[dict[str, np.
 
 @torch.no_grad()
 def _log_likelihood(q: Program, assignment: Assignment, x: Any, y: Tensor) -> float:
-    args = [a.double() if a.is_floating_point() else a for a in (x if isinstance(x, tuple) else (x,))]
-    output = decided_copy(q, assignment)(*args)
+    args = map_tensors(lambda a: a.double() if a.is_floating_point() else a, arguments(x))
+    output = call(decided_copy(q, assignment), args)
     return float(q.law(output, y).log_prob(y.reshape(q.law(output, y).batch_shape)).sum())

@@ -22,7 +22,6 @@ from probq.network.program.substitution import substitute
 from probq.network.quantize import quantize
 from probq.network.quantized.quantized import Quantized
 from probq.network.quantizers.plan import Planner
-from probq.network.tracing.arguments import arguments
 from probq.priors.energies.energy import Energy
 from probq.training.preparation import usual_likelihood
 from probq.training.ptq.batch_norm import has_norms, norms
@@ -35,6 +34,7 @@ from probq.training.refinement.allocate import allocate
 from probq.utils.arguments import check_number
 from probq.utils.batches import Batches, first_examples, with_targets
 from probq.utils.errors import ProbqError
+from probq.utils.structures.tensors import arguments, call
 
 
 def post_training(
@@ -165,7 +165,7 @@ def _rounded(decided: Quantized, found: list[Any], examples: int, progress: bool
 
 
 def _loss(q: Quantized, data: Batches) -> float:
-    return scores(q, data, lambda x: q(*arguments(x)))["loss"]
+    return scores(q, data, lambda x: call(q, arguments(x)))["loss"]
 
 
 @torch.no_grad()
@@ -175,5 +175,5 @@ def _divergence(q: Quantized, data: Batches, reference: Quantized) -> float:
     for x, _ in data:
         with reference.evaluating():
             law = q.law(substitute(reference.net, {}, {}, {}, *arguments(x)))
-        total += float(kl_divergence(law, q.law(q(*arguments(x)))).sum())
+        total += float(kl_divergence(law, q.law(call(q, arguments(x)))).sum())
     return total

@@ -13,10 +13,10 @@ from probq.likelihoods.network_likelihood import check_likelihood
 from probq.network.program.program import Observation, Program
 from probq.network.program.substitution import running, substitute
 from probq.network.quantized.quantized import Quantized
-from probq.network.tracing.arguments import arguments
 from probq.training.ptq.input_scales import set_input_scales
 from probq.utils.batches import Batches
 from probq.utils.errors import ProbqError
+from probq.utils.structures.tensors import arguments
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""The user's data is any iterable of `(input, target)`."""
+"""The user's data is any iterable of `(input, target)`, or of dictionaries that hold the targets as `labels`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from probq.utils.errors import ProbqError
+from probq.utils.structures.tensors import arguments, map_tensors, rows_of, some_rows, tensors_in
+from probq.utils.structures.walk import leaves
 
 
 class Batches:
@@ -92,19 +94,14 @@ class Batches:
         place = f"batch {number} of the {self.name}"
         if not isinstance(batch, tuple | list) or len(batch) != 2 or not isinstance(batch[1], Tensor):
             raise ProbqError(f"{place} is not an (input, target) pair with a tensor as target, but {_described(batch)}")
-        if isinstance(batch[0], Mapping):
-            raise ProbqError(
-                f"the inputs in {place} are a mapping with {_keys(batch[0])}; probq calls networks by position: give a "
-                "tuple of tensors, and wrap the network if it takes keywords"
-            )
         if not batch[1].dim() or not len(batch[1]):
             raise ProbqError(f"{place} holds no example; leave it out, or give targets a batch axis first")
-        x = tuple(batch[0]) if isinstance(batch[0], tuple | list) else (batch[0],)
-        for tensor in (*x, batch[1]):
-            if isinstance(tensor, Tensor) and tensor.is_floating_point() and not tensor.isfinite().all():
+        x = arguments(batch[0])
+        for tensor in tensors_in((x, batch[1])):
+            if tensor.is_floating_point() and not tensor.isfinite().all():
                 raise ProbqError(f"{place} holds a value that is not finite; clean the data first")
-        moved = tuple(a.to(self.device) if isinstance(a, Tensor) else a for a in x)
-        return (moved if isinstance(batch[0], tuple | list) else moved[0]), batch[1].to(self.device)
+        moved = map_tensors(lambda a: a.to(self.device), x)
+        return (moved[0] if isinstance(batch[0], Tensor) else moved), batch[1].to(self.device)
 
 
 def first_examples(
@@ -134,8 +131,8 @@ def first_examples(
     left = examples
     for number, batch in enumerate(batches):
         inputs, target = _unlabelled(batch)
-        several = tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)
-        if not several or not isinstance(several[0], Tensor):
+        several = arguments(inputs)
+        if not isinstance(next(leaves(several), None), Tensor):
             raise ProbqError(
                 f"a batch is a tensor of inputs, or (input, target); batch {number} for {name} is a "
                 f"{type(batch).__name__}"
@@ -143,10 +140,10 @@ def first_examples(
         if target is None and len(several) == 2 and isinstance(several[1], Sequence | np.ndarray):
             raise ProbqError(f"batch {number} for {name} {_described(several)}")
         _check_examples(f"batch {number} for {name}", several, target)
-        cut = tuple(a.to(device) if isinstance(a, Tensor) else a for a in some_rows(several, 0, left))
-        own = cut if isinstance(inputs, tuple | list) else cut[0]
+        cut = map_tensors(lambda a: a.to(device), some_rows(several, 0, left))
+        own = cut[0] if isinstance(inputs, Tensor) else cut
         kept.append((own, None if target is None else target[:left].to(device)))
-        left -= len(several[0])
+        left -= rows_of(several)
         if left <= 0:
             break
     if not kept:
@@ -156,37 +153,22 @@ def first_examples(
 
 def _check_examples(place: str, inputs: Sequence[Any], target: Tensor | None) -> None:
     """Raise unless a batch holds examples of finite numbers, and a target for each where it has any."""
-    if not inputs[0].dim() or not len(inputs[0]):
+    first = next(tensors_in(inputs))
+    if not first.dim() or not len(first):
         raise ProbqError(f"{place} holds no example; leave it out, or give inputs a batch axis first")
-    if target is not None and target.shape[:1] != inputs[0].shape[:1]:
+    if target is not None and target.shape[:1] != first.shape[:1]:
         raise ProbqError(
-            f"{place} has inputs of shape {tuple(inputs[0].shape)} and targets of shape {tuple(target.shape)}; give a "
+            f"{place} has inputs of shape {tuple(first.shape)} and targets of shape {tuple(target.shape)}; give a "
             "target for each example, along the first axis of both"
         )
-    for tensor in (*inputs, target):
-        if isinstance(tensor, Tensor) and tensor.is_floating_point() and not tensor.isfinite().all():
+    for tensor in tensors_in((inputs, target)):
+        if tensor.is_floating_point() and not tensor.isfinite().all():
             raise ProbqError(f"{place} holds a value that is not finite; clean the data first")
-
-
-def some_rows(inputs: Sequence[Any], start: int, stop: int) -> tuple[Any, ...]:
-    """Return a network's arguments for some examples of a batch; what has no axis of the examples stays as it is.
-
-    Args:
-        inputs: the arguments, of which the first tensor has the examples on its first axis.
-        start: the first example.
-        stop: the one behind the last.
-    """
-    rows = next((len(a) for a in inputs if isinstance(a, Tensor) and a.dim()), None)
-    return tuple(a[start:stop] if isinstance(a, Tensor) and a.shape[:1] == (rows,) else a for a in inputs)
 
 
 def with_targets(found: Iterable[tuple[Any, Tensor | None]]) -> list[tuple[Any, Tensor]]:
     """Return batches with zeros in the place of absent targets, for what does not look at them."""
-    return [(x, (x[0] if isinstance(x, tuple) else x).new_zeros(_rows(x)) if y is None else y) for x, y in found]
-
-
-def _rows(x: Any) -> int:
-    return len(x[0] if isinstance(x, tuple) else x)
+    return [(x, next(tensors_in(x)).new_zeros(rows_of(x)) if y is None else y) for x, y in found]
 
 
 def _unlabelled(batch: Any) -> tuple[Any, Tensor | None]:

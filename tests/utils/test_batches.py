@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader, IterableDataset
 
 import probq
 from probq import ProbqError
-from probq.utils.batches import Batches, first_examples, some_rows
+from probq.utils.batches import Batches, first_examples
+from probq.utils.structures.tensors import some_rows
 
 X, Y = torch.randn(48, 4), torch.arange(48) % 3
 PAIRS = [(X[k : k + 16], Y[k : k + 16]) for k in range(0, 48, 16)]
@@ -135,7 +136,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     ),
     "targets in a list": ((X, Y.tolist()), "a list as target; give torch.as_tensor"),
     "targets of numpy": ((X, np.arange(48)), "a ndarray as target; give torch.as_tensor"),
-    "inputs in a mapping": (({"x": X}, Y), "mapping with the keys 'x'; probq calls networks by position"),
+    "inputs by another name": (({"x": X}, Y), "unexpected keyword argument 'x'"),
     "tensor": (X, "but a Tensor"),
     "nothing": (None, "but a NoneType"),
 }

@@ -13,8 +13,7 @@ from tqdm import tqdm
 from probq.criteria.measuring.float_network import log_probs, opened
 from probq.criteria.measuring.perturbed import Batch
 from probq.network.program.program import Program
-from probq.network.tracing.arguments import arguments
-from probq.utils.batches import some_rows
+from probq.utils.structures.tensors import arguments, rows_of, some_rows
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ def example_gradients(
     Raises:
         ProbqError: if the network or the likelihood does not take one example.
     """
-    rows = sum(len(arguments(x)[0]) for x, _ in data)
+    rows = sum(rows_of(x) for x, _ in data)
     with q.evaluating(), tqdm(total=rows, disable=not progress, unit="example", dynamic_ncols=True) as bar:
         for x, y in _one_by_one(data):
             run = opened(q, x, names)
@@ -57,6 +56,6 @@ def example_gradients(
 
 def _one_by_one(data: list[Batch]) -> Iterator[Batch]:
     for x, y in data:
-        for n in range(len(arguments(x)[0])):
+        for n in range(rows_of(x)):
             one: Any = some_rows(arguments(x), n, n + 1)
             yield (one if isinstance(x, tuple) else one[0]), None if y is None else y[n : n + 1]

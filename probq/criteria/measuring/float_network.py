@@ -14,8 +14,8 @@ from probq.network.program.biases import rounded_bias
 from probq.network.program.folding import per_channel, shift_bias
 from probq.network.program.program import Observation, Program
 from probq.network.program.substitution import running, substitute
-from probq.network.tracing.arguments import arguments
 from probq.utils.errors import ProbqError
+from probq.utils.structures.tensors import arguments
 
 
 @dataclass

@@ -12,8 +12,8 @@ from tqdm import tqdm
 from probq.criteria.measuring.float_network import Opened, log_probs, opened
 from probq.criteria.measuring.perturbed import Batch
 from probq.network.program.program import Program
-from probq.network.tracing.arguments import arguments
 from probq.utils.errors import ProbqError, sentence
+from probq.utils.structures.tensors import rows_of
 
 
 def hessian_traces(
@@ -37,7 +37,7 @@ def hessian_traces(
         ProbqError: if torch knows no second derivative of what the network does.
     """
     kinds = [[n for n in names if n in q.weights], [n for n in names if n in q.inputs]]
-    traces, rows = dict.fromkeys(names, 0.0), sum(len(arguments(x)[0]) for x, _ in data)
+    traces, rows = dict.fromkeys(names, 0.0), sum(rows_of(x) for x, _ in data)
     bar = tqdm(total=len(data) * probes, disable=not progress, unit="probe", dynamic_ncols=True)
     with q.evaluating(), bar, sdpa_kernel(SDPBackend.MATH):  # its other kernels have no second derivative
         for x, y in data:

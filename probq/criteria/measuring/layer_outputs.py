@@ -11,9 +11,9 @@ from torch import Tensor
 
 from probq.network.program.program import Program
 from probq.network.program.substitution import running, substitute
-from probq.network.tracing.arguments import arguments
 from probq.network.tracing.module_kinds import CONVOLUTIONS
 from probq.utils.errors import ProbqError
+from probq.utils.structures.tensors import arguments, rows_of
 
 
 @torch.no_grad()
@@ -35,7 +35,7 @@ def layer_outputs(q: Program, x: Any) -> dict[str, list[Tensor]]:
     results = {name: _catcher(outputs) for name, outputs in caught.items()}
     with q.evaluating(), running(x):
         substitute(q.net, {}, {}, {}, *arguments(x), results=results)
-    rows = len(arguments(x)[0])
+    rows = rows_of(x)
     for name, outputs in caught.items():
         if not outputs:
             raise ProbqError(f"{name} was not called on these examples; give those on which the whole network runs")

@@ -21,6 +21,7 @@ from probq.network.quantized.quantized import Quantized
 from probq.priors.energies.energy import Energy
 from probq.utils.arguments import check_number
 from probq.utils.errors import ProbqError
+from probq.utils.structures.tensors import rows_of
 
 SAVE_EVERY = 5.0  # seconds between two writes of the file
 
@@ -106,7 +107,7 @@ def mean_divergence(network: PerturbedNetwork, widths: Mapping[str, int]) -> flo
     total = rows = 0.0
     for law, (output, (x, _)) in zip(network.float_laws, network.outputs(widths), strict=True):
         total += float(kl_divergence(law, network.q.law(output)).sum())
-        rows += len(x[0] if isinstance(x, tuple) else x)
+        rows += rows_of(x)
     return total / rows
 
 

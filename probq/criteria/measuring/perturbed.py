@@ -18,8 +18,8 @@ from probq.network.program.decided_codes import decided_output
 from probq.network.program.substitution import running, substitute
 from probq.network.quantized.fingerprint import fingerprint
 from probq.network.quantized.quantized import Quantized
-from probq.network.tracing.arguments import arguments
 from probq.training.ptq.batch_norm import FloatStatistics, has_norms
+from probq.utils.structures.tensors import arguments
 
 MOST_CACHED = 2**31  # bytes of outputs that are kept; beyond, everything is computed anew
 Batch = tuple[Any, Tensor | None]
@@ -49,7 +49,7 @@ class PerturbedNetwork:
         self.q, self.batches = copy.deepcopy(q).eval(), self._made_of[1]
         self.names, self.perturbed = quantizers_of(q, "both"), quantizers_of(q, of)
         self.widths = tuple(tuple(self.q.quantizer(name).ladder.bits) for name in self.names)
-        self.operations = fingerprint(self.q.net, self.q.signature)
+        self.operations = fingerprint(self.q.net, self.q.signature, self.q.form)
         self.norms = FloatStatistics(self.q, self.batches) if has_norms(self.q) else None
         self.forwards = 0
         self._kept: dict[tuple[Any, str], list[Tensor]] = {}

@@ -17,7 +17,7 @@ from probq.criteria.measuring.quantizers_of import quantizers_of
 from probq.network.distributions.codes import Codes
 from probq.network.program.program import Program
 from probq.network.quantizers.base import Quantizer, Rung
-from probq.network.tracing.arguments import arguments
+from probq.utils.structures.tensors import rows_of
 
 
 @dataclass
@@ -101,7 +101,7 @@ def squared_errors(
                 weight = float_weight(q, name)
                 found[name] = SquaredErrors(squares(weight_errors(q, name)), *_size([weight]))
         for x, _ in tqdm(data if inputs else (), disable=not progress, unit="batch", dynamic_ncols=True):
-            rows += len(arguments(x)[0])
+            rows += rows_of(x)
             for name, values in opened(q, x, inputs).values.items():
                 norm, count = _size(values)
                 errors = sum(squares(input_errors(q, name, value)) for value in values)

@@ -14,6 +14,7 @@ from probq.network.program.substitution import running
 from probq.network.quantized.quantized import Quantized
 from probq.utils.batches import Batches
 from probq.utils.errors import ProbqError
+from probq.utils.structures.tensors import arguments, call
 
 
 @torch.no_grad()
@@ -30,7 +31,7 @@ def validate(q: Quantized, data: Batches) -> dict[str, float]:
     q.eval()
     try:
         with validation_errors():
-            return scores(q, data, lambda x: q(*x) if isinstance(x, tuple) else q(x))
+            return scores(q, data, lambda x: call(q, arguments(x)))
     finally:
         q.train(training)
 

@@ -11,8 +11,7 @@ from torch import Tensor
 from probq.integer import Node
 from probq.integer.lowering.exported import BATCH
 from probq.network.program.network import Network
-from probq.network.tracing.arguments import with_tensors
-from probq.utils.batches import some_rows
+from probq.utils.structures.tensors import some_rows, with_tensors
 
 MOST_ROWS, WORK = 16, 2**26  # multiply-accumulates of one comparison
 
@@ -34,7 +33,7 @@ def check_inputs(q: Network, sources: Mapping[int, Node]) -> Iterator[tuple[Any,
     for size in (1, rows + (2 if rows == BATCH - 1 else 1)):  # a forward may look at the size of its batch
         numbered = enumerate(q.signature)
         drawn = [_random(sources.get(k), (size, *shape), dtype, generator) for k, (shape, dtype) in numbered]
-        yield with_tensors(q.example, drawn)
+        yield tuple(with_tensors(q.form, drawn))
 
 
 def _random(source: Node | None, shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator) -> Tensor:

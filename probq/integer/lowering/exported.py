@@ -16,10 +16,10 @@ from probq.integer.lowering.ports import Arguments, structures_of, tensor_names
 from probq.network.program.network import Network
 from probq.network.program.substitution import hooked
 from probq.network.quantizers.affine_norms import affine_norms
-from probq.network.tracing.arguments import with_tensors
 from probq.network.tracing.stand_ins import is_stand_in
 from probq.utils.errors import ProbqError
 from probq.utils.random_stream import exclusive
+from probq.utils.structures.tensors import call, with_tensors
 from probq.utils.structures.walk import Structure
 
 BATCH = 3
@@ -115,7 +115,7 @@ def export_graph(q: Network) -> Exported:
             warnings.filterwarnings("ignore", ".*isinstance.treespec", FutureWarning)
             # recurrent layers keep a list of their own parameters
             warnings.filterwarnings("ignore", "The tensor attributes", UserWarning)
-            program = torch.export.export(net, args)
+            program = call(lambda *given, **named: torch.export.export(net, given, named), args)
             _without_idle_dropout(program.graph)
             if any(_seen_elsewhere(node) or _other_view(node) for node in program.graph.nodes):
                 program = program.run_decompositions({})
@@ -169,7 +169,8 @@ def _other_view(node: Any) -> bool:
 
 def _zeros(q: Network) -> tuple[Any, ...]:
     """Return the arguments of a batch of zeros; what is no tensor among them is as in the example."""
-    return with_tensors(q.example, (torch.zeros(BATCH, *shape, dtype=dtype) for shape, dtype in q.signature))
+    zeros = (torch.zeros(BATCH, *shape, dtype=dtype) for shape, dtype in q.signature)
+    return tuple(with_tensors(q.form, zeros))
 
 
 def _marks(q: Network) -> tuple[Mark, ...]:

@@ -30,7 +30,7 @@ def foreseen_refusal(q: Program) -> str:
 def _refusal(q: Program, widths: dict[str, Any]) -> str:
     try:
         walk = Walk(q, rung_onehots(q, widths), decided_codes(q, widths))
-        emit_nodes([reduced(output)[0] for output in walk.outputs()], walk.names())
+        emit_nodes([reduced(output)[0] for output in walk.outputs()], walk.ports.origins)
     except ProbqError as error:
         return str(error)
     return ""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from probq.integer import Node
 from probq.integer.lowering.exported import BATCH, Mark, export_graph, innermost, named_arguments, operation, where_of
 from probq.integer.lowering.looked_up import LookUp, looked_up
 from probq.integer.lowering.normalising import normalised, short_target
@@ -20,17 +19,16 @@ from probq.integer.lowering.operations.elementwise import whole_numbers
 from probq.integer.lowering.operations.layers import Layers, geometry
 from probq.integer.lowering.operations.tables import argument, table
 from probq.integer.lowering.operations.values import Value, common, refusal
-from probq.integer.lowering.ports import argument_structure, input_names, output_structure, reads_one
+from probq.integer.lowering.ports import Ports, origin_of
 from probq.integer.lowering.products.factors import Factors, joined, product, seen_from
 from probq.integer.lowering.refusals import check_not_random, why_no_form, why_no_norm
-from probq.integer.ports.inputs import argument_of
 from probq.network.program.network import Network
 from probq.network.quantizers.affine_norms import affine_norms
 from probq.network.tracing.product_calls import Operand
 from probq.network.tracing.stand_ins import StandIn, is_stand_in
 from probq.utils.errors import ProbqError
-from probq.utils.structures.walk import Structure
 
+WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 NORMALISES = ("batch_norm", "_native_batch_norm_legit_no_training")
 
 
@@ -82,43 +80,15 @@ class Walk:
         made = {name: self._output(nodes.get(name)) for name in dict.fromkeys(self.graph.outputs)}
         return [made[name] for name in self.graph.outputs]
 
-    def ports(self, nodes: Sequence[Node], outputs: Sequence[str]) -> tuple[Structure, Structure]:
-        """Return the structures of an integer model's output and arguments; None where it takes its one input itself.
-
-        Args:
-            nodes: those of the model.
-            outputs: names of the nodes that give the tensors which the network returns.
-        """
-        arguments, used = self.graph.arguments, self._used()
-        output = output_structure(self.graph.returned, outputs)
-        if reads_one(arguments, used) and sum(node.op == "input" for node in nodes) == 1:
-            return output, None
-        return output, argument_structure(arguments, input_names(arguments, used))
-
-    def given(self, args: Sequence[Any]) -> Any:
-        """Return the network's positional arguments as the integer model takes them that `ports` describes."""
-        arguments, used = self.graph.arguments, self._used()
-        if not reads_one(arguments, used):
-            return args[0] if len(args) == 1 and isinstance(args[0], Tensor) else args
-        return args[[getattr(one, "name", None) for one in arguments[0]].index(used[0])]
-
-    def sources(self, inputs: Sequence[Node]) -> dict[int, Node]:
-        """Return an input of the integer model that reads a tensor, by its place among the tensors of the arguments."""
-        names = input_names(self.graph.arguments, self._used())
-        read = {argument_of(node): node for node in reversed(inputs)}
-        return {k: read[names[name]] for k, name in enumerate(self.graph.inputs) if names[name] in read}
-
-    def names(self) -> dict[str, str]:
-        """Return what an integer model calls the network's inputs, by the origins that their values have."""
-        return {_origin_of(key): name for key, name in input_names(self.graph.arguments, self._used()).items()}
-
-    def _used(self) -> list[str]:
-        """Return the names of the placeholders of inputs that the outputs depend on."""
-        return [node.name for node in self.graph.nodes if node.op == "placeholder" and node.name in self.graph.inputs]
+    @property
+    def ports(self) -> Ports:
+        """Return what the integer model takes and gives."""
+        used = [node.name for node in self.graph.nodes if node.op == "placeholder" and node.name in self.graph.inputs]
+        return Ports(self.graph.arguments, self.graph.returned, tuple(used))
 
     def _input(self, node: Any) -> Value:
         value = node.meta["val"]
-        shape, name = tuple(int(n) for n in value.shape[1:]), _origin_of(node.name)
+        shape, name = tuple(int(n) for n in value.shape[1:]), origin_of(node.name)
         if value.is_floating_point():
             return Value("real", (), shape, name)
         ends = (0, 1) if value.dtype == torch.bool else (torch.iinfo(value.dtype).min, torch.iinfo(value.dtype).max)
@@ -145,6 +115,8 @@ class Walk:
             return factors
         if name in NORMALISES:
             raise refusal(where, why_no_norm(node))
+        if name == "to" and self._stays_index(node):
+            return self.values[node.args[0]]
         if name == "embedding" or name.startswith(("linear", "conv")):
             return self._product(node, where)
         if node.name in self.graph.outputs and self._is_left_in_float(node):
@@ -155,6 +127,13 @@ class Walk:
         if not any(name in known for known in (OPERATIONS, PARTS, ARITHMETIC)):
             raise refusal(where, why_no_form(name))
         return self._operation(node, name, where)
+
+    def _stays_index(self, node: Any) -> bool:
+        """Return whether a conversion takes the network's own whole numbers to a type that holds them as they are."""
+        value, dtype = self.values.get(node.args[0]), node.meta["val"].dtype
+        if not isinstance(value, Value) or value.op != "index" or dtype not in WHOLE:
+            return False
+        return torch.iinfo(dtype).min <= int(value.low) and int(value.high) <= torch.iinfo(dtype).max
 
     def _operation(self, node: Any, name: str, where: str) -> Any:
         out = node.meta["val"]
@@ -294,10 +273,6 @@ class Walk:
 def _all_tensors(net: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from net.named_parameters(remove_duplicate=False)
     yield from net.named_buffers(remove_duplicate=False)
-
-
-def _origin_of(name: str) -> str:
-    return f"the network's input {name}"
 
 
 def _layer_of(value: Value) -> str:

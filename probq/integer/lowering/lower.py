@@ -23,8 +23,8 @@ from probq.network.program.decided_codes import decided_codes, rung_onehots
 from probq.network.program.program import check_posterior
 from probq.network.program.substitution import running
 from probq.network.quantized.quantized import Quantized
-from probq.network.tracing.arguments import tensors_in
 from probq.utils.errors import ProbqError
+from probq.utils.structures.tensors import tensors_in
 from probq.utils.structures.walk import Structure, map_leaves, named_leaves
 from probq.utils.version import probq_version
 
@@ -64,9 +64,9 @@ def lower(q: Quantized, assignment: Assignment | None = None) -> IntegerModel:
     walk = Walk(fixed, rung_onehots(fixed, assignment.widths), assignment.codes)
     outputs = walk.outputs()
     integers = {id(output): reduced(output) for output in outputs}
-    nodes, names = emit_nodes([integers[id(output)][0] for output in outputs], walk.names())
+    nodes, names = emit_nodes([integers[id(output)][0] for output in outputs], walk.ports.origins)
     scales = [integers[id(output)][1] * 2.0 ** int(output.exponent) / output.divisor for output in outputs]
-    output, arguments = walk.ports(nodes, names)
+    output, arguments = walk.ports.structures([node for node in nodes if node.op == "input"], names)
     metadata = _metadata(q, assignment) | _endings(walk, output)
     model = IntegerModel(nodes, output, scales_like(output, scales), metadata, arguments)
     _check_integers(fixed, assignment, model, walk)
@@ -75,8 +75,8 @@ def lower(q: Quantized, assignment: Assignment | None = None) -> IntegerModel:
 
 def _check_integers(q: Quantized, assignment: Assignment, model: IntegerModel, walk: Walk) -> None:
     """Raise unless the integers are what the decided network computes, on its example and on random inputs."""
-    for args in check_inputs(q, walk.sources(model.inputs)):
-        found = by_name(model.output, model(walk.given(args)))
+    for args in check_inputs(q, walk.ports.sources(model.inputs)):
+        found = by_name(model.output, model(walk.ports.given(args)))
         expected, exact = _expected(q, assignment, args)
         for output, name, own in zip(model.outputs, walk.graph.outputs, expected, strict=True):
             integers = found[output.name]

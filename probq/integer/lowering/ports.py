@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from torch import Tensor
 from torch.export.graph_signature import InputKind, OutputKind, TensorArgument
 from torch.utils import _pytree
 
+from probq.integer import Node
+from probq.integer.ports.inputs import argument_of
 from probq.utils.errors import ProbqError
+from probq.utils.structures.tensors import Keywords
 from probq.utils.structures.walk import Structure, leaves, map_leaves
 
 Arguments: TypeAlias = tuple[Sequence[Structure], Mapping[str, Structure]]
@@ -48,58 +53,88 @@ def tensor_names(structure: Structure) -> tuple[str, ...]:
     return tuple(leaf.name for leaf in leaves(structure) if isinstance(leaf, TensorArgument))
 
 
-def output_structure(returned: Structure, nodes: Sequence[str]) -> Structure:
-    """Return what the network returns with the names of an integer model's nodes, given in the tensors' order.
-
-    A network that returns one tensor alone gives a name alone, whatever it holds it in.
-    """
-    if len(nodes) == 1 and sum(1 for _ in leaves(returned)) == 1:
-        return nodes[0]
-    left = iter(nodes)
-    return map_leaves(lambda leaf: next(left) if isinstance(leaf, TensorArgument) else leaf, returned)
-
-
 def scales_like(output: Structure, scales: Sequence[float]) -> Structure:
     """Return the scales of an integer model's outputs, given in their order, built like the output."""
     left = iter(scales)
     return map_leaves(lambda leaf: next(left) if isinstance(leaf, str) else None, output)
 
 
-def input_names(arguments: Arguments, used: Sequence[str]) -> dict[str, str]:
-    """Return what an integer model calls the network's tensors, by the names of their placeholders.
+def origin_of(name: str) -> str:
+    """Return what the values of an input say where they are from."""
+    return f"the network's input {name}"
+
+
+@dataclass(frozen=True)
+class Ports:
+    """These are the arguments of a network and what it returns, as an integer model has them.
 
     Args:
-        arguments: what the network is called with, positional and by keyword.
-        used: names of the placeholders on which the outputs depend.
+        arguments: what the network is called with, positional and by keyword; a `TensorArgument` names a placeholder.
+        returned: what it returns; a `TensorArgument` names a node.
+        used: names of the placeholders on which what is returned depends.
     """
-    plain = reads_one(arguments, used)
-    return {name: "input" if plain and name in used else f"input.{name}" for name in tensor_names(arguments)}
 
+    arguments: Arguments
+    returned: Structure
+    used: tuple[str, ...]
 
-def reads_one(arguments: Arguments, used: Sequence[str]) -> bool:
-    """Return whether outputs depend on one tensor alone, a positional argument, with which a model may be called."""
-    alone = [one.name for one in arguments[0] if isinstance(one, TensorArgument)]
-    return len(used) == 1 and used[0] in alone
+    @property
+    def reads_one(self) -> bool:
+        """Return whether outputs depend on one tensor alone, a positional argument, which a model is called with."""
+        alone = [one.name for one in self.arguments[0] if isinstance(one, TensorArgument)]
+        return len(self.used) == 1 and self.used[0] in alone
 
+    @property
+    def names(self) -> dict[str, str]:
+        """Return what an integer model calls the network's tensors, by the names of their placeholders."""
+        plain = self.reads_one
+        names = tensor_names(self.arguments)
+        return {name: "input" if plain and name in self.used else f"input.{name}" for name in names}
 
-def argument_structure(arguments: Arguments, names: Mapping[str, str]) -> Structure:
-    """Return how an integer model's inputs are given, as its network's arguments are.
+    @property
+    def origins(self) -> dict[str, str]:
+        """Return what an integer model calls the network's tensors, by what their values say where they are from."""
+        return {origin_of(key): name for key, name in self.names.items()}
 
-    Args:
-        arguments: what the network is called with, positional and by keyword.
-        names: of the inputs, by those of the placeholders.
+    def structures(self, inputs: Sequence[Node], outputs: Sequence[str]) -> tuple[Structure, Structure]:
+        """Return the structures of an integer model's output and arguments; None where it takes its one input itself.
 
-    Raises:
-        ProbqError: if the network takes something else than tensors, None and numbers.
-    """
-    positional, by_keyword = arguments
-    whole: Any = dict(by_keyword) if by_keyword else tuple(positional)
-    if len(whole) == 1 and not by_keyword and isinstance(whole[0], TensorArgument):
-        whole = whole[0]
-    for leaf in leaves(whole):
-        if not (leaf is None or isinstance(leaf, TensorArgument | bool | int | float)):
-            raise ProbqError(
-                f"the network is called with {leaf!r:.80}; an integer model of several inputs takes tensors, None and "
-                "numbers: wrap the network in one that gives it"
-            )
-    return map_leaves(lambda leaf: names[leaf.name] if isinstance(leaf, TensorArgument) else leaf, whole)
+        A network that returns one tensor alone gives a name alone, whatever it holds it in.
+
+        Args:
+            inputs: nodes of the model.
+            outputs: names of the nodes that give the tensors which the network returns.
+
+        Raises:
+            ProbqError: if the network takes something else than tensors, None and numbers.
+        """
+        left = iter(outputs)
+        output: Structure = outputs[0]
+        if sum(1 for _ in leaves(self.returned)) > 1:
+            output = map_leaves(lambda leaf: next(left) if isinstance(leaf, TensorArgument) else leaf, self.returned)
+        return output, None if self.reads_one and len(inputs) == 1 else self._arguments()
+
+    def _arguments(self) -> Structure:
+        positional, by_keyword = self.arguments
+        whole: Any = dict(by_keyword) if by_keyword else tuple(positional)
+        if len(positional) == 1 and not by_keyword and isinstance(positional[0], TensorArgument):
+            whole = positional[0]
+        for leaf in leaves(whole):
+            if not (leaf is None or isinstance(leaf, TensorArgument | bool | int | float)):
+                raise ProbqError(
+                    f"the network is called with {leaf!r:.80}; an integer model of several inputs takes tensors, None "
+                    "and numbers: wrap the network in one that gives it"
+                )
+        names = self.names
+        return map_leaves(lambda leaf: names[leaf.name] if isinstance(leaf, TensorArgument) else leaf, whole)
+
+    def given(self, args: tuple[Any, ...]) -> Any:
+        """Return the network's arguments as the integer model takes them."""
+        if self.reads_one:
+            return args[[getattr(one, "name", None) for one in self.arguments[0]].index(self.used[0])]
+        return args[0] if len(args) == 1 and isinstance(args[0], Tensor | Keywords) else args
+
+    def sources(self, inputs: Sequence[Node]) -> dict[int, Node]:
+        """Return an input of the integer model that reads a tensor, by its place among the tensors of the arguments."""
+        read = {argument_of(node): node for node in reversed(inputs)}
+        return {k: read[name] for k, name in enumerate(self.names.values()) if name in read}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from probq.integer.ports.matching import matched
 from probq.utils.errors import ProbqError
-from probq.utils.structures.matching import matched
 from probq.utils.structures.walk import Structure, leaves, map_leaves
 
 CALL = "what the model is called with"
@@ -54,6 +54,28 @@ def given_inputs(inputs: Sequence[Any], arguments: Structure, x: Any) -> dict[st
         return {inputs[0].name: x}
     found = matched(arguments, x, CALL)
     return {node.name: found[argument_of(node)] for node in inputs}
+
+
+def quantized_inputs(
+    inputs: Sequence[Any], given: Mapping[str, Any], quantize: Callable[[Any, Any], np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Return the integers of each input node, with its name in what is wrong where there are several.
+
+    Args:
+        inputs: the nodes.
+        given: what each reads, by name.
+        quantize: what gives the integers of a node.
+
+    Raises:
+        ProbqError: as `quantize`.
+    """
+    found = {}
+    for node in inputs:
+        try:
+            found[node.name] = quantize(node, given[node.name])
+        except ProbqError as error:
+            raise error if len(inputs) == 1 else ProbqError(f"{node.name}: {error}") from error
+    return found
 
 
 def put_together_call(arguments: Structure, values: Mapping[str, Any]) -> Any:

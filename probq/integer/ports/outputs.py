@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from probq.integer.ports.matching import matched
 from probq.utils.errors import ProbqError
-from probq.utils.structures.matching import matched
 from probq.utils.structures.walk import Structure, leaves, map_leaves, named_leaves, parts
 
 OUTPUT = "the output"

@@ -15,9 +15,9 @@ from probq.network.program.foldable import tensors_of
 from probq.network.program.network import Network
 from probq.network.program.substitution import hooked
 from probq.network.program.width_prior import listed
-from probq.network.tracing.arguments import arguments, own_copy
-from probq.utils.batches import some_rows
+from probq.network.tracing.arguments import own_copy
 from probq.utils.random_stream import Stream
+from probq.utils.structures.tensors import arguments, call, map_tensors, some_rows, with_tensors
 
 ROWS = 2  # of the example, on which the network runs
 
@@ -89,16 +89,17 @@ def _example(q: Network) -> tuple[Any, ...]:
     """Return arguments for the network: rows of its example, or numbers of the signature where a file kept none."""
     if q.example:
         few = some_rows(own_copy(q.example), 0, ROWS)
-        return tuple(a.to(q.device) if isinstance(a, Tensor) else a for a in few)
-    return tuple(torch.zeros((ROWS, *shape), dtype=dtype, device=q.device) for shape, dtype in q.signature)
+        return tuple(map_tensors(lambda a: a.to(q.device), few))
+    zeros = (torch.zeros((ROWS, *shape), dtype=dtype, device=q.device) for shape, dtype in q.signature)
+    return tuple(with_tensors(q.form, zeros))
 
 
 def _depend(net: nn.Module, args: Any, embeddings: Sequence[str], constant: Sequence[str]) -> list[bool]:
     """Return whether each output depends on the inputs, with the outputs of some layers held."""
     results = {name: _opened for name in embeddings} | dict.fromkeys(constant, Tensor.detach)
-    given = [_opened(a) if isinstance(a, Tensor) and a.is_floating_point() else a for a in arguments(args)]
+    given = map_tensors(lambda a: _opened(a) if a.is_floating_point() else a, arguments(args))
     with hooked(net, {}, {}, results):
-        return [output.requires_grad for output in tensors_of(net(*given))]
+        return [output.requires_grad for output in tensors_of(call(net, given))]
 
 
 def _opened(x: Tensor) -> Tensor:

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from probq.network.program.folding import fold, foldable, per_channel
 from probq.network.program.substitution import substitute
-from probq.network.tracing.arguments import arguments, own_copy, tensors_in
+from probq.network.tracing.arguments import own_copy
 from probq.network.tracing.layer import Layer
 from probq.network.tracing.trace import Tracing
 from probq.utils.errors import ProbqError
+from probq.utils.structures.tensors import arguments, call, tensors_in
 
 
 def check_norms(net: nn.Module, found: Tracing, example: Any) -> list[Layer]:
@@ -36,7 +37,7 @@ def _folds(net: nn.Module, layers: list[Layer], example: Any) -> bool:
             tilt = torch.linspace(0.5, 1.5, norm.num_features).to(norm.running_var)
             norm.running_mean.add_(tilt * (norm.running_var + norm.eps).sqrt())
             norm.running_var.mul_(tilt)
-        reference = net(*arguments(own_copy(example)))
+        reference = call(net, arguments(own_copy(example)))
         result = substitute(net, *_folded(net, layers), *arguments(example))
     finally:
         for name, (mean, variance) in kept.items():

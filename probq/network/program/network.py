@@ -27,12 +27,12 @@ from probq.network.quantizers.affine_norms import affine_norms
 from probq.network.quantizers.base import InputQuantizer, Quantizer, Rung, rounder
 from probq.network.quantizers.steps import Steps
 from probq.network.quantizers.weight import WeightQuantizer
-from probq.network.tracing.arguments import arguments
 from probq.network.tracing.layer import Layer
 from probq.network.tracing.module_kinds import NORMS
 from probq.network.tracing.product_calls import first_operands
 from probq.priors.energies.energy import Energy
 from probq.utils.random_stream import exclusive
+from probq.utils.structures.tensors import arguments
 
 
 class Network(nn.Module):
@@ -54,7 +54,7 @@ class Network(nn.Module):
         folded: whether batch normalisation is folded into the layers, as in everything that is decided.
         rounding: whether codes are rounded deterministically instead of drawn.
         calibrated: whether the inputs' scales were set from data.
-        signature: shape without the batch, and type, of the tensors among the network's arguments.
+        signature: shape without the batch, and type, of the tensors among the arguments `form`, which are empty there.
         example: the arguments that `quantize` was given, a few rows of them; none in a loaded posterior.
         pairs: energies of pairs of widths in the prior in nats, `[R, R]` over all rungs; None where there are none.
         held: names of the batch normalisations whose statistics stay what they are.
@@ -84,8 +84,7 @@ class Network(nn.Module):
         self.sites, self.steps = dict(sites or {}), Steps()
         for name, site in self.sites.items():
             self.quantizer(name).logits = self.quantizer(site).logits
-        self.likelihood = likelihood
-        self.temperature, self.uncounted = 1.0, 0
+        self.likelihood, self.temperature, self.uncounted = likelihood, 1.0, 0
         self.budget: Any = None
         self.energy: Energy | None = None
         self.began: tuple[str, Mapping[str, str]] | None = None
@@ -94,6 +93,7 @@ class Network(nn.Module):
         self.pairs: Tensor | None
         self.register_buffer("pairs", None)
         self.signature: tuple[tuple[tuple[int, ...], torch.dtype], ...] = ()
+        self.form: tuple[Any, ...] = ()
         self.example: tuple[Any, ...] = ()
 
     @property

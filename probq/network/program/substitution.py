@@ -12,11 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from probq.network.tracing.arguments import arguments, hook_input
+from probq.network.tracing.arguments import hook_input
 from probq.network.tracing.module_kinds import NORMS
 from probq.network.tracing.routing import routed
 from probq.utils.errors import ProbqError, sentence
 from probq.utils.random_stream import exclusive
+from probq.utils.structures.tensors import arguments, call, described, map_tensors, tensors_in
 
 Functions = Mapping[str, Callable[[Tensor], Tensor]]
 
@@ -43,16 +44,16 @@ def substitute(
         inputs: for each module name, a function of its input.
         outputs: for the name of each batch normalisation, a function that replaces it; what else a subclass computes,
             such as an activation, stays.
-        args: the network's arguments.
+        args: the network's arguments, those by keyword last, as `Keywords`.
         results: for each module name, a function of its output.
         noise: for each module name, a function of the module and its input that gives what is added to its output.
         dtype: the dtype of all floating-point numbers, arguments included; None leaves them as they are.
     """
     with exclusive(), hooked(net, inputs, outputs, results, noise or {}):
         # a network may work in place on what it is given, which is the user's and is given again
-        args = tuple(_converted(a, dtype).clone() if isinstance(a, Tensor) else a for a in args)
+        args = map_tensors(lambda a: _converted(a, dtype).clone(), args)
         with _standing_in(net, tensors, dtype):
-            return net(*args)
+            return call(net, args)
 
 
 @contextmanager
@@ -104,8 +105,8 @@ def running(x: Any) -> Iterator[None]:
     except (ProbqError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        shapes = [tuple(a.shape) if isinstance(a, Tensor) else type(a).__name__ for a in arguments(x)]
-        single = any(isinstance(a, Tensor) and a.shape[:1] == (1,) for a in arguments(x))
+        shapes = described(arguments(x))
+        single = any(a.shape[:1] == (1,) for a in tensors_in(arguments(x)))
         hint = "; leave out a batch of one example, e.g. by DataLoader(..., drop_last=True)" if single else ""
         raise ProbqError(f"the network cannot run on a batch of shapes {shapes}: {sentence(error)}{hint}") from error
 

@@ -40,13 +40,13 @@ PARTS = MappingProxyType(
         "layers": [dict], "quantizers": dict, "activations": dict, "tied": dict, "sites": dict, "held": [str],
         "frozen": [str], "signature": [list], "temperature": NUMBER, "budget": (dict, list, MAYBE), "likelihood": dict,
         "calibrated": bool, "folded": bool, "training": bool, "notes": [str], "versions": dict, "fingerprint": [str],
-        "energy": dict, "calls": dict, "explicit": [str],
+        "energy": dict, "calls": dict, "explicit": [str], "arguments": dict,
     }
 )  # fmt: skip
 OPTIONAL = frozenset(
     {
         "activations", "sites", "held", "fingerprint", "tuned", "profile", "keep_zeros", "laws", "energy", "calls",
-        "explicit",
+        "explicit", "arguments",
     }
 )  # fmt: skip
 

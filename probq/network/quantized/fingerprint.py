@@ -5,15 +5,15 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from probq.network.tracing.arguments import tensors_in
 from probq.utils.random_stream import Stream
+from probq.utils.structures.tensors import call, tensors_in, with_tensors
 
 BATCH = 2
 LONGEST = 300  # characters of an operation that are kept as they are
@@ -21,7 +21,9 @@ IDLE = frozenset({"inplace", "momentum", "generator"})  # no matter in evaluatio
 DROPOUTS = frozenset({"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"})
 
 
-def fingerprint(net: nn.Module, signature: Sequence[tuple[tuple[int, ...], torch.dtype]]) -> list[str]:
+def fingerprint(
+    net: nn.Module, signature: Sequence[tuple[tuple[int, ...], torch.dtype]], form: tuple[Any, ...] | None = None
+) -> list[str]:
     """Return the operations that a network in evaluation mode calls, a line each; `#3` is the result of the third.
 
     Two networks with equal lines and equal tensors give equal outputs. A network that cannot run on tensors of this
@@ -29,7 +31,8 @@ def fingerprint(net: nn.Module, signature: Sequence[tuple[tuple[int, ...], torch
 
     Args:
         net: the network; it is left untouched.
-        signature: shape without the batch, and type, of its arguments.
+        signature: shape without the batch, and type, of the tensors among its arguments.
+        form: the arguments with anything in the place of the tensors; by default tensors alone.
     """
     copied = copy.deepcopy(net).eval()
     like = next((p for p in copied.parameters() if p.is_floating_point()), torch.empty(0))
@@ -42,7 +45,8 @@ def fingerprint(net: nn.Module, signature: Sequence[tuple[tuple[int, ...], torch
     recorder = _CallRecorder(copied, args)
     try:
         with Stream(0).drawing(), torch.no_grad(), recorder:
-            recorder.lines.append(f"return {recorder.text(copied(*args))}")
+            given = tuple(args if form is None else with_tensors(form, args))
+            recorder.lines.append(f"return {recorder.text(call(copied, given))}")
     except Exception:
         return [f"{name or 'network'}: {type(m).__name__}({m.extra_repr()})" for name, m in net.named_modules()]
     return recorder.lines
@@ -87,7 +91,7 @@ class _CallRecorder(TorchFunctionMode):
             return self._labels.get(id(value)) or _constant(value)
         if isinstance(value, tuple | list):
             return f"[{', '.join(map(self.text, value))}]"
-        if isinstance(value, dict):
+        if isinstance(value, Mapping):
             return f"[{', '.join(f'{key}={self.text(one)}' for key, one in value.items())}]"
         if isinstance(value, slice):
             return f"{self.text(value.start)}:{self.text(value.stop)}:{self.text(value.step)}"

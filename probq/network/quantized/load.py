@@ -18,6 +18,7 @@ from probq.cost.entries import from_entry as cost_from_entry
 from probq.likelihoods.entries import from_entry as likelihood_from_entry
 from probq.network.quantized.energy_entry import ENERGY, energy_from_entry
 from probq.network.quantized.file_format import read
+from probq.network.quantized.form_entry import form_from_entry
 from probq.network.quantized.law_entries import laws_from_entry
 from probq.network.quantized.network_entry import NET, check_computes_the_same, check_fits, place_calls
 from probq.network.quantized.quantized import Quantized
@@ -116,6 +117,7 @@ def _assembled(manifest: Mapping[str, Any], tensors: Mapping[str, Tensor], net: 
     q.temperature, q.budget = float(manifest["temperature"]), _budgets(manifest["budget"])
     q.folded, q.calibrated = bool(manifest["folded"]), bool(manifest["calibrated"])
     q.signature = tuple((tuple(shape), DTYPES[dtype]) for shape, dtype in manifest["signature"])
+    q.form = form_from_entry(manifest, [dtype for _, dtype in q.signature])
     q.uncounted, q.energy = int(manifest.get("uncounted", 0)), energy_from_entry(manifest, tensors)
     q.pairs = _pairs(q, tensors)
     _make_room_for_originals(q, tensors)

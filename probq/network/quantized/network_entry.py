@@ -92,7 +92,7 @@ def check_computes_the_same(path: str | PathLike[str], q: Program, manifest: Map
     Raises:
         ProbqError: with what differs.
     """
-    there, here = manifest.get("fingerprint"), fingerprint(q.net, q.signature)
+    there, here = manifest.get("fingerprint"), fingerprint(q.net, q.signature, q.form)
     if there == here:
         return
     if there is None:

@@ -22,13 +22,14 @@ from probq.decisions.within_budget import shipped_assignment, width_log_prob
 from probq.network.program.biases import accumulator_step, rounded_bias, weight_step
 from probq.network.program.decided_codes import decided_codes, decided_output, rung_onehots
 from probq.network.program.program import Program
+from probq.network.quantized.calls import called_alike
 from probq.network.quantized.save import save
 from probq.network.quantizers.base import Rung
-from probq.network.tracing.arguments import arguments
 from probq.network.tracing.layer import Layer
 from probq.utils.arguments import check_seed, is_count
 from probq.utils.errors import ProbqError
 from probq.utils.random_stream import exclusive
+from probq.utils.structures.tensors import Keywords, arguments, tensors_in, with_tensors
 
 
 class Quantized(Program):
@@ -142,9 +143,10 @@ class Quantized(Program):
                 weight = self.net.get_parameter(name)
                 weight[differ] = (value / factor)[differ].to(weight.dtype)
 
-    def forward(self, *args: Any) -> Any:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return the network's output at its mode, exactly that of the integer model, in the inputs' precision."""
-        with exclusive():
+        args = (*args, Keywords(kwargs)) if kwargs else args
+        with exclusive(), called_alike(self.form, args):
             if self.training and widths_are_fixed(self):
                 return decided_output(self, arguments(args))
             return self._decided(self.mode(), args)
@@ -173,18 +175,22 @@ class Quantized(Program):
         Args:
             assignments: from `mode` or `sample` of this network; those that share all widths are computed together
                 where the network has no convolutions.
-            x: a batch of inputs, or a tuple of the network's arguments.
+            x: a batch of inputs, a tuple of the network's arguments, or a dictionary of them by keyword.
         """
-        together = stacked_outputs(self, assignments, arguments(x)) if assignments else None
-        if together is not None:
-            return list(cast_like_inputs(together, arguments(x)))
-        return [self._decided(a, arguments(x)) for a in assignments]
+        args = arguments(x)
+        with called_alike(self.form, args):
+            together = stacked_outputs(self, assignments, args) if assignments else None
+            if together is not None:
+                return list(cast_like_inputs(together, args))
+            return [self._decided(a, args) for a in assignments]
 
-    def predict(self, x: Any, draws: int = 16, seed: int | None = None, budget: Budgets = None) -> Tensor:
+    def predict(self, x: Any, draws: int = 16, seed: int | None = None, budget: Budgets = None) -> Any:
         """Return the outputs of networks drawn from the posterior, `[draws, batch, ...]`, one network a row.
 
+        Where the network returns several tensors, so does this, built alike.
+
         Args:
-            x: a batch of inputs, or a tuple of the network's arguments.
+            x: a batch of inputs, a tuple of the network's arguments, or a dictionary of them by keyword.
             draws: number of networks.
             seed: makes the draws reproducible.
             budget: the limit that every drawn network keeps; by default the one last fitted for, if any.
@@ -196,12 +202,13 @@ class Quantized(Program):
         drawn = self._drawn(draws, budget, seed)
         warn_untuned(count_untuned(self, drawn), draws, "draws", "q.at(q.mode()).predict(...)")
         outputs = self.outputs(drawn, x)
-        if not isinstance(outputs[0], Tensor):
+        parts = list(zip(*(list(tensors_in(output)) for output in outputs), strict=True))
+        if not parts:
             raise ProbqError(
-                f"predict needs a network that returns one tensor, not a {type(outputs[0]).__name__}; "
+                f"predict needs a network that returns tensors, not a {type(outputs[0]).__name__}; "
                 "for others, call q.at(a) for each a of q.sample(...)"
             )
-        return torch.stack(outputs)
+        return with_tensors(outputs[0], [torch.stack(each) for each in parts])
 
     def rounded_bias(self, layer: Layer, step: Tensor | None) -> Tensor | None:
         """Return a layer's bias, normalisation folded in, rounded to multiples of its accumulator's `step`, or None."""

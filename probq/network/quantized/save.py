@@ -19,6 +19,7 @@ from probq.network.program.program import Program
 from probq.network.quantized.energy_entry import energy_to_entry
 from probq.network.quantized.file_format import write
 from probq.network.quantized.fingerprint import fingerprint
+from probq.network.quantized.form_entry import form_to_entry
 from probq.network.quantized.law_entries import laws_to_entry
 from probq.network.quantized.network_entry import place
 from probq.network.quantizers.base import Quantizer
@@ -57,7 +58,7 @@ def save(q: Program, path: str | PathLike[str]) -> None:
         "uncounted": q.uncounted,
         "frozen": [name for name, parameter in q.named_parameters() if not parameter.requires_grad],
         "signature": [[list(shape), str(dtype).removeprefix("torch.")] for shape, dtype in q.signature],
-        "fingerprint": fingerprint(q.net, q.signature),
+        "fingerprint": fingerprint(q.net, q.signature, q.form),
         "temperature": q.temperature,
         "budget": budget,
         "likelihood": likelihood,
@@ -67,6 +68,7 @@ def save(q: Program, path: str | PathLike[str]) -> None:
         "notes": notes,
         "versions": {"probq": probq_version(), "torch": str(torch.__version__)},
         **energy,
+        **form_to_entry(q),
     }
     if calls := {name: one.entry for name, one in stand_ins(q.net)}:
         content["calls"] = calls

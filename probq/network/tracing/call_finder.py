@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from probq.codebooks.rounding.short_numbers import LARGEST_FACTOR, whole_factors
 from probq.network.explicit.functions import EXPLICIT, is_spelled_out
 from probq.network.normalisers.kinds import NORMALISERS
-from probq.network.tracing.arguments import own_copy, tensors_in
+from probq.network.tracing.arguments import own_copy
 from probq.network.tracing.example_run import run_example
 from probq.network.tracing.module_kinds import QUANTIZABLE, TABLES
 from probq.network.tracing.product_calls import ELEMENTWISE, LAYER_CALLS, PRODUCTS, LayerCall, Product
 from probq.network.tracing.routing import Call, Calls, Frame
 from probq.network.tracing.stand_ins import ARITHMETIC, FUNCTIONS, Explicit, StandIn, place_stand_ins, short
+from probq.utils.structures.tensors import tensors_in
 
 # Functions whose values are the network's own input no longer, by how their names begin.
 COMPUTED = (
@@ -53,7 +54,7 @@ class CallFinder(Calls):
         self.found: dict[str, Found] = {}
         self.explicit: dict[str, Explicit] = {}
         # which tensors depend on the input, and whether they are more than the input; alive, so that ids stay theirs
-        self._computed = {id(a): not a.is_floating_point() for a in args if isinstance(a, Tensor)}
+        self._computed = {id(a): not a.is_floating_point() for a in tensors_in(args)}
         self._kept: list[Any] = [args]
 
     def other(self, func: Any, args: Any, kwargs: Any) -> Any:

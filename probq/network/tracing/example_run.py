@@ -6,9 +6,10 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from probq.utils.errors import ProbqError
+from probq.utils.structures.tensors import call, described
 
 
 def run_example(net: nn.Module, args: tuple[Any, ...], *contexts: Any) -> None:
@@ -31,15 +32,16 @@ def run_example(net: nn.Module, args: tuple[Any, ...], *contexts: Any) -> None:
         with torch.enable_grad(), ExitStack() as stack:
             for context in contexts:
                 stack.enter_context(context)
-            net(*args)
+            call(net, args)
     except ProbqError:
         raise
     except Exception as error:
-        shapes = [tuple(a.shape) if isinstance(a, Tensor) else type(a).__name__ for a in args]
         hint = (
-            "; several inputs are one tuple, also in batches: ((a, b), target)" if isinstance(error, TypeError) else ""
+            "; several inputs are one tuple, or a dictionary by keyword, also in batches: ((a, b), target)"
+            if isinstance(error, TypeError)
+            else ""
         )
-        raise ProbqError(f"the network cannot run on the example (shapes {shapes}): {error}{hint}") from error
+        raise ProbqError(f"the network cannot run on the example (shapes {described(args)}): {error}{hint}") from error
     finally:
         for module in training:
             module.training = True

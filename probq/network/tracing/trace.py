@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from probq.network.explicit.attention import can_be_explicit, plain_attention, spell_out
-from probq.network.tracing.arguments import arguments, own_copy
+from probq.network.tracing.arguments import own_copy
 from probq.network.tracing.call_finder import Found, find_calls
 from probq.network.tracing.example_run import run_example
 from probq.network.tracing.layer import Layer
@@ -23,6 +23,7 @@ from probq.network.tracing.recorder import LayerRecord, Recorder
 from probq.network.tracing.routing import routed
 from probq.network.tracing.stand_ins import is_stand_in, place_stand_ins
 from probq.utils.errors import ProbqError
+from probq.utils.structures.tensors import arguments, call, map_tensors, tensors_in
 
 
 @dataclass
@@ -55,7 +56,7 @@ def layers(net: nn.Module, example: Any) -> tuple[Layer, ...]:
 
     Args:
         net: the network; it is left untouched.
-        example: a batch of inputs (batch axis first), or a tuple of the network's arguments.
+        example: a batch of inputs (batch axis first), a tuple of the network's arguments, or a dict of them by keyword.
 
     Raises:
         ProbqError: if the network has no quantizable layer, cannot run on the example, or has a layer that the
@@ -71,8 +72,8 @@ def trace_network(net: nn.Module, example: Any) -> Tracing:
     """
     _check_names(net)
     _check_finite(net)
-    args = tuple(a.detach().clone() if isinstance(a, Tensor) else a for a in arguments(example))
-    if any(not a.isfinite().all() for a in args if isinstance(a, Tensor) and a.is_floating_point()):
+    args: tuple[Any, ...] = tuple(map_tensors(lambda a: a.detach().clone(), arguments(example)))
+    if any(not a.isfinite().all() for a in tensors_in(args) if a.is_floating_point()):
         raise ProbqError("the example holds a value that is not finite; clean the data first")
     batch = _batch(args)
     explicit = _spell_out(net, args, batch)
@@ -161,7 +162,7 @@ def _owners(net: nn.Module, modules: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _batch(args: tuple[Any, ...]) -> int:
-    sizes = [a.shape[0] for a in args if isinstance(a, Tensor) and a.dim()]
+    sizes = [a.shape[0] for a in tensors_in(args) if a.dim()]
     if not sizes or not sizes[0]:
         raise ProbqError("the example must hold at least one tensor with a batch axis of size 1 or more")
     return int(sizes[0])
@@ -258,5 +259,5 @@ def _reached_in_training(net: nn.Module, args: tuple[Any, ...]) -> set[str]:
     for name, module in trial.named_modules():
         module.register_forward_pre_hook(lambda *_, name=name: reached.add(name))
     with torch.no_grad(), torch.random.fork_rng(devices=[]), contextlib.suppress(Exception):
-        trial(*args)
+        call(trial, args)
     return reached

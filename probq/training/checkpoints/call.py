@@ -32,7 +32,7 @@ def describe_network(q: Quantized) -> dict[str, Any]:
     said |= {f"the quantizer of {name}": describe(vars_of(p)) for name, p in q.named_quantizers()}
     said["the ties of widths"] = describe(q.sites)
     said["the likelihood of the network"] = describe(q.likelihood)
-    said |= {f"operation {k} of the network": text for k, text in enumerate(fingerprint(q.net, q.signature), 1)}
+    said |= {f"operation {k} of the network": text for k, text in enumerate(fingerprint(q.net, q.signature, q.form), 1)}
     for name, tensor in network_state(q)["tensors"].items():
         if not name.startswith(BESIDE):
             said[f"the starting value of {name}"] = describe(tensor)

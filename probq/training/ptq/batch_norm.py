@@ -15,10 +15,10 @@ from probq.network.program.decided_codes import decided_output
 from probq.network.program.program import Program
 from probq.network.program.substitution import running, substitute
 from probq.network.quantized.quantized import Quantized
-from probq.network.tracing.arguments import arguments
 from probq.network.tracing.module_kinds import NORMS
 from probq.training.ptq.decided import decided_inputs, float_network, unrounded
 from probq.utils.batches import Batches
+from probq.utils.structures.tensors import arguments
 
 NORM_BATCHES = 20
 

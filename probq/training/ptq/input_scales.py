@@ -12,9 +12,9 @@ from probq.codebooks import Ladder
 from probq.likelihoods import as_network_likelihood
 from probq.network.program.program import Observation, Program
 from probq.network.program.substitution import running, substitute
-from probq.network.tracing.arguments import arguments
 from probq.utils.batches import Batches
 from probq.utils.errors import ProbqError
+from probq.utils.structures.tensors import arguments
 
 ROWS = 512
 SPARING = 2  # bits, up to which levels that no value reaches are a loss to speak of

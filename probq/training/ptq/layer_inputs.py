@@ -13,9 +13,10 @@ from probq.network.program.decided_codes import decided_output
 from probq.network.program.folding import per_channel
 from probq.network.program.program import Program
 from probq.network.program.substitution import running, substitute
-from probq.network.tracing.arguments import arguments, hook_input
+from probq.network.tracing.arguments import hook_input
 from probq.network.tracing.layer import Layer
 from probq.utils.errors import ProbqError
+from probq.utils.structures.tensors import arguments
 
 MOST_ROWS = 4096  # of a layer; more change little
 

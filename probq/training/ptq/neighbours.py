@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from probq.network.program.foldable import tensors_of
 from probq.network.program.program import Program
 from probq.network.program.substitution import running
-from probq.network.tracing.arguments import arguments, hook_input
+from probq.network.tracing.arguments import hook_input
 from probq.network.tracing.channel_sources import FLATTENS, NORM_NODES, POOLS, fits, flattens, over_places
 from probq.network.tracing.layer import Layer
 from probq.training.ptq.layer_inputs import takes_rows
+from probq.utils.structures.tensors import arguments, call
 
 # f(s x) = s f(x) for s > 0, by autograd's names
 HOMOGENEOUS = frozenset(["Relu", "LeakyRelu", "PreluKernel", "Abs", "Neg", "Clone", "Alias"])
@@ -55,7 +56,7 @@ def _graph(q: Program, names: list[str], x: Any) -> tuple[list[tuple[str, Tensor
         parameter.requires_grad_(True)
     try:
         with torch.inference_mode(False), torch.enable_grad(), q.evaluating(), running(x):
-            output = q.net(*arguments(x))
+            output = call(q.net, arguments(x))
     finally:
         for handle in handles:
             handle.remove()

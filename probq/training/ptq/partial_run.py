@@ -17,9 +17,9 @@ from probq.network.program.decided_codes import rung_onehots
 from probq.network.program.foldable import tensors_of
 from probq.network.program.substitution import running, substitute
 from probq.network.quantized.quantized import Quantized
-from probq.network.tracing.arguments import arguments, hook_input
+from probq.network.tracing.arguments import hook_input
 from probq.network.tracing.layer import Layer
-from probq.utils.batches import some_rows
+from probq.utils.structures.tensors import arguments, rows_of, some_rows
 
 ROWS = 32  # examples of a step
 
@@ -178,5 +178,5 @@ def _stopping(net: Any, names: Sequence[str], place: tuple[str, int] | None) -> 
 def _parts(x: Any) -> list[Any]:
     """Return a batch as batches of few examples."""
     several = arguments(x)
-    cut = [some_rows(several, k, k + ROWS) for k in range(0, len(several[0]), ROWS)]
-    return cut if isinstance(x, tuple | list) else [part[0] for part in cut]
+    cut = [some_rows(several, k, k + ROWS) for k in range(0, rows_of(several), ROWS)]
+    return [part[0] for part in cut] if isinstance(x, Tensor) else list[Any](cut)

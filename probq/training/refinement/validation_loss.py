@@ -14,9 +14,9 @@ from probq.decisions.widths import fix_widths
 from probq.evaluation.diagnostics.held_out import scores, validation_errors
 from probq.network.program.decided_codes import decided_output
 from probq.network.quantized.quantized import Quantized
-from probq.network.tracing.arguments import arguments
 from probq.training.ptq.batch_norm import NORM_BATCHES, estimate_norms, has_norms
-from probq.utils.batches import Batches, some_rows
+from probq.utils.batches import Batches
+from probq.utils.structures.tensors import arguments, some_rows
 
 
 class ValidationLoss:

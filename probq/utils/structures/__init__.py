@@ -1,1 +1,1 @@
-"""Nested tuples, lists and dictionaries: their leaves, the names of these, and how files hold them."""
+"""Nested tuples, lists and dictionaries hold what networks take and return; here are their leaves and tensors."""

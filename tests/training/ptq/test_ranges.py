@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 import probq
 from probq import ProbqError, Quantized
-from probq.network.tracing.arguments import arguments
+from probq.utils.structures.tensors import arguments
 
 
 def decided(net: nn.Module, x: Tensor, bits: int = 2) -> Quantized:

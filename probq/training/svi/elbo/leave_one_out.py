@@ -13,8 +13,8 @@ from probq.network.distributions.uniform_codes import UniformCodes
 from probq.network.program.program import Observation, Program
 from probq.network.program.vectorized import vectorized_outputs
 from probq.network.program.width_prior import pair_energy
-from probq.network.tracing.arguments import arguments
 from probq.utils.errors import ProbqError
+from probq.utils.structures.tensors import arguments
 
 
 def leave_one_out(q: Program, x: Any, y: Tensor, size: int | None = None, draws: int = 64) -> Tensor:
