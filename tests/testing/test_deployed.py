@@ -111,16 +111,16 @@ class Neck(nn.Module):
 
 REFUSED = {
     "another interpolation": (
-        lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"),
-        "upsample_bilinear2d in neck",
+        lambda x: F.interpolate(x, scale_factor=2, mode="bicubic"),
+        "upsample_bicubic2d in neck",
     ),
     "a fraction": (
         lambda x: F.interpolate(x, size=9),
         r"upsample_nearest2d in neck .*\(6, 6\) to \(9, 9\) are no whole",
     ),
-    "padding with ones": (
-        lambda x: F.pad(x, (1, 1), value=1.0),
-        "pad in neck .*only zeros have an exact integer form, not 1",
+    "padding without end": (
+        lambda x: F.pad(x, (1, 1), value=-float("inf")).relu(),
+        "pad in neck .*it pads with -inf",
     ),
     "a negative pad": (lambda x: F.pad(x, (-1, 0)), "pad in neck .*it cuts off"),
 }

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
 from probq.integer import Node
+from probq.integer.lowering.composed.constants import with_constants_added
 from probq.integer.lowering.operations.bounds import check_bound, is_only_rescaled, leads_to_rounding
-from probq.integer.lowering.operations.values import Value
+from probq.integer.lowering.operations.values import Value, values_of
 from probq.integer.ports.inputs import argument_of
 from probq.utils.errors import ProbqError
 
 # What becomes of the values of `probq.integer.lowering.operations.arithmetic`.
-EMITTED = MappingProxyType({"scaled": "multiply", "offset": "requantize"})
+EMITTED = MappingProxyType({"scaled": "multiply", "offset": "requantize", "sign": "clip"})
 SOURCE = ("index", "scale", "lo", "hi", "start", "step")  # attributes in which two readings of the input may differ
 NAMED = ("linear", "conv", "embedding", "requantize", "table", "product", "matmul")  # after their layer
 
@@ -31,7 +32,8 @@ def emit_nodes(outputs: Sequence[Value], inputs: Mapping[str, str]) -> tuple[lis
     names: dict[int, str] = {}
     taken: dict[str, int] = {}
     sources: dict[tuple[str, ...], int] = {}
-    for value in _in_order(outputs):
+    outputs = with_constants_added(outputs)
+    for value in values_of(outputs):
         _check_value(value)
         if is_only_rescaled(value):
             names[id(value)] = names[id(value.parents[0])]
@@ -71,22 +73,6 @@ def emit_nodes(outputs: Sequence[Value], inputs: Mapping[str, str]) -> tuple[lis
     return nodes, [names[id(output)] for output in outputs]
 
 
-def _in_order(outputs: Sequence[Value]) -> Iterator[Value]:
-    """Yield the values that outputs are made of, each once, after those that it needs itself."""
-    done: set[int] = set()
-    stack: list[tuple[Value, bool]] = [(output, False) for output in reversed(outputs)]
-    while stack:
-        value, ready = stack.pop()
-        if id(value) in done:
-            continue
-        if ready:
-            done.add(id(value))
-            yield value
-        else:
-            stack.append((value, True))
-            stack.extend((parent, False) for parent in value.parents)
-
-
 def _for_all(node: Node, value: Value) -> Node:
     """Return an input's node for one more that reads it.
 
@@ -102,6 +88,11 @@ def _check_value(value: Value) -> None:
         raise ProbqError(
             f"{value.where} cannot be lowered to integers: its limits are not multiples of the value's step, and no "
             "layer's rounding follows; use limits such as 0, 1 or 6"
+        )
+    if value.op == "constant":
+        raise ProbqError(
+            f"{value.where} cannot be lowered to integers: it computes with a constant that a part of a tensor was set "
+            "to; compute with the constant itself"
         )
     if value.op == "real":
         raise ProbqError("an operation works on the network's own input before any layer; do it outside of the network")

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from probq.integer.lowering.operations.dispatch import OPERATIONS, PARTS
+from probq.integer.lowering.dispatch import is_known
 from probq.integer.lowering.ports import Arguments, structures_of, tensor_names
 from probq.network.program.network import Network
 from probq.network.program.substitution import hooked
@@ -162,7 +162,7 @@ def _seen_elsewhere(node: Any) -> bool:
 def _other_view(node: Any) -> bool:
     """Return whether a node is a view that has no form of its own here, and that torch makes of simpler ones."""
     schema = getattr(node.target, "_schema", None)
-    if schema is None or schema.is_mutable or operation(node) in (*OPERATIONS, *PARTS):
+    if schema is None or schema.is_mutable or is_known(operation(node)):
         return False
     return any(result.alias_info is not None for result in schema.returns)
 

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from probq.integer.lowering.composed.extrema import WITH_INDICES
+from probq.integer.lowering.dispatch import OPERATIONS, PARTS, WITH_CONSTANTS, is_known
 from probq.integer.lowering.exported import BATCH, Mark, export_graph, innermost, named_arguments, operation, where_of
 from probq.integer.lowering.looked_up import LookUp, looked_up
 from probq.integer.lowering.normalising import normalised, short_target
-from probq.integer.lowering.operations.arithmetic import ARITHMETIC, affine
-from probq.integer.lowering.operations.dispatch import OPERATIONS, PARTS
+from probq.integer.lowering.operations.arithmetic import affine
 from probq.integer.lowering.operations.elementwise import whole_numbers
 from probq.integer.lowering.operations.layers import Layers, geometry
 from probq.integer.lowering.operations.tables import argument, table
@@ -24,6 +25,7 @@ from probq.integer.lowering.products.factors import Factors, joined, product, se
 from probq.integer.lowering.refusals import check_not_random, why_no_form, why_no_norm
 from probq.network.program.network import Network
 from probq.network.quantizers.affine_norms import affine_norms
+from probq.network.tracing.call_finder import SHAPED
 from probq.network.tracing.product_calls import Operand
 from probq.network.tracing.stand_ins import StandIn, is_stand_in
 from probq.utils.errors import ProbqError
@@ -58,6 +60,9 @@ class Walk:
         self.layers = {name: layers[id(module)] for name, module in modules.items() if id(module) in layers}
         places = [f"{layer.name}.{part}" for layer in q.layers for part in ("weight", "bias")]
         self.quantized = {id(self.tensors[place]) for place in places if place in self.tensors}
+        self.looked_up = {
+            id(q.net.get_parameter(m.weight)): m for m in q.layers if m.input is None and m.weight in q.weights
+        }
         self.norms = {layer.norm: layer for layer in q.layers if layer.norm}
         self.affine_norms, self.normalising = affine_norms(q.net, q.layers), q.steps.normalising()
 
@@ -72,7 +77,7 @@ class Walk:
         for node in self.graph.nodes:
             if node.op == "placeholder" and node.name in self.graph.inputs:
                 self.values[node] = self._input(node)
-            elif any(before in self.values for before in node.all_input_nodes):
+            elif any(before in self.values for before in node.all_input_nodes) and operation(node) not in SHAPED:
                 self.values[node] = self._called(node)
         nodes = {node.name: node for node in self.graph.nodes}
         if not self.graph.outputs:
@@ -107,7 +112,10 @@ class Walk:
 
     def _called(self, node: Any) -> Any:
         if node.target is operator.getitem:
-            return self.values[node.args[0]][node.args[1]]
+            part = self.values[node.args[0]][node.args[1]]
+            if part is None:
+                raise refusal(where_of(node.args[0]), "its indices have no integer form; take the values alone")
+            return part
         name, where = operation(node), where_of(node)
         if (mark := self.graph.mark(node)) is not None:
             return self._marked(mark, node.args[0], node)
@@ -124,7 +132,7 @@ class Walk:
             return self._operand(node.args[0])
         if (looked := looked_up(node, name, self.values, self.graph)) is not None:
             return looked
-        if not any(name in known for known in (OPERATIONS, PARTS, ARITHMETIC)):
+        if not is_known(name):
             raise refusal(where, why_no_form(name))
         return self._operation(node, name, where)
 
@@ -137,7 +145,7 @@ class Walk:
 
     def _operation(self, node: Any, name: str, where: str) -> Any:
         out = node.meta["val"]
-        outs = [out] if isinstance(out, Tensor) else list(out)
+        outs = [out] if isinstance(out, Tensor) else [each for each in out if each.is_floating_point()]
         if any(each.dim() == 0 or each.shape[0] != BATCH for each in outs):
             raise refusal(where, "it changes the batch axis")
         if any(each.dtype not in (torch.float32, torch.float64) for each in outs):
@@ -145,14 +153,20 @@ class Walk:
         if any(each.numel() == 0 for each in outs):
             raise refusal(where, "it holds no number")
         shapes = [tuple(int(n) for n in each.shape[1:]) for each in outs]
-        constants = name in ARITHMETIC
-        args = [self._constant(a) if constants and self._is_constant(a) else self._operand(a) for a in node.args]
-        args, kwargs = [whole_numbers(a, where) for a in args], dict(node.kwargs)
-        if constants:
-            return ARITHMETIC[name](args[0], where, shapes[0], *args[1:], **kwargs)
+        read = self._given if name in WITH_CONSTANTS or name in WITH_INDICES else self._operand
+        args = [whole_numbers(read(a), where) for a in node.args]
+        kwargs = {key: read(value) for key, value in node.kwargs.items()}
         if name in PARTS:
-            return PARTS[name](args[0], where, shapes, *args[1:], **kwargs)
-        return OPERATIONS[name](args[0], where, shapes[0], *args[1:], **kwargs)
+            found = PARTS[name](args[0], where, shapes, *args[1:], **kwargs)
+            return found if isinstance(out, Tensor) else [*found, *[None] * (len(out) - len(found))]
+        function = WITH_CONSTANTS[name] if name in WITH_CONSTANTS else OPERATIONS[name]
+        return function(args[0], where, shapes[0], *args[1:], **kwargs)
+
+    def _given(self, given: Any) -> Any:
+        """Return an operand, which may be a constant, or several in a list."""
+        if isinstance(given, list | tuple):
+            return [self._given(each) for each in given]
+        return self._constant(given) if self._is_constant(given) else self._operand(given)
 
     def _operand(self, given: Any) -> Any:
         if isinstance(given, list | tuple):
@@ -180,10 +194,15 @@ class Walk:
         name = self.graph.owned.get(node.name)
         if name is None:
             function: Any = node.target
+            if operation(node) in SHAPED:
+                shaped = torch.zeros(node.meta["val"].shape, dtype=node.meta["val"].dtype)
+                return function(shaped, *node.args[1:], **node.kwargs)
             return function(*map(self._constant, node.args), **node.kwargs)
         if name in self.graph.constants and name not in self.tensors:
             return self.graph.constants[name]
         tensor = self.tensors[name]
+        if id(tensor) in self.looked_up:
+            return self.make.values(self.looked_up[id(tensor)])
         if id(tensor) in self.quantized:
             raise ProbqError(f"{name} is quantized for its layer and used elsewhere too; it cannot be lowered")
         return tensor.detach().double() if tensor.is_floating_point() else tensor

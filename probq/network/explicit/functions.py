@@ -86,11 +86,18 @@ def letters(equation: str) -> tuple[str, str, str]:
     return (first, second, out) if once and known else ("", "", "")
 
 
+def prelu(input: Tensor, weight: Tensor) -> Tensor:
+    """Return `relu(x) - weight relu(-x)`, with a weight for each channel or one for all."""
+    if weight.numel() > 1:
+        weight = weight.reshape([-1] + [1] * (input.dim() - 2))
+    return torch.relu(input) - torch.relu(-input) * weight
+
+
 # Each with its number of tensors that depend on the network's input, at least.
 EXPLICIT: Mapping[str, tuple[Callable[..., Tensor], int]] = MappingProxyType(
     {
         "glu": (glu, 1), "scaled_dot_product_attention": (attention, 1), "addcmul": (addcmul, 2), "lerp": (lerp, 2),
-        "baddbmm": (baddbmm, 2), "einsum": (einsum, 2),
+        "baddbmm": (baddbmm, 2), "einsum": (einsum, 2), "prelu": (prelu, 1),
     }
 )  # fmt: skip
 

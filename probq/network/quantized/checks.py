@@ -14,7 +14,7 @@ from probq.network.explicit.functions import EXPLICIT
 from probq.network.normalisers.kinds import NORMALISERS, are_options
 from probq.network.quantized.energy_entry import energy_from_entry
 from probq.network.tracing.product_calls import LAYER_CALLS, PRODUCTS
-from probq.network.tracing.stand_ins import ARITHMETIC, FUNCTIONS, is_stand_in
+from probq.network.tracing.stand_ins import ARITHMETIC, FUNCTIONS, SHORTENED, is_stand_in
 from probq.utils.errors import ProbqError
 
 LARGEST = 2**53  # of the whole numbers in the manifest
@@ -96,6 +96,11 @@ def _call(name: str, entry: Any, tensors: Mapping[str, Tensor]) -> None:
     if isinstance(entry, list) and entry[:1] == ["explicit"]:
         if len(entry) != 2 or entry[1] not in EXPLICIT or not is_stand_in(name):
             raise ProbqError(f"the call {name!r} is none that can be spelled out")
+        return
+    if isinstance(entry, list) and entry[:1] == ["shortened"]:
+        _, kind, places = entry if len(entry) == 3 else ("",) * 3
+        if kind not in SHORTENED or not isinstance(places, list) or any(type(k) is not int for k in places):
+            raise ProbqError(f"the call {name!r} is none whose constants can have few digits")
         return
     if isinstance(entry, list) and entry[:1] == ["layer"]:
         _layer_call(name, entry)

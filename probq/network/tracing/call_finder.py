@@ -17,7 +17,16 @@ from probq.network.tracing.example_run import run_example
 from probq.network.tracing.module_kinds import QUANTIZABLE, TABLES
 from probq.network.tracing.product_calls import ELEMENTWISE, LAYER_CALLS, PRODUCTS, LayerCall, Product
 from probq.network.tracing.routing import Call, Calls, Frame
-from probq.network.tracing.stand_ins import ARITHMETIC, FUNCTIONS, Explicit, StandIn, place_stand_ins, short
+from probq.network.tracing.stand_ins import (
+    ARITHMETIC,
+    FUNCTIONS,
+    SHORTENED,
+    Explicit,
+    Shortened,
+    StandIn,
+    place_stand_ins,
+    short,
+)
 from probq.utils.structures.tensors import tensors_in
 
 # Functions whose values are the network's own input no longer, by how their names begin.
@@ -25,6 +34,9 @@ COMPUTED = (
     "linear", "conv", "embedding", "bilinear", "batch_norm", "layer_norm", "group_norm", "instance_norm", "matmul",
     "__matmul__", "mm", "bmm", "einsum", "lstm", "gru", "rnn", "multi_head", "scaled_dot", "softmax", *FUNCTIONS,
 )  # fmt: skip
+
+# Functions that take the shape of a tensor alone, or its type.
+SHAPED = frozenset(f"{kind}_like" for kind in ("zeros", "ones", "full")) | {"new_zeros", "new_ones", "new_full"}
 
 
 @dataclass(frozen=True)
@@ -60,6 +72,8 @@ class CallFinder(Calls):
     def other(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Return what a call gives, and note what depends on the input."""
         out = func(*args, **kwargs)
+        if getattr(func, "__name__", "") in SHAPED:
+            return out
         given = [self._computed[id(t)] for t in tensors_in((args, kwargs)) if id(t) in self._computed]
         if given:
             name = str(getattr(func, "__name__", ""))
@@ -76,6 +90,12 @@ class CallFinder(Calls):
         """Return what a call gives, and note it if it needs a stand-in."""
         if call.kind in EXPLICIT:
             return self._spelled_out(frame, name, call, func)
+        if call.kind in SHORTENED:
+            if places := self._constants(call):
+                full = f"{frame.name}.{name}".removeprefix(".")
+                before = self.found.get(full, Found(Shortened(call.kind, places), 0.0, 0.0))
+                self.found[full] = before
+            return self.other(func, args, kwargs)
         inside = type(frame.module) in TABLES or (call.kind in LAYER_CALLS and isinstance(frame.module, QUANTIZABLE))
         stand_in = None if inside else self._stand_in(call)
         if stand_in is None:
@@ -89,6 +109,18 @@ class CallFinder(Calls):
         before.stand_in.raw |= stand_in.raw
         self.found[full] = Found(before.stand_in, max(before.entering, sizes[0]), max(before.leaving, sizes[1]))
         return out
+
+    def _constants(self, call: Call) -> list[int]:
+        """Return which operands of a call are constants that need few binary digits."""
+        operands = call.args[0] if isinstance(call.args[0], tuple | list) else call.args
+        if not any(self._computed.get(id(operand), False) for operand in operands):
+            return []
+        constants = [a.is_floating_point() if isinstance(a, Tensor) else isinstance(a, float) for a in operands]
+        return [
+            place
+            for place, a in enumerate(operands)
+            if constants[place] and not self._depends(a) and _needs_step(a, "add", raw=False)
+        ]
 
     def _spelled_out(self, frame: Frame, name: str, call: Call, func: Any) -> Any:
         """Return what a function gives that is spelled out, by what is within where that stands in the network."""

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from probq.network.tracing.stand_ins import Explicit, StandIn
+from probq.network.tracing.stand_ins import Explicit, Shortened, StandIn
 
 PRODUCTS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = MappingProxyType(
     {"mul": torch.mul, "matmul": torch.matmul}
@@ -158,6 +158,36 @@ def read_layer(
     return tensors, {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}
 
 
+_LIMITS = MappingProxyType({"clamp": ("min", "max"), "clamp_min": ("min",), "clamp_max": ("max",)})
+
+
+def read_shortened(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[str, tuple[Any, ...]] | None:
+    """Return kind and arguments, by position, of a call that is exact where its constants are short, or None."""
+    name = {"concat": "cat", "concatenate": "cat", "hardtanh_": "hardtanh"}.get(name, name)
+    plain = name.removesuffix("_").replace("clip", "clamp")
+    named = dict(kwargs)
+    if name in ("cat", "stack"):
+        given = (*args, *(named.pop(key) for key in ("tensors", "dim", "axis") if key in named))
+        return None if named or not isinstance(given[0], tuple | list) else (name, given)
+    if plain in _LIMITS:
+        for key, value in zip(_LIMITS[plain], args[1:], strict=False):
+            named.setdefault(key, value)
+        limits = named.pop("min", None), named.pop("max", None)
+        return ("clamp", (args[0], *limits)) if args and not named else None
+    if name == "hardtanh":
+        given = (*args, *(named[key] for key in ("min_val", "max_val") if key in named))[:3]
+        return "clamp", (*given, *(-1.0, 1.0)[len(given) - 1 :])
+    if name == "pad":
+        order = ("input", "pad", "mode", "value")
+        named |= dict(zip(order, args, strict=False))
+        return name, tuple(
+            named.get(key, default) for key, default in zip(order, (None, (), "constant", None), strict=True)
+        )
+    two = len(args) == 2 and not named and all(isinstance(a, Tensor) for a in args)
+    kind = {"max": "maximum", "fmax": "maximum", "min": "minimum", "fmin": "minimum"}.get(name, name)
+    return (kind, args) if two and kind in ("maximum", "minimum") else None
+
+
 def made_from(entry: Any) -> StandIn:
     """Return the stand-in that gave an entry."""
     if entry[0] == "product":
@@ -165,6 +195,8 @@ def made_from(entry: Any) -> StandIn:
         return Product(kind, shared, tuple(firsts))
     if entry[0] == "layer":
         return LayerCall(*entry[1:])
+    if entry[0] == "shortened":
+        return Shortened(*entry[1:])
     return Explicit(entry[1]) if entry[0] == "explicit" else StandIn(*entry)
 
 

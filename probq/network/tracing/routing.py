@@ -13,8 +13,8 @@ from torch.overrides import TorchFunctionMode
 
 from probq.network.explicit.functions import EXPLICIT
 from probq.network.normalisers.kinds import read_normaliser
-from probq.network.tracing.product_calls import LayerCall, Product, read_layer
-from probq.network.tracing.stand_ins import FUNCTIONS, Explicit, StandIn, stand_ins
+from probq.network.tracing.product_calls import LayerCall, Product, read_layer, read_shortened
+from probq.network.tracing.stand_ins import FUNCTIONS, Explicit, Shortened, StandIn, stand_ins
 
 # What torch calls the functions of `ARITHMETIC`, and products of matrices.
 OPERATORS = MappingProxyType(
@@ -35,7 +35,7 @@ class Call(NamedTuple):
     """A call of a function that may have a stand-in.
 
     Attributes:
-        kind: of `ARITHMETIC`, `FUNCTIONS`, `NORMALISERS`, `PRODUCTS`, `EXPLICIT` or `LAYER_CALLS`.
+        kind: of `ARITHMETIC`, `FUNCTIONS`, `NORMALISERS`, `PRODUCTS`, `EXPLICIT`, `SHORTENED` or `LAYER_CALLS`.
         args: its arguments; tensors alone where it normalises.
         kwargs: those by name, without `inplace`.
         in_place: whether it changes its first argument.
@@ -57,6 +57,8 @@ def read_call(func: Any, args: Any, kwargs: Any) -> Call | None:
         return Call(name, *layer, False)
     if name in EXPLICIT:
         return Call(name, tuple(args), kwargs, False)
+    if (shortened := read_shortened(name, args, kwargs)) is not None:
+        return Call(*shortened, {}, name.endswith("_") or bool(kwargs.get("inplace")))
     if kind is None:
         kind = OTHER_NAMES.get(name, name.removesuffix("_"))
         if kind not in FUNCTIONS or not args:
@@ -153,6 +155,9 @@ class Router(Calls):
         stand_in = frame.module._modules.get(name)
         if isinstance(stand_in, Explicit):
             return self.entered(stand_in, args, kwargs)
+        if isinstance(stand_in, Shortened):
+            y = stand_in(*call.args)
+            return args[0].copy_(y) if call.in_place else y
         if not isinstance(stand_in, StandIn) or not isinstance(call.args[stand_in.operand], Tensor):
             return func(*args, **kwargs)
         x = call.args[stand_in.operand]

@@ -6,7 +6,7 @@ place by `probq.network.tracing.routing`. Constants have few binary digits in it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -150,6 +150,44 @@ class Explicit(StandIn):
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Return what the call computes."""
         return EXPLICIT[self.kind][0](*args, **kwargs)
+
+
+# Functions that are exact where their constants have few binary digits; a list of operands is the first argument.
+SHORTENED: Mapping[str, Callable[..., Tensor]] = MappingProxyType(
+    {
+        "cat": torch.cat, "stack": torch.stack, "maximum": torch.maximum, "minimum": torch.minimum,
+        "clamp": torch.clamp, "pad": F.pad,
+    }
+)  # fmt: skip
+
+
+class Shortened(StandIn):
+    """A shortened call takes some of its operands, which are constants, with few binary digits.
+
+    Args:
+        kind: the function, a key of `SHORTENED`.
+        places: which operands are constants.
+    """
+
+    def __init__(self, kind: str, places: Sequence[int]) -> None:
+        super().__init__(kind)
+        self.places = list(places)
+
+    @property
+    def stepped(self) -> bool:
+        """Return that its results are not rounded."""
+        return False
+
+    @property
+    def entry(self) -> list[Any]:
+        """Return what `made_from` makes the same of."""
+        return ["shortened", self.kind, self.places]
+
+    def forward(self, *args: Any) -> Tensor:
+        """Return what the call computes."""
+        joined = isinstance(args[0], tuple | list)
+        operands = [short(a) if k in self.places else a for k, a in enumerate(args[0] if joined else args)]
+        return SHORTENED[self.kind](*([operands, *args[1:]] if joined else operands))
 
 
 def is_stand_in(name: str) -> bool:

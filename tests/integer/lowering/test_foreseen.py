@@ -40,9 +40,9 @@ REFUSED = {
     "an output of no input": (Own(lambda net, x: (net.b(net.a(x)), net.b.bias * 2)), X),
     "noise": (Own(lambda net, x: net.b(F.dropout(net.a(x), 0.5))), X),
     "what depends on data": (Own(lambda net, x: net.b(net.a(x)) if x.sum() > 0 else net.b(x)), X.abs()),
-    "pooling with windows that differ": (sequence(nn.Unflatten(1, (1, 8)), nn.AdaptiveAvgPool1d(3), nn.Flatten()), X),
+    "a factor that is not whole": (sequence(nn.Unflatten(1, (1, 8)), nn.Upsample(12), nn.Flatten()), X),
 }
-REFUSED["pooling with windows that differ"][0][-1] = nn.Linear(3, 3)
+REFUSED["a factor that is not whole"][0][-1] = nn.Linear(12, 3)
 
 
 @pytest.mark.parametrize(("net", "x"), REFUSED.values(), ids=REFUSED)

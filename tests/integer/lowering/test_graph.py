@@ -161,7 +161,7 @@ REFUSED = {
     ),
     "weight scaled": (perceptron(lambda m, x: F.linear(x, 3 * m.weight)), "linear in 2 .*weight is computed"),
     "bias scaled": (perceptron(lambda m, x: F.linear(x, m.weight, 3 * m.bias)), "linear in 2 .*bias is computed"),
-    "limits off the grid": (perceptron(lambda m, x: F.linear(x.clamp(0, 0.3), m.weight)), "clamp in 2 .*limits"),
+    "limits off the grid": (perceptron(lambda m, x: F.linear(x.clamp(0, 0.3), m.weight)), "linear in 2 .*called with"),
     "dropout left on": (Network(lambda net, x: net.c(F.dropout(net.a(x), 0.5))), "dropout in the network .*random"),
     "alpha dropout left on": (Network(lambda net, x: net.c(F.alpha_dropout(net.a(x), 0.5, True))), "random numbers"),
     "channels dropped": (Network(lambda net, x: net.c(F.dropout1d(net.a(x), 0.5))), "random numbers"),

@@ -46,8 +46,34 @@ ORDERS = {
     "least": lambda a, b: a.amin((1, 3), keepdim=True) + b.amin(2).unsqueeze(2),
     "larger": lambda a, b: torch.maximum(a, b) - torch.minimum(a, -b),
     "magnitude": lambda a, b: a.abs() - (b - 0.5).abs_(),
+    "largest of an axis": lambda a, b: (
+        (torch.max(a, b) - a.min(-b)).max(1, True).values + torch.fmax(a, b).min(1, True)[0]
+    ),
+    "limits that are computed": lambda a, b: a.clamp(min=b, max=b + 1) - 2 * torch.sign(b - a),
+    "lists of indices": lambda a, b: a[:, [3, 0, 0], [[0], [5]]] + b[:, torch.tensor([1, -1])][:, :, [4, 0, 1]],
+    "selected indices": lambda a, b: a.index_select(2, torch.tensor([5, 0])) + b.repeat_interleave(2, 2)[:, :, :2],
+    "joined by other names": lambda a, b: torch.hstack([a, b]) + torch.concat([b, a], 1).fliplr(),
+    "linear": lambda a, b: (
+        F.interpolate(a, scale_factor=2, mode="bilinear") + F.interpolate(b, size=12, mode="nearest")
+    ),
+    "linear by three and four": lambda a, b: F.interpolate(a - b, scale_factor=(3, 4), mode="bilinear"),
+    "linear rows": lambda a, b: F.interpolate((a - b).flatten(2), scale_factor=5, mode="linear").unsqueeze(2),
+    "uneven averages": lambda a, b: F.adaptive_avg_pool2d(a, (4, 5)) - F.adaptive_avg_pool2d(b, (4, 1)),
+    "more averages than numbers": lambda a, b: F.adaptive_avg_pool2d(a + b, 8),
+    "uneven maxima": lambda a, b: (
+        F.adaptive_max_pool2d(a, (4, 3)) + F.max_pool2d(b, (3, 2), return_indices=True)[0][:, :, [0, 1, 0, 0]]
+    ),
+    "a part set": lambda a, b: _set(a, b),
     "upper limit": lambda a, b: a.clamp_max(0.5) + b.clamp_min(-0.25),
 }
+
+
+def _set(a, b):
+    """Numbers are assigned to a part, and a part of a tensor of zeros is computed."""
+    a, room = a.clone(), torch.zeros(len(b), 4, 6, 8)
+    a[:, 1:3] = 0.5
+    room[..., 1:7] = b
+    return a + room[..., :6]
 
 
 @pytest.mark.parametrize("profile", ["shift", "dyadic"])
@@ -74,6 +100,18 @@ REFUSED = {
     "flip of the batch": (lambda a, b: a.flip(0) + b, "flip in the network .*reorders the batch"),
     "roll of all": (lambda a, b: a.roll(1) + b, "roll in the network .*name the axes"),
     "many pieces": (lambda a, b: (a + b).flatten(1).flip(1).unflatten(1, (4, 6, 6)), "144 pieces"),
+    "larger of all": (lambda a, b: a + b.max(), "max in the network .*changes the batch axis"),
+    "lists apart": (
+        lambda a, b: a[:, [0, 1], :, [2, 3]].movedim(0, 1).unsqueeze(2),
+        "index in the network .*batch axis",
+    ),
+    "computed indices": (lambda a, b: a[:, :, (b[0, 0] * 0).long().flatten()], "changes the batch axis"),
+    "aligned corners": (
+        lambda a, b: F.interpolate(a + b, scale_factor=2, mode="bilinear", align_corners=True),
+        "align_corners=False",
+    ),
+    "sign of an average": (lambda a, b: a.mean(1, keepdim=True).sign() + b, "sign in the network .*take a sum"),
+    "indices of maxima": (lambda a, b: a.max(1, True)[1] + b, "max in the network .*its indices have no integer form"),
     "largest of the batch": (lambda a, b: a + b.amax(0), "batch"),
 }
 

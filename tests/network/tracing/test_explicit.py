@@ -18,6 +18,9 @@ CALLS = {
     "attention": (F.scaled_dot_product_attention, drawn((2, 3, 5, 4), (2, 3, 6, 4), (2, 3, 6, 7)), {}),
     "attention, scaled": (F.scaled_dot_product_attention, drawn((2, 5, 4), (2, 6, 4), (2, 6, 7)), {"scale": 0.3}),
     "addcmul": (torch.addcmul, drawn((2, 3), (2, 3), (2, 1)), {"value": -2.0}),
+    "prelu": (torch.prelu, drawn((2, 3, 4), (1,)), {}),
+    "prelu of channels": (torch.prelu, drawn((2, 3, 4), (3,)), {}),
+    "prelu of features": (torch.prelu, drawn((2, 3), (3,)), {}),
     "lerp": (torch.lerp, drawn((2, 3), (2, 3), (2, 3)), {}),
     "baddbmm": (torch.baddbmm, drawn((2, 3, 5), (2, 3, 4), (2, 4, 5)), {"beta": 0.5, "alpha": 3}),
 }

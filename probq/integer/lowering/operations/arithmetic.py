@@ -12,11 +12,9 @@ import numpy as np
 from torch import Tensor
 
 from probq.codebooks.rounding.short_numbers import LARGEST_FACTOR, whole_factors
-from probq.integer.lowering.operations.elementwise import numbers
-from probq.integer.lowering.operations.requantizer import COMMUTING
+from probq.integer.lowering.operations.elementwise import is_raw, numbers
 from probq.integer.lowering.operations.values import (
     Value,
-    clipped,
     common,
     compressed,
     multiplied,
@@ -56,29 +54,6 @@ def rsub(first: Any, where: str, shape: Shape, second: Any, alpha: float = 1) ->
 def neg(value: Value, where: str, shape: Shape) -> Value:
     """Return `-value`."""
     return _scaled(numbers(where, value), where, shape, _array(-1))
-
-
-def maximum(first: Any, where: str, shape: Shape, second: Any) -> Value:
-    """Return the larger one, `first + relu(second - first)`."""
-    _check_two(where, first, second)
-    return add(first, where, shape, clipped(sub(second, where, shape, first), 0.0, None, where))
-
-
-def minimum(first: Any, where: str, shape: Shape, second: Any) -> Value:
-    """Return the smaller one, `first - relu(first - second)`."""
-    _check_two(where, first, second)
-    return sub(first, where, shape, clipped(sub(first, where, shape, second), 0.0, None, where))
-
-
-def _check_two(where: str, first: Any, second: Any) -> None:
-    if not (isinstance(first, Value) and isinstance(second, Value)):
-        raise refusal(where, "one of its tensors is a constant; clamp with a number")
-
-
-def absolute(value: Value, where: str, shape: Shape) -> Value:
-    """Return `relu(value) + relu(-value)`."""
-    low = clipped(neg(value, where, shape), 0.0, None, where)
-    return add(clipped(numbers(where, value), 0.0, None, where), where, shape, low)
 
 
 def mul(first: Any, where: str, shape: Shape, second: Any) -> Value:
@@ -143,7 +118,7 @@ def _scaled(value: Value, where: str, shape: Shape, constant: np.ndarray, divide
             "whole numbers",
         )
     factor, power = (compressed(np.array(part, np.int64).reshape(constant.shape)) for part in (factors, powers))
-    if _is_raw(value):
+    if is_raw(value):
         if divisor > 1 or power.ndim or (factor != 1).any():
             raise refusal(
                 where, "of the network's own input only powers of two are known; do it outside of the network"
@@ -157,19 +132,12 @@ def _scaled(value: Value, where: str, shape: Shape, constant: np.ndarray, divide
     return Value("scaled", (value,), shape, where, exponent, value.divisor * divisor, low, high, {}, tensors)
 
 
-def _is_raw(value: Value) -> bool:
-    """Return whether a value is the network's own real input, at most moved, pooled or clipped."""
-    while len(value.parents) == 1 and value.op in COMMUTING:
-        value = value.parents[0]
-    return value.op == "real"
-
-
 def _rescaled(value: Value, power: int) -> Value:
     """Return the network's own input `2^power` times, moved, pooled and clipped as before."""
-    if value.op == "real":
+    if value.op in ("real", "constant"):
         return replace(value, exponent=value.exponent + power)
     low, high = (None if end is None else end * 2.0**power for end in value.limits)
-    return replace(value, parents=(_rescaled(value.parents[0], power),), limits=(low, high))
+    return replace(value, parents=tuple(_rescaled(parent, power) for parent in value.parents), limits=(low, high))
 
 
 def _offset(value: Value, where: str, shape: Shape, constant: np.ndarray) -> Value:
@@ -217,7 +185,6 @@ def _steps(constant: np.ndarray, value: Value) -> np.ndarray:
 ARITHMETIC: Mapping[str, Callable[..., Value]] = MappingProxyType(
     {
         "add": add, "add_": add, "sub": sub, "sub_": sub, "subtract": sub, "rsub": rsub,
-        "maximum": maximum, "minimum": minimum, "abs": absolute, "abs_": absolute,
         "neg": neg, "neg_": neg, "negative": neg,
         "mul": mul, "mul_": mul, "multiply": mul, "div": div, "div_": div, "divide": div, "true_divide": div,
     }

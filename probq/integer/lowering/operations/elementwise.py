@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from probq.integer.lowering.operations.requantizer import COMMUTING
 from probq.integer.lowering.operations.values import Value, clipped, refusal
 
 WIDEST = 2**16  # of whole numbers that enter the network
@@ -15,6 +16,11 @@ def numbers(where: str, value: Value) -> Value:
     if value.op in ("real", "index"):
         raise refusal(where, "it works on the network's own input before any layer; do it outside of the network")
     return value
+
+
+def is_raw(value: Value) -> bool:
+    """Return whether a value is the network's own real input, at most moved, pooled, clipped or joined."""
+    return value.op == "real" or (value.op in COMMUTING and any(map(is_raw, value.parents)))
 
 
 def whole_numbers(given: Any, where: str) -> Any:
@@ -39,19 +45,6 @@ def clip(low: float | None, high: float | None) -> Callable[..., Value]:
     return lambda value, where, shape: clipped(value, low, high, where)
 
 
-def clamp(value: Value, where: str, shape: tuple[int, ...], low: Any = None, high: Any = None) -> Value:
-    """Lower `clamp` with fixed limits."""
-    if isinstance(low, Value) or isinstance(high, Value):
-        raise refusal(where, "its limits are computed")
-    limits = [None if c is None else float(c) for c in (low, high)]
-    return clipped(value, limits[0], limits[1], where)
-
-
-def clamp_max(value: Value, where: str, shape: tuple[int, ...], high: Any) -> Value:
-    """Lower `clamp_max` with a fixed limit."""
-    return clamp(value, where, shape, None, high)
-
-
 def hardtanh(value: Value, where: str, shape: tuple[int, ...], low: float = -1.0, high: float = 1.0) -> Value:
     """Lower `hardtanh`."""
-    return clamp(value, where, shape, low, high)
+    return clipped(value, float(low), float(high), where)

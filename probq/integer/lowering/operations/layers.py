@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from probq.codebooks import Grid
@@ -143,6 +144,12 @@ class Layers:
             raise ProbqError(f"{layer.input} cannot be lowered to integers: inputs need equally spaced codebooks")
         exponent = round(math.log2(float(rung.scale.detach())))
         return RoundingTarget(exponent, rung.levels.start, rung.levels.step, rung.levels.count)
+
+    def values(self, layer: Layer) -> Tensor:
+        """Return the real numbers that the weight of a quantized layer holds, float64."""
+        weight, finer, _ = self._weight(layer)
+        step = weight_step(layer, self.q.rung(layer.weight, self.onehots[layer.weight])).detach().double()
+        return torch.from_numpy(weight) * (step * 2.0**-finer)
 
     def embedding(self, layer: Layer, x: Value, shape: tuple[int, ...], where: str) -> Value:
         """Return the value of the rows that indices choose.

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from probq.integer.lowering.operations.arithmetic import div, neg
-from probq.integer.lowering.operations.data_movement import permute, reshape
+from probq.integer.lowering.operations.arithmetic import div
 from probq.integer.lowering.operations.elementwise import numbers
 from probq.integer.lowering.operations.values import Value, aligned, refusal
 
@@ -46,25 +45,6 @@ def max_pool(
         return Value("max_pool", (value,), shape, where, attributes=attributes)
     value = _same_within(value)
     return Value("max_pool", (value,), shape, where, value.exponent, value.divisor, *_everywhere(value), attributes)
-
-
-def amax(value: Value, where: str, shape: tuple[int, ...], axes: Any = (), keepdim: bool = False) -> Value:
-    """Lower the largest number over axes other than the batch, as maximum pooling of one row."""
-    rank = len(value.shape) + 1
-    inner = sorted(axis % rank - 1 for axis in (axes if isinstance(axes, list | tuple) else [axes]))
-    if not inner or inner[0] < 0:
-        raise refusal(where, "it looks over the batch")
-    order = [*(axis for axis in range(rank - 1) if axis not in inner), *inner]
-    if order != list(range(rank - 1)):
-        value = permute(value, where, tuple(value.shape[axis] for axis in order), [0, *(axis + 1 for axis in order)])
-    count = math.prod(value.shape[rank - 1 - len(inner) :])
-    rows = reshape(value, where, (math.prod(value.shape) // count, count))
-    return reshape(max_pool(rows, where, (rows.shape[0], 1), [count]), where, shape)
-
-
-def amin(value: Value, where: str, shape: tuple[int, ...], axes: Any = (), keepdim: bool = False) -> Value:
-    """Lower the least number over axes other than the batch."""
-    return neg(amax(neg(value, where, value.shape), where, shape, axes, keepdim), where, shape)
 
 
 def _same_within(value: Value) -> Value:
@@ -124,14 +104,6 @@ def _counts(inside: Sequence[int], outside: Sequence[int], spec: Mapping[str, An
         own = stop - start if padding else np.minimum(stop, size) - np.maximum(start, 0)
         counts = counts * own.reshape([-1 if k == axis + 1 else 1 for k in range(len(inside) + 1)])
     return counts
-
-
-def adaptive_avg_pool(value: Value, where: str, shape: tuple[int, ...], size: Any) -> Value:
-    """Lower adaptive average pooling, where all windows are alike."""
-    inside, outside = value.shape[1:], shape[1:]
-    if any(a % b for a, b in zip(inside, outside, strict=True)):
-        raise refusal(where, f"its windows differ in size ({inside} to {outside}); choose sizes that divide")
-    return avg_pool(value, where, shape, [a // b for a, b in zip(inside, outside, strict=True)])
 
 
 def total(value: Value, where: str, shape: tuple[int, ...], axes: Any, keepdims: bool = False, **_: Any) -> Value:

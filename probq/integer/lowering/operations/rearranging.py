@@ -104,10 +104,10 @@ def tile(value: Value, where: str, shape: Shape, repeats: Sequence[int]) -> Valu
     return value
 
 
-def padded(
+def padded_by_itself(
     value: Value, where: str, shape: Shape, ends: Sequence[int], mode: str = "constant", fill: Any = None
 ) -> Value:
-    """Lower padding, by zeros or by numbers of the value itself."""
+    """Return a value padded by zeros or by its own numbers."""
     modes = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
     if mode not in modes:
         return pad(value, where, shape, ends, mode, fill)
@@ -150,7 +150,8 @@ def channel_shuffle(value: Value, where: str, shape: Shape, groups: int) -> Valu
 
 REORDERED: Mapping[str, Callable[..., Value]] = MappingProxyType(
     {
-        "select": select, "expand": expand, "flip": flip, "roll": roll, "repeat": tile, "tile": tile, "pad": padded,
+        "select": select, "expand": expand, "flip": flip, "roll": roll, "repeat": tile, "tile": tile,
+        "fliplr": lambda value, where, shape: flip(value, where, shape, 1),
         "pixel_shuffle": pixel_shuffle, "pixel_unshuffle": pixel_unshuffle, "channel_shuffle": channel_shuffle,
     }
 )  # fmt: skip

@@ -44,6 +44,8 @@ class Requantizer:
             if high is not None:
                 lo, hi = min(lo, target.code(high)), min(hi, target.code(high))
             return self(value.parents[0], target, name, lo, hi)
+        if value.op == "constant":
+            return _held(value, target, lo, hi)
         if value.op == "table":
             return _composed(value, target, lo, hi)
         if value.op in COMMUTING and not (value.op == "pad" and target.level(target.code(0.0), lo, hi)):
@@ -72,6 +74,14 @@ def _composed(value: Value, target: RoundingTarget, lo: int, hi: int) -> Value:
     levels = target.start + target.step * np.clip(codes, lo, hi)
     made: dict[str, Any] = {"exponent": np.array(target.exponent), "low": levels.min(), "high": levels.max()}
     return replace(value, tensors={"table": levels}, **made)
+
+
+def _held(value: Value, target: RoundingTarget, lo: int, hi: int) -> Value:
+    """Return a constant rounded."""
+    u = np.ldexp(value.low.astype(np.float64) / value.divisor, value.exponent - target.exponent)
+    codes = np.floor((u - target.start) / target.step + 0.5).clip(0, target.count - 1).clip(lo, hi).astype(np.int64)
+    levels = target.start + target.step * codes
+    return replace(value, exponent=np.array(target.exponent), divisor=1, low=levels, high=levels)
 
 
 def _rounded(value: Value, target: RoundingTarget, name: str, lo: int, hi: int) -> Value:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
@@ -25,7 +25,8 @@ class Value:
 
     Attributes:
         op: operation of the integer model that makes it; "real" for the network's own input before quantization,
-            "scaled" and "offset" for those of `operations/arithmetic.py`.
+            "constant" for one that no input changes, "scaled" and "offset" for those of `operations/arithmetic.py`,
+            "sign" for that of `composed/extrema.py`.
         parents: the values it is made of.
         shape: without the batch.
         where: operation and module, for messages.
@@ -63,6 +64,22 @@ class Value:
         return max(-int(self.low.min()), int(self.high.max()), 0)
 
 
+def values_of(outputs: Sequence[Value]) -> Iterator[Value]:
+    """Yield the values that outputs are made of, each once, after those that it needs itself."""
+    done: set[int] = set()
+    stack: list[tuple[Value, bool]] = [(output, False) for output in reversed(outputs)]
+    while stack:
+        value, ready = stack.pop()
+        if id(value) in done:
+            continue
+        if ready:
+            done.add(id(value))
+            yield value
+        else:
+            stack.append((value, True))
+            stack.extend((parent, False) for parent in value.parents)
+
+
 def compressed(array: np.ndarray) -> np.ndarray:
     """Return the array with every axis along which it is constant shortened to length 1; a scalar if it is constant."""
     if array.size and (array == array.reshape(-1)[0]).all():
@@ -84,7 +101,27 @@ def moved(
 ) -> Value:
     """Return a value whose numbers are only moved (reshape, permute); `function` does the same to an array."""
     exponent, low, high = (along(a, value.shape, function) for a in (value.exponent, value.low, value.high))
+    if value.op == "constant":
+        return replace(value, shape=shape, where=where, exponent=exponent, low=low, high=high)
     return Value(op, (value,), shape, where, exponent, value.divisor, low, high, attributes)
+
+
+def constant(numbers: np.ndarray, shape: tuple[int, ...], where: str) -> Value:
+    """Return a value that is the same for every example.
+
+    Args:
+        numbers: float64, which broadcast to the shape.
+        shape: without the batch.
+        where: operation and module, for messages.
+    """
+    if not np.isfinite(numbers).all():
+        raise refusal(where, "its constant is not finite")
+    exponent = min((trailing(Fraction(c)) for c in np.unique(numbers).tolist() if c), default=0)
+    units = np.ldexp(numbers, -exponent)
+    if np.abs(units).max(initial=0) >= 2**62:
+        raise refusal(where, "its constants are too far apart for integers of one step; give them fewer digits")
+    integers = np.broadcast_to(units.astype(np.int64), shape)
+    return Value("constant", (), shape, where, np.array(exponent), 1, integers, integers)
 
 
 def multiplied(value: Value, multiplier: np.ndarray, exponent: np.ndarray, divisor: int) -> Value:
@@ -92,6 +129,10 @@ def multiplied(value: Value, multiplier: np.ndarray, exponent: np.ndarray, divis
     multiplier = compressed(multiplier)
     if multiplier.ndim == 0 and int(multiplier) == 1:
         return value
+    if value.op == "constant":
+        return replace(
+            value, exponent=exponent, divisor=divisor, low=value.low * multiplier, high=value.low * multiplier
+        )
     if value.op == "multiply":
         return multiplied(value.parents[0], multiplier * value.tensors["multiplier"], exponent, divisor)
     if value.bound * int(multiplier.max()) >= 2**62:
