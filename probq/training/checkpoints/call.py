@@ -66,6 +66,9 @@ def _describe_call(
     made = check_optimizer(options["optimizer"])
     said = {name: describe(value) for name, value in options.items()}
     said["the defaults of the optimizer"] = describe(made.defaults)
+    if (teacher := options["teacher"]) is not None:
+        net = getattr(teacher, "net", teacher)
+        said["the teacher's tensors"] = describe(dict(net.state_dict()) if isinstance(net, torch.nn.Module) else None)
     said["the number of batches"], said["the number of examples"] = str(len(data)), str(data.size)
     said["the number of generators of the data"] = str(len(generators(data.source)))
     if validation is not None:

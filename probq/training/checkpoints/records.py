@@ -13,7 +13,7 @@ from probq.training.svi.history import BudgetState, Step
 
 PHASES = ("search", "trial", "tune")
 COUNTS = ("step", "epoch")
-NUMBERS = ("loss", "nll", "kl", "percent", "multiplier")
+NUMBERS = ("loss", "nll", "kl", "percent", "multiplier", "distillation")
 
 
 def steps_to_columns(steps: Sequence[Step]) -> dict[str, Tensor]:

@@ -70,7 +70,7 @@ class Trials:
             torch.set_rng_state(self.random)
             tuned = copy.deepcopy(self.q)
             fix_widths(tuned, self.candidates[place])
-            loop, own = trainer.loop(tuned), numbers[place * each : (place + 1) * each]
+            loop, own = trainer.loop(tuned, trial=True), numbers[place * each : (place + 1) * each]
             own_parts: Parts = {"network": NetworkState(tuned), "batches": loop.batches, "trials": self, **parts}
             for step in trainer.tune(loop, own, self.course, own_parts):
                 yield replace(step, phase="trial")

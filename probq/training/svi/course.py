@@ -39,6 +39,7 @@ class Course:
         next: number of the next step.
         resumed: whether the fit went on in this phase, instead of entering it anew.
         pause: called where a phase has no steps, between two of its measurements.
+        lasting: what has a state in all phases, by name; known before the fit begins.
     """
 
     def __init__(self, sources: Sequence[Any]) -> None:
@@ -46,6 +47,7 @@ class Course:
         self.phase, self.numbers, self.next = PHASES[0], range(0), 0
         self.resumed = False
         self.pause: Callable[[], None] = lambda: None
+        self.lasting: Parts = {}
         self._parts: Parts = {}
         self._random: Mapping[str, Any] | None = None
         self._from: Mapping[str, Any] | None = None
@@ -68,6 +70,8 @@ class Course:
         else:
             restore_network(q, self._from["network"])
             reading.load_state_dict(self._from["reading"])
+            for name, part in self.lasting.items():
+                part.load_state_dict(self._from["lasting"][name])
 
     def past(self, phase: str) -> bool:
         """Return whether the fit goes on behind a phase."""
@@ -118,6 +122,7 @@ class Course:
             "network": network_state(self._q),
             "reading": self._reading.state_dict(),
             "parts": {name: part.state_dict() for name, part in self._parts.items()},
+            "lasting": {name: part.state_dict() for name, part in self.lasting.items()},
         }
 
     def _random_states(self) -> Mapping[str, Any]:

@@ -32,6 +32,8 @@ class Step:
         limit: the limit in force in percent, or None without a budget.
         multiplier: of the budget.
         further: the same for the second budget and every further one, each in percent of its own cost.
+        distillation: the teacher's part of the loss before its weight, `T^2 KL(teacher || network)` for one example in
+            nats; 0 without a teacher.
     """
 
     step: int
@@ -44,6 +46,7 @@ class Step:
     limit: float | None
     multiplier: float
     further: tuple[BudgetState, ...] = ()
+    distillation: float = 0.0
 
 
 @dataclass

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from probq.cost.budget import Budgets
 from probq.network.quantized.quantized import Quantized
 from probq.rules import Rule
+from probq.training.distillation import Lessons
 from probq.training.ptq.batch_norm import estimate_before_use
 from probq.training.svi.budget_terms import BudgetTerms
 from probq.training.svi.course import Course
@@ -31,10 +32,20 @@ class Loop:
         data: the batches, read again and again.
         budget: a limit on the expected cost, several, or None.
         draws: of widths and codes in each step.
+        lessons: of a teacher, or None.
+        teaches_on: whether the teacher learns or moves itself.
     """
 
-    def __init__(self, q: Quantized, data: Batches, budget: Budgets, draws: int) -> None:
-        self.q, self.data = q, data
+    def __init__(
+        self,
+        q: Quantized,
+        data: Batches,
+        budget: Budgets,
+        draws: int,
+        lessons: Lessons | None = None,
+        teaches_on: bool = True,
+    ) -> None:
+        self.q, self.data, self.lessons, self.teaches_on = q, data, lessons, teaches_on
         self.budgets = BudgetTerms(q, budget)
         self.objective = Objective(q, data.size, draws)
         self.batches = Reading(data)
@@ -91,7 +102,7 @@ class Loop:
     def _step(self, optimizer: Any, number: int, phase: str, settling: bool = False) -> Step:
         x, y = next(self.batches)
         optimizer.zero_grad(set_to_none=True)
-        bound = self.objective(x, y)
+        bound = self.objective(x, y, self.lessons.lesson(x, self.teaches_on) if self.lessons else None)
         self._check(bound.value, number)
         loss = self.budgets.add_to(bound.value, number, bound.probs)
         self._check(loss, number)
@@ -101,6 +112,9 @@ class Loop:
         self.budgets.move_gates(number)
         optimizer.step()
         self._check_moved(optimizer, number)
+        if self.lessons and self.teaches_on:
+            self.lessons.study(bound.law, y, 1.0)
+            self.lessons.move()
         limits = self.budgets.standing()
         return Step(
             number,
@@ -108,11 +122,12 @@ class Loop:
             phase,
             float(loss.detach()),
             bound.nll,
-            float(bound.value.detach()) - bound.nll,
+            float(bound.value.detach()) - bound.data,
             limits[0].percent if limits else self.budgets.percent(),
             limits[0].limit if limits else None,
             limits[0].multiplier if limits else 0.0,
             limits[1:],
+            bound.taught,
         )
 
     def _check(self, loss: Tensor, number: int) -> None:

@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 
 import pyro
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from probq.network.program.program import Program
+from probq.training.distillation.lessons import Lesson
 from probq.training.svi.elbo.leave_one_out import law_parameters, leave_one_out
 from probq.training.svi.elbo.negative_elbo import Elbo, NegativeElbo
 from probq.training.svi.gradients import check_graph_kept, explain_gradients
@@ -24,6 +26,9 @@ class Bound(NamedTuple):
         nll: the negative log-likelihood of that draw.
         probs: the probability of every rung of every quantizer, `[*gates, B]`.
         laws: the parameters that `value` moves, where it is a mean of several draws; otherwise none, and it moves all.
+        law: of the targets given the outputs of that draw.
+        taught: the divergence of a lesson, of that draw, or 0.
+        data: what the data adds to `value`: `nll`, mixed with `taught` where there is a lesson.
     """
 
     value: Tensor
@@ -31,6 +36,9 @@ class Bound(NamedTuple):
     nll: float
     probs: Mapping[str, Tensor]
     laws: list[nn.Parameter]
+    law: Distribution
+    taught: float
+    data: float
 
 
 class Objective:
@@ -47,13 +55,15 @@ class Objective:
         self.elbo = NegativeElbo(q)
         self.unchecked = True  # checks of distributions are for the first step
 
-    def __call__(self, x: Any, y: Tensor) -> Bound:
-        """Return the bound of a batch."""
-        elbo = self._single(x, y)
+    def __call__(self, x: Any, y: Tensor, lesson: Lesson | None = None) -> Bound:
+        """Return the bound of a batch, mixed with what a teacher says to it."""
+        elbo = self._single(x, y, lesson)
         single = elbo.loss / self.size
         laws = law_parameters(self.q) if self.draws > 1 else []
-        value = leave_one_out(self.q, x, y, self.size, self.draws) / self.size if laws else single
-        return Bound(value, single, float(elbo.nll), elbo.probs, laws)
+        value = leave_one_out(self.q, x, y, self.size, self.draws, lesson) / self.size if laws else single
+        nll, taught = float(elbo.nll), 0.0 if elbo.taught is None else float(elbo.taught)
+        data = nll if lesson is None else lesson.mixed(nll, taught)
+        return Bound(value, single, nll, elbo.probs, laws, elbo.law, taught, data)
 
     def backward(self, loss: Tensor, bound: Bound, settling: bool) -> None:
         """Give all parameters their gradients: from `loss`, and what belongs to no law from one draw where it has many.
@@ -80,11 +90,11 @@ class Objective:
                 loss.backward()
         self.unchecked = False
 
-    def _single(self, x: Any, y: Tensor) -> Elbo:
+    def _single(self, x: Any, y: Tensor, lesson: Lesson | None) -> Elbo:
         """Return the negative ELBO of one draw."""
         with pyro.validation_enabled(self.unchecked):
             try:
-                return self.elbo(x, y, self.size)
+                return self.elbo(x, y, self.size, lesson)
             except ValueError as error:
                 told, cause = _told(error)
                 raise told from cause

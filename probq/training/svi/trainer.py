@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from probq.cost.budget import Budgets
 from probq.network.quantized.quantized import Quantized
 from probq.rules import Rule
+from probq.training.distillation import Lessons
 from probq.training.ptq.batch_norm import has_norms
 from probq.training.svi.course import Course, Parts
 from probq.training.svi.history import Step
@@ -31,6 +32,7 @@ class Trainer:
         rates: learning rates.
         draws: of widths and codes in each step; from 2 on, their laws have the gradient of `leave_one_out`.
         rounding: whether codes are rounded at fixed widths, or drawn.
+        lessons: of a teacher, or None.
     """
 
     data: Batches
@@ -40,10 +42,11 @@ class Trainer:
     rates: Rates
     draws: int = 1
     rounding: bool = True
+    lessons: Lessons | None = None
 
-    def loop(self, q: Quantized) -> Loop:
-        """Return the loop of one network, from the first batch on."""
-        return Loop(q, self.data, self.budget, self.draws)
+    def loop(self, q: Quantized, trial: bool = False) -> Loop:
+        """Return the loop of one network, from the first batch on; in a trial the teacher stays as it is."""
+        return Loop(q, self.data, self.budget, self.draws, self.lessons, teaches_on=not trial)
 
     def search(self, loop: Loop, steps: int, course: Course) -> Iterator[Step]:
         """Learn widths for a number of steps; with several draws the rates fall with a cosine."""

@@ -95,6 +95,12 @@ def channels_last() -> Quantized:
     return q
 
 
+def float_network() -> nn.Module:
+    """It draws random numbers where it learns."""
+    torch.manual_seed(5)
+    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.ReLU(), nn.Linear(8, 3))
+
+
 FITS: dict[str, tuple[Callable[[], Quantized], Callable[[], Any], dict[str, Any]]] = {
     "without a seed": (network, shuffled, {"epochs": 3, "seed": None}),
     "generators": (network, with_generators, {"epochs": 3}),
@@ -106,6 +112,9 @@ FITS: dict[str, tuple[Callable[[], Quantized], Callable[[], Any], dict[str, Any]
     "codes drawn": (network, lambda: PAIRS, {"epochs": 3, "rounding": False, "optimizer": torch.optim.SGD}),
     "channels last": (channels_last, lambda: [(IMAGES[:48], Y[:48])], {"epochs": 9}),
     "decided": (decided, shuffled, {"epochs": 3, "budget": None}),
+    "taught": (network, lambda: PAIRS, {"teacher": float_network()}),
+    "taught online": (network, lambda: PAIRS, {"teacher": probq.distillation.online(float_network(), 1e-2)}),
+    "taught by itself": (network, shuffled, {"teacher": probq.distillation.itself(0.9)}),
     "chance": (network, lambda: PAIRS, {"epochs": 3, "budget": Budget(percent=1.5, probability=0.9)}),
 }
 

@@ -170,6 +170,7 @@ OTHERS: dict[str, tuple[Callable[[], Quantized], dict[str, Any], str]] = {
     "wider": (lambda: network(width=7), {}, r"is .*shape: \(6, 4\).* there and .*shape: \(7, 4\).* here"),
     "weights": (lambda: network(seed=1), {}, r"starting value of net.0.weight is float32 \[6, 4\] .*; save and load"),
     "validation": (network, {"validation": [(X, Y)]}, "validation batches is absent there and 1 here"),
+    "teacher": (network, {"teacher": torch.nn.Linear(4, 3)}, "teacher is None there and Linear"),
     "decided": (lambda: network().at(network().mode(BUDGET)), {}, "whether widths are fixed is False there and True"),
 }
 

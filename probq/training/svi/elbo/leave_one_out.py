@@ -13,11 +13,14 @@ from probq.network.distributions.uniform_codes import UniformCodes
 from probq.network.program.program import Observation, Program
 from probq.network.program.vectorized import vectorized_outputs
 from probq.network.program.width_prior import pair_energy
+from probq.training.distillation.lessons import Lesson
 from probq.utils.errors import ProbqError
 from probq.utils.structures.tensors import arguments
 
 
-def leave_one_out(q: Program, x: Any, y: Tensor, size: int | None = None, draws: int = 64) -> Tensor:
+def leave_one_out(
+    q: Program, x: Any, y: Tensor, size: int | None = None, draws: int = 64, lesson: Lesson | None = None
+) -> Tensor:
     """Return the negative evidence lower bound in nats.
 
     Its gradient is the score function's, with the draws' mean as baseline.
@@ -37,6 +40,7 @@ def leave_one_out(q: Program, x: Any, y: Tensor, size: int | None = None, draws:
         y: targets.
         size: number of examples in the data set, by default that of the batch.
         draws: number `S` of draws, 2 or more.
+        lesson: what a teacher of `fit` says to the batch.
 
     Raises:
         ProbqError: if there are fewer than two draws.
@@ -58,7 +62,8 @@ def leave_one_out(q: Program, x: Any, y: Tensor, size: int | None = None, draws:
     for rows in _groups(rungs, draws):
         onehots = {n: F.one_hot(k[rows[0]], len(q.quantizer(n).ladder)).to(score) for n, k in rungs.items()}
         levels, log_q, log_p = _drawn_codes(q, onehots, len(rows))
-        likelihood = _log_likelihood(q, onehots, levels, x, y, size)
+        found = _log_probs(q, onehots, levels, x, y, lesson)
+        likelihood = torch.stack([each.sum() * ((size or len(each)) / len(each)) for each in found])
         scores.append(score[rows] + log_q)
         losses.append(q.temperature * (scores[-1].detach() - prior[rows] - log_p) - likelihood)
     loss, log_prob = torch.cat(losses), torch.cat(scores)
@@ -140,15 +145,18 @@ def _drawn_codes(q: Program, onehots: Mapping[str, Tensor], draws: int) -> tuple
 
 
 @torch.no_grad()
-def _log_likelihood(
-    q: Program, onehots: Mapping[str, Tensor], levels: Mapping[str, Tensor], x: Any, y: Tensor, size: int | None
-) -> Tensor:
-    """Return the log-likelihood of the data set under networks of the same widths, `[draws]`."""
+def _log_probs(
+    q: Program, onehots: Mapping[str, Tensor], levels: Mapping[str, Tensor], x: Any, y: Tensor, lesson: Lesson | None
+) -> list[Tensor]:
+    """Return what the data says of each example, `[batch]` for each draw of networks of the same widths."""
     count = len(next(iter(levels.values())))
     outputs: Any = vectorized_outputs(q, onehots, levels, arguments(x))
     if outputs is None:
         rows = [{n: value[k] for n, value in levels.items()} for k in range(count)]
         with q.evaluating():
             outputs = [q.run(onehots, row, arguments(x), exact=True) for row in rows]
-    found = [Observation(q.law(outputs[k], y)).log_prob(y) for k in range(count)]
-    return torch.stack([log_prob.sum() * ((size or len(log_prob)) / len(log_prob)) for log_prob in found])
+    laws = [q.law(outputs[k], y) for k in range(count)]
+    found = [Observation(law).log_prob(y) for law in laws]
+    if lesson is not None:
+        found = [-lesson.mixed(-each, lesson.divergence(law, y)) for each, law in zip(found, laws, strict=True)]
+    return found

@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import kl_divergence
+from torch.distributions import Distribution, kl_divergence
 
 from probq.codebooks import Grid
 from probq.network.program.program import Observation, Program
 from probq.network.program.substitution import running
 from probq.network.quantizers.base import Rung
+from probq.training.distillation.lessons import Lesson
 from probq.training.svi.elbo.rounded_weight import rounded_weight
 from probq.training.svi.elbo.scales import Scales
 from probq.training.svi.elbo.small_weights import SmallWeights
@@ -27,11 +28,15 @@ class Elbo(NamedTuple):
         loss: the negative ELBO, a scalar with gradients.
         nll: the negative log-likelihood of one example on average.
         probs: the probability of every rung of every quantizer.
+        law: of the targets given the outputs.
+        taught: the divergence of a lesson for one example on average, or None.
     """
 
     loss: Tensor
     nll: Tensor
     probs: Mapping[str, Tensor]
+    law: Distribution
+    taught: Tensor | None
 
 
 class NegativeElbo:
@@ -52,26 +57,32 @@ class NegativeElbo:
         self.small = SmallWeights(q)
         self.scales = Scales(q)
 
-    def __call__(self, x: Any, y: Tensor, size: int) -> Elbo:
+    def __call__(self, x: Any, y: Tensor, size: int, lesson: Lesson | None = None) -> Elbo:
         """Return the negative ELBO of a batch.
 
         Args:
             x: a batch of inputs, or a tuple of the network's arguments.
             y: targets.
             size: number of examples in the data set.
+            lesson: what a teacher says to the batch.
         """
         if not self.laws.stand:
             self.laws = WidthLaws(self.q)
         drawn, q = self.laws.draw(), self.q
         output, divergence = self._output(x, drawn)
-        log_prob = Observation(q.law(output, y)).log_prob(y)
+        law = q.law(output, y)
+        log_prob = Observation(law).log_prob(y)
         parts = [part for part in (drawn.divergence, divergence) if part is not None]
         loss = log_prob.sum() * (-size / len(log_prob))
+        taught = None
+        if lesson is not None:
+            taught = lesson.divergence(law, y).mean()
+            loss = lesson.mixed(loss, taught * size)
         if parts:
             loss = loss + q.temperature * torch.stack(parts).sum()
         if q.pairs is not None:
             loss = loss + q.temperature * q.expected_pair_energy().to(loss)
-        return Elbo(loss, -log_prob.detach().mean(), drawn.probs)
+        return Elbo(loss, -log_prob.detach().mean(), drawn.probs, law, None if taught is None else taught.detach())
 
     def _output(self, x: Any, drawn: DrawnWidths) -> tuple[Any, Tensor | None]:
         """Return the network's output at drawn codes, and their divergence from the prior."""
