@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -19,7 +19,9 @@ from probq.training.checkpoints.keeper import Keeper
 from probq.training.fit_steps import FitSteps, steps
 from probq.training.ptq.batch_norm import estimate_before_use
 from probq.training.svi.bound_trend import warn_unsettled
+from probq.training.svi.early_stopping import EarlyStopping
 from probq.training.svi.history import History, Step
+from probq.training.svi.loop import steps_per_epoch
 from probq.utils.batches import Batches
 from probq.utils.errors import ProbqError
 
@@ -36,6 +38,7 @@ def fit(
     progress: bool = True,
     checkpoint: Any = None,
     every: int | None = None,
+    patience: int | None = None,
     seed: int | None = None,
     **options: Any,
 ) -> History:
@@ -57,6 +60,9 @@ def fit(
             same machine. Where the fit was finished, it returns at once. Or a file, such as "posterior.safetensors",
             where the posterior alone is saved after every epoch.
         every: number of steps between two checkpoints in a folder; by default those of an epoch. The last two are kept.
+        patience: number of epochs in a row without a lower loss on `validation`, after which the tuning stops (or the
+            search, in a fit that is nothing else). With it, the fit ends at the state of least loss among those that
+            keep the budget; without it, at the last state. The bound is not touched.
         seed: makes the fit reproducible; the global random state is restored afterwards.
         options: see `steps`.
 
@@ -78,31 +84,45 @@ def fit(
     folder = checkpoint_folder(checkpoint, every)
     history = History(settings={"epochs": epochs, "budget": budget, "seed": seed, **options})
     held_out = Batches(validation, q.device, "validation data") if validation is not None else None
-    data = Batches(batches, q.device)
-    chosen = {**_defaults(), "budget": budget, "epochs": epochs, "seed": seed, **options}
-    keeper = None if folder is None else Keeper(folder, every or len(data), q, describe_call(data, held_out, q, chosen))
+    data, stopping = Batches(batches, q.device), EarlyStopping(q, patience, budget, held_out is not None)
+    chosen = {**_defaults(), "budget": budget, "epochs": epochs, "patience": patience, "seed": seed, **options}
+    each = steps_per_epoch(data, chosen["accumulate"])
+    keeper = None if folder is None else Keeper(folder, every or each, q, describe_call(data, held_out, q, chosen))
     running = steps(q, data, budget, epochs, seed=seed, validation=held_out, progress=progress, **options)
-    if keeper is not None and isinstance(running, FitSteps):
-        keeper.begin(running.course, history)
-    total, done = epochs * len(data), len(history.steps)
-    bar = tqdm(running, total=total, initial=done, disable=not progress, unit="step", dynamic_ncols=True)
+    if keeper is not None:
+        keeper.begin(running.course, history, stopping)
+    total, done = epochs * each, len(history.steps)
+    items = _until_over(running, stopping)
+    bar = tqdm(items, total=total, initial=done, disable=not progress, unit="step", dynamic_ncols=True)
     file = checkpoint if folder is None else None
     with nullcontext() if keeper is None else keeper.telling():
         for step in bar:
             history.steps.append(step)
             if step.step % 10 == 0:
                 bar.set_postfix_str(_describe(step))
-            if (step.step + 1) % len(data) == 0:
-                with running.stream.training():
+            if (step.step + 1) % each == 0:
+                with running.stream.training(), running.course.averaged():
                     _end_epoch(q, data, history, held_out, file)
+                    if held_out is not None:
+                        stopping.take(step, running.last, history.validation[-1]["loss"])
             if keeper is not None and keeper.is_time():
                 with running.stream.training():
                     keeper.save()
+        if stopping.restore() and file is not None:
+            q.save(file)
         if keeper is not None:
             with running.stream.training():
                 keeper.finish()
     warn_unsettled(history)
     return history
+
+
+def _until_over(running: FitSteps, stopping: EarlyStopping) -> Iterator[Step]:
+    for step in running:
+        yield step
+        if stopping.is_over:
+            running.stop()
+            return
 
 
 def _describe(step: Step) -> str:

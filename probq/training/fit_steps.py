@@ -27,7 +27,9 @@ from probq.training.small_posteriors import SMALL_DRAWS, is_small, small_rates
 from probq.training.svi.course import Course
 from probq.training.svi.history import Step
 from probq.training.svi.learning_rates import Rates, check_optimizer
+from probq.training.svi.loop import steps_per_epoch
 from probq.training.svi.trainer import Trainer
+from probq.training.svi.updates import Clip, Updates
 from probq.utils.batches import Batches
 from probq.utils.errors import ProbqError
 from probq.utils.random_stream import Stream, StreamIterator
@@ -50,6 +52,9 @@ def steps(
     likelihood: Likelihood | None = None,
     rates: Rates | None = None,
     optimizer: Callable[..., torch.optim.Optimizer] = ADAM,
+    clip: Clip | None = None,
+    average: float | None = None,
+    accumulate: int = 1,
     rule: Rule = DUAL_ASCENT,
     prior: Energy | None = None,
     teacher: Teacher | nn.Module | None = None,
@@ -58,7 +63,7 @@ def steps(
     trials: int = 4,
     seed: int | None = None,
     progress: bool = False,
-) -> StreamIterator[Step]:
+) -> FitSteps:
     """The training loop as a generator: each `next` is one step, so that it stays in the user's hands.
 
     While widths are learned, the loss of a step is the negative ELBO for one example,
@@ -91,6 +96,15 @@ def steps(
         rates: learning rates. Where 64 draws are taken by default in a fit that is all search, weights and gates move
             at `50 / steps` at least, so that some hundred steps lead a small posterior to where it belongs.
         optimizer: makes an optimizer of parameter groups; by default Adam, one fused pass over the parameters.
+        clip: greatest norm of the gradient of all parameters together, to which a longer one is scaled down; or a
+            function of the parameters that changes their gradients, such as
+            `partial(torch.nn.utils.clip_grad_value_, clip_value=1.0)`. It changes the path, and not the bound.
+        average: decay of an exponential moving average of the parameters, such as 0.999. It begins with each phase,
+            takes the parameters' place at its end, and is what `fit` validates; what steps record is the bound of the
+            parameters themselves.
+        accumulate: number of batches whose gradients are added up in one step, each with a draw of widths and codes of
+            its own; the bound of a step is then the mean over all their examples. An epoch has so many times fewer
+            steps.
         rule: enforces the budget while widths are learned, one of `probq.rules`.
         prior: an energy for one example in nats, of a criterion; for other units see `Energy.to_nats`. It takes the
             place of the priors of widths, and counts as much as the data does: `P(widths) proportional to
@@ -129,29 +143,39 @@ def steps(
             take_prior(q, prior, budget, data.size)
     several = budgets(budget)
     q.budget = one_or_several(budget) if several else q.budget
-    total = epochs * len(data)
+    total = epochs * steps_per_epoch(data, accumulate)
     small = draws is None and is_small(q, temperature, rule)
     if search is None:
         search = 1.0 if small and not several else SEARCH_SHARE
     searching = 0 if fixed_by_decision(q) else max(1, round(search * total))
     rates = rates or (small_rates(total) if small and searching == total else Rates())
+    updates = Updates(optimizer, rates, clip, average)
+    updates.check(q, total)
     lessons = None if taught_by is None else taught_by.begin(q)
-    trainer = Trainer(data, several, rule, optimizer, rates, draws or (SMALL_DRAWS if small else 1), rounding, lessons)
+    trainer = Trainer(
+        data, several, rule, updates, draws or (SMALL_DRAWS if small else 1), rounding, lessons, accumulate
+    )
     refinement = None
     if validation is not None and evaluations:
         refinement = Refinement(_as_batches(validation, q, "validation data"), evaluations, trials, progress)
     course = Course([data.source] if refinement is None else [data.source, refinement.validation.source])
     if lessons is not None:
         course.lasting = {"lessons": lessons}
-    return FitSteps(run_phases(q, trainer, refinement, searching, total, course), stream, course)
+    last = "search" if searching == total else "tune"
+    return FitSteps(run_phases(q, trainer, refinement, searching, total, course), stream, course, last)
 
 
 class FitSteps(StreamIterator[Step]):
-    """These are the steps of a fit, and its course."""
+    """These are the steps of a fit, its course, and the name of its last phase."""
 
-    def __init__(self, items: Iterator[Step], stream: Stream, course: Course) -> None:
+    def __init__(self, items: Iterator[Step], stream: Stream, course: Course, last: str) -> None:
         super().__init__(items, stream)
-        self.course = course
+        self.course, self.last = course, last
+
+    def stop(self) -> None:
+        """End the fit where it stands, as one that is finished."""
+        self.close()
+        self.course.enter("finished", range(self.course.next, self.course.next), {})
 
 
 def _as_batches(batches: Iterable[Any], q: Quantized, name: str) -> Batches:

@@ -39,6 +39,7 @@ def run_phases(
             yield from trainer.tune(loop, course.numbers_of("tune", left), course)
         course.enter("finished", range(total, total), {})
     except (KeyboardInterrupt, GeneratorExit):
+        loop.stop()
         estimate_before_use(q, trainer.data)
         raise
     finally:

@@ -16,6 +16,7 @@ from probq.training.checkpoints.entries import from_entry, to_entry
 from probq.training.checkpoints.folder import CheckpointFolder
 from probq.training.checkpoints.records import steps_from_columns, steps_to_columns
 from probq.training.svi.course import Course
+from probq.training.svi.early_stopping import EarlyStopping
 from probq.training.svi.history import History
 from probq.utils.errors import ProbqError
 from probq.utils.version import probq_version
@@ -64,14 +65,17 @@ class Keeper:
         self.history.steps[:] = steps_from_columns(kept["steps"])
         self.history.validation[:] = kept["validation"]
         self.finished = kept["course"]["phase"] == "finished"
-        self.state, self.written = kept["course"], len(self.history.steps)
+        self.state, self.written = kept, len(self.history.steps)
 
-    def begin(self, course: Course, history: History) -> None:
-        """Give a fit that is about to begin the state to go on from, and its history."""
+    def begin(self, course: Course, history: History, stopping: EarlyStopping) -> None:
+        """Give a fit that is about to begin the state to go on from, its history, and what lets it stop early."""
         history.steps[:], history.validation[:] = self.history.steps, self.history.validation
-        self.history, self.course, course.pause = history, course, self._pause
+        self.history, self.course, self.stopping, course.pause = history, course, stopping, self._pause
         if self.state is not None:
-            course.resume(self.state)
+            course.resume(self.state["course"])
+            stopping.load_state_dict(self.state["stopping"])
+            if stopping.is_over:
+                course.skip_to_end()
         self.state = None
 
     def is_time(self) -> bool:
@@ -102,6 +106,7 @@ class Keeper:
         tensors: dict[str, torch.Tensor] = {}
         state = {
             "course": self.course.state(),
+            "stopping": self.stopping.state_dict(),
             "steps": steps_to_columns(self.history.steps),
             "validation": self.history.validation,
         }

@@ -10,10 +10,10 @@ import torch
 
 from probq.network.program.program import Program
 from probq.network.program.substitution import running, substitute
-from probq.network.tracing.arguments import arguments
 from probq.training.distillation.lessons import Lessons, Teacher
 from probq.utils.arguments import is_real
 from probq.utils.errors import ProbqError
+from probq.utils.structures.tensors import arguments
 
 
 def itself(decay: float = 0.999, weight: float = 0.5, temperature: float = 2.0) -> Teacher:

@@ -11,10 +11,11 @@ from torch import nn
 
 from probq.network.program.program import Program
 from probq.network.program.substitution import running
-from probq.network.tracing.arguments import arguments, own_copy
+from probq.network.tracing.arguments import own_copy
 from probq.training.distillation.lessons import Lessons, Teacher
 from probq.utils.errors import ProbqError
 from probq.utils.random_stream import exclusive
+from probq.utils.structures.tensors import arguments, call
 
 
 def offline(net: Callable[..., Any], weight: float = 0.5, temperature: float = 2.0) -> Teacher:
@@ -109,7 +110,7 @@ class OfflineLessons(Lessons):
                 module.training = False
             try:
                 with running(x):
-                    return self.net(*own_copy(arguments(x)))
+                    return call(self.net, own_copy(arguments(x)))
             finally:
                 for module in training:
                     module.training = True

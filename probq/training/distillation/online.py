@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +12,11 @@ from torch.distributions import Distribution
 
 from probq.network.program.program import Observation, Program
 from probq.network.program.substitution import running
-from probq.network.tracing.arguments import arguments, own_copy
+from probq.network.tracing.arguments import own_copy
 from probq.training.distillation.lessons import Lessons, Teacher, divergence
 from probq.utils.arguments import is_real
 from probq.utils.errors import ProbqError
+from probq.utils.structures.tensors import arguments, call, map_tensors
 
 
 def online(net: nn.Module, rate: float = 1e-3, weight: float = 0.5, temperature: float = 2.0) -> Teacher:
@@ -85,9 +85,9 @@ class OnlineLessons(Lessons):
         """Return what the teacher says, where it learns in training mode; it is kept with its graph for `study`."""
         self.net.train(learning)
         with running(x), torch.set_grad_enabled(learning):
-            said = self.net(*own_copy(arguments(x)))
+            said = call(self.net, own_copy(arguments(x)))
         self.said = said if learning else None
-        return _detached(said)
+        return map_tensors(Tensor.detach, said)
 
     def study(self, law: Distribution, y: Tensor, share: float) -> None:
         """Add the gradient of one batch to that of the step."""
@@ -109,15 +109,3 @@ class OnlineLessons(Lessons):
         """Take what `state_dict` gave."""
         self.net.load_state_dict(state_dict["network"])
         self.optimizer.load_state_dict(state_dict["optimizer"])
-
-
-def _detached(output: Any) -> Any:
-    """Return outputs without gradients: a tensor, or lists, tuples and mappings of them."""
-    if isinstance(output, Tensor):
-        return output.detach()
-    if isinstance(output, Mapping):
-        return {name: _detached(value) for name, value in output.items()}
-    if isinstance(output, list | tuple):
-        held = [_detached(value) for value in output]
-        return type(output)(*held) if hasattr(output, "_fields") else type(output)(held)
-    return output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, TypeAlias
 
 from probq.network.program.originals import Originals
@@ -39,6 +40,7 @@ class Course:
         next: number of the next step.
         resumed: whether the fit went on in this phase, instead of entering it anew.
         pause: called where a phase has no steps, between two of its measurements.
+        averaged: gives the network the averages of its parameters within a context, where a phase keeps any.
         lasting: what has a state in all phases, by name; known before the fit begins.
     """
 
@@ -47,6 +49,7 @@ class Course:
         self.phase, self.numbers, self.next = PHASES[0], range(0), 0
         self.resumed = False
         self.pause: Callable[[], None] = lambda: None
+        self.averaged: Callable[[], AbstractContextManager[None]] = nullcontext
         self.lasting: Parts = {}
         self._parts: Parts = {}
         self._random: Mapping[str, Any] | None = None
@@ -61,6 +64,11 @@ class Course:
         for name in ("numpy", "python"):
             if name in state["random"]:
                 self._unused.pop(name)
+
+    def skip_to_end(self) -> None:
+        """Let a fit that goes on take no more steps."""
+        if self._from is not None:
+            self._from = {**self._from, "phase": "finished", "parts": {}}
 
     def begin(self, q: Quantized, reading: Reading) -> None:
         """Follow a network and the reading of its batches, both of which take the state that the fit goes on from."""

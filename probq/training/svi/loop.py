@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,8 +16,10 @@ from probq.training.distillation import Lessons
 from probq.training.ptq.batch_norm import estimate_before_use
 from probq.training.svi.budget_terms import BudgetTerms
 from probq.training.svi.course import Course
-from probq.training.svi.history import Step
+from probq.training.svi.history import BudgetState, Step
 from probq.training.svi.objective import Objective
+from probq.training.svi.updates import Descent
+from probq.utils.arguments import check_number
 from probq.utils.batches import Batches
 from probq.utils.errors import ProbqError
 from probq.utils.reading import Reading
@@ -31,9 +34,10 @@ class Loop:
         q: the network, with a likelihood and scales.
         data: the batches, read again and again.
         budget: a limit on the expected cost, several, or None.
-        draws: of widths and codes in each step.
+        draws: of widths and codes for each batch.
         lessons: of a teacher, or None.
         teaches_on: whether the teacher learns or moves itself.
+        accumulate: number of batches of one step; the last one of a pass over the data may have fewer.
     """
 
     def __init__(
@@ -44,54 +48,61 @@ class Loop:
         draws: int,
         lessons: Lessons | None = None,
         teaches_on: bool = True,
+        accumulate: int = 1,
     ) -> None:
         self.q, self.data, self.lessons, self.teaches_on = q, data, lessons, teaches_on
+        self.accumulate, self.per_epoch = accumulate, steps_per_epoch(data, accumulate)
         self.budgets = BudgetTerms(q, budget)
         self.objective = Objective(q, data.size, draws)
         self.batches = Reading(data)
         self.good = _copied(q)
         self.good_step = 0
+        self.descent: Descent | None = None
 
-    def search(self, optimizer: Any, schedule: Any, rule: Rule, last: int, course: Course) -> Iterator[Step]:
+    def search(self, descent: Descent, rule: Rule, last: int, course: Course) -> Iterator[Step]:
         """Learn widths in steps 0 to `last - 1`.
 
         Args:
-            optimizer: of the network's parameters, gates included.
-            schedule: of its learning rates, or None.
+            descent: of the network's parameters, gates included.
             rule: how the budget is enforced.
             last: number of steps.
             course: of the fit.
         """
         self.budgets.begin(rule, last)
         try:
-            parts = {"optimizer": optimizer, "budgets": self.budgets} | ({"schedule": schedule} if schedule else {})
-            left = course.enter("search", range(last), parts)
-            self._take_for_good(course)
+            left = course.enter("search", range(last), {"budgets": self.budgets, **descent.parts})
+            self._begin(descent, course)
             for number in left:
-                step = self._step(optimizer, number, "search", settling=number >= last // 2)
-                if schedule is not None:
-                    schedule.step()
+                step = self._step(descent, number, "search", settling=number >= last // 2)
+                if number == last - 1:
+                    descent.end()
                 course.next = number + 1
                 yield step
             self.budgets.keep_chances()
         finally:
             self.budgets.end()
 
-    def tune(self, optimizer: Any, schedule: Any, left: range, course: Course) -> Iterator[Step]:
+    def tune(self, descent: Descent, left: range, course: Course) -> Iterator[Step]:
         """Train at fixed widths; batch normalisation is folded after the last step, unless it was before."""
-        self._take_for_good(course)
+        self._begin(descent, course)
         for number in left:
-            step = self._step(optimizer, number, "tune")
-            schedule.step()
+            step = self._step(descent, number, "tune")
             if number == left[-1]:  # weights that change codes until the end would spoil earlier statistics
+                descent.end()
                 self.fold()
             course.next = number + 1
             yield step
 
-    def _take_for_good(self, course: Course) -> None:
-        """Take the present state for the last good one if it is a checkpoint's."""
+    def _begin(self, descent: Descent, course: Course) -> None:
+        """Go down from here, which is the last good state if it is a checkpoint's."""
+        self.descent, course.averaged = descent, descent.averaged
         if course.resumed:
             self.good, self.good_step = _copied(self.q), course.next
+
+    def stop(self) -> None:
+        """End the phase where it stands."""
+        if self.descent is not None:
+            self.descent.end()
 
     def fold(self) -> None:
         """Estimate and fold batch normalisation, unless it is folded."""
@@ -99,45 +110,60 @@ class Loop:
         self.q.folded = True
         self.q.train()
 
-    def _step(self, optimizer: Any, number: int, phase: str, settling: bool = False) -> Step:
-        x, y = next(self.batches)
-        optimizer.zero_grad(set_to_none=True)
-        bound = self.objective(x, y, self.lessons.lesson(x, self.teaches_on) if self.lessons else None)
-        self._check(bound.value, number)
-        loss = self.budgets.add_to(bound.value, number, bound.probs)
-        self._check(loss, number)
-        if number % SNAPSHOT_EVERY == 0:
-            self.good, self.good_step = _copied(self.q), number
-        self.objective.backward(loss, bound, settling)
+    def _step(self, descent: Descent, number: int, phase: str, settling: bool = False) -> Step:
+        descent.clear()
+        loss = nll = kl = taught = 0.0
+        for place, (share, x, y) in enumerate(self._batches(number)):
+            bound = self.objective(x, y, self.lessons.lesson(x, self.teaches_on) if self.lessons else None)
+            self._check(bound.value, number)
+            part = bound.value if share == 1 else bound.value * share
+            if not place:
+                part = self.budgets.add_to(part, number, bound.probs)
+                self._check(part, number)
+                if number % SNAPSHOT_EVERY == 0:
+                    self.good, self.good_step = _copied(self.q), number
+            self.objective.backward(part, bound, settling, share)
+            if self.lessons and self.teaches_on:
+                self.lessons.study(bound.law, y, share)
+            loss, nll, taught = loss + float(part.detach()), nll + share * bound.nll, taught + share * bound.taught
+            kl += share * (float(bound.value.detach()) - bound.data)
         self.budgets.move_gates(number)
-        optimizer.step()
-        self._check_moved(optimizer, number)
+        descent.move()
+        self._check_moved(descent, number)
+        descent.go_on(loss)
         if self.lessons and self.teaches_on:
-            self.lessons.study(bound.law, y, 1.0)
             self.lessons.move()
         limits = self.budgets.standing()
+        first = limits[0] if limits else BudgetState(self.budgets.percent(), math.nan, 0.0)
         return Step(
             number,
-            number // len(self.data),
+            number // self.per_epoch,
             phase,
-            float(loss.detach()),
-            bound.nll,
-            float(bound.value.detach()) - bound.data,
-            limits[0].percent if limits else self.budgets.percent(),
-            limits[0].limit if limits else None,
-            limits[0].multiplier if limits else 0.0,
+            loss,
+            nll,
+            kl,
+            first.percent,
+            first.limit if limits else None,
+            first.multiplier,
             limits[1:],
-            bound.taught,
+            taught,
         )
+
+    def _batches(self, number: int) -> list[tuple[float, Any, Tensor]]:
+        """Return the batches of a step, each with its share of the step's examples."""
+        before = number % self.per_epoch * self.accumulate
+        found = [next(self.batches) for _ in range(min(self.accumulate, len(self.data) - before))]
+        total = sum(len(y) for _, y in found)
+        return [(len(y) / total, x, y) for x, y in found]
 
     def _check(self, loss: Tensor, number: int) -> None:
         """Stop at a loss that is not finite, with the last good state restored."""
         if not torch.isfinite(loss):
             raise self._stopped(f"the loss became {float(loss.detach())} at step {number}")
 
-    def _check_moved(self, optimizer: Any, number: int) -> None:
+    def _check_moved(self, descent: Descent, number: int) -> None:
         """Stop where a gradient moved a parameter to what is not finite, however good the loss was."""
-        moved = [p.detach() for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        moved = descent.moved()
         if moved and not torch.isfinite(nn.utils.get_total_norm(moved, torch.inf)):
             name = next(n for n, p in self.q.named_parameters() if not p.detach().isfinite().all())
             raise self._stopped(f"a gradient at step {number} made {name} infinite or not a number")
@@ -149,6 +175,12 @@ class Loop:
             f"{what}; the network keeps its state of step {self.good_step}. Lower the learning rates "
             "(rates=probq.Rates(...)) or check the data"
         )
+
+
+def steps_per_epoch(data: Batches, accumulate: int) -> int:
+    """Return the number of steps of one pass over data, each of so many batches."""
+    check_number("accumulate", accumulate, 1)
+    return -(-len(data) // accumulate)
 
 
 def _copied(q: Quantized) -> dict[str, Tensor]:

@@ -65,7 +65,7 @@ class Objective:
         data = nll if lesson is None else lesson.mixed(nll, taught)
         return Bound(value, single, nll, elbo.probs, laws, elbo.law, taught, data)
 
-    def backward(self, loss: Tensor, bound: Bound, settling: bool) -> None:
+    def backward(self, loss: Tensor, bound: Bound, settling: bool, share: float = 1.0) -> None:
         """Give all parameters their gradients: from `loss`, and what belongs to no law from one draw where it has many.
 
         Scales then stay: their gradient is straight-through, and can lead away from the best bound. While laws settle,
@@ -75,6 +75,7 @@ class Objective:
             loss: the bound's value and what was added to it.
             bound: of the same batch.
             settling: whether laws settle.
+            share: of the batch in a step of several, by which `loss` is scaled already.
         """
         with explain_gradients():
             if self.unchecked:
@@ -85,7 +86,7 @@ class Objective:
                 others = [p for p in self.q.parameters() if p.requires_grad and id(p) not in still]
                 loss.backward(inputs=bound.laws)
                 if others and not settling:
-                    bound.single.backward(inputs=others)
+                    (bound.single * share).backward(inputs=others)
             else:
                 loss.backward()
         self.unchecked = False

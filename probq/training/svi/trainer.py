@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-
-import torch
-from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from probq.cost.budget import Budgets
 from probq.network.quantized.quantized import Quantized
@@ -15,8 +12,8 @@ from probq.training.distillation import Lessons
 from probq.training.ptq.batch_norm import has_norms
 from probq.training.svi.course import Course, Parts
 from probq.training.svi.history import Step
-from probq.training.svi.learning_rates import Rates, parameter_groups
 from probq.training.svi.loop import Loop
+from probq.training.svi.updates import Updates
 from probq.utils.batches import Batches
 
 
@@ -28,36 +25,34 @@ class Trainer:
         data: the batches.
         budget: limit on the expected cost, several, or None.
         rule: enforces it in the search.
-        optimizer: makes an optimizer of parameter groups.
-        rates: learning rates.
-        draws: of widths and codes in each step; from 2 on, their laws have the gradient of `leave_one_out`.
+        updates: how gradients move parameters.
+        draws: of widths and codes for each batch; from 2 on, their laws have the gradient of `leave_one_out`.
         rounding: whether codes are rounded at fixed widths, or drawn.
         lessons: of a teacher, or None.
+        accumulate: number of batches of a step.
     """
 
     data: Batches
     budget: Budgets
     rule: Rule
-    optimizer: Callable[..., torch.optim.Optimizer]
-    rates: Rates
+    updates: Updates
     draws: int = 1
     rounding: bool = True
     lessons: Lessons | None = None
+    accumulate: int = 1
 
     def loop(self, q: Quantized, trial: bool = False) -> Loop:
         """Return the loop of one network, from the first batch on; in a trial the teacher stays as it is."""
-        return Loop(q, self.data, self.budget, self.draws, self.lessons, teaches_on=not trial)
+        return Loop(q, self.data, self.budget, self.draws, self.lessons, not trial, self.accumulate)
 
     def search(self, loop: Loop, steps: int, course: Course) -> Iterator[Step]:
         """Learn widths for a number of steps; with several draws the rates fall with a cosine."""
         for _, quantizer in loop.q.named_quantizers():
             quantizer.tuned = None
-        optimizer = self.optimizer(parameter_groups(loop.q, self.rates, steps))
-        cosine = CosineAnnealingLR(optimizer, steps) if self.draws > 1 else None
-        yield from loop.search(optimizer, cosine, self.rule, steps, course)
+        yield from loop.search(self.updates.search(loop.q, steps, self.draws > 1), self.rule, steps, course)
 
     def tune(self, loop: Loop, numbers: range, course: Course, trial: Parts | None = None) -> Iterator[Step]:
-        """Train at fixed widths, in the numbered steps, while the rates fall with a cosine.
+        """Train at fixed widths, in the numbered steps, while the rates follow their schedule.
 
         Args:
             loop: of the network.
@@ -68,11 +63,10 @@ class Trainer:
         phase = "tune" if trial is None else "trial"
         if course.kept(phase) is None:
             self._begin_tuning(loop)
-        optimizer = self.optimizer(parameter_groups(loop.q, self.rates, None))
-        cosine = CosineAnnealingLR(optimizer, len(numbers))
-        left = course.enter(phase, numbers, {"optimizer": optimizer, "schedule": cosine, **(trial or {})})
+        descent = self.updates.tuning(loop.q, len(numbers))
+        left = course.enter(phase, numbers, {**descent.parts, **(trial or {})})
         loop.q.train()
-        yield from loop.tune(optimizer, cosine, left, course)
+        yield from loop.tune(descent, left, course)
 
     def _begin_tuning(self, loop: Loop) -> None:
         q = loop.q

@@ -11,10 +11,11 @@ import pytest
 import torch
 from small_checkpoints import BUDGET, X, Y, call, network, same, shuffled, tensors
 from torch import Tensor, nn
+from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
 
 import probq
-from probq import Budget, Quantized
+from probq import Budget, Quantized, Rates
 from probq.rules import PID, ConstraintGuided
 from probq.training.checkpoints.folder import CheckpointFolder
 
@@ -101,6 +102,20 @@ def float_network() -> nn.Module:
     return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.ReLU(), nn.Linear(8, 3))
 
 
+def warm(optimizer: Any, steps: int) -> Any:
+    first = lr_scheduler.LinearLR(optimizer, 0.1, total_iters=2)
+    return lr_scheduler.SequentialLR(optimizer, [first, lr_scheduler.MultiStepLR(optimizer, [1, 2, 2])], [2])
+
+
+def cycle(optimizer: Any, steps: int) -> Any:
+    return lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=steps)
+
+
+def plateau(optimizer: Any, steps: int) -> Any:
+    return lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, threshold=0.5)
+
+
+LAW = probq.likelihoods.Categorical(weight=[1.0, 2.0, 0.5], ignore_index=1, smoothing=0.1)
 FITS: dict[str, tuple[Callable[[], Quantized], Callable[[], Any], dict[str, Any]]] = {
     "without a seed": (network, shuffled, {"epochs": 3, "seed": None}),
     "generators": (network, with_generators, {"epochs": 3}),
@@ -115,6 +130,9 @@ FITS: dict[str, tuple[Callable[[], Quantized], Callable[[], Any], dict[str, Any]
     "taught": (network, lambda: PAIRS, {"teacher": float_network()}),
     "taught online": (network, lambda: PAIRS, {"teacher": probq.distillation.online(float_network(), 1e-2)}),
     "taught by itself": (network, shuffled, {"teacher": probq.distillation.itself(0.9)}),
+    "aids": (network, shuffled, {"clip": 0.5, "average": 0.9, "accumulate": 2, "likelihood": LAW}),
+    "schedules": (network, lambda: PAIRS, {"rates": Rates(1e-2, schedule=cycle, search_schedule=warm)}),
+    "plateau": (network, lambda: PAIRS, {"rates": Rates(1e-2, schedule=plateau, search_schedule=plateau)}),
     "chance": (network, lambda: PAIRS, {"epochs": 3, "budget": Budget(percent=1.5, probability=0.9)}),
 }
 
@@ -151,6 +169,30 @@ def test_a_fit_goes_on_to_the_same_bits(
         assert torch.equal(now[0], after[0])
         assert now[1:] == after[1:]
         assert q.mode() == whole.mode()
+
+
+def test_a_fit_that_stops_early_goes_on_to_the_same_end(tmp_path: Path, killed: Any) -> None:
+    def run(folder: Path | None) -> tuple[Quantized, Any]:
+        q, held_out = decided(), DataLoader(TensorDataset(X[48:], 2 - Y[48:]), 16)
+        return q, call(q, folder, budget=None, patience=1, validation=held_out, average=0.5)
+
+    whole, history = run(None)
+    assert 3 < len(history.steps) < 24
+    stops = 0
+    while True:
+        killed(1)
+        try:
+            q, again = run(tmp_path / "run")
+        except Killed:
+            stops += 1
+            continue
+        break
+    assert stops > 2
+    assert same(tensors(q), tensors(whole))
+    assert again.to_frame().equals(history.to_frame())
+    q, again = run(tmp_path / "run")  # finished
+    assert same(tensors(q), tensors(whole))
+    assert len(again.steps) == len(history.steps)
 
 
 def test_a_fit_stopped_in_every_phase_again_and_again_comes_to_its_end(tmp_path: Path, killed: Any) -> None:

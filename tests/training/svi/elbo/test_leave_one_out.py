@@ -111,9 +111,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The number of draws of every call in a fit."""
     calls: list[int] = []
 
-    def count(q: Any, x: Any, y: Tensor, size: int, draws: int) -> Tensor:
+    def count(q: Any, x: Any, y: Tensor, size: int, draws: int, *rest: Any) -> Tensor:
         calls.append(draws)
-        return leave_one_out(q, x, y, size, draws)
+        return leave_one_out(q, x, y, size, draws, *rest)
 
     monkeypatch.setattr("probq.training.svi.objective.leave_one_out", count)
     return calls
