@@ -27,11 +27,12 @@ from probq.network.quantizers.ties import tied_sites
 from probq.network.quantizers.weight import WeightQuantizer
 from probq.network.tracing.arguments import first_rows, form_of, own_copy, signature
 from probq.network.tracing.layer import Layer
-from probq.network.tracing.plain import plain_copy
+from probq.network.tracing.plain import in_single_precision, plain_copy
 from probq.network.tracing.stand_ins import stand_ins
 from probq.network.tracing.trace import Tracing, trace_network
 from probq.priors.energies.energy import Energy
 from probq.utils.errors import ProbqError
+from probq.utils.structures.tensors import map_tensors
 
 
 @torch.inference_mode(False)
@@ -42,7 +43,8 @@ def quantize(
 
     Args:
         net: any `torch.nn.Module`; its linear, convolution and embedding layers are quantized. In the copy, attention
-            without masks is such layers and products, as in that of `probq.explicit`; a note says so.
+            without masks is such layers and products, as in that of `probq.explicit`, and what is of half precision
+            is float32; notes say so.
         example: a batch of inputs (batch axis first), a tuple of the network's arguments, or a dictionary of them by
             keyword; each may hold tensors in tuples, lists and dictionaries. It shows which layers
             are reached and sets the first scales, so real data is better than noise.
@@ -62,6 +64,7 @@ def quantize(
         raise ProbqError(f"quantize takes a torch.nn.Module, not {type(net).__name__}")
     check_likelihood(likelihood)
     copied, notes = plain_copy(net)
+    example = map_tensors(in_single_precision, example)
     found = trace_network(copied, own_copy(example))
     layers = check_norms(copied, found, example)
     weights: dict[str, WeightQuantizer] = {}

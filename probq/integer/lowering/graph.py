@@ -22,7 +22,7 @@ from probq.integer.lowering.operations.tables import argument, table
 from probq.integer.lowering.operations.values import Value, common, refusal
 from probq.integer.lowering.ports import Ports, origin_of
 from probq.integer.lowering.products.factors import Factors, joined, product, seen_from
-from probq.integer.lowering.refusals import check_not_random, why_no_form, why_no_norm
+from probq.integer.lowering.refusals import check_not_random, why_no_form, why_no_norm, why_no_type
 from probq.network.program.network import Network
 from probq.network.quantizers.affine_norms import affine_norms
 from probq.network.tracing.call_finder import SHAPED
@@ -149,7 +149,7 @@ class Walk:
         if any(each.dim() == 0 or each.shape[0] != BATCH for each in outs):
             raise refusal(where, "it changes the batch axis")
         if any(each.dtype not in (torch.float32, torch.float64) for each in outs):
-            raise refusal(where, f"it computes in {str(outs[0].dtype).removeprefix('torch.')}")
+            raise refusal(where, why_no_type(outs[0].dtype))
         if any(each.numel() == 0 for each in outs):
             raise refusal(where, "it holds no number")
         shapes = [tuple(int(n) for n in each.shape[1:]) for each in outs]

@@ -27,12 +27,30 @@ _COMPUTED = (
 )
 _TRACKED = "it has statistics of its own, or a computed gain; use track_running_stats=False, or batch normalisation"
 _PLANNED = "give the layer before it a plan with an activation width, such as Plan(activation=8)"
+_RECIPROCAL = (
+    "only quotients by constants have an integer form; take a softmax or a normalisation, which divide, or a function "
+    "of one number with a name of its own, such as torch.sigmoid"
+)
+_COMPARED = (
+    "comparisons, and what is chosen by them, have no integer form; write them with relu, clamp, sign, maximum or "
+    "minimum"
+)
+_SIZES = "only nearest and linear resampling by whole factors have an integer form; resize outside of the network"
+_SPREAD = "use a normalisation, such as nn.LayerNorm without gain and shift, or a mean of magnitudes"
 # Operations that people meet, and what to do about them.
 INSTEAD = MappingProxyType(
     dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), _RECURRENT)
     | dict.fromkeys(("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"), _RECURRENT)
     | dict.fromkeys(("layer_norm", "native_layer_norm", "rms_norm", "group_norm", "native_group_norm"), _COMPUTED)
-    | {"instance_norm": _TRACKED, "scaled_dot_product_attention": _MASKED}
+    | dict.fromkeys(("eq", "ne", "gt", "ge", "lt", "le", "where", "masked_fill", "masked_fill_"), _COMPARED)
+    | dict.fromkeys(("upsample_bicubic2d", "grid_sampler", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"), _SIZES)
+    | dict.fromkeys(("std", "var", "linalg_vector_norm", "norm"), _SPREAD)
+    | {
+        "reciprocal": _RECIPROCAL,
+        "rsqrt": _RECIPROCAL,
+        "instance_norm": _TRACKED,
+        "scaled_dot_product_attention": _MASKED,
+    }
     | dict.fromkeys(("matmul", "mm", "bmm"), _MATRICES)
     | dict.fromkeys(("embedding_renorm", "embedding_renorm_"), _NORMED)
 )
@@ -61,6 +79,14 @@ def why_no_norm(node: Any) -> str:
     if given.get("training") or given["running_mean"] is None:
         return "it takes the statistics of each batch, which integers cannot; use track_running_stats=True"
     return "the function is called without a module; use torch.nn.BatchNorm1d, BatchNorm2d or BatchNorm3d"
+
+
+def why_no_type(dtype: torch.dtype) -> str:
+    """Return why nothing is computed in a type, and what to do."""
+    name = str(dtype).removeprefix("torch.")
+    if dtype.is_floating_point or dtype == torch.bool:
+        return f"it computes in {name}"
+    return f"it computes in {name}; give indices of several embeddings as inputs of their own, as net(a, b)"
 
 
 def why_no_form(name: str) -> str:

@@ -14,7 +14,7 @@ from probq.network.explicit.functions import EXPLICIT
 from probq.network.normalisers.kinds import NORMALISERS, are_options
 from probq.network.quantized.energy_entry import energy_from_entry
 from probq.network.tracing.product_calls import LAYER_CALLS, PRODUCTS
-from probq.network.tracing.stand_ins import ARITHMETIC, FUNCTIONS, SHORTENED, is_stand_in
+from probq.network.tracing.stand_ins import ARITHMETIC, ENTERED, FUNCTIONS, SHORTENED, is_stand_in
 from probq.utils.errors import ProbqError
 
 LARGEST = 2**53  # of the whole numbers in the manifest
@@ -108,6 +108,11 @@ def _call(name: str, entry: Any, tensors: Mapping[str, Tensor]) -> None:
     if isinstance(entry, list) and entry[:1] == ["product"]:
         _product(name, entry)
         return
+    if isinstance(entry, list) and entry[:1] == ["entered"]:
+        if len(entry) != 3 or entry[1] not in ENTERED or entry[2] not in (0, 1):
+            raise ProbqError(f"the call {name!r} is none that takes the network's own input")
+        _step(name, tensors)
+        return
     kinds = (str, int, bool, list, dict)
     if not isinstance(entry, list) or [type(part) for part in entry] != list(kinds):
         raise ProbqError(f"the call {name!r} is not given by function, operand and arguments")
@@ -117,9 +122,14 @@ def _call(name: str, entry: Any, tensors: Mapping[str, Tensor]) -> None:
     if not known or operand not in (0, 1) or not plain or not is_stand_in(name):
         raise ProbqError(f"the call {name!r} is none that can have a stand-in")
     if kind not in FUNCTIONS and not kwargs.get("float"):
-        exponents = _tensor(f"steps.{name.replace('.', '/')}.log2_steps", [2], tensors)
-        if not exponents.is_floating_point() or float(exponents.abs().max()) > LARGEST_EXPONENT:
-            raise ProbqError(f"the steps of {name!r} are no exponents up to {LARGEST_EXPONENT}")
+        _step(name, tensors)
+
+
+def _step(name: str, tensors: Mapping[str, Tensor]) -> None:
+    """Check that a stand-in has the exponents of its steps."""
+    exponents = _tensor(f"steps.{name.replace('.', '/')}.log2_steps", [2], tensors)
+    if not exponents.is_floating_point() or float(exponents.abs().max()) > LARGEST_EXPONENT:
+        raise ProbqError(f"the steps of {name!r} are no exponents up to {LARGEST_EXPONENT}")
 
 
 def _quantized_by(layer: Mapping[str, Any], weight: bool) -> tuple[Any, ...]:

@@ -18,6 +18,8 @@ from probq.network.quantizers.rounding_step import round_to_step
 from probq.network.tracing.layer import Layer
 from probq.network.tracing.module_kinds import NORMS
 
+OF_INPUT = "batch_norm()"  # name of the stand-in within the module
+
 
 @dataclass(frozen=True)
 class AffineNorm:
@@ -40,13 +42,14 @@ class AffineNorm:
 
 
 def affine_norms(net: nn.Module, layers: Sequence[Layer]) -> dict[str, AffineNorm]:
-    """Return each batch normalisation that no layer takes in, by its name.
+    """Return each batch normalisation that no layer takes in, by its name, or by that of its stand-in within it.
 
-    One that takes the statistics of each batch is none of them.
+    It has a stand-in where it takes the network's own input. One that takes the statistics of each batch is left out.
     """
     taken = {layer.norm for layer in layers}
     norms = {name: m for name, m in net.named_modules() if isinstance(m, NORMS) and name not in taken}
-    return {name: _affine(norm) for name, norm in norms.items() if norm.running_mean is not None}
+    kept = {name: norm for name, norm in norms.items() if norm.running_mean is not None}
+    return {f"{name}.{OF_INPUT}" if OF_INPUT in norm._modules else name: _affine(norm) for name, norm in kept.items()}
 
 
 def _affine(norm: Any) -> AffineNorm:

@@ -67,4 +67,4 @@ def _step(stand_in: StandIn, found: Found | None) -> Step:
     entering, leaving = (found.entering, found.leaving) if found else (0.0, 0.0)
     if stand_in.normalises:
         return NormalisingStep(stand_in, entering)
-    return Step(entering if stand_in.raw else None, leaving)
+    return Step(entering if stand_in.raw else None, leaving if stand_in.result_rounded else None)

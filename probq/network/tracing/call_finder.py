@@ -21,6 +21,7 @@ from probq.network.tracing.stand_ins import (
     ARITHMETIC,
     FUNCTIONS,
     SHORTENED,
+    Entered,
     Explicit,
     Shortened,
     StandIn,
@@ -137,8 +138,10 @@ class CallFinder(Calls):
         places = [place for place, a in enumerate(call.args[:2]) if self._depends(a)]
         if call.kind in LAYER_CALLS:
             return self._layer(call) if places == [0] else None
+        if call.kind == "batch_norm":
+            return Entered(call.kind, 0) if places == [0] and not self._computed[id(call.args[0])] else None
         if len(places) == 2:
-            return _product(call)
+            return self._entered(call) or _product(call)
         if len(places) != 1 or (call.in_place and places[0]):
             return None
         operand = places[0]
@@ -157,6 +160,13 @@ class CallFinder(Calls):
         if kind not in ARITHMETIC or (operand and kind == "div") or not _needs_step(constant, kind, raw):
             return None
         return StandIn(kind, operand, raw)
+
+    def _entered(self, call: Call) -> StandIn | None:
+        """Return what a sum of the network's own input and of what layers computed needs."""
+        computed = [self._computed[id(a)] for a in call.args]
+        if call.kind not in ("add", "sub") or computed[0] == computed[1] or call.in_place:
+            return None
+        return Entered("rsub" if call.kind == "sub" and computed[0] else call.kind, computed.index(False))
 
     def _layer(self, call: Call) -> StandIn | None:
         """Return what stands in for a call with a weight and a bias that are parameters of the network."""

@@ -23,11 +23,16 @@ def plain_copy(net: nn.Module) -> tuple[nn.Module, list[str]]:
     `DataParallel`, `DistributedDataParallel` and `torch.compile` are taken off; weights that `weight_norm`,
     `spectral_norm`, a pruning mask or another parametrization computes become what they are in evaluation mode.
 
+    What is of half precision becomes float32.
+
     Raises:
         ProbqError: if the network cannot be taken as it is.
     """
     check_kind(net)
     copied = _unwrapped(copy.deepcopy(net, _computed(net)))
+    short = {str(tensor.dtype) for tensor in (*copied.parameters(), *copied.buffers()) if tensor.dtype in HALF}
+    if short:
+        copied._apply(in_single_precision)
     for module in copied.modules():
         module._compiled_call_impl = None
     training = [module for module in copied.modules() if module.training]
@@ -36,12 +41,19 @@ def plain_copy(net: nn.Module) -> tuple[nn.Module, list[str]]:
         fused = [f"{name}.{tensor}" for name, module in copied.named_modules() for tensor in _fuse(module)]
     for module in training:
         module.training = True
-    return copied, [
+    halves = [f"its tensors of {' and '.join(sorted(short))} are float32 in the copy, which computes in it: posteriors "
+              "cannot be fitted in less; give it inputs in float32"]  # fmt: skip
+    return copied, halves * bool(short) + [
         f"{name.removeprefix('.')} was computed from other tensors (a parametrization, a normalised weight or a "
         "pruning mask); it is a plain parameter from here on, whose zeros "
         "Plan(keep_zeros=True, weight=probq.codebooks.ladder(2, 4, 8)) keeps"
         for name in fused
     ]
+
+
+def in_single_precision(tensor: Tensor) -> Tensor:
+    """Return a tensor itself, or in float32 where it is of half precision."""
+    return tensor.float() if tensor.dtype in HALF else tensor
 
 
 def check_kind(net: nn.Module) -> None:
@@ -59,8 +71,6 @@ def check_kind(net: nn.Module) -> None:
             raise ProbqError(f"{name} has no shape yet; call net(example) once, so that lazy modules know theirs")
         if tensor.is_meta:
             raise ProbqError(f"{name} is a meta tensor without values; load the network's weights first")
-        if tensor.dtype in HALF:
-            raise ProbqError(f"{name} is {tensor.dtype}, in which posteriors cannot be fitted; give net.float()")
 
 
 def _computed(net: nn.Module) -> dict[int, Any]:

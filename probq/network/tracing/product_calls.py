@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from probq.network.tracing.stand_ins import Explicit, Shortened, StandIn
+from probq.network.tracing.stand_ins import Entered, Explicit, Shortened, StandIn
 
 PRODUCTS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = MappingProxyType(
     {"mul": torch.mul, "matmul": torch.matmul}
@@ -197,6 +197,8 @@ def made_from(entry: Any) -> StandIn:
         return LayerCall(*entry[1:])
     if entry[0] == "shortened":
         return Shortened(*entry[1:])
+    if entry[0] == "entered":
+        return Entered(*entry[1:])
     return Explicit(entry[1]) if entry[0] == "explicit" else StandIn(*entry)
 
 

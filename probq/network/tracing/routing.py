@@ -57,6 +57,11 @@ def read_call(func: Any, args: Any, kwargs: Any) -> Call | None:
         return Call(name, *layer, False)
     if name in EXPLICIT:
         return Call(name, tuple(args), kwargs, False)
+    if name == "batch_norm":
+        order = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+        given = dict(zip(order, args, strict=False)) | kwargs
+        statistics = {"weight": None, "bias": None, "training": False, "momentum": 0.1, "eps": 1e-5} | given
+        return Call(name, tuple(statistics[key] for key in order), {}, False) if len(args) <= len(order) else None
     if (shortened := read_shortened(name, args, kwargs)) is not None:
         return Call(*shortened, {}, name.endswith("_") or bool(kwargs.get("inplace")))
     if kind is None:
@@ -172,9 +177,8 @@ def _others(stand_in: StandIn, call: Call) -> tuple[Any, ...]:
     """Return what a stand-in computes with besides its tensor."""
     if stand_in.tabulated:
         return ()
-    return (
-        call.args[1:] if stand_in.normalises or isinstance(stand_in, LayerCall) else (call.args[1 - stand_in.operand],)
-    )
+    every = stand_in.normalises or isinstance(stand_in, LayerCall) or stand_in.kind == "batch_norm"
+    return call.args[1:] if every else (call.args[1 - stand_in.operand],)
 
 
 def routed(net: nn.Module) -> Any:

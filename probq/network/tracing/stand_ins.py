@@ -91,6 +91,11 @@ class StandIn(nn.Module):
         return not self.tabulated and not self.left_in_float
 
     @property
+    def result_rounded(self) -> bool:
+        """Return whether a step rounds what it gives, not only what enters it."""
+        return True
+
+    @property
     def planned(self) -> bool:
         """Return whether the plan of the layer before it may leave it in float: a table, or a softmax."""
         return self.tabulated or self.kind in SOFTMAXES
@@ -188,6 +193,38 @@ class Shortened(StandIn):
         joined = isinstance(args[0], tuple | list)
         operands = [short(a) if k in self.places else a for k, a in enumerate(args[0] if joined else args)]
         return SHORTENED[self.kind](*([operands, *args[1:]] if joined else operands))
+
+
+# Functions of the network's own input and of what is no constant.
+ENTERED: Mapping[str, Callable[..., Tensor]] = MappingProxyType(
+    {"batch_norm": F.batch_norm, "add": torch.add, "sub": torch.sub, "rsub": torch.rsub}
+)
+
+
+class Entered(StandIn):
+    """An entered call takes the network's own input, which is rounded there, beside what layers computed or statistics.
+
+    Args:
+        kind: the function, a key of `ENTERED`.
+        operand: which argument is the network's input.
+    """
+
+    def __init__(self, kind: str, operand: int) -> None:
+        super().__init__(kind, operand, raw=True)
+
+    @property
+    def result_rounded(self) -> bool:
+        """Return that its results are not rounded once more."""
+        return False
+
+    @property
+    def entry(self) -> list[Any]:
+        """Return what `made_from` makes the same of."""
+        return ["entered", self.kind, self.operand]
+
+    def forward(self, x: Tensor, *others: Any) -> Tensor:
+        """Return what the call computes."""
+        return ENTERED[self.kind](x, *others)
 
 
 def is_stand_in(name: str) -> bool:

@@ -112,6 +112,9 @@ REFUSED = {
     ),
     "sign of an average": (lambda a, b: a.mean(1, keepdim=True).sign() + b, "sign in the network .*take a sum"),
     "indices of maxima": (lambda a, b: a.max(1, True)[1] + b, "max in the network .*its indices have no integer form"),
+    "comparison": (lambda a, b: torch.where(a > 0, a, b), "gt in the network .*write them with relu"),
+    "root": (lambda a, b: torch.rsqrt(a.relu() + 1) + b, "rsqrt in the network .*only quotients by constants"),
+    "deviation": (lambda a, b: a.std((2, 3), keepdim=True) + b, "std in the network .*use a normalisation"),
     "largest of the batch": (lambda a, b: a + b.amax(0), "batch"),
 }
 

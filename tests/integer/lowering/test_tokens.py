@@ -98,6 +98,45 @@ def test_coordinates_beside_the_network_s_own_input(tmp_path):
     assert_exact(probq.quantize(Placed().eval(), x), 2 * x, tmp_path)
 
 
+class OnInput(nn.Module):
+    """A normalisation of the network's own input, two convolutions, and a forward given as a function."""
+
+    def __init__(self, forward):
+        super().__init__()
+        torch.manual_seed(0)
+        self.own, self.a, self.b = forward, nn.Conv2d(2, 2, 3, padding=1), nn.Conv2d(2, 3, 1)
+        if "norm" in forward.__code__.co_names:
+            self.norm = nn.BatchNorm2d(2)
+            self.norm.load_state_dict({
+                "weight": torch.tensor([1.3, -0.7]), "bias": torch.tensor([0.2, 0.4]),
+                "running_mean": torch.tensor([0.3, -1.1]), "running_var": torch.tensor([2.0, 0.4]),
+                "num_batches_tracked": torch.tensor(1),
+            })  # fmt: skip
+
+    def forward(self, x):
+        return self.own(self, x)
+
+
+ON_INPUT = {
+    "normalised": lambda net, x: net.b(net.a(net.norm(x)).relu()),
+    "flipped, then normalised": lambda net, x: net.b(net.a(net.norm(x.flip(2)) * 0.3).relu()),
+    "what the layers leave": lambda net, x: net.b(x - net.a(x)),
+    "what the layers add": lambda net, x: net.b((net.a(x) + x).relu() - x),
+}
+
+
+@pytest.mark.parametrize("profile", ["shift", "dyadic"])
+@pytest.mark.parametrize("forward", ON_INPUT.values(), ids=ON_INPUT)
+def test_the_network_s_own_input_is_rounded_where_it_is_normalised_or_added(forward, profile, tmp_path):
+    net, x = OnInput(forward).eval(), torch.randn(8, 2, 5, 5, generator=torch.Generator().manual_seed(1))
+    q = probq.quantize(net, x, probq.Plan(profile=profile))
+    model = assert_exact(q, torch.cat([x, 3 * x]), tmp_path)
+    q.save(tmp_path / "q.safetensors")
+    assert probq.lower(probq.load(tmp_path / "q.safetensors", net)).sha256() == model.sha256()
+    wide = probq.quantize(net, x, probq.Plan(weight=ladder(9), input=ladder(9), network_input=ladder(9)))(x)
+    assert float((wide - net(x)).detach().abs().max()) < 0.02 * float(net(x).detach().abs().max())
+
+
 class Tokens(nn.Module):
     """Rows of an image, a class token, positions, and slopes that are learned."""
 

@@ -157,8 +157,6 @@ def _scripted() -> Network:
 
 
 REFUSED: dict[str, tuple[Callable[[], Network], str]] = {
-    "bfloat16": (lambda: _net().bfloat16(), r"0.weight is torch.bfloat16, .*; give net.float\(\)"),
-    "half": (lambda: _net().half(), r"give net.float\(\)"),
     "scripted": (_scripted, "hides its layers; give the network it was made from"),
     "lazy": (lambda: nn.Sequential(nn.LazyLinear(3)), r"call net\(example\) once"),
     "meta": (lambda: _net().to("meta"), "load the network's weights first"),
@@ -171,3 +169,14 @@ REFUSED: dict[str, tuple[Callable[[], Network], str]] = {
 def test_networks_that_cannot_be_taken_are_refused_with_what_to_give(make: Callable[[], Network], message: str) -> None:
     with pytest.raises(ProbqError, match=message):
         probq.quantize(make(), torch.randn(2, 4))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_networks_of_half_precision_are_float32_in_the_copy(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    net, x = _net().to(dtype), torch.randn(8, 4).to(dtype)
+    q = probq.quantize(net, x)
+    assert any(f"{dtype} are float32 in the copy" in note for note in q.notes)
+    assert {p.dtype for p in q.parameters()} == {torch.float32}
+    assert {p.dtype for p in net.parameters()} == {dtype}
+    assert torch.equal(q(x.float()), probq.quantize(net.float(), x.float())(x.float()))
