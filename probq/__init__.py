@@ -34,7 +34,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "network.quantizers.plan": ["Plan", "uniform"],
         "network.tracing.layer": ["Layer"],
         "network.tracing.trace": ["layers"],
-        "training": ["distillation", "ptq"],
+        "training": ["communication", "distillation", "ptq"],
         "training.fit": ["fit"],
         "training.fit_steps": ["steps"],
         "training.post_training": ["post_training"],

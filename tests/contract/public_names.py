@@ -20,7 +20,7 @@ from unittest import mock
 
 FILE = Path(__file__).with_name("names.txt")
 MODULES = (
-    "probq", "probq.calibration", "probq.codebooks", "probq.cost", "probq.criteria",
+    "probq", "probq.calibration", "probq.codebooks", "probq.communication", "probq.cost", "probq.criteria",
     "probq.distillation", "probq.estimators", "probq.export", "probq.export.c", "probq.export.hls",
     "probq.export.memory", "probq.export.onnx", "probq.export.qonnx",
     "probq.export.verilog", "probq.integer", "probq.likelihoods", "probq.plot", "probq.priors", "probq.ptq",
