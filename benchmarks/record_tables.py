@@ -16,6 +16,7 @@ from typing import Any
 import against_uniform
 import budget_kept
 import growth
+import memory
 import page
 import post_training_table
 import rank_table
@@ -170,6 +171,7 @@ PARTS: Mapping[str, Callable[[], str]] = MappingProxyType(
         "budgets_kept": partial(of, budget_kept.table, "results_budget_kept.json"),
         "rules": partial(of, rules_kept.table, "results_rules_kept.jsonl"),
         "growth": partial(of, growth.table, "results_growth.json"),
+        "memory": partial(of, memory.table, "results_memory.jsonl"),
         "inference": partial(of, inference, "results_inference.json"),
         "simulation": simulated,
         "ensembles": partial(of, ensembles, "results_ensemble_lenet5.jsonl"),
