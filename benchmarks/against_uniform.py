@@ -1,9 +1,10 @@
-"""Digits: learned widths against uniform ones of the same cost, on small networks and many seeds.
+"""Digits: learned widths against uniform and allocated ones of the same cost, on small networks and many seeds.
 
 For each seed (which also splits the images into 60 % for training, 20 % held out and 20 % for the test), a float
-network is trained, and `probq.fit` with its defaults is given its uniform widths, and a limit of just their cost. Both
-see the same images for as many epochs. Accuracies and losses are those of the integer models on the test images. A
-record that is there already is not made again; a pair takes 10 to 20 s of one core.
+network is trained, and `probq.fit` with its defaults is given its uniform widths, a limit of just their cost, and as a
+control the widths that `probq.allocate` finds within it by the losses that `probq.criteria.loss` measures on 512
+training images, without training. All see the same images for as many epochs. Accuracies and losses are those of the
+integer models on the test images. A record that is there already is not made again; it takes 10 to 40 s of one core.
 
     python benchmarks/against_uniform.py --seeds 20 --out against_uniform.jsonl
     python benchmarks/against_uniform.py --seeds 5 --epochs 160 --network perceptron --out against_uniform.jsonl
@@ -21,14 +22,16 @@ from typing import Any
 import numpy as np
 import torch
 from protocol import accuracy, completed, integer_outputs, train
-from torch import nn
+from resnet8 import Block
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import probq
 from probq.cli import demo
 
-WIDTHS = ((1, 2), (2, 2), (4, 4))  # of weights and inputs, in bits
+WIDTHS = ((1, 2), (2, 2), (3, 3), (4, 4))  # of weights and inputs, in bits
 EPOCHS_FLOAT = 16
+EXAMPLES = 512  # of the training images, by which the control allocates
 
 
 def perceptron() -> nn.Sequential:
@@ -36,8 +39,22 @@ def perceptron() -> nn.Sequential:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
 
 
+class Residual(nn.Module):
+    """A convolution, two residual blocks of 8 and 16 channels, mean, linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.block1, self.block2 = Block(8, 8, 1), Block(8, 16, 2)
+        self.linear = nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Class scores."""
+        return self.linear(self.block2(self.block1(torch.relu(self.norm(self.conv(x))))).mean((2, 3)))
+
+
 NETWORKS: Mapping[str, Callable[[], nn.Module]] = MappingProxyType(
-    {"convolutions": demo.network, "perceptron": perceptron}
+    {"convolutions": demo.network, "perceptron": perceptron, "residual": Residual}
 )
 
 
@@ -62,10 +79,12 @@ def one(network: str, widths: tuple[int, int], seed: int, epochs: int) -> dict[s
     record: dict[str, Any] = {"network": network, "weight": widths[0], "input": widths[1], "seed": seed}
     record["epochs"] = epochs
     record["float"] = accuracy(net(x).detach(), y)
-    plans = {"uniform": probq.uniform(*widths), "learned": probq.Plan()}
     budget = None
-    for name, plan in plans.items():
-        q = probq.quantize(net, images.train.tensors[0][: demo.BATCH], plan)
+    for name in ("uniform", "learned", "allocated"):
+        q = probq.quantize(net, images.train.tensors[0][: demo.BATCH], probq.uniform(*widths) if not budget else None)
+        if name == "allocated":
+            examples = [tuple(part[:EXAMPLES] for part in images.train.tensors)]
+            q = q.at(probq.allocate(q, probq.criteria.loss(q, examples, progress=False), budget))
         probq.fit(q, batches, budget, epochs, validation=held, seed=seed, progress=False)
         mode = q.mode(budget)
         outputs, differing = integer_outputs(q, probq.lower(q, mode), x)
@@ -76,7 +95,7 @@ def one(network: str, widths: tuple[int, int], seed: int, epochs: int) -> dict[s
             "widths": {tensor: int(bits) for tensor, bits in mode.widths.items()},
             "differing": differing,
         }
-        budget = probq.Budget(limit=mode.cost())
+        budget = budget or probq.Budget(limit=mode.cost())
     return record
 
 
@@ -86,11 +105,11 @@ def kind(record: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def table(records: list[dict[str, Any]]) -> str:
-    """A row for each network, cost and length; differences are of pairs, with standard errors."""
+    """A row for each network, cost and length; differences from uniform widths are of pairs, with standard errors."""
     rows = [
         "| network | epochs | uniform widths | BOPs, % | learned, BOPs, % | seeds | float, % | uniform, % | "
-        "learned, % | difference | difference in loss, nats | differing |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "learned | loss, nats | allocated | loss, nats | differing |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     lengths = sorted({r["epochs"] for r in records})
     for network, epochs, widths in product(NETWORKS, lengths, WIDTHS):
@@ -106,16 +125,17 @@ def row(first: list[str], own: list[dict[str, Any]]) -> str:
     def all_of(method: str, key: str) -> np.ndarray:
         return np.array([r[method][key] for r in own])
 
-    def difference(key: str, digits: int) -> str:
-        gained = all_of("learned", key) - all_of("uniform", key)
+    def difference(method: str, key: str, digits: int) -> str:
+        gained = all_of(method, key) - all_of("uniform", key)
         error = f" ± {gained.std(ddof=1) / len(gained) ** 0.5:.{digits}f}" if len(gained) > 1 else ""
         return f"{gained.mean():+.{digits}f}{error}"
 
-    means = [np.mean([r["float"] for r in own]), all_of("uniform", "test").mean(), all_of("learned", "test").mean()]
     costs = [all_of("uniform", "percent").mean(), all_of("learned", "percent").mean()]
-    differing = sum(r[method]["differing"] for r in own for method in ("uniform", "learned"))
+    means = [np.mean([r["float"] for r in own]), all_of("uniform", "test").mean()]
+    differing = sum(r[method]["differing"] for r in own for method in ("uniform", "learned", "allocated"))
     cells = [*first, *(f"{cost:.3f}" for cost in costs), str(len(own)), *(f"{mean:.2f}" for mean in means)]
-    return "| " + " | ".join([*cells, difference("test", 2), difference("loss", 4), str(differing)]) + " |"
+    gains = [difference(m, *of) for m in ("learned", "allocated") for of in (("test", 2), ("loss", 4))]
+    return "| " + " | ".join([*cells, *gains, str(differing)]) + " |"
 
 
 def main() -> None:

@@ -23,10 +23,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from against_uniform import EPOCHS_FLOAT
+from against_uniform import EPOCHS_FLOAT, Residual
 from protocol import completed, machine, train, versions
 from rank_table import table
-from resnet8 import Block
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
@@ -59,20 +58,6 @@ def perceptron() -> nn.Sequential:
     sizes = ((64, 32), (32, 32), (32, 32))
     hidden = [module for size in sizes for module in (nn.Linear(*size), nn.ReLU())]
     return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(32, 10))
-
-
-class Residual(nn.Module):
-    """A convolution, two residual blocks of 8 and 16 channels, mean, linear layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.norm = nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
-        self.block1, self.block2 = Block(8, 8, 1), Block(8, 16, 2)
-        self.linear = nn.Linear(16, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Class scores."""
-        return self.linear(self.block2(self.block1(torch.relu(self.norm(self.conv(x))))).mean((2, 3)))
 
 
 NETWORKS: Mapping[str, Callable[[], nn.Module]] = MappingProxyType(

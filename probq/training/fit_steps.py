@@ -79,8 +79,10 @@ def steps(
         epochs: as in `fit`.
         search: share of the steps that learn widths; by default 0.6, or all of them where 64 draws are taken by default
             (see `draws`) and no budget asks for a decision.
-        rounding: whether codes are rounded while the network is tuned at fixed widths, for a better mode. False draws
-            them there too, so that the posterior of the codes is fitted on, for draws and `probq.ensemble`.
+        rounding: whether codes are rounded while the network is tuned at fixed widths, for a better mode, and before it
+            in a search at temperatures below 1, for less noise; a search that is the whole fit, or whose plan has an
+            estimator or a law of codes of its own, draws them. False always draws them, so that the posterior of the
+            codes is fitted, for draws and `probq.ensemble`.
         temperature: factor of all KL terms. 1 is the Bayesian posterior; deep networks need a cold one
             (F. Wenzel et al., 2020, "How Good is the Bayes Posterior in Deep Neural Networks Really?").
         draws: of widths and codes in each step. One takes the gradient of each layer's estimator in the plan; from 2
@@ -152,9 +154,8 @@ def steps(
     updates = Updates(optimizer, rates, clip, average)
     updates.check(q, total)
     lessons = None if taught_by is None else taught_by.begin(q)
-    trainer = Trainer(
-        data, several, rule, updates, draws or (SMALL_DRAWS if small else 1), rounding, lessons, accumulate
-    )
+    draws = draws or (SMALL_DRAWS if small else 1)
+    trainer = Trainer(data, several, rule, updates, draws, rounding, lessons, accumulate, searching < total)
     refinement = None
     if validation is not None and evaluations:
         refinement = Refinement(_as_batches(validation, q, "validation data"), evaluations, trials, progress)

@@ -181,7 +181,10 @@ class WeightQuantizer(Quantizer):
 
     def weight(self, codes: Tensor, location: Tensor, rung: Rung, onehot: Tensor) -> Tensor:
         """Return `scale * level`, whose backward pass also tells the gates what other rungs would have given."""
-        value = codes * rung.scale
+        return self.telling(codes * rung.scale, location, onehot)
+
+    def telling(self, value: Tensor, location: Tensor, onehot: Tensor) -> Tensor:
+        """Return the weight's value, whose backward pass also tells the gates what other rungs would have given."""
         if not onehot.requires_grad:
             return value
         location = location.detach()

@@ -30,6 +30,7 @@ class Trainer:
         rounding: whether codes are rounded at fixed widths, or drawn.
         lessons: of a teacher, or None.
         accumulate: number of batches of a step.
+        tunes: whether widths that were learned are tuned afterwards.
     """
 
     data: Batches
@@ -40,6 +41,7 @@ class Trainer:
     rounding: bool = True
     lessons: Lessons | None = None
     accumulate: int = 1
+    tunes: bool = True
 
     def loop(self, q: Quantized, trial: bool = False) -> Loop:
         """Return the loop of one network, from the first batch on; in a trial the teacher stays as it is."""
@@ -49,6 +51,7 @@ class Trainer:
         """Learn widths for a number of steps; with several draws the rates fall with a cosine."""
         for _, quantizer in loop.q.named_quantizers():
             quantizer.tuned = None
+        loop.q.rounding = self.rounding and self.tunes and self.draws == 1 and _draws_for_noise_alone(loop.q)
         yield from loop.search(self.updates.search(loop.q, steps, self.draws > 1), self.rule, steps, course)
 
     def tune(self, loop: Loop, numbers: range, course: Course, trial: Parts | None = None) -> Iterator[Step]:
@@ -86,3 +89,12 @@ def _folds_late(q: Quantized) -> bool:
     """
     folded = [layer.weight for layer in q.layers if layer.norm]
     return bool(folded) and has_norms(q) and all(q.weights[name].multipliers > 1 for name in folded)
+
+
+def _draws_for_noise_alone(q: Quantized) -> bool:
+    """Return whether draws of codes would be nothing but noise to a search that is tuned afterwards.
+
+    A cold posterior of usual codes is as narrow at its end as at its start, and rounding tells the gates as much.
+    """
+    usual = (w.chosen_estimator is None and w.code_prior_law is None and not w.free_codes for w in q.weights.values())
+    return q.temperature < 1 and all(usual)

@@ -311,7 +311,6 @@ def test_what_a_fit_measured_is_what_it_tunes_and_what_ships(norm: bool, tmp_pat
     a, pure = q.mode(), q.mode(measured=False)
     assert settled
     assert all(widths == a.widths for widths in settled)
-    assert a.gap <= 2  # what was measured has updated the laws
     assert a.gap == pytest.approx(pure.log_prob - a.log_prob)
     assert a.cost() <= budget.absolute(q.layers)
     assert pure.log_prob == pytest.approx(max(p for p, c, _ in every(q) if c <= budget.absolute(q.layers)), abs=1e-5)

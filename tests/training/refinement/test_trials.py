@@ -34,6 +34,13 @@ def network(norm: bool = False, dropout: float = 0.0) -> Quantized:
     return probq.quantize(nn.Sequential(*parts).eval(), XS, Plan(weight=ladder(1, 2, 4, 8), profile="dyadic"))
 
 
+def only_search(q: Quantized, epochs: int) -> None:
+    """Make the steps of a fit that learn widths, half of them."""
+    fit = probq.steps(q, PAIRS, BUDGET, epochs, search=0.5, **HOW)
+    assert {record.phase for record in itertools.islice(fit, epochs // 2 * len(PAIRS))} == {"search"}
+    fit.close()
+
+
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trials of a few steps, so that small fits make them."""
@@ -53,7 +60,7 @@ def test_trials_take_a_quarter_of_the_tuning_or_are_not_made(tuning: int, number
 def test_a_fit_takes_the_best_of_trials_made_by_hand(norm: bool, number: int) -> None:
     q, searched = network(norm), network(norm)
     records = list(probq.steps(q, PAIRS, BUDGET, 64, validation=HELD, search=0.5, trials=number, **HOW))
-    list(probq.steps(searched, PAIRS, BUDGET, 32, search=1.0, **HOW))
+    only_search(searched, 64)
     held, data = Batches(HELD, q.device), Batches(PAIRS, q.device)
     search = make_search(searched, BUDGET, ValidationLoss(searched, held, data, None), 100)
     search.run()
@@ -128,7 +135,7 @@ def test_every_trial_begins_alike_and_the_best_goes_on(losses: list[float], best
     began: list[tuple[int, float, bool]] = []
 
     class Tuning:
-        def loop(self, own: Quantized) -> Quantized:
+        def loop(self, own: Quantized, trial: bool = False) -> Quantized:
             own.batches = None
             return own
 
@@ -181,7 +188,7 @@ def test_a_fit_stopped_in_a_trial_leaves_the_posterior_of_the_search() -> None:
     for record in probq.steps(q, PAIRS, BUDGET, 20, search=0.5, validation=HELD, **HOW):
         if record.phase == "trial":
             break
-    list(probq.steps(searched, PAIRS, BUDGET, 10, search=1.0, **HOW))
+    only_search(searched, 20)
     assert q.mode() == searched.mode()
     assert torch.equal(q(XS), searched(XS))
 

@@ -94,7 +94,7 @@ class NegativeElbo:
         plain = all(rungs[name] is own[name] for name in self.small.names)  # else a fold changes scales and locations
         if plain and self.small.usable:
             small, parts = self.small.values(drawn)
-        weights = {**small, **self._rounded(rungs, small)}
+        weights = {**small, **self._rounded(rungs, drawn, small)}
         levels = {name: self._levels(name, rungs[name], drawn, parts) for name in q.weights if name not in weights}
         others, noise = q.weight_values(drawn.onehots, levels, rungs)
         rounders = {
@@ -105,14 +105,17 @@ class NegativeElbo:
             output = q.call({**weights, **others}, rungs, rounders, x, noise)
         return output, torch.stack(parts).sum() if parts else None
 
-    def _rounded(self, rungs: Mapping[str, Rung], known: Container[str]) -> dict[str, Tensor]:
-        """Return the weights that are rounded to grids at decided widths, but those known already."""
+    def _rounded(self, rungs: Mapping[str, Rung], drawn: DrawnWidths, known: Container[str]) -> dict[str, Tensor]:
+        """Return the weights that are rounded to grids, but those known already."""
         q, result = self.q, {}
         for name, quantizer in q.weights.items():
             levels = rungs[name].levels
-            usual = not (quantizer.free or quantizer.free_codes or q.draws_codes(quantizer))
+            usual = not (quantizer.gates or quantizer.free_codes or q.draws_codes(quantizer))
             if usual and isinstance(levels, Grid) and name not in known:
-                result[name] = rounded_weight(q.location(name, rungs[name]), rungs[name].scale, levels)
+                location = q.location(name, rungs[name])
+                value = rounded_weight(location, rungs[name].scale, levels)
+                onehot = drawn.onehots[name].detach() if q.fold(name) else drawn.onehots[name]
+                result[name] = quantizer.telling(value, location, onehot)
         return result
 
     def _levels(self, name: str, rung: Rung, drawn: DrawnWidths, divergences: list[Tensor]) -> Tensor:

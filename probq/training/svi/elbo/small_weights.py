@@ -17,6 +17,7 @@ from probq.estimators import Estimator, SecondOrder, StraightThrough
 from probq.network.program.program import Program
 from probq.network.quantizers.weight import WeightQuantizer
 from probq.training.svi.elbo.drawn_vector import Drawn, Layout, drawn_vector
+from probq.training.svi.elbo.rounded_vector import Rounded, rounded_vector
 from probq.training.svi.elbo.rounded_weight import rounded_weight
 from probq.training.svi.elbo.width_laws import DrawnWidths
 
@@ -52,18 +53,8 @@ class SmallWeights:
         values: dict[str, Tensor] = {}
         divergences: list[Tensor] = []
         for group in self.groups:
-            location = torch.cat([self.q.net.get_parameter(name).reshape(-1) for name in group.names])
-            log2_scales = torch.cat([z.log2_scale.reshape(len(z.ladder), -1) for z in group.quantizers], 1)
-            rungs = [widths.rungs[name] for name in group.names]
-            if self.q.rounding:
-                every = attach_scale_gradient(hardware_scale(log2_scales, group.layout.multipliers), log2_scales)
-                grids = BroadcastGrid(*group.layout.grid(rungs))
-                flat = rounded_weight(location, group.layout.scales(every, rungs), grids)
-            else:
-                spread = torch.stack([z.log_spread for z in group.quantizers]).exp()
-                onehots, probs = (torch.stack([found[name] for name in group.names]) for found in widths[:2])
-                drawn = Drawn(location, log2_scales, spread, onehots, probs)
-                flat, divergence = drawn_vector(drawn, rungs, group.layout, self._gradient(group))
+            flat, divergence = self._vector(group, widths)
+            if divergence is not None:
                 divergences.append(divergence)
             parts = flat.split(group.layout.sizes)
             values.update(
@@ -72,15 +63,28 @@ class SmallWeights:
             )
         return values, divergences
 
+    def _vector(self, group: WeightGroup, widths: DrawnWidths) -> tuple[Tensor, Tensor | None]:
+        """Return the weights of a group as one vector, and the divergence of what is drawn."""
+        location = torch.cat([self.q.net.get_parameter(name).reshape(-1) for name in group.names])
+        log2_scales = torch.cat([z.log2_scale.reshape(len(z.ladder), -1) for z in group.quantizers], 1)
+        rungs = [widths.rungs[name] for name in group.names]
+        if self.q.rounding and not any(quantizer.free for quantizer in group.quantizers):
+            every = attach_scale_gradient(hardware_scale(log2_scales, group.layout.multipliers), log2_scales)
+            grids = BroadcastGrid(*group.layout.grid(rungs))
+            return rounded_weight(location, group.layout.scales(every, rungs), grids), None
+        spread = torch.stack([z.log_spread for z in group.quantizers]).exp()
+        onehots, probs = (torch.stack([found[name] for name in group.names]) for found in widths[:2])
+        if self.q.rounding:
+            return rounded_vector(Rounded(location, log2_scales, spread, onehots), rungs, group.layout), None
+        drawn = Drawn(location, log2_scales, spread, onehots, probs)
+        return drawn_vector(drawn, rungs, group.layout, self._gradient(group))
+
     @property
     def usable(self) -> bool:
         """Return whether each group can be drawn, or rounded, as one now.
 
-        Not where a decision for some of its weights gave their codes another estimator, and not where codes are rounded
-        while widths are learned, whose gates then want to know of other rungs.
+        Not where a decision for some of its weights gave their codes another estimator.
         """
-        if self.q.rounding and any(quantizer.free for group in self.groups for quantizer in group.quantizers):
-            return False
         return all(len({type(e) for e in self._estimators(group)}) == 1 for group in self.groups)
 
     def _gradient(self, group: WeightGroup) -> LevelGradient:

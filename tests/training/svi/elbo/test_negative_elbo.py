@@ -175,9 +175,15 @@ def test_the_bound_with_some_widths_decided_is_that_of_pyro() -> None:
     check(q, x, y)
 
 
+@pytest.mark.parametrize("same_numbers", [0.61], indirect=True)
 @pytest.mark.usefixtures("same_numbers")
-def test_the_bound_with_rounded_codes_and_free_widths_is_that_of_pyro() -> None:
-    q, x, y = fitted(perceptron(), VECTOR)
+@pytest.mark.parametrize("most", [8192, 0], ids=["together", "alone"])
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+def test_the_bound_with_rounded_codes_and_free_widths_is_that_of_pyro(
+    plan: dict[str, Any], most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(small_weights, "MOST", most)
+    q, x, y = fitted(perceptron(), VECTOR, **plan)
     q.rounding = True
     check(q, x, y)
     assert q.quantizer("0.weight").logits.grad.abs().max() > 0
