@@ -12,9 +12,11 @@ from probq.network.tracing.module_kinds import NORMS
 from probq.testing.deployed_blocks import (
     Attentive,
     ChannelNorm,
+    Classified,
     DenseBlock,
     Encoder,
     Gated,
+    Hourglass,
     Placed,
     PreActivation,
     Reparametrized,
@@ -216,6 +218,8 @@ DEPLOYED: tuple[tuple[str, Callable[[], nn.Module], tuple[int, ...]], ...] = (
     ("attention", _attentive, (5, 4)),
     ("transformer", lambda: nn.Sequential(nn.Linear(4, 8), Encoder(8, 2), nn.Flatten(), nn.Linear(40, 3)), (5, 4)),
     ("transformer of torch", Patches, (5, 4)),
+    ("hourglass", lambda: Hourglass(6), (1, 12, 12)),
+    ("class token", lambda: Classified(8, 4), (3, 12, 12)),
 )
 
 

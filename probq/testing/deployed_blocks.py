@@ -206,3 +206,44 @@ class Encoder(nn.Module):
         found = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
         x = x + self.outer(found.reshape(batch, places, width))
         return x + self.narrow(F.glu(self.wide(self.norms[1](x))))
+
+
+class Hourglass(nn.Module):
+    """Images are normalised inside, made coarse, and upsampled linearly beside what they were; slopes are learned.
+
+    Source: O. Ronneberger et al., 2015, "U-Net: Convolutional Networks for Biomedical Image Segmentation"; S. Woo et
+    al., 2018, "CBAM: Convolutional Block Attention Module".
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm, self.stem, self.slopes = nn.BatchNorm2d(1), nn.Conv2d(1, channels, 3), nn.PReLU(channels)
+        self.pad, self.coarse = nn.ReflectionPad2d(1), nn.Sequential(*conv_norm(channels, channels))
+        self.gate, self.last = nn.Conv2d(2, 1, 3, padding=1), nn.Conv2d(2 * channels, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return images."""
+        y = self.slopes(self.stem(self.pad(self.norm(x))))
+        gate = torch.cat([y.mean(1, keepdim=True), y.max(1, keepdim=True).values], 1)
+        y = y * torch.sigmoid(self.gate(gate))
+        coarse = self.coarse(F.adaptive_max_pool2d(y, (6, 6)) - F.adaptive_avg_pool2d(y, (6, 6))).clamp(-0.7, 0.9)
+        return x - self.last(torch.cat([y, F.interpolate(coarse, scale_factor=2, mode="bilinear")], 1))
+
+
+class Classified(nn.Module):
+    """A class token stands before the places of an image, which pass a layer of torch's with the sequence first.
+
+    Source: A. Dosovitskiy et al., 2021, "An Image is Worth 16x16 Words".
+    """
+
+    def __init__(self, width: int, size: int) -> None:
+        super().__init__()
+        self.patches, self.token = nn.Conv2d(3, width, size, size), nn.Parameter(torch.randn(1, 1, width))
+        self.places, self.head = nn.Embedding(10, width), nn.Linear(width, 3)
+        self.layer = nn.TransformerEncoderLayer(width, 2, 12, activation="gelu", norm_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return class scores."""
+        y = self.patches(x).flatten(2).permute(2, 0, 1)
+        y = torch.cat([self.token.expand(-1, y.shape[1], -1), y])
+        return self.head(self.layer(y + self.places(torch.arange(len(y)))[:, None])[0])

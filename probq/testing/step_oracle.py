@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from probq.network.program.program import Program
+from probq.network.quantizers.affine_norms import OF_INPUT
 from probq.network.quantizers.normalising import NormalisingStep
 from probq.network.tracing.module_kinds import NORMS
 from probq.network.tracing.routing import routed
@@ -29,11 +30,13 @@ def with_steps(q: Program, net: nn.Module) -> nn.Module:
             stand_in.register_forward_hook(lambda _, args, y, s=step: _in_rows(s, args))
         elif name in q.steps.named():
             exponents = q.steps.named()[name].log2_steps.double().numpy()
-            stand_in.register_forward_hook(lambda _, args, y, e=exponents[1]: _in_steps(y, e))
+            if stand_in.result_rounded:
+                stand_in.register_forward_hook(lambda _, args, y, e=exponents[1]: _in_steps(y, e))
             if stand_in.raw:
                 stand_in.register_forward_pre_hook(lambda _, args, e=exponents[0]: (_in_steps(args[0], e), *args[1:]))
     for norm in [m for m in net.modules() if isinstance(m, NORMS)]:
-        norm.register_forward_hook(lambda norm, args, _: _affine(norm, args[0]))
+        taken: nn.Module = norm._modules.get(OF_INPUT) or norm
+        taken.register_forward_hook(lambda _, args, y, norm=norm: _affine(norm, args[0]))
     return _Routed(net)
 
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from probq.integer.lowering.axes import TURNS, counted_anew, place_of, turned, with_batch_first, without_batch
 from probq.integer.lowering.composed.extrema import WITH_INDICES
 from probq.integer.lowering.dispatch import OPERATIONS, PARTS, WITH_CONSTANTS, is_known
-from probq.integer.lowering.exported import BATCH, Mark, export_graph, innermost, named_arguments, operation, where_of
+from probq.integer.lowering.exported import Mark, export_graph, innermost, named_arguments, operation, where_of
 from probq.integer.lowering.looked_up import LookUp, looked_up
 from probq.integer.lowering.normalising import normalised, short_target
 from probq.integer.lowering.operations.arithmetic import affine
-from probq.integer.lowering.operations.elementwise import whole_numbers
+from probq.integer.lowering.operations.elementwise import stays_index, whole_numbers
 from probq.integer.lowering.operations.layers import Layers, geometry
 from probq.integer.lowering.operations.tables import argument, table
 from probq.integer.lowering.operations.values import Value, common, refusal
@@ -30,7 +32,6 @@ from probq.network.tracing.product_calls import Operand
 from probq.network.tracing.stand_ins import StandIn, is_stand_in
 from probq.utils.errors import ProbqError
 
-WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 NORMALISES = ("batch_norm", "_native_batch_norm_legit_no_training")
 
 
@@ -52,17 +53,16 @@ class Walk:
     def __init__(self, q: Network, onehots: Mapping[str, Tensor], codes: Mapping[str, np.ndarray]) -> None:
         self.q, self.make = q, Layers(q, onehots, codes)
         self.graph = export_graph(q)
-        self.values: dict[Any, Any] = {}
-        self.endings: dict[str, Any] = {}
+        self.values, self.endings = dict[Any, Any](), dict[str, Any]()
+        self.places: dict[Any, int] = {}  # axis of the batch in each node's tensor; values have it first
         self.tensors = dict(_all_tensors(q.net))
         modules = dict(q.net.named_modules(remove_duplicate=False))
         layers = {id(modules[layer.name]): layer for layer in q.layers if layer.name in modules}
         self.layers = {name: layers[id(module)] for name, module in modules.items() if id(module) in layers}
         places = [f"{layer.name}.{part}" for layer in q.layers for part in ("weight", "bias")]
         self.quantized = {id(self.tensors[place]) for place in places if place in self.tensors}
-        self.looked_up = {
-            id(q.net.get_parameter(m.weight)): m for m in q.layers if m.input is None and m.weight in q.weights
-        }
+        looked_up = [m for m in q.layers if m.input is None and m.weight in q.weights]
+        self.looked_up = {id(q.net.get_parameter(layer.weight)): layer for layer in looked_up}
         self.norms = {layer.norm: layer for layer in q.layers if layer.norm}
         self.affine_norms, self.normalising = affine_norms(q.net, q.layers), q.steps.normalising()
 
@@ -76,8 +76,10 @@ class Walk:
             check_not_random(node)
         for node in self.graph.nodes:
             if node.op == "placeholder" and node.name in self.graph.inputs:
-                self.values[node] = self._input(node)
+                self.values[node], self.places[node] = self._input(node), 0
             elif any(before in self.values for before in node.all_input_nodes) and operation(node) not in SHAPED:
+                before = [self.places[each] for each in node.all_input_nodes if each in self.values]
+                self.places[node] = place_of(node, before, where_of(node))
                 self.values[node] = self._called(node)
         nodes = {node.name: node for node in self.graph.nodes}
         if not self.graph.outputs:
@@ -102,6 +104,8 @@ class Walk:
 
     def _output(self, node: Any) -> Value:
         value = self.values.get(node)
+        if self.places.get(node):
+            raise ProbqError("the network returns a tensor whose first axis is not the batch; transpose it")
         if isinstance(value, LookUp):
             value = self._operand(node)  # which refuses it
         if not isinstance(value, Value):
@@ -123,7 +127,7 @@ class Walk:
             return factors
         if name in NORMALISES:
             raise refusal(where, why_no_norm(node))
-        if name == "to" and self._stays_index(node):
+        if name == "to" and stays_index(self.values.get(node.args[0]), node.meta["val"].dtype):
             return self.values[node.args[0]]
         if name == "embedding" or name.startswith(("linear", "conv")):
             return self._product(node, where)
@@ -136,37 +140,33 @@ class Walk:
             raise refusal(where, why_no_form(name))
         return self._operation(node, name, where)
 
-    def _stays_index(self, node: Any) -> bool:
-        """Return whether a conversion takes the network's own whole numbers to a type that holds them as they are."""
-        value, dtype = self.values.get(node.args[0]), node.meta["val"].dtype
-        if not isinstance(value, Value) or value.op != "index" or dtype not in WHOLE:
-            return False
-        return torch.iinfo(dtype).min <= int(value.low) and int(value.high) <= torch.iinfo(dtype).max
-
     def _operation(self, node: Any, name: str, where: str) -> Any:
-        out = node.meta["val"]
+        out, place = node.meta["val"], self.places[node]
         outs = [out] if isinstance(out, Tensor) else [each for each in out if each.is_floating_point()]
-        if any(each.dim() == 0 or each.shape[0] != BATCH for each in outs):
-            raise refusal(where, "it changes the batch axis")
+        shapes = [without_batch(each, place, where) for each in outs]
         if any(each.dtype not in (torch.float32, torch.float64) for each in outs):
             raise refusal(where, why_no_type(outs[0].dtype))
         if any(each.numel() == 0 for each in outs):
             raise refusal(where, "it holds no number")
-        shapes = [tuple(int(n) for n in each.shape[1:]) for each in outs]
-        read = self._given if name in WITH_CONSTANTS or name in WITH_INDICES else self._operand
-        args = [whole_numbers(read(a), where) for a in node.args]
-        kwargs = {key: read(value) for key, value in node.kwargs.items()}
+        before = next(self.places[each] for each in node.all_input_nodes if each in self.values)
+        if name in TURNS and (before or place):
+            return turned(whole_numbers(self._operand(node.args[0]), where), node, where, before, shapes[0])
+        read = partial(self._given, node=node) if name in (*WITH_CONSTANTS, *WITH_INDICES) else self._operand
+        args, kwargs = counted_anew(node, before)
+        args, kwargs = [whole_numbers(read(a), where) for a in args], {key: read(a) for key, a in kwargs.items()}
         if name in PARTS:
             found = PARTS[name](args[0], where, shapes, *args[1:], **kwargs)
             return found if isinstance(out, Tensor) else [*found, *[None] * (len(out) - len(found))]
         function = WITH_CONSTANTS[name] if name in WITH_CONSTANTS else OPERATIONS[name]
         return function(args[0], where, shapes[0], *args[1:], **kwargs)
 
-    def _given(self, given: Any) -> Any:
-        """Return an operand, which may be a constant, or several in a list."""
+    def _given(self, given: Any, node: Any) -> Any:
+        """Return an operand of a node, which may be a constant, or several in a list."""
         if isinstance(given, list | tuple):
-            return [self._given(each) for each in given]
-        return self._constant(given) if self._is_constant(given) else self._operand(given)
+            return [self._given(each, node) for each in given]
+        if not self._is_constant(given):
+            return self._operand(given)
+        return with_batch_first(self._constant(given), self.places[node], node.meta["val"].dim(), where_of(node))
 
     def _operand(self, given: Any) -> Any:
         if isinstance(given, list | tuple):
@@ -265,7 +265,7 @@ class Walk:
         own = getattr(module, "bias", None)
         if given.get("bias") is not None and self._owned(given["bias"]) is not own:
             raise refusal(where, f"its bias is computed, and is not that of {layer.name} itself")
-        shape = tuple(int(n) for n in node.meta["val"].shape[1:])
+        shape = without_batch(node.meta["val"], self.places[node], where)
         x = self._operand(given["indices" if layer.input is None else "input"])
         if layer.input is None:
             return self.make.embedding(layer, x, shape, where)

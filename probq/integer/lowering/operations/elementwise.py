@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from probq.integer.lowering.operations.requantizer import COMMUTING
 from probq.integer.lowering.operations.values import Value, clipped, refusal
 
+WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 WIDEST = 2**16  # of whole numbers that enter the network
 
 
@@ -33,6 +36,13 @@ def whole_numbers(given: Any, where: str) -> Any:
         )
     attributes = {"shape": list(given.shape), "scale": 1.0, "lo": int(given.low), "hi": int(given.high)}
     return Value("input", (), given.shape, given.where, low=given.low, high=given.high, attributes=attributes)
+
+
+def stays_index(value: Any, dtype: torch.dtype) -> bool:
+    """Return whether a conversion takes the network's own whole numbers to a type that holds them as they are."""
+    if not isinstance(value, Value) or value.op != "index" or dtype not in WHOLE:
+        return False
+    return torch.iinfo(dtype).min <= int(value.low) and int(value.high) <= torch.iinfo(dtype).max
 
 
 def same(value: Value, *_: Any, **__: Any) -> Value:

@@ -1,0 +1,60 @@
+"""Networks that have the sequence as first axis inside, and the batch behind it, are lowered too."""
+
+import pytest
+import torch
+from exact_integers import assert_exact
+from torch import nn
+from torch.nn import functional as F
+
+import probq
+
+X = torch.randn(8, 5, 4, generator=torch.Generator().manual_seed(0))
+
+
+class Turned(nn.Module):
+    """A transformer layer of torch with the sequence first, and a forward given as a function."""
+
+    def __init__(self, forward):
+        super().__init__()
+        torch.manual_seed(0)
+        self.own, self.embed, self.head = forward, nn.Linear(4, 8), nn.Linear(8, 3)
+        self.layer = nn.TransformerEncoderLayer(8, 2, 12, dropout=0.0)
+        self.token, self.places = nn.Parameter(torch.randn(1, 1, 8)), nn.Parameter(torch.randn(5, 1, 8))
+
+    def forward(self, x):
+        return self.head(self.own(self, self.embed(x)))
+
+
+FORWARDS = {
+    "positions and a mean": lambda net, x: net.layer(x.transpose(0, 1) + net.places).mean(0),
+    "class token": lambda net, x: net.layer(torch.cat([net.token.expand(1, len(x), 8), x.transpose(0, 1)]))[0],
+    "largest and a part": lambda net, x: F.gelu(net.layer(0.1 * x.permute(1, 0, 2)))[1:3].amax(0),
+    "turned back": lambda net, x: net.layer(x.permute(1, 0, 2).contiguous()).transpose(0, 1).flatten(1)[:, 8:16],
+}
+
+
+@pytest.mark.parametrize("profile", ["shift", "dyadic"])
+@pytest.mark.parametrize("forward", FORWARDS.values(), ids=FORWARDS)
+def test_integers_are_what_the_network_computes(forward, profile, tmp_path):
+    q = probq.quantize(Turned(forward).eval(), X, probq.Plan(profile=profile))
+    assert_exact(q, torch.cat([X, 3 * X]), tmp_path)
+
+
+REFUSED = {
+    "reshaped": (
+        lambda net, x: x.transpose(0, 1).reshape(5, -1, 2, 4).mean(0).flatten(1),
+        "reshape .*not its first axis",
+    ),
+    "two places": (lambda net, x: (x.transpose(0, 1)[:1] + x[:, :1]).mean(1), "another axis of each"),
+    "over the batch": (lambda net, x: x.transpose(0, 1).mean(1), "mean in the network .*batch axis"),
+    "returned so": (lambda net, x: x.transpose(0, 1), "first axis is not the batch"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:probq.lower will refuse")
+@pytest.mark.parametrize(("forward", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_has_no_form_with_the_batch_elsewhere_is_refused(forward, message):
+    net = Turned(forward).eval()
+    del net.layer
+    with pytest.raises(probq.ProbqError, match=message):
+        probq.lower(probq.quantize(net, X))
