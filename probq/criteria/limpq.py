@@ -18,8 +18,9 @@ from probq.criteria.measuring.perturbed import Batch
 from probq.criteria.measuring.quantizers_of import quantizers_of
 from probq.criteria.measuring.ready import checked_examples
 from probq.criteria.measuring.still_copy import check_finite, fix_rungs, still_copy
+from probq.network.distributions.observation import Observation
 from probq.network.program.decided_codes import decided_output
-from probq.network.program.program import Observation, Program
+from probq.network.program.program import Program
 from probq.network.program.substitution import running
 from probq.network.quantized.quantized import Quantized
 from probq.priors.energies.energy import Energy

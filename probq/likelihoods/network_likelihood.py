@@ -18,15 +18,22 @@ Likelihood: TypeAlias = Callable[[Tensor], Distribution]
 
 
 class NetworkLikelihood:
-    """A network's likelihood takes one tensor of outputs.
+    """A network's likelihood takes one tensor of outputs, or all outputs where `takes_one` is false.
 
     Attributes:
         needs_residuals: whether `start` takes the residuals of the float network.
+        takes_one: whether it takes one tensor, and not all outputs together.
         scale_parameters: names of those of its parameters that are learned at the rate of scales.
     """
 
     needs_residuals: ClassVar[bool] = False
+    takes_one: ClassVar[bool] = True
     scale_parameters: ClassVar[tuple[str, ...]] = ("log_sd",)  # users' own modules name it so too
+
+    @property
+    def members(self) -> tuple[NetworkLikelihood, ...]:
+        """Return the likelihoods of the outputs, itself where there is one."""
+        return (self,)
 
     def start(self, residuals: Tensor) -> None:
         """Set what is learned from targets minus outputs of the float network, `[numbers]`."""
@@ -61,6 +68,8 @@ class FunctionLikelihood(NetworkLikelihood):
     Args:
         of: the function or module.
     """
+
+    takes_one: ClassVar[bool] = False
 
     def __init__(self, of: Likelihood | None) -> None:
         self.of = of

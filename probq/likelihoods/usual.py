@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from probq.likelihoods.classes import Categorical, categorical
-from probq.likelihoods.network_likelihood import Likelihood, NetworkLikelihood
+from probq.likelihoods.network_likelihood import Likelihood, as_network_likelihood
 from probq.likelihoods.normal import Normal
+from probq.likelihoods.per_output import PerOutput, by_output
 from probq.utils.errors import ProbqError
+from probq.utils.structures.walk import Structure, map_leaves, named_leaves
 
 
 def for_target(target: Tensor, output: Any = None) -> Likelihood:
@@ -38,6 +40,22 @@ def for_target(target: Tensor, output: Any = None) -> Likelihood:
     return Categorical(axis=1) if found == [1] else categorical
 
 
+def for_targets(targets: Structure, output: Any) -> Likelihood:
+    """Return the usual likelihood of each target, for those of several outputs.
+
+    Args:
+        targets: tensors in a tuple, list or dictionary.
+        output: of the network for them, built alike.
+
+    Raises:
+        ProbqError: if it is not, or two would do for one of them.
+    """
+    left = iter([name for name, _ in named_leaves(targets, "obs")])
+    names = map_leaves(lambda _: next(left), targets)
+    given = by_output(names, output)
+    return PerOutput(map_leaves(lambda target, name: for_target(target, given[name]), targets, names))
+
+
 def _without(output: Tensor, axis: int) -> torch.Size:
     kept = list(output.shape)
     del kept[axis]
@@ -45,8 +63,8 @@ def _without(output: Tensor, axis: int) -> torch.Size:
 
 
 def is_usual(likelihood: Likelihood) -> bool:
-    """Return whether a likelihood is one of those here, which take a tensor."""
-    return likelihood is categorical or isinstance(likelihood, NetworkLikelihood)
+    """Return whether a likelihood is one of those here that take a tensor."""
+    return likelihood is categorical or as_network_likelihood(likelihood).takes_one
 
 
 def fits(shape: Sequence[int], target: Sequence[int]) -> bool:

@@ -8,24 +8,28 @@ import torch
 from torch import Tensor
 
 from probq.decisions.widths import fixed_by_decision
-from probq.likelihoods import Likelihood, for_target, only_tensor
+from probq.likelihoods import Likelihood, for_target, for_targets, only_tensor
 from probq.likelihoods.network_likelihood import check_likelihood
-from probq.network.program.program import Observation, Program
+from probq.network.distributions.observation import Observation
+from probq.network.program.program import Program
 from probq.network.program.substitution import running, substitute
 from probq.network.quantized.quantized import Quantized
 from probq.training.ptq.input_scales import set_input_scales
 from probq.utils.batches import Batches
 from probq.utils.errors import ProbqError
+from probq.utils.structures.targets import Targets
 from probq.utils.structures.tensors import arguments
 
 
 @torch.no_grad()
-def usual_likelihood(q: Program, x: Any, y: Tensor) -> Likelihood:
+def usual_likelihood(q: Program, x: Any, y: Any) -> Likelihood:
     """Return the likelihood that `for_target` takes for a batch and what the float network makes of it."""
     if y.is_floating_point():
         return for_target(y)
     with q.evaluating(), running(x):
         output = substitute(q.net, {}, {}, {}, *arguments(x))
+    if isinstance(y, Targets):
+        return for_targets(y.of, output)
     return for_target(y, only_tensor(output))
 
 

@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 
 from probq.utils.errors import ProbqError
+from probq.utils.structures.targets import Targets
 from probq.utils.structures.tensors import arguments, map_tensors, rows_of, some_rows, tensors_in
 from probq.utils.structures.walk import leaves
+
+LABELS = "labels"  # the key of the targets in a dictionary
 
 
 class Batches:
@@ -19,7 +22,9 @@ class Batches:
 
     Args:
         batches: any iterable of `(input, target)`, usually a `DataLoader`; one that can be read only once is kept in
-            memory, and one without a length is read once more at the start, to count it.
+            memory, and one without a length is read once more at the start, to count it. Several inputs are a tuple, or
+            a dictionary by keyword, several targets a tuple or dictionary; a dictionary in place of a pair holds the
+            targets as `labels`.
         device: where the tensors are moved.
         name: the name of the data, for messages.
 
@@ -82,8 +87,8 @@ class Batches:
         if isinstance(data, Sized):
             return len(data)
         if isinstance(self.source, list | tuple):
-            return sum(int(batch[1].shape[0]) for batch in self)
-        return len(self) * int(next(iter(self))[1].shape[0])
+            return sum(len(y) for _, y in self)
+        return len(self) * len(next(iter(self))[1])
 
     def _counted(self) -> tuple[int, int]:
         """Return batches and examples of one pass, where no length tells."""
@@ -92,16 +97,19 @@ class Batches:
 
     def _checked(self, batch: Any, number: int) -> tuple[Any, Tensor]:
         place = f"batch {number} of the {self.name}"
-        if not isinstance(batch, tuple | list) or len(batch) != 2 or not isinstance(batch[1], Tensor):
+        batch = as_pair(batch)
+        if not isinstance(batch, tuple | list) or len(batch) != 2 or not isinstance(batch[1], Tensor | Targets):
             raise ProbqError(f"{place} is not an (input, target) pair with a tensor as target, but {_described(batch)}")
         if not batch[1].dim() or not len(batch[1]):
             raise ProbqError(f"{place} holds no example; leave it out, or give targets a batch axis first")
         x = arguments(batch[0])
-        for tensor in tensors_in((x, batch[1])):
+        targets = batch[1].of if isinstance(batch[1], Targets) else batch[1]
+        for tensor in tensors_in((x, targets)):
             if tensor.is_floating_point() and not tensor.isfinite().all():
                 raise ProbqError(f"{place} holds a value that is not finite; clean the data first")
         moved = map_tensors(lambda a: a.to(self.device), x)
-        return (moved[0] if isinstance(batch[0], Tensor) else moved), batch[1].to(self.device)
+        y: Any = batch[1].to(self.device)
+        return (moved[0] if isinstance(batch[0], Tensor) else moved), y
 
 
 def first_examples(
@@ -171,8 +179,21 @@ def with_targets(found: Iterable[tuple[Any, Tensor | None]]) -> list[tuple[Any, 
     return [(x, next(tensors_in(x)).new_zeros(rows_of(x)) if y is None else y) for x, y in found]
 
 
+def as_pair(batch: Any) -> Any:
+    """Return a dictionary that holds `labels` as a pair of inputs and targets, and several targets as `Targets`."""
+    if isinstance(batch, Mapping) and LABELS in batch:
+        batch = ({key: value for key, value in batch.items() if key != LABELS}, batch[LABELS])
+    if isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[1], Mapping | tuple | list):
+        found = list(leaves(batch[1]))
+        if found and all(isinstance(y, Tensor) and y.dim() for y in found) and len({len(y) for y in found}) == 1:
+            return batch[0], Targets(batch[1])
+    return batch
+
+
 def _unlabelled(batch: Any) -> tuple[Any, Tensor | None]:
     """Return the inputs of a batch, and its targets if it has any."""
+    if isinstance(batch, Mapping):
+        batch = as_pair(batch)
     if isinstance(batch, tuple | list) and len(batch) == 1:
         return batch[0], None
     if isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[1], Tensor | None):
@@ -192,7 +213,10 @@ def _described(batch: Any) -> str:
     """Return what a batch is in place of a pair, and what to give."""
     if isinstance(batch, Mapping):
         first = next(iter(batch), "x")
-        return f"a mapping with {_keys(batch)}; give pairs, such as [(b[{first!r}], b[...]) for b in loader]"
+        return (
+            f"a mapping with {_keys(batch)}; give pairs, such as [(b[{first!r}], b[...]) for b in loader], or name the "
+            f"targets {LABELS!r}"
+        )
     if isinstance(batch, tuple | list) and len(batch) > 2:
         return f"has {len(batch)} parts; give pairs, several inputs as a tuple: ((a, b), target)"
     if isinstance(batch, tuple | list) and len(batch) == 2:

@@ -142,7 +142,7 @@ def test_predictions_have_the_structure_of_the_network(network):
 WRONG = {
     "missing": (lambda x: {"pixels": x["pixels"]}, "has no 'tokens'; give .* 'pixels', 'tokens', 'mask'"),
     "unexpected": (lambda x: x | {"token": 1}, "has 'token', which is not among"),
-    "no mask": (lambda x: x | {"mask": None}, "at mask, is None, and was a tensor"),
+    "no mask": (lambda x: x | {"mask": None}, "at mask, is None; give a tensor"),
     "a dictionary": (lambda x: x | {"mask": {"of": 1}}, "at mask, is a dictionary with the keys 'of'"),
     "a tuple": (lambda x: tuple(x.values()), "is a tuple; give a dictionary"),
     "real ids": (lambda x: x | {"tokens": x["tokens"].float()}, r"input\.tokens.* expected integers, not float32"),

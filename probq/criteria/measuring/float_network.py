@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from probq.network.distributions.observation import Observation
 from probq.network.program.biases import rounded_bias
 from probq.network.program.folding import per_channel, shift_bias
-from probq.network.program.program import Observation, Program
+from probq.network.program.program import Program
 from probq.network.program.substitution import running, substitute
 from probq.utils.errors import ProbqError
 from probq.utils.structures.tensors import arguments

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from probq.network.program.program import Observation
+from probq.network.distributions.observation import Observation
 from probq.network.program.substitution import running
 from probq.network.quantized.quantized import Quantized
 from probq.utils.batches import Batches

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from probq.decisions.assignment import Assignment
 from probq.decisions.within_budget import sample
-from probq.network.program.program import Observation
+from probq.network.distributions.observation import Observation
 from probq.network.quantized.quantized import Quantized
 from probq.utils.arguments import is_count
 from probq.utils.batches import Batches
 from probq.utils.errors import ProbqError
 from probq.utils.random_stream import Stream
+from probq.utils.structures.targets import Targets
 
 MOST_CODES = 2**24  # codes of drawn networks held at once
 
@@ -50,7 +51,7 @@ def draw_outputs(q: Quantized, draws: int, seed: int, budget: Any = None) -> Ite
 
 @torch.no_grad()
 def predictive(
-    q: Quantized, assignments: Sequence[Assignment], data: Sequence[tuple[Any, Tensor]], seed: int | None = None
+    q: Quantized, assignments: Sequence[Assignment], data: Sequence[tuple[Any, Any]], seed: int | None = None
 ) -> Predictive:
     """Return the log-likelihood of data under drawn networks.
 
@@ -71,6 +72,10 @@ def predictive(
                 log_likelihood.append(torch.stack([Observation(law).log_prob(y).double() for law in laws]))
             except ValueError as error:  # torch checks the targets
                 raise ProbqError(f"the data does not fit the likelihood: {error!s:.300}") from error
+            if seed is not None and isinstance(y, Targets):
+                raise ProbqError(
+                    "targets are replicated for one output, and these are those of several; leave the data out"
+                )
             if seed is not None:
                 replicated.append(torch.stack([law.sample().reshape(y.shape) for law in laws]))
     return Predictive(

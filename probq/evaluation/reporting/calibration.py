@@ -18,7 +18,7 @@ from probq.evaluation.reporting.page import Element, Paragraph, figure
 from probq.integer import IntegerModel
 from probq.likelihoods import for_target
 from probq.likelihoods.classes import observed
-from probq.network.program.program import Observation
+from probq.network.distributions.observation import Observation
 from probq.network.quantized.quantized import Quantized
 from probq.utils.errors import ProbqError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from probq.integer.ports.structure_entries import from_entry, to_entry
+from probq.utils.structure_entries import from_entry, to_entry
 from probq.utils.structures.walk import Structure
 
 OPTIONAL = frozenset({"arguments"})  # of the manifest

@@ -47,14 +47,16 @@ def _match(structure: Structure, given: Any, what: str, way: tuple[Any, ...], fo
             _match(part, one, what, (*way, number), found)
     elif type(given) is not type(structure) or given != structure:
         shown = f"{given!r:.40}" if isinstance(given, bool | int | float | str | None) else f"a {type(given).__name__}"
-        raise ProbqError(f"{place} is {shown}, and was {structure!r:.40} when the network was quantized; give that")
+        raise ProbqError(f"{place} is {shown}; give {structure!r:.40}, as when the network was quantized")
 
 
 def _check_tensor(given: Any, place: str) -> None:
     if given is None:
-        raise ProbqError(f"{place} is None, and was a tensor when the network was quantized; give one")
+        raise ProbqError(f"{place} is None; give a tensor, as when the network was quantized")
     if isinstance(given, Mapping):
-        raise ProbqError(f"{place} is a dictionary with {_keys(given)}, and was one tensor; give the tensor")
+        raise ProbqError(
+            f"{place} is a dictionary with {_keys(given)}, ; give a tensor, as when the network was quantized"
+        )
 
 
 def _check_keys(structure: Mapping[Any, Any], given: Any, place: str) -> None:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import pyro
-import torch
 from pyro import poutine
-from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
-from torch.distributions import Categorical, Distribution, constraints
+from torch.distributions import Distribution, constraints
 
-from probq.likelihoods import categorical, fits, for_target, hits, is_usual, only_tensor
-from probq.likelihoods.classes import observed
+from probq.likelihoods import categorical, for_target, is_usual, only_tensor
+from probq.network.distributions.observation import Observation, as_targets
 from probq.network.distributions.unbatched_law import ONE_DRAW
 from probq.network.distributions.uniform_codes import UniformCodes
 from probq.network.program.network import Network
@@ -25,63 +23,6 @@ from probq.network.quantizers.weight import WeightQuantizer
 from probq.utils.errors import ProbqError, sentence
 
 PAIRS = "width.pairs"  # the site of the prior's pairs of widths
-
-
-class Observation(TorchDistribution):
-    """An observation is a likelihood's law whose one batch axis is the examples; everything else is the event."""
-
-    arg_constraints: ClassVar[dict[str, Any]] = {}
-    support = constraints.independent(constraints.real, 0)
-
-    def __init__(self, law: Distribution) -> None:
-        self.law, self._target = law, law.batch_shape + law.event_shape
-        super().__init__(law.batch_shape[:1], self._target[1:], validate_args=False)
-
-    def shaped(self, value: Tensor) -> Tensor:
-        """Return the targets in the law's own shape, which may have or lack axes of length 1.
-
-        Raises:
-            ProbqError: if they have another shape.
-        """
-        if value.shape == self._target:
-            return value
-        if not fits(self._target, value.shape):
-            raise ProbqError(
-                f"targets of shape {tuple(value.shape)} do not fit outputs whose law has shape "
-                f"{tuple(self._target)}; {_way_out(self.law, value)}"
-            )
-        return value.reshape(self._target)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Return the log-probability of each example's target, `[batch]`.
-
-        Raises:
-            ProbqError: if the targets cannot come from the law, or it has no axis of examples.
-        """
-        value = self.shaped(value)
-        try:
-            log_prob = self.law.log_prob(value)
-        except torch.OutOfMemoryError:
-            raise
-        except (ValueError, RuntimeError) as error:  # the law's own checks, or an index beyond its classes
-            raise ProbqError(f"the data does not fit the likelihood: {_reason(self.law, value, error)}") from error
-        if not log_prob.dim():
-            raise ProbqError(
-                "the network's outputs have no axis of examples where it runs on one example; let it keep the first "
-                "axis, such as by squeeze(-1) in place of squeeze(), or leave out batches of one example"
-            )
-        return log_prob.reshape(log_prob.shape[0], -1).sum(-1)
-
-    def hits(self, value: Tensor) -> tuple[int, int] | None:
-        """Return how many targets are the law's most probable class, and how many are observed.
-
-        The result is None where targets are no classes.
-        """
-        return hits(self.law, self.shaped(value))
-
-    def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Return drawn targets."""
-        return self.law.sample(sample_shape)
 
 
 class ProgramModule(nn.Module):
@@ -123,7 +64,8 @@ class Program(Network):
 
         Sample sites: `NAME.width` (one-hot over the rungs) for every quantizer with more than one rung (of those that
         are tied, the first one), `NAME.code`
-        (a level for each weight) for every weight, and `obs`. Where the prior of widths has pairs, the factor
+        (a level for each weight) for every weight, and `obs`, one for each output where several have likelihoods, such
+        as `obs.boxes`. Where the prior of widths has pairs, the factor
         `width.pairs` is their part of the log-probability, up to a constant.
 
         Args:
@@ -156,10 +98,12 @@ class Program(Network):
                 pyro.factor(PAIRS, -pair_energy(self, onehots))
         with running(x):
             output = self.run(onehots, levels, x)
+        y = as_targets(y)
         law = Observation(self.law(output, y))
         rows = law.batch_shape[0] if law.batch_shape else 1
         with pyro.plate("data", rows), poutine.scale(scale=(size or rows) / rows):
-            pyro.sample("obs", law, obs=None if y is None else law.shaped(y))
+            for name, own, value in law.sites(y):
+                pyro.sample(name, own, obs=value)
         return output
 
     def _guide(self, x: Any = None, y: Tensor | None = None, size: int | None = None) -> None:
@@ -263,35 +207,3 @@ def _sample_site(site: str, law: Any) -> Tensor:
         raise ProbqError(f"{site} was drawn {list(value.shape)} for {list(law.shape())}: {ONE_DRAW}")
     # the very tensor where it fits: a noisy estimator's draw carries its law, which a reshaped one would lose
     return value if value.shape == law.shape() else value.reshape(law.shape())
-
-
-def _way_out(law: Distribution, value: Tensor) -> str:
-    """Return what to do about targets that have not the shape of a law."""
-    if not isinstance(law, Categorical):
-        if value.is_floating_point() and value.numel() and (value == value.round()).all():
-            return (
-                "if they are classes, give whole numbers, y.long(); else change their shape or give another likelihood"
-            )
-        return "change the targets' shape or give another likelihood"
-    if law.logits.dim() == value.dim():
-        return (
-            "give classes, e.g. y.argmax(axis) of one-hot targets; where each number is 0 or 1 by itself, real targets "
-            "and likelihood=lambda output: torch.distributions.Bernoulli(logits=output)"
-        )
-    return (
-        "targets have the outputs' shape without the axis of the classes: change their shape, or name that axis by "
-        "likelihood=probq.likelihoods.Categorical(axis=...)"
-    )
-
-
-def _reason(law: Distribution, value: Tensor, error: Exception) -> str:
-    """Return why a law cannot give targets."""
-    if isinstance(law, Categorical) and value.numel():
-        seen = observed(law, value)
-        last, strange = law.logits.shape[-1] - 1, value[seen & ((value < 0) | (value >= law.logits.shape[-1]))]
-        if len(strange):
-            return (
-                f"a target is {strange[0].item()}, but the outputs have classes 0 to {last}; change it, or leave it "
-                "out by likelihood=probq.likelihoods.Categorical(axis=..., ignore_index=...)"
-            )
-    return sentence(error)

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from probq.integer.ports.structure_entries import from_entry, to_entry
 from probq.network.program.network import Network
 from probq.utils.errors import ProbqError
+from probq.utils.structure_entries import from_entry, to_entry
 from probq.utils.structures.tensors import Keywords
 from probq.utils.structures.walk import leaves, map_leaves
 

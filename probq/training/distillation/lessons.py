@@ -7,11 +7,14 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
+import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
 from probq.likelihoods.classes import observed
-from probq.network.program.program import Observation, Program
+from probq.likelihoods.per_output import OutputLaws
+from probq.network.distributions.observation import Observation
+from probq.network.program.program import Program
 from probq.training.distillation.tempered import tempered_divergence
 from probq.utils.arguments import is_real
 from probq.utils.errors import ProbqError
@@ -47,7 +50,14 @@ class Lesson(NamedTuple):
 
 
 def divergence(teacher: Distribution, law: Distribution, y: Tensor, temperature: float) -> Tensor:
-    """Return `T^2 KL(teacher || law)` of each example in nats, `[batch]`; targets that are ignored count none."""
+    """Return `T^2 KL(teacher || law)` of each example in nats, `[batch]`; targets that are ignored count none.
+
+    That of several outputs is the sum of theirs.
+    """
+    if isinstance(law, OutputLaws) and isinstance(teacher, OutputLaws):
+        targets = Observation(law).shaped(y)
+        parts = ((teacher.laws[name], own, targets[name]) for name, own in law.laws.items())
+        return torch.stack([divergence(other, own, target, temperature) for other, own, target in parts]).sum(0)
     each = tempered_divergence(teacher, law, temperature) * temperature**2
     seen = observed(law, Observation(law).shaped(y))
     each = each if bool(seen.all()) else each * seen

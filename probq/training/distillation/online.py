@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from probq.network.program.program import Observation, Program
+from probq.network.distributions.observation import Observation
+from probq.network.program.program import Program
 from probq.network.program.substitution import running
 from probq.network.tracing.arguments import own_copy
 from probq.training.distillation.lessons import Lessons, Teacher, divergence

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from probq.codebooks import Ladder
 from probq.likelihoods import as_network_likelihood
-from probq.network.program.program import Observation, Program
+from probq.network.distributions.observation import Observation
+from probq.network.program.program import Program
 from probq.network.program.substitution import running, substitute
 from probq.utils.batches import Batches
 from probq.utils.errors import ProbqError
@@ -42,9 +43,9 @@ def set_input_scales(q: Program, data: Batches, targets: bool = True) -> None:
     samples: dict[str, list[Tensor]] = {name: [] for name in (*q.input_names, *q.activations)}
     sizes = {name: [0.0, 0.0] for name in q.steps.named()}
     entering, leaving = ({name: _measure(kept, side) for name, kept in sizes.items()} for side in (0, 1))
-    residuals: list[Tensor] = []
     likelihood = as_network_likelihood(q.likelihood)
     starts = targets and likelihood.needs_residuals
+    residuals: list[list[Tensor]] = [[] for _ in likelihood.members]
     rows = 0
     with q.evaluating():
         for x, y in data:
@@ -52,8 +53,10 @@ def set_input_scales(q: Program, data: Batches, targets: bool = True) -> None:
             with running(x):
                 output = substitute(q.net, {}, recorders | entering, {}, *arguments(x), results=leaving)
             if starts:
-                law = q.law(output, y)
-                residuals.append((Observation(law).shaped(y) - law.mean).reshape(-1))
+                sites = Observation(q.law(output, y)).sites(y)
+                for kept, member, (_, own, target) in zip(residuals, likelihood.members, sites, strict=True):
+                    if member.needs_residuals:
+                        kept.append((target - own.law.mean).reshape(-1))
             rows += y.shape[0]
             if rows >= ROWS:
                 break
@@ -68,7 +71,9 @@ def set_input_scales(q: Program, data: Batches, targets: bool = True) -> None:
         if max(sizes[name]):  # else no example reached it, and it keeps what it has
             step.set(*sizes[name])
     if starts:
-        likelihood.start(torch.cat(residuals))
+        for kept, member in zip(residuals, likelihood.members, strict=True):
+            if kept:
+                member.start(torch.cat(kept))
     q.calibrated = True
 
 

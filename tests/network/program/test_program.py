@@ -17,7 +17,7 @@ import probq
 from probq import Plan, Quantized
 from probq.codebooks import ladder
 from probq.network.distributions.codes import Codes
-from probq.network.program.program import Observation
+from probq.network.distributions.observation import Observation
 from probq.network.program.substitution import substitute
 from probq.testing import code_probabilities, enumerate_elbo, rung_probabilities, width_states, zoo
 

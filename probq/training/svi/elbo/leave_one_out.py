@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from probq.network.distributions.observation import Observation
 from probq.network.distributions.uniform_codes import UniformCodes
-from probq.network.program.program import Observation, Program
+from probq.network.program.program import Program
 from probq.network.program.vectorized import vectorized_outputs
 from probq.network.program.width_prior import pair_energy
 from probq.training.distillation.lessons import Lesson

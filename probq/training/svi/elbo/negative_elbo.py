@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
 from probq.codebooks import Grid
-from probq.network.program.program import Observation, Program
+from probq.network.distributions.observation import Observation
+from probq.network.program.program import Program
 from probq.network.program.substitution import running
 from probq.network.quantizers.base import Rung
 from probq.training.distillation.lessons import Lesson
