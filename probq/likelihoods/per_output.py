@@ -10,7 +10,7 @@ from torch.distributions import Distribution, constraints
 
 from probq.likelihoods.network_likelihood import NetworkLikelihood, as_network_likelihood, only_tensor
 from probq.utils.errors import ProbqError, sentence
-from probq.utils.structures.walk import Structure, map_leaves, named_leaves
+from probq.utils.structures.walk import Structure, map_leaves, named_leaves, parts, rebuilt
 
 
 class OutputLaws(Distribution):
@@ -47,6 +47,7 @@ class PerOutput(NetworkLikelihood, nn.Module):
         ProbqError: if one of them is no function, or there is none.
 
     Example:
+        >>> import torch
         >>> law = PerOutput({"kind": torch.distributions.Bernoulli, "size": None})({"kind": torch.tensor([0.5])})
         >>> law.laws["obs.kind"].log_prob(torch.ones(1))
         tensor([-0.6931])
@@ -66,7 +67,7 @@ class PerOutput(NetworkLikelihood, nn.Module):
                 )
         self.likelihoods = {name: one for name, one in named if one is not None}
         left = iter([name if one is not None else None for name, one in named])
-        self.names = map_leaves(lambda _: next(left), of)
+        self.names = _observed(map_leaves(lambda _: next(left), of))
         modules = [one if isinstance(one, nn.Module) else nn.Identity() for one in self.likelihoods.values()]
         self.parts = nn.ModuleList(modules)  # so that what they learn is learned
 
@@ -115,6 +116,14 @@ class PerOutput(NetworkLikelihood, nn.Module):
     def to_entry(self) -> dict[str, Any]:
         """Raise: `entries.py` writes the parts."""
         raise NotImplementedError
+
+
+def _observed(names: Structure) -> Structure:
+    """Return the structure without what dictionaries say None of, which is as if it were left out."""
+    if isinstance(names, Mapping):
+        return {key: _observed(part) for key, part in names.items() if part is not None}
+    own = parts(names)
+    return names if own is None else rebuilt(names, [_observed(part) for _, part in own])
 
 
 def by_output(names: Structure, output: Any) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def batches(targets=Y, size=12):
 
 
 def test_the_log_probability_is_the_sum_over_outputs():
-    q = quantized(PerOutput({"size": Normal(0.5), "kind": Categorical()}))
+    q = quantized(PerOutput({"size": Normal(0.5), "kind": Categorical(), "hidden": None}))
     output = {key: value.detach().double().numpy() for key, value in q(**X).items()}
     kind = log_softmax(output["kind"], -1)[np.arange(24), Y["kind"]]
     size = stats.norm.logpdf(Y["size"], output["size"], 0.5).sum(1)
