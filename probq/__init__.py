@@ -7,7 +7,18 @@ from probq.utils.version import probq_version
 __version__ = probq_version()
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["codebooks", "cost", "criteria", "estimators", "export", "likelihoods", "plot", "priors", "rules"],
+    submodules=[
+        "codebooks",
+        "cost",
+        "criteria",
+        "estimators",
+        "export",
+        "likelihoods",
+        "nn",
+        "plot",
+        "priors",
+        "rules",
+    ],
     submod_attrs={
         "cost.budget": ["Budget"],
         "training.refinement.allocate": ["allocate"],

@@ -74,9 +74,18 @@ def _slice(node: Node, x: np.ndarray) -> np.ndarray:
     return x[(slice(None),) * axis + (slice(spec["start"], spec["stop"], spec["step"]),)]
 
 
+def _item(_: Node, x: np.ndarray) -> np.ndarray:
+    return x
+
+
+def _state(node: Node, x: np.ndarray) -> np.ndarray:
+    check_range(x, node.attributes["lo"], node.attributes["hi"])
+    return x
+
+
 MOVES: Mapping[str, Callable[..., np.ndarray]] = MappingProxyType(
     {
         "reshape": _reshape, "permute": _permute, "concat": _concat, "table": _table, "repeat": _repeat, "pad": _pad,
-        "slice": _slice,
+        "slice": _slice, "item": _item, "state": _state,
     }
 )  # fmt: skip

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from probq.integer.loops.body import LOOP, every_node
 from probq.integer.node import Node
 from probq.integer.packing import LARGEST_LEVEL, MOST_ELEMENTS, Levels, Packing, bits_of, pack, unpack
 from probq.integer.ports.entries import OPTIONAL
@@ -70,22 +71,26 @@ def describe(
     Raises:
         ProbqError: a tensor's value is not a level of its codebook.
     """
-    entries, blobs, elements = [], {}, 0
-    for node in nodes:
-        entry = {name: getattr(node, name) for name in ("name", "op", "inputs", "attributes", "bound")}
-        entry["tensors"] = {}
-        for name, tensor in node.tensors.items():
-            try:
-                entry["tensors"][name], new = _describe_tensor(tensor, node.packing_of(name), f"{node.name}/{name}")
-            except ProbqError as error:
-                raise ProbqError(f"node {node.name}, tensor {name}: {error}") from error
-            blobs.update(new)
-            elements += tensor.size
-        entries.append(entry)
+    nodes, blobs = tuple(nodes), dict[str, np.ndarray]()
+    entries = [_describe_node(node, blobs) for node in nodes]
+    elements = sum(tensor.size for node in every_node(nodes) for tensor in node.tensors.values())
     if elements > _allowance(blobs):
         raise ProbqError(f"{elements} integers of so few bits could not be loaded again; remove pruned channels first")
     top = {"format": FORMAT.name, "version": FORMAT.version, "nodes": entries, "metadata": metadata, **ports}
     return manifest_text(top, allow_nan=False), blobs
+
+
+def _describe_node(node: Node, blobs: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Return a node's entry, and put its blobs to the others."""
+    entry = {name: getattr(node, name) for name in ("name", "op", "inputs", "attributes", "bound")}
+    entry["tensors"] = {}
+    for name, tensor in node.tensors.items():
+        try:
+            entry["tensors"][name], new = _describe_tensor(tensor, node.packing_of(name), f"{node.name}/{name}")
+        except ProbqError as error:
+            raise ProbqError(f"node {node.name}, tensor {name}: {error}") from error
+        blobs.update(new)
+    return entry | ({"body": [_describe_node(inner, blobs) for inner in node.body]} if node.body else {})
 
 
 def _describe_tensor(values: np.ndarray, packing: Packing, key: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -136,8 +141,10 @@ def write(path: str | PathLike[str], manifest: str, blobs: Mapping[str, np.ndarr
         file.writelines([len(text).to_bytes(8, "little"), text, *[blobs[key].tobytes() for key in sorted(blobs)]])
 
 
-def read(path: str | PathLike[str]) -> tuple[dict[str, Any], list[Tensors]]:
-    """Return the manifest without format, version and tensors, and for each node its tensors and their packing.
+def read(path: str | PathLike[str]) -> tuple[dict[str, Any], list[tuple[dict[str, Any], Tensors]]]:
+    """Return the manifest without format, version and nodes, and for each node its entry, tensors and their packing.
+
+    The entry of a loop has the same of each node of its body, in `body`.
 
     Raises:
         ProbqError: there is no such file, or it is damaged, edited or of another kind.
@@ -145,11 +152,10 @@ def read(path: str | PathLike[str]) -> tuple[dict[str, Any], list[Tensors]]:
     with FORMAT.opened(path, "numpy") as file:
         manifest = _manifest(file.metadata() or {})
         blobs = {key: _blob(file, key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
-        nodes, tensors = zip(*_nodes(manifest["nodes"], blobs), strict=True) if manifest["nodes"] else ((), ())
+        nodes = _nodes(manifest["nodes"], blobs)
     if blobs:
         raise ProbqError(f"{path} holds {min(blobs)!r:.80}, which its manifest does not mention; save the model again")
-    kept = {name: manifest[name] for name in manifest if name not in ("format", "version")}
-    return kept | {"nodes": list(nodes)}, list(tensors)
+    return {name: manifest[name] for name in manifest if name not in ("format", "version", "nodes")}, nodes
 
 
 def _manifest(metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -187,23 +193,42 @@ def _check(entry: Any, fields: Fields, where: str) -> None:
             raise ProbqError(f"{where}: {name} must be of type {named.__name__}, not {entry[name]!r:.80}")
 
 
-def _nodes(entries: list[Any], blobs: dict[str, np.ndarray]) -> Iterable[tuple[dict[str, Any], Tensors]]:
+def _nodes(entries: list[Any], blobs: dict[str, np.ndarray]) -> list[tuple[dict[str, Any], Tensors]]:
     """Return each node's fields and tensors, and take the blobs in use out of `blobs`."""
-    check_count(entries)
-    allowance = _allowance(blobs)
+    bodies = [entry["body"] for entry in entries if isinstance(entry, dict) and isinstance(entry.get("body"), list)]
+    check_count(len(entries) + sum(map(len, bodies)))
+    found, allowance = [], _allowance(blobs)
     for k, entry in enumerate(entries):
-        _check(entry, _NODE, f"node {k} of the manifest")
-        if not all(isinstance(name, str) for name in entry["inputs"]):
-            raise ProbqError(f"node {k} of the manifest: inputs must be names")
-        arrays, packings = {}, {}
-        for name, tensor in entry.pop("tensors").items():
-            key = f"{entry['name']}/{name}"
-            try:
-                arrays[name], packings[name], elements = _tensor(tensor, key, blobs, allowance)
-            except ProbqError as error:
-                raise ProbqError(f"tensor {key:.80}: {error}") from error
-            allowance -= elements
-        yield entry, (arrays, packings)
+        where = f"node {k} of the manifest"
+        body = isinstance(entry, dict) and entry.get("op") == LOOP
+        _check(entry, {**_NODE, "body": list} if body else _NODE, where)
+        one, allowance = _node(entry, where, blobs, allowance)
+        if body:
+            inner = []
+            for j, part in enumerate(entry["body"]):
+                _check(part, _NODE, f"{where}, node {j} of its body")
+                made, allowance = _node(part, f"{where}, node {j} of its body", blobs, allowance)
+                inner.append(made)
+            entry["body"] = inner
+        found.append(one)
+    return found
+
+
+def _node(
+    entry: dict[str, Any], where: str, blobs: dict[str, np.ndarray], allowance: int
+) -> tuple[tuple[dict[str, Any], Tensors], int]:
+    """Return a node's fields and tensors, and how many more elements the file may unpack to."""
+    if not all(isinstance(name, str) for name in entry["inputs"]):
+        raise ProbqError(f"{where}: inputs must be names")
+    arrays, packings = {}, {}
+    for name, tensor in entry.pop("tensors").items():
+        key = f"{entry['name']}/{name}"
+        try:
+            arrays[name], packings[name], elements = _tensor(tensor, key, blobs, allowance)
+        except ProbqError as error:
+            raise ProbqError(f"tensor {key:.80}: {error}") from error
+        allowance -= elements
+    return (entry, (arrays, packings)), allowance
 
 
 def _tensor(entry: Any, key: str, blobs: dict[str, np.ndarray], allowance: int) -> tuple[np.ndarray, Packing, int]:

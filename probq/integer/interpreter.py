@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from probq.integer.data_movement import MOVES, behind_batch, check_range
+from probq.integer.loops.meaning import run_loop
 from probq.integer.node import Node
 from probq.integer.normalisers.meaning import log_softmax, normalise, softmax
 from probq.integer.operations import NORMALISE
@@ -287,6 +288,7 @@ OPERATIONS: Mapping[str, Callable[..., np.ndarray]] = MappingProxyType(
         "normalise": _normalise,
         "product": _product,
         "matmul": _matmul,
+        "loop": lambda node, *sequences: run_loop(node, sequences, evaluate),
         **MOVES,
     }
 )

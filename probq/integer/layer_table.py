@@ -43,7 +43,8 @@ class LayerNumbers:
 def layers_of(model: IntegerModel) -> list[LayerNumbers]:
     """Return the layers in the order of the model."""
     known = {name: entry for entry in _entries(model.metadata) if isinstance(name := entry.get("name"), str)}
-    return [_numbers(model, node, known.get(node.name, {})) for node in model.nodes if node.op in (*LAYERS, *PRODUCTS)]
+    shown = [node for node in model.every_node if node.op in (*LAYERS, *PRODUCTS)]
+    return [_numbers(model, node, known.get(node.name, {})) for node in shown]
 
 
 def number(entry: Mapping[str, Any], name: str) -> float | None:

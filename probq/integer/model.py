@@ -10,6 +10,7 @@ import numpy as np
 
 from probq.integer import file_format
 from probq.integer.interpreter import as_array, evaluate, quantize
+from probq.integer.loops.body import BEGINS, every_node
 from probq.integer.node import Node, metadata_copy
 from probq.integer.operations import LAYERS
 from probq.integer.ports.entries import ports_from_entry, ports_to_entry
@@ -23,10 +24,17 @@ from probq.integer.ports.inputs import (
 )
 from probq.integer.ports.outputs import Output, by_name, checked_scales, outputs_of, put_together
 from probq.integer.ranges import Range, ranges
-from probq.integer.shapes import Shape, shape_of
+from probq.integer.shapes import shapes_of
 from probq.integer.sizes import check_count, check_sizes
 from probq.utils.errors import ProbqError
 from probq.utils.structures.walk import Structure, leaves
+
+
+def _node(entry: dict[str, Any], tensors: file_format.Tensors) -> Node:
+    """Return a node of a file."""
+    arrays, packing = tensors
+    body = tuple(_node(*each) for each in entry.pop("body", ()))
+    return Node(**entry, tensors=arrays, packing=packing, body=body)
 
 
 class IntegerModel:
@@ -71,20 +79,22 @@ class IntegerModel:
         self.output, self.arguments = output, arguments
         self.metadata = metadata_copy(metadata)
         self.output_scale = checked_scales(output, output_scale)
-        check_count(self.nodes)
+        check_count(len(self.every_node))
         self._check_graph()
-        shapes: dict[str, Shape] = {}
-        for node in self.nodes:
-            shapes[node.name] = shape_of(node, [shapes[name] for name in node.inputs])
+        shapes = shapes_of(self.nodes)
         check_sizes(self.nodes, shapes, {output.node for output in self.outputs})
         self.ranges: Mapping[str, Range] = ranges(self.nodes, shapes)
         self._largest = max(math.prod(shape) for shape in shapes.values())
 
     def _check_graph(self) -> None:
+        names = [node.name for node in self.every_node]
+        if len(set(names)) < len(names):
+            twice = next(name for k, name in enumerate(names) if name in names[:k])
+            raise ProbqError(f"two nodes are named {twice}; names must be unique")
         earlier: set[str] = set()
         for node in self.nodes:
-            if node.name in earlier:
-                raise ProbqError(f"two nodes are named {node.name}; names must be unique")
+            if node.op in BEGINS:
+                raise ProbqError(f"node {node.name} ({node.op}) stands outside of a loop's body")
             for name in node.inputs:
                 if name not in earlier:
                     raise ProbqError(f"node {node.name} takes {name!r:.80}, which is not an earlier node")
@@ -98,6 +108,11 @@ class IntegerModel:
     def inputs(self) -> tuple[Node, ...]:
         """Return the nodes with operation `input`."""
         return tuple(node for node in self.nodes if node.op == "input")
+
+    @property
+    def every_node(self) -> tuple[Node, ...]:
+        """Return the nodes, and after each loop those of its body."""
+        return tuple(every_node(self.nodes))
 
     @property
     def input(self) -> Node:
@@ -214,13 +229,10 @@ class IntegerModel:
         Raises:
             ProbqError: there is no such file, or it is damaged, edited or of another kind.
         """
-        manifest, tensors = file_format.read(path)
+        manifest, nodes = file_format.read(path)
         try:
-            nodes = [
-                Node(**entry, tensors=arrays, packing=packing)
-                for entry, (arrays, packing) in zip(manifest.pop("nodes"), tensors, strict=True)
-            ]
-            return cls(nodes, **ports_from_entry(manifest), metadata=manifest["metadata"])
+            made = [_node(*each) for each in nodes]
+            return cls(made, **ports_from_entry(manifest), metadata=manifest["metadata"])
         except ProbqError as error:
             raise ProbqError(f"{path} is not a valid integer model: {error}") from error
 
@@ -233,6 +245,6 @@ class IntegerModel:
         return hashlib.sha256(self._content()[0].encode()).hexdigest()
 
     def __repr__(self) -> str:
-        layers = sum(node.op in LAYERS for node in self.nodes)
+        layers = sum(node.op in LAYERS for node in self.every_node)
         bits = sum(node.bits for node in self.nodes)
         return f"IntegerModel({len(self.nodes)} nodes, {layers} layers, {bits:,} parameter bits)"

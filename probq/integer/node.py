@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from probq.integer.loops.body import check_body
 from probq.integer.operations import check_operation
 from probq.integer.packing import Packing, size_in_bits, smallest
 from probq.utils.errors import ProbqError
@@ -25,6 +26,7 @@ class Node:
         attributes: JSON-able; `probq.integer.operations` says which an operation takes. Shapes leave out the batch.
         tensors: integer arrays, kept as int64.
         packing: how tensors are stored; those not named here on the smallest contiguous codebook.
+        body: of a loop, the nodes that are computed at each time step (`probq.integer.loops.body`).
         bound: largest magnitude of the output as its maker proved it, below 2^53; 0 where none is known. A file only
             claims it: what is proven again is `IntegerModel.ranges`.
 
@@ -39,11 +41,13 @@ class Node:
     tensors: dict[str, np.ndarray] = field(default_factory=dict)
     packing: dict[str, Packing] = field(default_factory=dict)
     bound: int = 0
+    body: tuple["Node", ...] = ()
 
     def __post_init__(self) -> None:
         try:
             self._canonicalise()
             check_operation(self.op, len(self.inputs), self.tensors, self.attributes)
+            check_body(self)
             for name, tensor in self.tensors.items():
                 size_in_bits(tensor.shape, self.packing_of(name))
         except ProbqError as error:
@@ -62,6 +66,9 @@ class Node:
         if unknown:
             raise ProbqError(f"there is packing for {unknown[0]!r}, but no such tensor")
         object.__setattr__(self, "inputs", tuple(self.inputs))
+        object.__setattr__(self, "body", tuple(self.body))
+        if not all(isinstance(node, Node) for node in self.body):
+            raise ProbqError("a body holds nodes, and nothing else")
         object.__setattr__(self, "attributes", json_copy(self.attributes, "attributes"))
         tensors = {name: _int64(name, tensor) for name, tensor in self.tensors.items()}
         object.__setattr__(self, "tensors", tensors)
@@ -72,8 +79,9 @@ class Node:
 
     @property
     def bits(self) -> int:
-        """Return the bits that the codes of the node's tensors take."""
-        return sum(size_in_bits(tensor.shape, self.packing_of(name)) for name, tensor in self.tensors.items())
+        """Return the bits that the codes of the tensors of the node and of its body take."""
+        own = sum(size_in_bits(tensor.shape, self.packing_of(name)) for name, tensor in self.tensors.items())
+        return own + sum(node.bits for node in self.body)
 
 
 def json_copy(value: Any, what: str) -> Any:

@@ -55,6 +55,10 @@ def _is_pair(value: Any) -> bool:
     return _all(_is_size)(value) and len(value) == 2
 
 
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str)
+
+
 def _is_power_of_two(value: Any) -> bool:
     return type(value) in (int, float) and 0 < value < 2**1024 and math.frexp(value)[0] == 0.5
 
@@ -68,11 +72,12 @@ KINDS: Mapping[str, Callable[[Any], bool]] = MappingProxyType(
         "0 to 31": lambda value: type(value) is int and 0 <= value <= MOST_DIGITS,
         "true or false": lambda value: type(value) is bool,
         "a positive power of two": _is_power_of_two,
-        "a name": lambda value: isinstance(value, str),
         "a list of sizes": _all(_is_size),
         "a list of positive integers": _all(_is_positive),
         "a list of integers": _all(_is_integer),
         "a list of pairs [low, high]": _all(_is_pair),
+        "a name": _is_name,
+        "a list of names": _all(_is_name),
     }
 )
 
@@ -143,6 +148,9 @@ SIGNATURES: Mapping[str, Signature] = MappingProxyType(
         ),
         "repeat": Signature(1, {}, {"factors": "a list of positive integers"}),
         "pad": Signature(1, {}, {"padding": "a list of pairs [low, high]"}),
+        "loop": Signature(None, {}, {"reverse": "true or false", "output": "a name", "next": "a list of names"}),
+        "item": Signature(0),
+        "state": Signature(0, {}, {"shape": "a list of sizes"} | _LIMITS),
         "slice": Signature(
             1, {}, {"axis": "an integer", "start": "an integer", "stop": "an integer", "step": "a positive integer"}
         ),

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from probq.integer.loops.body import BEGINS, beginning, states
+from probq.integer.loops.meaning import check_states
 from probq.integer.node import Node
 from probq.integer.normalisers.meaning import (
     Exponentials,
@@ -45,21 +47,42 @@ class Range:
         return low <= self.low and self.high <= high
 
 
-def ranges(nodes: Sequence[Node], shapes: Mapping[str, Shape]) -> dict[str, Range]:
+def ranges(
+    nodes: Sequence[Node], shapes: Mapping[str, Shape], begun: Mapping[str, Range] = MappingProxyType({})
+) -> dict[str, Range]:
     """Return every node's range by name, proven by interval arithmetic for all inputs that the nodes accept.
+
+    Args:
+        nodes: each after its inputs.
+        shapes: of all values.
+        begun: ranges that are known already.
 
     Raises:
         ProbqError: a sum of a layer could reach 2^53, or another value 2^63. A requantization's products may be proven
             only by what is known of each channel; the interpreter checks them on the values at hand.
     """
-    found: dict[str, Range] = {}
+    found = dict(begun)
     for node in nodes:
         values = [found[name] for name in node.inputs]
+        if node.body:
+            found |= _of_body(node, values, shapes)
+            output = found[node.attributes["output"]]
+            found[node.name] = Range(output.low, output.high, shapes[node.name])
+            continue
         if node.op in LAYERS:
             _check_exact(node, _sums(node, values[0]), EXACT)
         low, high = _INTERVALS[node.op](node, values)
         found[node.name] = Range(low, high, shapes[node.name])
         _check_exact(node, found[node.name].bound, MOST)
+    return found
+
+
+def _of_body(loop: Node, sequences: list[Range], shapes: Mapping[str, Shape]) -> dict[str, Range]:
+    """Return the ranges of a loop's body, whose states keep within their limits at every step."""
+    own = {node.name: Range(node.attributes["lo"], node.attributes["hi"], shapes[node.name]) for node in states(loop)}
+    begun = beginning(loop, [Range(x.low, x.high, x.shape[1:]) for x in sequences], own)
+    found = ranges([node for node in loop.body if node.op not in BEGINS], shapes, begun)
+    check_states(loop, dict(shapes), lambda name, lo, hi: found[name].within(lo, hi))
     return found
 
 

@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
+from probq.integer.loops.body import BEGINS
+from probq.integer.loops.meaning import begin_shapes
 from probq.integer.node import Node
 from probq.integer.windows import blind, ceil_size, span
 from probq.utils.errors import ProbqError
@@ -21,6 +23,26 @@ def shape_of(node: Node, inputs: Sequence[Shape]) -> Shape:
         return _SHAPES[node.op](node, *inputs)
     except ProbqError as error:
         raise ProbqError(f"node {node.name} ({node.op}): {error}") from error
+
+
+def shapes_of(nodes: Sequence[Node]) -> dict[str, Shape]:
+    """Return the shape of every node's output by name, bodies of loops included.
+
+    Raises:
+        ProbqError: as `shape_of`.
+    """
+    found: dict[str, Shape] = {}
+    for node in nodes:
+        inputs = [found[name] for name in node.inputs]
+        if node.body:
+            found |= begin_shapes(node, inputs)
+            for inner in node.body:
+                if inner.op not in BEGINS:
+                    found[inner.name] = shape_of(inner, [found[name] for name in inner.inputs])
+            found[node.name] = (inputs[0][0], *found[node.attributes["output"]])
+        else:
+            found[node.name] = shape_of(node, inputs)
+    return found
 
 
 def axis_of(axis: int, shape: Shape) -> int:

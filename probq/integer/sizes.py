@@ -8,6 +8,7 @@ allocated.
 import math
 from collections.abc import Collection, Mapping, Sequence
 
+from probq.integer.loops.body import results
 from probq.integer.node import Node
 from probq.integer.shapes import Shape, padded, spread
 from probq.utils.errors import ProbqError
@@ -16,14 +17,14 @@ MOST_NODES = 2**12
 MOST_INPUTS = 2**26  # for one example
 
 
-def check_count(nodes: Sequence[object]) -> None:
-    """Refuse a model of more nodes than exporters and compilers take.
+def check_count(count: int) -> None:
+    """Refuse a model of more nodes, bodies of loops included, than exporters and compilers take.
 
     Raises:
         ProbqError: saying how many there are.
     """
-    if len(nodes) > MOST_NODES:
-        raise ProbqError(f"a model has at most {MOST_NODES:,} nodes, not {len(nodes):,}; split it")
+    if count > MOST_NODES:
+        raise ProbqError(f"a model has at most {MOST_NODES:,} nodes, not {count:,}; split it")
 
 
 def check_sizes(nodes: Sequence[Node], shapes: Mapping[str, Shape], outputs: Collection[str] = ()) -> None:
@@ -80,6 +81,8 @@ def _peak(
 def _scratch(node: Node, shapes: Mapping[str, Shape]) -> int:
     """Return the number of elements that are made on the way to a node's value."""
     x = shapes[node.inputs[0]] if node.inputs else ()
+    if node.body:
+        return _peak(node.body, shapes, {inner.name: _scratch(inner, shapes) for inner in node.body}, results(node))
     if node.op == "conv":
         return math.prod(spread(node, x))
     if node.op in ("max_pool", "sum_pool"):
@@ -99,6 +102,8 @@ def _reach(node: Node, shape: Shape) -> Shape:
 def _work(node: Node, shapes: Mapping[str, Shape]) -> int:
     """Return how many products a layer, comparisons or additions a pool, or elements anything else takes."""
     count = math.prod(shapes[node.name])
+    if node.body:
+        return shapes[node.name][0] * sum(_work(inner, shapes) for inner in node.body)
     if node.op == "linear":
         return count * node.tensors["weight"].shape[1]
     if node.op == "conv":

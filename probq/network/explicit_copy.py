@@ -5,21 +5,22 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from probq.network.explicit.attention import can_be_explicit, spell_out
+from probq.network.explicit.modules import can_be_explicit, spell_out
 from probq.network.tracing.plain import plain_copy
 from probq.utils.errors import ProbqError
 
 
 @torch.inference_mode(False)
 def explicit(net: nn.Module) -> nn.Module:
-    """Return a copy of a network in which attention is made of linear layers, products and a softmax.
+    """Return a copy of a network in which attention and recurrent modules are made of layers, products and functions.
 
     Every `nn.MultiheadAttention`, also in `nn.TransformerEncoderLayer`, `nn.TransformerDecoderLayer` and
-    `nn.Transformer`, becomes a module with the linear layers `q_proj`, `k_proj`, `v_proj` and `out_proj`. Outputs are
-    equal to rounding errors; `load_state_dict` takes the original's parameters as well. `quantize` does the same to
-    its own copy. Attention with `add_bias_kv` or `add_zero_attn`, of a class of its own, with hooks, or whose matrices
-    belong to other modules too stays as it is. Calls with masks are computed by torch's function as before;
-    at padded places a `nn.TransformerEncoder` gives what it gives in training mode, not zeros.
+    `nn.Transformer`, becomes a `probq.nn.MultiheadAttention` with the linear layers `q_proj`, `k_proj`, `v_proj` and
+    `out_proj`, every `nn.LSTM` and `nn.GRU` one of `probq.nn` with linear layers `ih` and `hh` for each layer and
+    direction. Outputs are equal to rounding errors; `load_state_dict` takes the original's parameters as well.
+    `quantize` does the same to its own copy. Modules of a class of their own, with hooks, or whose matrices belong to
+    other modules too stay as they are, as does attention with `add_bias_kv` or `add_zero_attn`. At padded places a
+    `nn.TransformerEncoder` gives what it gives in training mode, not zeros.
 
     Args:
         net: the network; it is left untouched. The copy is what `quantize` takes of it: without wrappers, and with

@@ -42,8 +42,8 @@ def quantize(
     """Return a quantized copy of a trained network, ready for `fit`; the network itself is left untouched.
 
     Args:
-        net: any `torch.nn.Module`; its linear, convolution and embedding layers are quantized. In the copy, attention
-            without masks is such layers and products, as in that of `probq.explicit`, and what is of half precision
+        net: any `torch.nn.Module`; its linear, convolution and embedding layers are quantized. In the copy, attention,
+            LSTM and GRU are such layers and products, as in that of `probq.explicit`, and what is of half precision
             is float32; notes say so.
         example: a batch of inputs (batch axis first), a tuple of the network's arguments, or a dictionary of them by
             keyword; each may hold tensors in tuples, lists and dictionaries. It shows which layers
@@ -70,7 +70,7 @@ def quantize(
     weights: dict[str, WeightQuantizer] = {}
     inputs: dict[str, InputQuantizer] = {}
     ties: dict[str, list[str]] = {}
-    notes += [*map(_explicit_note, found.explicit), *found.notes]
+    notes += [*(_explicit_note(name, copied) for name in found.explicit), *found.notes]
     plans: dict[str, Plan | None] = {}
     for place, layer in enumerate(layers):
         views = [layers[place], *([found.seconds[layer.name]] if layer.is_product else ())]
@@ -108,11 +108,14 @@ def quantize(
     return quantized.train(net.training)
 
 
-def _explicit_note(name: str) -> str:
-    return (
-        f"{name} (MultiheadAttention) is spelled out in the quantized copy, as by probq.explicit: linear layers "
-        "q_proj, k_proj, v_proj and out_proj, two products and a softmax"
-    )
+def _explicit_note(name: str, net: nn.Module) -> str:
+    kind = type(net.get_submodule(name)).__name__
+    parts = {
+        "MultiheadAttention": "linear layers q_proj, k_proj, v_proj and out_proj, two products and a softmax",
+        "LSTM": "linear layers ih and hh of each layer and direction, three products of gates, and tables",
+        "GRU": "linear layers ih and hh of each layer and direction, two products of gates, and tables",
+    }
+    return f"{name} ({kind}) is spelled out in the quantized copy, as by probq.explicit: {parts[kind]}"
 
 
 def _set_energy(q: Quantized, plans: Sequence[Plan]) -> None:

@@ -25,6 +25,7 @@ from probq.testing.deployed_blocks import (
     SqueezeExcitation,
     conv_norm,
 )
+from probq.testing.deployed_sequences import Causal, LastOutput, Translator
 
 NORMALISATIONS = (*NORMS, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.InstanceNorm2d, ChannelNorm)
 
@@ -197,6 +198,10 @@ def _attentive() -> nn.Sequential:
     return nn.Sequential(nn.Linear(4, 8), *blocks, nn.Flatten(), nn.Linear(40, 3))
 
 
+def _causal() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(4, 8), Causal(8, 2, 5), nn.LayerNorm(8), nn.Linear(8, 3))
+
+
 DEPLOYED: tuple[tuple[str, Callable[[], nn.Module], tuple[int, ...]], ...] = (
     ("mobilenet v2", _mobilenet, (3, 12, 12)),
     ("resnet", lambda: _resnet(padded=False), (3, 12, 12)),
@@ -220,6 +225,11 @@ DEPLOYED: tuple[tuple[str, Callable[[], nn.Module], tuple[int, ...]], ...] = (
     ("transformer of torch", Patches, (5, 4)),
     ("hourglass", lambda: Hourglass(6), (1, 12, 12)),
     ("class token", lambda: Classified(8, 4), (3, 12, 12)),
+    ("causal attention", _causal, (5, 4)),
+    ("encoder and decoder of torch", lambda: Translator(3), (4, 4)),
+    ("lstm", lambda: LastOutput(nn.LSTM(3, 4, batch_first=True), 4), (6, 3)),
+    ("gru", lambda: LastOutput(nn.GRU(3, 4, batch_first=True), 4), (6, 3)),
+    ("lstm, both ways", lambda: LastOutput(nn.LSTM(2, 3, 2, batch_first=True, bidirectional=True), 6, True), (4, 2)),
 )
 
 

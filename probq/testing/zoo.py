@@ -89,7 +89,7 @@ class Functional(nn.Module):
 
 
 class Recurrent(nn.Module):
-    """An LSTM, whose products no hook can see, stands before a linear layer."""
+    """An LSTM stands before a linear layer."""
 
     def __init__(self) -> None:
         super().__init__()

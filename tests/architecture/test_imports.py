@@ -19,7 +19,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "probq"
-MOST_ENTRIES, MOST_FILES = 20, 14  # directly in probq, and in any folder
+MOST_ENTRIES, MOST_FILES = 21, 14  # directly in probq, and in any folder
 
 # Rooms from the bottom up, as CONTRIBUTING shows them. A module may import from rooms before its own, and from its own
 # room without a circle.

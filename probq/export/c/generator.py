@@ -1,8 +1,9 @@
 """The C program of an integer model has every node in order, a layer and the requantization after it at once."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from fractions import Fraction
+from functools import partial
 from types import MappingProxyType
 
 from probq.export.c import arithmetic, data_movement, normalisers
@@ -10,8 +11,10 @@ from probq.export.c.code.elementwise import copied
 from probq.export.c.code.program import CSource
 from probq.export.c.code.values import I8, I16, I32, LAYERS, U8, View, dense, narrowest, ranges
 from probq.export.c.layers import follows, layer
+from probq.export.c.loops import loop
 from probq.export.c.ports import Port, about, names
 from probq.integer import IntegerModel, Node
+from probq.integer.loops.body import BEGINS, results
 
 EMITTERS: Mapping[str, Callable[[CSource, Node], View]] = MappingProxyType(
     {
@@ -48,13 +51,28 @@ def generated(model: IntegerModel, name: str) -> CSource:
     p = CSource(name, ranges(model))
     _add_ports(p, model)
     places = dict(zip((node.name for node in model.inputs), p.ports, strict=False))
-    followers = _followers(model)
+    p.views |= {name: _place(p, port) for name, port in places.items()}
+    _add(p, model.nodes, {output.node for output in model.outputs})
+    for output, port in zip(model.outputs, p.ports[len(places) :], strict=True):
+        copied(p, port.name, p.views[output.node], _place(p, port))
+    return p
+
+
+def _add(p: CSource, nodes: Sequence[Node], ends: Collection[str]) -> None:
+    """Add the steps of a model's nodes, or of those of a loop's body, and say where their values lie.
+
+    Args:
+        p: the program.
+        nodes: the nodes; where they begin is known.
+        ends: names of those whose values are results.
+    """
+    followers = _followers(nodes, ends)
     done: set[str] = set()
-    for node in model.nodes:
-        if node.name in done:
+    for node in nodes:
+        if node.name in done or node.op in (*BEGINS, "input"):
             continue
-        if node.op == "input":
-            p.views[node.name] = _place(p, places[node.name])
+        if node.body:
+            p.views[node.name] = loop(p, node, partial(_add, p, node.body, results(node)))
         elif node.op in LAYERS:
             follower = followers.get(node.name)
             last = follower or node
@@ -62,9 +80,6 @@ def generated(model: IntegerModel, name: str) -> CSource:
             done.add(last.name)
         else:
             p.views[node.name] = EMITTERS[node.op](p, node)
-    for output, port in zip(model.outputs, p.ports[len(places) :], strict=True):
-        copied(p, port.name, p.views[output.node], _place(p, port))
-    return p
 
 
 def _add_ports(p: CSource, model: IntegerModel) -> None:
@@ -92,17 +107,16 @@ def _place(p: CSource, port: Port) -> View:
     return View(p.buffer(port.kind, port.size, port.name), port.shape, dense(port.shape))
 
 
-def _followers(model: IntegerModel) -> dict[str, Node]:
+def _followers(nodes: Sequence[Node], ends: Collection[str]) -> dict[str, Node]:
     """Return the requantization that alone takes a layer's value, by the layer's name."""
     takers: dict[str, list[Node]] = {}
-    for node in model.nodes:
+    for node in nodes:
         for name in node.inputs:
             takers.setdefault(name, []).append(node)
     found = {}
-    results = {output.node for output in model.outputs}
-    for node in model.nodes:
+    for node in nodes:
         after = takers.get(node.name, [])
-        alone = node.op in LAYERS and node.name not in results and [each.op for each in after] == ["requantize"]
+        alone = node.op in LAYERS and node.name not in ends and [each.op for each in after] == ["requantize"]
         if alone and follows(node, after[0]):
             found[node.name] = after[0]
     return found

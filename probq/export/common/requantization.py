@@ -1,5 +1,6 @@
 """A requantization directly behind a layer is a bias and a power of two, which floating-point targets can round."""
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,11 +32,15 @@ def only_readers(model: IntegerModel) -> dict[str, Node]:
 
     There is none where that output is a result.
     """
-    readers: dict[str, list[Node]] = {node.name: [] for node in model.nodes}
-    for node in model.nodes:
+    return readers_among(model.nodes, {output.node for output in model.outputs})
+
+
+def readers_among(nodes: Iterable[Node], results: Collection[str]) -> dict[str, Node]:
+    """Return the same for nodes with these results."""
+    readers: dict[str, list[Node]] = {}
+    for node in nodes:
         for name in node.inputs:
-            readers[name].append(node)
-    results = {output.node for output in model.outputs}
+            readers.setdefault(name, []).append(node)
     return {name: found[0] for name, found in readers.items() if len(found) == 1 and name not in results}
 
 

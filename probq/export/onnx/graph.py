@@ -1,6 +1,6 @@
 """A graph of standard ONNX operators is in the making here, with the integer tensors that flow through it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -89,7 +89,7 @@ class Graph:
         for node in reversed(self.nodes):
             if wanted.intersection(node.output):
                 kept.append(node)
-                wanted.update(node.input)
+                wanted.update(_read(node))
         self.nodes = kept[::-1]
         self.constants = {name: array for name, array in self.constants.items() if name in wanted}
 
@@ -155,6 +155,14 @@ class Graph:
             return None
         name = self.node("Add", [x.name, self.constant(zero, x.type)]) if zero else x.name
         return replace(x, name=self.cast(name, "uint8"), type="uint8", zero=zero)
+
+
+def _read(node: Any) -> Iterator[str]:
+    """Yield the names that a node takes, those in graphs within it too."""
+    yield from node.input
+    for attribute in node.attribute:
+        for inner in attribute.g.node:
+            yield from _read(inner)
 
 
 def _clipped(number: int, lo: int | None, hi: int | None) -> int:

@@ -8,9 +8,10 @@ its sign bit (`Graph.limited`).
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,15 @@ import numpy as np
 
 from probq.export.common import results
 from probq.export.common.model_argument import input_names, require_model
-from probq.export.common.requantization import only_readers
+from probq.export.common.requantization import readers_among
 from probq.export.onnx.graph import IR_VERSION, OPSET, OPSET_PACKED, Edge, Graph, tensor_type
 from probq.export.onnx.layers import FastForm, fast_form
 from probq.export.onnx.operations import OPERATIONS, input_type
 from probq.export.onnx.pooled_convolution import phases, pooled
 from probq.export.onnx.quantized_operators import fused, fused_linear
+from probq.export.onnx.scan import scan
 from probq.integer import IntegerModel, Node
+from probq.integer.loops.body import results as ends_of
 from probq.integer.ports.outputs import as_computed
 from probq.integer.ranges import LAYERS, Range
 from probq.utils.atomic_write import replace_atomically
@@ -77,7 +80,9 @@ def write(model: IntegerModel, path: str | PathLike[str], packed: bool = False) 
     """
     require_model(model, "export.onnx.write")
     graph, forms = Graph(packed, input_names(model)), dict[str, str]()
-    proto = _proto(graph, model, _edges(graph, model, forms))
+    edges = dict[str, Edge]()
+    _add(graph, model, (model.nodes, {output.node for output in model.outputs}), edges, forms)
+    proto = _proto(graph, model, edges)
     with replace_atomically(path) as temporary:
         require("onnx", "onnx").save(proto, str(temporary))
     return Written(Path(path), Path(path).stat().st_size, forms)
@@ -158,12 +163,27 @@ def _session(path: str | PathLike[str], optimize: bool) -> Any:
     return session
 
 
-def _edges(graph: Graph, model: IntegerModel, forms: dict[str, str]) -> dict[str, Edge]:
-    """Add every node of the model; note which layer took which form."""
-    found, behind = model.ranges, only_readers(model)
-    edges, done = dict[str, Edge](), set[str]()
-    for node in model.nodes:
-        if node.name in done:  # it came with the layer before it
+def _add(
+    graph: Graph, model: IntegerModel, part: tuple[Sequence[Node], Collection[str]], edges: dict[str, Edge],
+    forms: dict[str, str],
+) -> None:  # fmt: skip
+    """Add nodes of the model and their edges; note which layer took which form.
+
+    Args:
+        graph: in the making.
+        model: the model.
+        part: its nodes, or those of a loop's body, and the names of the results.
+        edges: those so far.
+        forms: by layer.
+    """
+    found, behind, done = model.ranges, readers_among(*part), set(edges)
+    for node in part[0]:
+        if node.name in done:  # it came with the layer before it, or with what a body begins with
+            continue
+        if node.body:
+            add = partial(_add, graph, model, (node.body, ends_of(node)), forms=forms)
+            sequences = [graph.settled(edges[name]) for name in node.inputs]
+            edges[node.name] = scan(graph, node, sequences, found, add)
             continue
         reader = behind.get(node.name)
         form = fast_form(node, reader, edges[node.inputs[0]], found[node.name]) if node.op in LAYERS else ""
@@ -176,7 +196,6 @@ def _edges(graph: Graph, model: IntegerModel, forms: dict[str, str]) -> dict[str
             forms[node.name] = f"integer operators: {form}"
         inputs = [edges[name] if node.op in CLIPPED_LATER else graph.settled(edges[name]) for name in node.inputs]
         edges[node.name] = _single(graph, node, inputs, found[node.name])
-    return edges
 
 
 def _fused(
@@ -197,7 +216,7 @@ def _fused(
 
 def _image(model: IntegerModel, name: str, edges: Mapping[str, Edge]) -> Edge | None:
     """Return what the named node flattens, where ONNX Runtime has that with its channels last."""
-    node = next(node for node in model.nodes if node.name == name)
+    node = next(node for node in model.every_node if node.name == name)
     if node.op != "reshape" or len(edges[name].shape) != 1 or node.inputs[0] in input_names(model):
         return None
     image = edges[node.inputs[0]]

@@ -43,6 +43,8 @@ def place_of(node: Any, places: Sequence[int], where: str) -> int:
         raise refusal(where, "the batch is another axis of each of its tensors; transpose one of them first")
     if name in TURNS:
         return _order(node).index(place)
+    if name == "stack":
+        return place + (_new_axis(node) <= place)
     if place == 0:
         return 0
     if name in DROPS and not named_arguments(node).get("keepdim", False):
@@ -81,6 +83,9 @@ def without_batch(tensor: Tensor, place: int, where: str) -> tuple[int, ...]:
 def counted_anew(node: Any, place: int) -> tuple[list[Any], dict[str, Any]]:
     """Return a node's arguments, with axes as a value has them whose batch is first."""
     args, kwargs = list(node.args), dict(node.kwargs)
+    if operation(node) == "stack":
+        axis = _new_axis(node)
+        return [args[0], axis + (axis <= place)], {}  # as an axis behind the batch
     if not place or operation(node) not in ALONG:
         return args, kwargs
     axes = [axis + 1 if axis < place else axis for axis in _axes(node)]
@@ -103,6 +108,11 @@ def with_batch_first(constant: Any, place: int, rank: int, where: str) -> Any:
 def _rank(node: Any) -> int:
     first = node.args[0]
     return int((first[0] if isinstance(first, list | tuple) else first).meta["val"].dim())
+
+
+def _new_axis(node: Any) -> int:
+    """Return the axis of its own that a `stack` gives its tensors."""
+    return int(named_arguments(node)["dim"]) % (_rank(node) + 1)
 
 
 def _axes(node: Any) -> list[int]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from probq.integer.lowering.composed.extrema import EXTREMA, WITH_INDICES, absolute, amax, amin, sign
 from probq.integer.lowering.composed.indexing import INDEXED
+from probq.integer.lowering.composed.masks import MASKS
 from probq.integer.lowering.composed.resampling import RESAMPLED
 from probq.integer.lowering.operations.arithmetic import ARITHMETIC
 from probq.integer.lowering.operations.data_movement import MOVES, parts
@@ -30,7 +31,9 @@ OPERATIONS: Mapping[str, Callable[..., Value]] = MappingProxyType(
     }
 )  # fmt: skip
 # Those that take constants, which may be tensors of the network.
-WITH_CONSTANTS: Mapping[str, Callable[..., Value]] = MappingProxyType({**ARITHMETIC, **EXTREMA, **JOINING, **INDEXED})
+WITH_CONSTANTS: Mapping[str, Callable[..., Value]] = MappingProxyType(
+    {**ARITHMETIC, **EXTREMA, **JOINING, **INDEXED, **MASKS}
+)
 # Those that give several tensors.
 PARTS: Mapping[str, Callable[..., Any]] = MappingProxyType(
     {"chunk": parts, "split": parts, "split_with_sizes": parts, "unbind": unbind, **WITH_INDICES}

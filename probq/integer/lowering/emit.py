@@ -28,49 +28,68 @@ def emit_nodes(outputs: Sequence[Value], inputs: Mapping[str, str]) -> tuple[lis
         outputs: the values that the model gives.
         inputs: what the model calls each of the network's inputs, by the origin that its values have.
     """
-    nodes: list[Node] = []
-    names: dict[int, str] = {}
-    taken: dict[str, int] = {}
-    sources: dict[tuple[str, ...], int] = {}
-    outputs = with_constants_added(outputs)
-    for value in values_of(outputs):
-        _check_value(value)
-        if is_only_rescaled(value):
-            names[id(value)] = names[id(value.parents[0])]
-            continue
-        key = (value.where, *(str(value.attributes.get(name)) for name in SOURCE))
-        if value.op == "input" and key in sources:
-            place = sources[key]
-            nodes[place] = _for_all(nodes[place], value)
-            names[id(value)] = nodes[place].name
-            continue
-        op = EMITTED.get(value.op, value.op)
-        base = (value.quantizer if op in NAMED else "") or op  # a network that is one layer has no name
-        base = inputs[value.where] if op == "input" else base
-        taken[base] = taken.get(base, 0) + 1
-        names[id(value)] = base if taken[base] == 1 else f"{base}@{taken[base]}"
-        own = dict(value.attributes)
-        if op == "input":
-            sources[key] = len(nodes)
-            own |= {} if names[id(value)] == base else {"argument": base}
-        nodes.append(
-            Node(
-                names[id(value)],
-                op,
-                tuple(names[id(p)] for p in value.parents),
-                own,
-                dict(value.tensors),
-                dict(value.packing),
-                value.bound,
-            )
-        )
-    for output in outputs:
-        check_bound(output, then_rounded=False)
-    if not sources:
+    emitter = _Emitter(inputs)
+    nodes, names = emitter.emit(with_constants_added(outputs))
+    if not emitter.sources:
         raise ProbqError("the network's output does not depend on its input; there is nothing to lower")
     order = list(inputs.values())
     nodes.sort(key=lambda node: order.index(argument_of(node)) if node.op == "input" else len(order))
-    return nodes, [names[id(output)] for output in outputs]
+    return nodes, names
+
+
+class _Emitter:
+    """An emitter gives names to nodes, which are those of one model, bodies of loops included."""
+
+    def __init__(self, inputs: Mapping[str, str]) -> None:
+        self.inputs = inputs
+        self.names: dict[int, str] = {}
+        self.taken: dict[str, int] = {}
+        self.sources: dict[tuple[str, ...], int] = {}
+
+    def emit(self, outputs: Sequence[Value], begins: Sequence[Value] = ()) -> tuple[list[Node], list[str]]:
+        """Return the nodes that values need, and the names of these.
+
+        Args:
+            outputs: the values.
+            begins: of the body of a loop, what it begins with, which stands in front.
+        """
+        nodes: list[Node] = []
+        for value in (*begins, *values_of(outputs)):
+            if value not in begins or id(value) not in self.names:
+                self._add(nodes, value, bool(begins))
+        for output in outputs:
+            check_bound(output, then_rounded=False)
+        return nodes, [self.names[id(output)] for output in outputs]
+
+    def _add(self, nodes: list[Node], value: Value, inside: bool) -> None:
+        _check_value(value)
+        if is_only_rescaled(value):
+            self.names[id(value)] = self.names[id(value.parents[0])]
+            return
+        key = (value.where, *(str(value.attributes.get(name)) for name in SOURCE))
+        if value.op == "input" and inside:
+            raise ProbqError(f"{value.where} enters a recurrence at every step; let layers in front of it read it")
+        if value.op == "input" and key in self.sources:
+            place = self.sources[key]
+            nodes[place] = _for_all(nodes[place], value)
+            self.names[id(value)] = nodes[place].name
+            return
+        op = EMITTED.get(value.op, value.op)
+        base = (value.quantizer if op in NAMED else "") or op  # a network that is one layer has no name
+        base = self.inputs[value.where] if op == "input" else base
+        self.taken[base] = self.taken.get(base, 0) + 1
+        name = self.names[id(value)] = base if self.taken[base] == 1 else f"{base}@{self.taken[base]}"
+        attributes, body = dict(value.attributes), tuple[Node, ...]()
+        if op == "input":
+            self.sources[key] = len(nodes)
+            attributes |= {} if name == base else {"argument": base}
+        if value.body is not None:
+            parts = value.body
+            inner, (output, *after) = self.emit([parts.output, *parts.ends], [parts.item, *parts.states])
+            attributes, body = attributes | {"output": output, "next": after}, tuple(inner)
+        parents = tuple(self.names[id(p)] for p in value.parents)
+        tensors, packing = dict(value.tensors), dict(value.packing)
+        nodes.append(Node(name, op, parents, attributes, tensors, packing, value.bound, body))
 
 
 def _for_all(node: Node, value: Value) -> Node:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from probq.integer.lowering.dispatch import is_known
+from probq.integer.lowering.loops.one_step import loop_marks, show_one_step
 from probq.integer.lowering.ports import Arguments, structures_of, tensor_names
 from probq.network.program.network import Network
 from probq.network.program.substitution import hooked
@@ -23,7 +24,9 @@ from probq.utils.structures.tensors import call, with_tensors
 from probq.utils.structures.walk import Structure
 
 BATCH = 3
-Kind: TypeAlias = Literal["input", "argument", "value", "norm", "entering", "leaving", "product"]
+Kind: TypeAlias = Literal[
+    "input", "argument", "value", "norm", "entering", "leaving", "product", "item", "state", "end", "outputs", "last"
+]
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,8 @@ class Mark:
     Attributes:
         kind: "input" where a layer's input or an operand is rounded, "argument" and "value" where those of a tabulated
             function are, "norm" where a normalisation was, folded or a step of its own, "entering" and "leaving" where
-            what an operation with a constant takes and gives is rounded, "product" where one of two tensors ends.
+            what an operation with a constant takes and gives is rounded, "product" where one of two tensors ends; of a
+            recurrence, "item" and "state" where a step begins, "end" where it ends, "outputs" and "last" where all do.
         name: the name of the module.
     """
 
@@ -99,6 +103,8 @@ def export_graph(q: Network) -> Exported:
     for number, mark in enumerate(marks):
         hooks[mark.kind][mark.name] = mark.at(number)
     net, args = copy.deepcopy(q.net).eval(), _zeros(q)
+    show_one_step(net, hooks)
+    _without_guesses(net)
     try:
         with (
             exclusive(),
@@ -132,6 +138,22 @@ def export_graph(q: Network) -> Exported:
     arguments, returned = structures_of(program)
     needed = _needed(program.graph, tensor_names(returned))
     return Exported(needed, arguments, returned, owned, program.constants, marks)
+
+
+def _without_guesses(net: nn.Module) -> None:
+    """Let transformers not look into their masks for a causal one, which changes nothing, and cannot be traced."""
+    for module in net.modules():
+        if isinstance(module, nn.TransformerEncoder | nn.TransformerDecoder):
+            name, place = ("is_causal", 3) if isinstance(module, nn.TransformerEncoder) else ("tgt_is_causal", 6)
+            module.register_forward_pre_hook(_with_default(name, place), with_kwargs=True)
+
+
+def _with_default(name: str, place: int) -> Callable[..., Any]:
+    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        given = len(args) > place or kwargs.get(name) is not None
+        return args, kwargs if given else {**kwargs, name: False}
+
+    return hook
 
 
 def _without_idle_dropout(graph: Any) -> None:
@@ -182,7 +204,8 @@ def _marks(q: Network) -> tuple[Mark, ...]:
     tables += [Mark("entering", name) for name, step in steps if step.rounds[0]]
     tables += [Mark("leaving", name) for name, step in steps if step.rounds[1]]
     norms += [*affine_norms(q.net, q.layers), *q.steps.normalising()]
-    return (*layers, *tables, *(Mark("norm", name) for name in norms))
+    loops = (Mark(kind, name) for kind, name in loop_marks(q.net))  # type: ignore[arg-type]
+    return (*layers, *tables, *(Mark("norm", name) for name in norms), *loops)
 
 
 def _needed(graph: Any, outputs: tuple[str, ...]) -> tuple[Any, ...]:

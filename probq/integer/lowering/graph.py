@@ -16,20 +16,21 @@ from probq.integer.lowering.composed.extrema import WITH_INDICES
 from probq.integer.lowering.dispatch import OPERATIONS, PARTS, WITH_CONSTANTS, is_known
 from probq.integer.lowering.exported import Mark, export_graph, innermost, named_arguments, operation, where_of
 from probq.integer.lowering.looked_up import LookUp, looked_up
-from probq.integer.lowering.normalising import normalised, short_target
+from probq.integer.lowering.loops.symbolic import joined_ends
+from probq.integer.lowering.normalising import is_left_in_float, normalised, short_target
 from probq.integer.lowering.operations.arithmetic import affine
 from probq.integer.lowering.operations.elementwise import stays_index, whole_numbers
 from probq.integer.lowering.operations.layers import Layers, geometry
 from probq.integer.lowering.operations.tables import argument, table
-from probq.integer.lowering.operations.values import Value, common, refusal
+from probq.integer.lowering.operations.values import Value, common, layer_of, refusal
 from probq.integer.lowering.ports import Ports, origin_of
 from probq.integer.lowering.products.factors import Factors, joined, product, seen_from
+from probq.integer.lowering.recurrences import KINDS, Recurrences
 from probq.integer.lowering.refusals import check_not_random, why_no_form, why_no_norm, why_no_type
 from probq.network.program.network import Network
 from probq.network.quantizers.affine_norms import affine_norms
 from probq.network.tracing.call_finder import SHAPED
 from probq.network.tracing.product_calls import Operand
-from probq.network.tracing.stand_ins import StandIn, is_stand_in
 from probq.utils.errors import ProbqError
 
 NORMALISES = ("batch_norm", "_native_batch_norm_legit_no_training")
@@ -55,6 +56,7 @@ class Walk:
         self.graph = export_graph(q)
         self.values, self.endings = dict[Any, Any](), dict[str, Any]()
         self.places: dict[Any, int] = {}  # axis of the batch in each node's tensor; values have it first
+        self.recurrences = Recurrences(q, self.graph, self.values, self._called)
         self.tensors = dict(_all_tensors(q.net))
         modules = dict(q.net.named_modules(remove_duplicate=False))
         layers = {id(modules[layer.name]): layer for layer in q.layers if layer.name in modules}
@@ -77,7 +79,7 @@ class Walk:
         for node in self.graph.nodes:
             if node.op == "placeholder" and node.name in self.graph.inputs:
                 self.values[node], self.places[node] = self._input(node), 0
-            elif any(before in self.values for before in node.all_input_nodes) and operation(node) not in SHAPED:
+            elif self.recurrences.begins(node) or self._depends(node):
                 before = [self.places[each] for each in node.all_input_nodes if each in self.values]
                 self.places[node] = place_of(node, before, where_of(node))
                 self.values[node] = self._called(node)
@@ -86,6 +88,10 @@ class Walk:
             raise ProbqError("the network returns no tensor; there is nothing to lower")
         made = {name: self._output(nodes.get(name)) for name in dict.fromkeys(self.graph.outputs)}
         return [made[name] for name in self.graph.outputs]
+
+    def _depends(self, node: Any) -> bool:
+        """Return whether a node depends on the network's input."""
+        return any(before in self.values for before in node.all_input_nodes) and operation(node) not in SHAPED
 
     @property
     def ports(self) -> Ports:
@@ -125,13 +131,15 @@ class Walk:
             return self._marked(mark, node.args[0], node)
         if (factors := joined((self.values.get(before) for before in node.all_input_nodes), where)) is not None:
             return factors
+        if (ends := joined_ends((self.values.get(before) for before in node.all_input_nodes), where)) is not None:
+            return ends
         if name in NORMALISES:
             raise refusal(where, why_no_norm(node))
         if name == "to" and stays_index(self.values.get(node.args[0]), node.meta["val"].dtype):
             return self.values[node.args[0]]
         if name == "embedding" or name.startswith(("linear", "conv")):
             return self._product(node, where)
-        if node.name in self.graph.outputs and self._is_left_in_float(node):
+        if node.name in self.graph.outputs and is_left_in_float(self.q.net, node):
             self.endings[node.name] = node
             return self._operand(node.args[0])
         if (looked := looked_up(node, name, self.values, self.graph)) is not None:
@@ -209,6 +217,8 @@ class Walk:
 
     def _marked(self, mark: Mark, given: Any, node: Any) -> Any:
         """Return what a mark stands for: a rounding, or a normalisation, most often folded into the layer before it."""
+        if mark.kind in KINDS:
+            return self.recurrences.marked(mark, node)
         where = where_of(node)
         if mark.kind == "product":
             shape = tuple(int(n) for n in node.meta["val"].shape[1:])
@@ -237,7 +247,7 @@ class Walk:
         if mark.name in self.affine_norms:
             where = f"batch_norm in {mark.name}"
             return self._affine(mark.name, whole_numbers(x, where), where)
-        if _layer_of(x) != self.norms[mark.name].name:
+        if layer_of(x) != self.norms[mark.name].name:
             raise refusal(f"module {mark.name}", f"it does not get what layer {self.norms[mark.name].name} computes")
         return x
 
@@ -272,12 +282,6 @@ class Walk:
         biased = given.get("bias") is not None or own is None
         return self.make.product(layer, x, shape, where, geometry(module, given), biased)
 
-    def _is_left_in_float(self, node: Any) -> bool:
-        """Return whether an operation is a softmax that its plan leaves in float."""
-        names = [str(name).split("@")[0] for name, _ in (node.meta.get("nn_module_stack") or {}).values()]
-        module = self.q.net.get_submodule(names[-1]) if names and is_stand_in(names[-1]) else None
-        return isinstance(module, StandIn) and module.left_in_float
-
     def _origin(self, node: Any) -> str:
         """Return what the network calls a tensor that depends on no input, or the first that it is computed from."""
         while node.name not in self.graph.owned and node.all_input_nodes:
@@ -292,9 +296,3 @@ class Walk:
 def _all_tensors(net: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from net.named_parameters(remove_duplicate=False)
     yield from net.named_buffers(remove_duplicate=False)
-
-
-def _layer_of(value: Value) -> str:
-    """Return the name of the layer whose accumulators a value is, in whatever steps, empty if it is none."""
-    value = value.parents[0] if value.op == "multiply" else value
-    return value.quantizer if value.op in ("linear", "conv") else ""

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from probq.integer.lowering.exported import innermost
 from probq.integer.lowering.operations.arithmetic import affine
 from probq.integer.lowering.operations.data_movement import permute, reshape
 from probq.integer.lowering.operations.requantize import RoundingTarget
@@ -31,6 +32,7 @@ from probq.integer.normalisers.tables import (
 )
 from probq.network.quantizers.normalising import NormalisingStep
 from probq.network.quantizers.rounding_step import BITS, LOWEST
+from probq.network.tracing.stand_ins import StandIn, is_stand_in
 
 
 def normalised(
@@ -62,6 +64,13 @@ def normalised(
         return made
     gain, shift = own.gain.detach().numpy(), own.shift.detach().numpy()
     return requantizer(affine(made, where, gain, shift), short_target(own.step), name)
+
+
+def is_left_in_float(net: nn.Module, node: Any) -> bool:
+    """Return whether an operation of a network is a softmax that its plan leaves in float."""
+    name = innermost(node)
+    module = net.get_submodule(name) if is_stand_in(name) else None
+    return isinstance(module, StandIn) and module.left_in_float
 
 
 def short_target(step: Any) -> RoundingTarget:

@@ -13,11 +13,11 @@ from probq.integer.lowering.operations.values import refusal
 from probq.network.normalisers.kinds import SOFTMAXES
 
 _RECURRENT = (
-    "a recurrent module computes its products inside, where nothing can be rounded; take convolutions instead, or end "
-    "the network before it"
+    "a recurrent module computes its products inside, where nothing can be rounded; take nn.LSTM or nn.GRU and call it "
+    "with a batch of sequences that are not packed, or take those of probq.nn"
 )
 _NORMED = "max_norm changes rows as they are looked up; rescale them once, and give the embedding no max_norm"
-_MASKED = "masks have no integer form; attention without one has"
+_MASKED = "it stays float; give it a plan, and no enable_gqa"
 _MATRICES = (
     "both matrices must be computed, have a plan, the batch as first axis and as many axes as each other; for a "
     "parameter call F.linear(x, weight), or take nn.Linear"

@@ -1,1 +1,1 @@
-"""Functions and modules of torch that multiply tensors inside are spelled out here."""
+"""Functions and modules of torch that multiply tensors inside are found here, and spelled out."""

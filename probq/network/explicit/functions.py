@@ -20,11 +20,16 @@ def glu(input: Tensor, dim: int = -1) -> Tensor:
 
 
 def attention(
-    query: Tensor, key: Tensor, value: Tensor, attn_mask: None = None, dropout_p: float = 0.0, is_causal: bool = False,
-    scale: float | None = None, enable_gqa: bool = False,
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
+    is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
 ) -> Tensor:  # fmt: skip
-    """Return `softmax(query key' scale) value`, by default with `scale = 1 / sqrt(width)`."""
+    """Return `softmax(query key' scale) value`, by default with `scale = 1 / sqrt(width)`, masked as torch does."""
     scores = (query @ key.transpose(-2, -1)) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if is_causal:
+        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    if attn_mask is not None:
+        seen = attn_mask.dtype == torch.bool
+        scores = scores.masked_fill(~attn_mask, -torch.inf) if seen else scores + attn_mask
     weights = torch.softmax(scores, -1)
     return (F.dropout(weights, dropout_p) if dropout_p else weights) @ value
 
@@ -107,7 +112,5 @@ def is_spelled_out(kind: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
     if kind == "einsum":
         return bool(args) and isinstance(args[0], str) and bool(letters(args[0])[0]) and not kwargs
     if kind == "scaled_dot_product_attention":
-        mask, _, causal, *_ = (*args[3:], None, None, None)[:3]
-        masked = mask is not None or causal or kwargs.get("attn_mask") is not None or kwargs.get("is_causal")
-        return len(args) >= 3 and not masked and not kwargs.get("enable_gqa")
+        return len(args) >= 3 and not kwargs.get("enable_gqa")
     return "out" not in kwargs

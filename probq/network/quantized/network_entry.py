@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from probq.network.explicit.attention import spell_out, spelled_out
+from probq.network.explicit.modules import spell_out, spelled_out
 from probq.network.program.program import Program
 from probq.network.quantized.fingerprint import fingerprint
 from probq.network.tracing.module_kinds import NORMS, QUANTIZABLE, TRANSPOSED
@@ -28,15 +28,15 @@ def place(tensor: Tensor) -> Any:
 
 
 def place_calls(path: str | PathLike[str], net: nn.Module, manifest: Mapping[str, Any]) -> None:
-    """Spell out the attention that a file says so of, and put its stand-ins into a network.
+    """Spell out the modules that a file says so of, and put its stand-ins into a network.
 
     Raises:
-        ProbqError: if it has no module of which the file says that its forward makes such a call, or no such attention.
+        ProbqError: if it has no module of which the file says that its forward makes such a call, or no such module.
     """
     names = set(manifest.get("explicit", ()))
     spell_out(net, names)
     if absent := sorted(names - set(spelled_out(net))):
-        raise ProbqError(f"{path} holds a posterior of another network: {absent[0]!r} is no attention to spell out")
+        raise ProbqError(f"{path} holds a posterior of another network: {absent[0]!r} is no module to spell out")
     try:
         place_stand_ins(net, {name: made_from(entry) for name, entry in manifest.get("calls", {}).items()})
     except (AttributeError, KeyError) as error:

@@ -14,7 +14,7 @@ from probq.cost.budget import Budget, Budgets, budgets
 from probq.cost.entries import to_entry as cost_to_entry
 from probq.likelihoods import Likelihood
 from probq.likelihoods.entries import to_entry as likelihood_to_entry
-from probq.network.explicit.attention import spelled_out
+from probq.network.explicit.modules import spelled_out
 from probq.network.program.program import Program
 from probq.network.quantized.energy_entry import energy_to_entry
 from probq.network.quantized.file_format import write
@@ -72,8 +72,8 @@ def save(q: Program, path: str | PathLike[str]) -> None:
     }
     if calls := {name: one.entry for name, one in stand_ins(q.net)}:
         content["calls"] = calls
-    if attention := list(spelled_out(q.net)):
-        content["explicit"] = attention
+    if explicit := list(spelled_out(q.net)):
+        content["explicit"] = explicit
     write(path, content, tensors | numbers)
 
 
@@ -95,7 +95,9 @@ def _tensors(q: Program, keep_likelihood: bool) -> tuple[dict[str, Tensor], dict
 
 def _layer_entry(layer: Layer) -> dict[str, Any]:
     """Return what a file says of a layer; only a product of two tensors has numbers in a second one."""
-    return {name: value for name, value in asdict(layer).items() if name != "others" or layer.is_product}
+    entry = asdict(layer)
+    left_out = [*["others"] * (not layer.is_product), *["memory"] * (not layer.memory)]
+    return {name: value for name, value in entry.items() if name not in left_out}
 
 
 def _quantizer_entry(quantizer: Quantizer) -> dict[str, Any]:

@@ -93,7 +93,7 @@ class NormalisingStep(Step):
         """
         rows = to_rows(x, self.kind, self.options)
         exponent, bits = self.rounding(rows.shape[-1])
-        error = error_of_sums(x) if exact and not self.raw else 0.0
+        error = error_of_sums(self._unmasked(x, exponent, bits)) if exact and not self.raw else 0.0
         u = half_up_through(((rows + error) * 2.0**-exponent).clamp(-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1))
         y = through(self._integers(u.detach().long(), exponent), u * 2.0**exponent, self._function)
         y = from_rows(y, x, self.kind, self.options)
@@ -102,6 +102,10 @@ class NormalisingStep(Step):
             return y
         gain, shift, step = (part.to(y.dtype) for part in (affine.gain, affine.shift, affine.step))
         return round_to_step(y * gain + shift, step, exact)
+
+    def _unmasked(self, x: Tensor, exponent: int, bits: int) -> Tensor:
+        """Return what a softmax takes without what masks have made so small that it is cut off."""
+        return torch.where(x.abs() < 2.0 ** (bits - 1 + exponent), x, 0.0) if self.is_softmax else x
 
     def affine(self, net: nn.Module, x: Tensor) -> Affine | None:
         """Return the gain and shift of a normalisation of such tensors; None where it has neither."""

@@ -47,6 +47,9 @@ class Plan:
             the function counts. None leaves the function in float, where the network cannot be lowered. It leaves
             softmax in float too, which otherwise needs no width; at the end of a network the integer model then stops
             in front of it.
+        state: width in bits, 4 to 16, of the memory of a recurrent cell where it is multiplied: the state `c` of an
+            LSTM by the forget gate, the distance to the new state by the update gate of a GRU. It is not learned,
+            because small changes have to add up over time, and counts in all costs; the plan of that product counts.
         tie_weight: a name; all weights and inputs that carry the same name share one width. Their ladders must have
             the same widths, and their gates the same shape. None: a width of its own.
         tie_input: the same for the input; the network's own input is never tied.
@@ -84,6 +87,7 @@ class Plan:
     codes: int = 2
     spread: float = 0.1
     activation: int | None = 8
+    state: int = 16
     tie_weight: str | None = None
     tie_input: str | None = None
     free_codes: bool = False
@@ -119,6 +123,8 @@ class Plan:
             raise ProbqError(f"Plan(spread=...) takes a spread in steps between 0 and 10, not {self.spread!r}")
         if self.activation is not None and (type(self.activation) is not int or not 2 <= self.activation <= 16):
             raise ProbqError(f"Plan(activation=...) takes a width of 2 to 16 bits or None, not {self.activation!r}")
+        if type(self.state) is not int or not 4 <= self.state <= 16:
+            raise ProbqError(f"Plan(state=...) takes a width of 4 to 16 bits, not {self.state!r}")
         self._check_laws()
         if self.keep_zeros:
             self._check_zeros()
@@ -192,6 +198,8 @@ class Plan:
     def input_ladder(self, layer: Layer) -> Ladder:
         """Return the ladder of a layer's input, with the defaults filled in from what the example showed."""
         signed = layer.smallest < 0
+        if layer.memory:
+            return ladder(self.state, signed=True)
         if layer.first:
             return self.network_input or ladder(8, signed=signed)
         return self.input or ladder(*WIDTHS, signed=signed)

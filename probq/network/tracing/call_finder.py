@@ -28,6 +28,7 @@ from probq.network.tracing.stand_ins import (
     place_stand_ins,
     short,
 )
+from probq.nn.recurrent import GRU, LSTM
 from probq.utils.structures.tensors import tensors_in
 
 # Functions whose values are the network's own input no longer, by how their names begin.
@@ -38,6 +39,7 @@ COMPUTED = (
 
 # Functions that take the shape of a tensor alone, or its type.
 SHAPED = frozenset(f"{kind}_like" for kind in ("zeros", "ones", "full")) | {"new_zeros", "new_ones", "new_full"}
+MASKED = -1e4  # what masks add at most: far below the least argument of a softmax, -2^11
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ class CallFinder(Calls):
         """Return what a call gives, and note what depends on the input."""
         out = func(*args, **kwargs)
         if getattr(func, "__name__", "") in SHAPED:
+            if self.frames and isinstance(self.frames[-1].module, GRU | LSTM):
+                self._note(out, computed=True)  # states, which later steps compute
             return out
         given = [self._computed[id(t)] for t in tensors_in((args, kwargs)) if id(t) in self._computed]
         if given:
@@ -215,8 +219,17 @@ def _product(call: Call) -> Product | None:
     return Product(call.kind, x is y)
 
 
+def is_mask(constant: Any) -> bool:
+    """Return whether a tensor that is added leaves scores as they are, or takes them beyond what a softmax knows."""
+    if not isinstance(constant, Tensor) or not constant.is_floating_point() or constant.requires_grad:
+        return False
+    return bool(((constant == 0) | (constant <= MASKED)).all() and (constant != 0).any())
+
+
 def _needs_step(constant: Any, kind: str, raw: bool) -> bool:
     """Return whether an operation with a constant is rounded, and the constant shortened."""
+    if kind == "add" and is_mask(constant):
+        return False
     if isinstance(constant, Tensor):
         if constant.dtype.is_complex or not constant.isfinite().all() or (kind == "div" and (constant == 0).any()):
             return False

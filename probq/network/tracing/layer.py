@@ -27,6 +27,7 @@ class Layer:
         plain: whether its module's forward is that of `torch.nn`; others may compute more than one product.
         others: of a product of two tensors, numbers in the second one, all calls together. `weight` is then the name of
             that one's quantizer, and `shape` is that of its last call. 0 for a layer with a weight.
+        memory: whether the input is the memory of a recurrent cell, whose width is `Plan.state`.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Layer:
     reads: str | None = None
     plain: bool = True
     others: int = 0
+    memory: bool = False
 
     @property
     def is_product(self) -> bool:

@@ -49,10 +49,10 @@ class Recorder(TorchDispatchMode):
         self.net, self.modules, self.storages = net, modules, storages
         self.records: dict[str, LayerRecord] = {}
         self.operands: dict[str, LayerRecord] = {}
-        self.samples: dict[str, Tensor] = {}
+        self.samples: dict[str, list[Tensor]] = {}  # of all calls
         self.stray: dict[tuple[str, str, str | None], int] = {}
         self.norms: dict[str, int] = {}  # calls of each normalisation
-        self.activations: dict[str, tuple[str | None, Tensor]] = {}  # the layer called before, and the input
+        self.activations: dict[str, tuple[str | None, list[Tensor]]] = {}  # the layer called before, and the inputs
         self._last: str | None = None
         self._names = {id(m): n for n, m in modules.items()}
         self._stack: list[str] = []
@@ -102,7 +102,8 @@ class Recorder(TorchDispatchMode):
             elif isinstance(module, Operand):
                 self._record(self.operands, name, module, hook_input(args, kwargs))
             elif type(module) in TABLES or (isinstance(module, StandIn) and module.planned):
-                self.activations.setdefault(name, (self._last, hook_input(args, kwargs).detach().clone()))
+                _, kept = self.activations.setdefault(name, (self._last, []))
+                kept.append(hook_input(args, kwargs).detach().clone())
 
         return hook
 
@@ -114,7 +115,7 @@ class Recorder(TorchDispatchMode):
         record.first &= not x.requires_grad
         if x.is_floating_point():
             record.smallest = min(record.smallest, float(x.detach().min()))
-            self.samples.setdefault(name, x.detach().clone())
+            self.samples.setdefault(name, []).append(x.detach().clone())
 
     def _multiplied(self, record: LayerRecord, out: Tensor) -> None:
         """Note what a product gives; those of matrices are counted where torch computes them."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from probq.network.explicit.attention import can_be_explicit, plain_attention, spell_out
+from probq.network.explicit.modules import can_be_explicit, plain_calls, spell_out
 from probq.network.tracing.arguments import own_copy
 from probq.network.tracing.call_finder import Found, find_calls
 from probq.network.tracing.example_run import run_example
@@ -33,7 +33,7 @@ class Tracing:
     Attributes:
         layers: in the order in which the example reaches them.
         notes: sentences on what stays float.
-        explicit: names of the attention that is spelled out from here on.
+        explicit: names of the modules that are spelled out from here on.
         seconds: each product of two tensors as its second operand sees it, which is there what multiplies, by name.
         inputs: the inputs of each layer, by its name, and the operands of each product.
         activations: for each function that may become a table, the layer called before, and its input.
@@ -68,7 +68,7 @@ def layers(net: nn.Module, example: Any) -> tuple[Layer, ...]:
 def trace_network(net: nn.Module, example: Any) -> Tracing:
     """Run `net` (a copy that may be used freely) on the example and record its layers.
 
-    Stand-ins are placed in it, and attention is spelled out.
+    Stand-ins are placed in it, and attention and recurrent modules are spelled out.
     """
     _check_names(net)
     _check_finite(net)
@@ -91,16 +91,16 @@ def trace_network(net: nn.Module, example: Any) -> Tracing:
     found = Tracing(
         notes=_notes(recorder, modules, owners),
         explicit=explicit,
-        inputs=recorder.samples,
-        activations=recorder.activations,
+        inputs={name: _joined(kept) for name, kept in recorder.samples.items()},
+        activations={name: (layer, _joined(kept)) for name, (layer, kept) in recorder.activations.items()},
         calls=calls,
     )
     seen: set[str] = set()
     for name, record in recorder.records.items():
         if isinstance(record.module, Product):
             left, right = (recorder.operands[f"{name}.{side}"] for side in record.module.sides)
-            found.layers.append(_product(record, left, right, batch))
-            found.seconds[name] = _product(record, right, left, batch)
+            found.layers.append(_product(net, record, left, right, batch))
+            found.seconds[name] = _product(net, record, right, left, batch)
             continue
         alone = list(owners.values()).count(owners[name]) == 1 and recorder.norms.get(record.norm or "") == 1
         reads = owners[record.reads] if record.reads else None
@@ -136,13 +136,13 @@ def _check_finite(net: nn.Module) -> None:
 
 
 def _spell_out(net: nn.Module, args: tuple[Any, ...], batch: int) -> tuple[str, ...]:
-    """Spell out the attention that the example calls so that it can be, and return its names.
+    """Spell out the modules that the example calls so that they can be, and return their names.
 
     That which is the whole network stays: nothing is there to put another in.
     """
     names: set[str] = set()
     if can_be_explicit(net):
-        run_example(net, own_copy(args), plain_attention(net, batch, names))
+        run_example(net, own_copy(args), plain_calls(net, batch, names))
         spell_out(net, names - {""})
     return tuple(sorted(names - {""}))
 
@@ -159,6 +159,11 @@ def _owners(net: nn.Module, modules: Mapping[str, Any]) -> dict[str, str]:
         tensor = id(module.weight)
         first.setdefault(tensor, own[tensor] if is_stand_in(name) else f"{name}.weight")
     return {name: first[id(module.weight)] for name, module in modules.items()}
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """Return what one call was given, or the numbers of all calls as one axis."""
+    return parts[0] if len(parts) == 1 else torch.cat([part.reshape(-1) for part in parts])
 
 
 def _batch(args: tuple[Any, ...]) -> int:
@@ -191,7 +196,7 @@ def _layer(record: LayerRecord, weight: str, batch: int, seen: set[str], alone: 
     )
 
 
-def _product(record: LayerRecord, left: LayerRecord, right: LayerRecord, batch: int) -> Layer:
+def _product(net: nn.Module, record: LayerRecord, left: LayerRecord, right: LayerRecord, batch: int) -> Layer:
     """Return a product of two tensors as a layer, and note at an operand whether it is the network's own input."""
     left.module.first = left.first
     return Layer(
@@ -206,7 +211,14 @@ def _product(record: LayerRecord, left: LayerRecord, right: LayerRecord, batch: 
         first=left.first,
         smallest=left.smallest,
         others=right.inputs // batch,
+        memory=_is_memory(net, left.name),
     )
+
+
+def _is_memory(net: nn.Module, operand: str) -> bool:
+    """Return whether an operand of a product is the memory of a recurrent cell."""
+    owner, product, side = operand.rsplit(".", 2) if operand.count(".") > 1 else ("", *operand.split("."))
+    return getattr(net.get_submodule(owner), "memory", "") == f"{product}.{side}"
 
 
 def _functional(recorder: Recorder, owners: Mapping[str, str], batch: int) -> Iterator[Layer]:

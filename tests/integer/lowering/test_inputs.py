@@ -92,6 +92,10 @@ def test_one_index_in_embeddings_of_two_sizes_is_below_both():
     assert np.array_equal((model(INDICES) * model.output_scale).astype(np.float32), q(INDICES).detach().numpy())
 
 
+class OwnGRU(nn.GRU):
+    """A class whose forward may be anything."""
+
+
 SEVERAL = {
     "two inputs": (
         Net(lambda net, x, y: net.a(x) + net.b(y), a=lambda: nn.Linear(4, 3), b=lambda: nn.Linear(4, 3)),
@@ -131,18 +135,18 @@ def test_several_inputs_are_read_each_by_its_own_node(net, x):
 
 REFUSED = {
     "64 bits": (images(lambda x: x.float()), PIXELS.long(), "whole numbers of any size"),
-    "LSTM": (
+    "RNN": (
         Net(
             lambda net, x: net.c(net.r(x)[0][:, -1]),
-            r=lambda: nn.LSTM(4, 5, batch_first=True), c=lambda: nn.Linear(5, 3),
+            r=lambda: nn.RNN(4, 5, batch_first=True), c=lambda: nn.Linear(5, 3),
         ),
         SEQUENCES,
-        "lstm in r .*recurrent",
+        "rnn_tanh in r .*recurrent",
     ),
-    "GRU behind a layer": (
+    "GRU of a class of its own behind a layer": (
         Net(
             lambda net, x: net.c(net.r(net.a(x))[0][:, -1]),
-            a=lambda: nn.Linear(4, 4), r=lambda: nn.GRU(4, 5, batch_first=True), c=lambda: nn.Linear(5, 3),
+            a=lambda: nn.Linear(4, 4), r=lambda: OwnGRU(4, 5, batch_first=True), c=lambda: nn.Linear(5, 3),
         ),
         SEQUENCES,
         "gru in r .*recurrent",

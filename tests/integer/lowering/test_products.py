@@ -200,9 +200,9 @@ REFUSED = {
     "fewer axes": (lambda a, b: a * b[:, 0], "mul in the network .*as many axes"),
     "of examples": (lambda a, b: a * b[:1], "mul in the network .*as their first axis|batch"),
     "with a parameter": (lambda a, b: a @ torch.ones(3, 3), "matmul in the network .*call F.linear"),
-    "masked": (
-        lambda a, b: F.scaled_dot_product_attention(*[a[:, None]] * 3, is_causal=True),
-        "scaled_dot_product_attention in the network .*masks have no integer form",
+    "of groups": (
+        lambda a, b: F.scaled_dot_product_attention(*[a[:, None]] * 3, enable_gqa=True),
+        "scaled_dot_product_attention in the network .*no enable_gqa",
     ),
     "by a comparison": (lambda a, b: a * (b > 0), "gt in the network"),
 }

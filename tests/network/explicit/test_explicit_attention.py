@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from exact_integers import assert_exact
@@ -10,7 +11,7 @@ from torch import nn
 import probq
 from probq import Plan
 from probq.codebooks import ladder
-from probq.network.explicit.attention import ExplicitAttention
+from probq.nn import MultiheadAttention
 from probq.testing import deployed
 
 KINDS = {
@@ -60,7 +61,7 @@ def assert_same(net, other, *args, **options):
 def test_attention_is_what_torch_computes(options, weights):
     original = attention(**options)
     other = probq.explicit(original)
-    assert isinstance(other, ExplicitAttention)
+    assert isinstance(other, MultiheadAttention)
     original.dropout = other.dropout = 0.0
     assert_same(original, other, *arguments(original), **weights)
 
@@ -140,7 +141,7 @@ def test_what_cannot_be_spelled_out_stays():
     hooked = attention()
     hooked.register_forward_hook(lambda *_: None)
     for net in (attention(add_bias_kv=True), attention(add_zero_attn=True), tied, hooked):
-        assert not any(isinstance(module, ExplicitAttention) for module in probq.explicit(net).modules())
+        assert not any(isinstance(module, MultiheadAttention) for module in probq.explicit(net).modules())
     with pytest.raises(probq.ProbqError, match="not int"):
         probq.explicit(3)
 
@@ -202,19 +203,60 @@ def test_a_posterior_is_loaded_on_the_original_network(tmp_path):
     for given in (net, probq.explicit(net)):
         assert torch.equal(probq.load(tmp_path / "q.safetensors", given)(x), q(x))
     other = Net(lambda attn, x: x, batch_first=True, add_zero_attn=True).eval()
-    with pytest.raises(probq.ProbqError, match="posterior of another network: 'attn' is no attention to spell out"):
+    with pytest.raises(probq.ProbqError, match="posterior of another network: 'attn' is no module to spell out"):
         probq.load(tmp_path / "q.safetensors", other)
 
 
+MASK = torch.ones(5, 5).triu(1).bool()
+NUMBERS = torch.zeros(5, 5).masked_fill(MASK, -torch.inf)
+MASKED = {
+    "true or false": lambda attn, x: attn(x, x, x, attn_mask=MASK, need_weights=False)[0],
+    "numbers": lambda attn, x: attn(x, x, x, attn_mask=NUMBERS, is_causal=True)[0],
+    "least numbers": lambda attn, x: attn(x, x, x, attn_mask=NUMBERS.clamp(min=torch.finfo(torch.float32).min))[0],
+    "of each head": lambda attn, x: attn(x, x, x, attn_mask=MASK.expand(2 * len(x), 5, 5))[0],
+    "selected": lambda attn, x: torch.where(MASK[:, 1:2], attn(x, x, x)[0], 0.25),
+    "filled by hand": lambda attn, x: (x @ attn(x, x, x)[0].mT).masked_fill(MASK, -1e9).softmax(-1) @ x,
+}
+
+
+@pytest.mark.parametrize("kind", MASKED)
+def test_masks_that_depend_on_no_input_become_integers(kind, tmp_path):
+    """The probability of what is masked is 0, and all outputs are those of the network."""
+    pytest.importorskip("onnxruntime")
+    net, x = Net(MASKED[kind], batch_first=True).eval(), drawn(16, 5, 4)
+    q = probq.quantize(net, x, probq.Plan(ladder(3, 6), ladder(3, 8, signed=True)))
+    assert not q.uncounted
+    assert_exact(q, torch.cat([x, 3 * x]), tmp_path)
+
+
+def test_what_comes_later_does_not_change_what_causal_attention_gives():
+    causal = lambda attn, x: attn(x, x, x, attn_mask=MASK)[0]  # noqa: E731
+    net, x = Net(causal, batch_first=True).eval(), drawn(16, 5, 4)
+    model = probq.lower(probq.quantize(ByPlace(net), x))
+    y = x.clone()
+    y[:, 3:] = drawn(16, 2, 4, seed=5)
+    assert np.array_equal(model(x)[:, :3], model(y)[:, :3])
+    assert not np.array_equal(model(x)[:, 3:], model(y)[:, 3:])
+
+
+class ByPlace(nn.Module):
+    """The same without the average over places."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return self.net.last(self.net.function(self.net.attn, self.net.first(x)))
+
+
 @FLOAT
-def test_masked_attention_stays_float_and_is_named():
-    mask = torch.ones(5, 5).triu(1).bool()
-    net = Net(lambda attn, x: attn(x, x, x, attn_mask=mask)[0], batch_first=True).eval()
-    with pytest.warns(UserWarning, match=r"attn \(MultiheadAttention\) computes .* stays float"):
-        q = probq.quantize(net, drawn(16, 5, 4))
-    assert isinstance(q.net.attn, nn.MultiheadAttention)
-    with pytest.warns(UserWarning, match=r"attn \(ExplicitAttention\) computes .* stays float"):
-        probq.quantize(probq.explicit(net), drawn(16, 5, 4))
+def test_masks_that_are_computed_are_refused():
+    net = Net(lambda attn, x: attn(x, x, x, key_padding_mask=x.mean(-1) > 0.5)[0], batch_first=True).eval()
+    q = probq.quantize(net, drawn(16, 5, 4))
+    assert not q.uncounted
+    with pytest.raises(probq.ProbqError, match="cannot be lowered"):
+        probq.lower(q)
 
 
 @FLOAT

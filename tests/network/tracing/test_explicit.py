@@ -53,9 +53,20 @@ def test_other_einstein_sums_are_not(equation):
 
 @pytest.mark.parametrize(
     "options",
-    [{"is_causal": True}, {"attn_mask": torch.ones(5, 5, dtype=torch.bool)}, {"enable_gqa": True}],
-    ids=["causal", "mask", "groups"],
+    [
+        {"is_causal": True},
+        {"attn_mask": torch.ones(5, 5, dtype=torch.bool).tril(1)},
+        {"attn_mask": torch.randn(5, 5), "scale": 0.3},
+    ],
+    ids=["causal", "mask", "numbers"],
 )
-def test_masked_attention_is_not(options):
-    assert not is_spelled_out("scaled_dot_product_attention", tuple(drawn(*[(2, 5, 4)] * 3)), options)
-    assert not is_spelled_out("scaled_dot_product_attention", (*drawn(*[(2, 5, 4)] * 3), None, 0.0, True), {})
+def test_masked_attention_is_too(options):
+    args = tuple(drawn(*[(2, 5, 4)] * 3))
+    assert is_spelled_out("scaled_dot_product_attention", args, options)
+    found = EXPLICIT["scaled_dot_product_attention"][0](*args, **options)
+    torch.testing.assert_close(found, torch.nn.functional.scaled_dot_product_attention(*args, **options))
+
+
+def test_attention_of_groups_is_not():
+    args = tuple(drawn(*[(2, 5, 4)] * 3))
+    assert not is_spelled_out("scaled_dot_product_attention", args, {"enable_gqa": True})

@@ -16,12 +16,16 @@ CONSTANTS = (U8, I8, U16, I16, I32, I64)
 
 @dataclass(frozen=True)
 class CStep:
-    """A step is one function of the program: its parameters are named buffers, its body is C lines."""
+    """A step is one function of the program: its parameters are named buffers, its body is C lines.
+
+    A timed one takes the time step `t` of the loop that it is in.
+    """
 
     title: str
     inputs: Mapping[str, Buffer]
     outputs: Mapping[str, Buffer]
     body: tuple[str, ...]
+    timed: bool = False
 
     @property
     def buffers(self) -> Iterable[Buffer]:
@@ -41,6 +45,7 @@ class CSource:
         constants: definitions of constant arrays.
         helpers: texts of the helper functions in use, by their full names.
         ports: parameters of the function, inputs first.
+        loops: first and last step of each loop, how many time steps it takes, and whether the last one comes first.
     """
 
     name: str
@@ -50,6 +55,7 @@ class CSource:
     constants: list[str] = field(default_factory=list)
     helpers: dict[str, str] = field(default_factory=dict)
     ports: list[Any] = field(default_factory=list)
+    loops: list[tuple[int, int, int, bool]] = field(default_factory=list)
     buffers: int = 0
 
     def buffer(self, kind: Type, elements: int, fixed: str = "") -> Buffer:
@@ -76,10 +82,11 @@ class CSource:
         return full
 
     def step(
-        self, title: str, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer], body: Iterable[str]
-    ) -> None:
+        self, title: str, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer], body: Iterable[str],
+        timed: bool = False,
+    ) -> None:  # fmt: skip
         """Add a step; `outputs` holds its scratch as well."""
-        self.steps.append(CStep(title, dict(inputs), dict(outputs), tuple(body)))
+        self.steps.append(CStep(title, dict(inputs), dict(outputs), tuple(body), timed))
 
 
 def functions(program: CSource) -> list[str]:
@@ -88,12 +95,14 @@ def functions(program: CSource) -> list[str]:
     for number, step in enumerate(program.steps):
         parameters = [f"const {b.type.name} *restrict {name}" for name, b in step.inputs.items()]
         parameters += [f"{b.type.name} *restrict {name}" for name, b in step.outputs.items()]
+        parameters += ["int32_t t"] * step.timed
         lines += [
             f"/* {comment(step.title)} */",
             f"{program.name.upper()}_STEP {program.name}_step{number}({', '.join(parameters)})",
         ]
         body = "\n".join(step.body)
-        unused = [f"(void){each};" for each in step.inputs if not re.search(rf"\b{each}\b", body)]
+        taken = [*step.inputs, *["t"] * step.timed]
+        unused = [f"(void){each};" for each in taken if not re.search(rf"\b{each}\b", body)]
         lines += ["{", *indented([*unused, *step.body]), "}", ""]
     return lines
 
@@ -106,9 +115,20 @@ def calls(program: CSource) -> tuple[list[str], dict[int, int]]:
         place = f"{program.name}_pool{buffer.type.bits} + {places.get(buffer.key)}"
         return buffer.fixed or (f"({buffer.type.name} *)({place})" if buffer.type in (I8, I64) else place)
 
-    lines = []
+    lines: list[str] = []
+    begins = {first: (count, reverse) for first, _, count, reverse in program.loops}
+    ends, inside = {last for _, last, _, _ in program.loops}, False
     for number, step in enumerate(program.steps):
-        lines.append(f"{program.name}_step{number}({', '.join(map(pointer, step.buffers))});")
+        if number in begins:
+            count, reverse = begins[number]
+            head = f"int32_t t = {count - 1}; t >= 0; t--" if reverse else f"int32_t t = 0; t < {count}; t++"
+            lines.append(f"for ({head}) {{")
+            inside = True
+        call = f"{program.name}_step{number}({', '.join([*map(pointer, step.buffers), *['t'] * step.timed])});"
+        lines += indented([call]) if inside else [call]
+        if number in ends:
+            lines.append("}")
+            inside = False
     return lines, sizes
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from probq.integer import IntegerModel, Node
 from probq.integer.interpreter import evaluate
+from probq.integer.loops.body import BEGINS, beginning, results, states
 from probq.integer.ranges import Range, reachable
 from probq.integer.shapes import shape_of
 from probq.utils.errors import ProbqError
@@ -93,12 +94,43 @@ def ranges(model: IntegerModel) -> Mapping[str, ElementRange]:
     """
     found: dict[str, ElementRange] = {}
     short = {output.node for output in model.outputs}
-    short |= {name for node in model.nodes if not _takes_long(node) for name in node.inputs}
+    short |= {name for node in model.every_node if not _takes_long(node) for name in node.inputs}
+    short |= {name for node in model.nodes for name in results(node)}
     proven = model.ranges
-    for node in model.nodes:
-        most = LONG if node.op in LONG_SUMS and node.name not in short else MOST
-        found[node.name] = _checked(node, _range(node, [found[name] for name in node.inputs], proven[node.name]), most)
+
+    def add(nodes: Iterable[Node]) -> None:
+        for node in nodes:
+            inputs = [found[name] for name in node.inputs]
+            if node.body:
+                found.update(_begun(node, inputs))
+                add(inner for inner in node.body if inner.op not in BEGINS)
+                found[node.name] = _repeated(found[node.attributes["output"]], len(inputs[0].low))
+                continue
+            most = LONG if node.op in LONG_SUMS and node.name not in short else MOST
+            found[node.name] = _checked(node, _range(node, inputs, proven[node.name]), most)
+
+    add(model.nodes)
     return MappingProxyType(found)
+
+
+def _begun(loop: Node, sequences: Sequence[ElementRange]) -> dict[str, ElementRange]:
+    """Return the ranges of what a loop's body begins with, the same at every time step."""
+    steps = [ElementRange(x.low.min(0), x.high.max(0), 0, _gaps(x)) for x in sequences]
+    own = {}
+    for state in states(loop):
+        low, high = (np.full(state.attributes["shape"], state.attributes[end], np.int64) for end in ("lo", "hi"))
+        own[state.name] = _checked(state, ElementRange(low, high, 0), MOST)
+    return beginning(loop, steps, own)
+
+
+def _gaps(x: ElementRange) -> int:
+    """Return the step of a part of a value, whose least number may be another."""
+    return x.step if int(x.low.min()) == int(x.low.max()) else 1
+
+
+def _repeated(output: ElementRange, count: int) -> ElementRange:
+    low, high = (np.broadcast_to(end, (count, *end.shape)) for end in (output.low, output.high))
+    return ElementRange(low, high, 0, output.step)
 
 
 def _takes_long(node: Node) -> bool:

@@ -37,6 +37,7 @@ class Value:
         attributes, tensors, packing: of the integer model's node.
         limits: the limits of a clip, in real numbers.
         quantizer: name of the input quantizer of a requantization.
+        body: of a loop, what it computes in one step.
     """
 
     op: str
@@ -52,6 +53,7 @@ class Value:
     packing: Mapping[str, Packing] = field(default_factory=dict)
     limits: tuple[float | None, float | None] = (None, None)
     quantizer: str = ""
+    body: Any = None
     factor: np.ndarray = field(default_factory=lambda: np.ones((), np.int64))
 
     def __post_init__(self) -> None:
@@ -78,6 +80,12 @@ def values_of(outputs: Sequence[Value]) -> Iterator[Value]:
         else:
             stack.append((value, True))
             stack.extend((parent, False) for parent in value.parents)
+
+
+def layer_of(value: Value) -> str:
+    """Return the name of the layer whose accumulators a value is, in whatever steps, empty if it is none."""
+    value = value.parents[0] if value.op == "multiply" else value
+    return value.quantizer if value.op in ("linear", "conv") else ""
 
 
 def compressed(array: np.ndarray) -> np.ndarray:

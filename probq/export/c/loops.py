@@ -1,0 +1,69 @@
+"""A loop becomes a `for` in C around the steps of its body, with memory for one time step and for the states."""
+
+from collections.abc import Callable, Iterable
+
+from probq.export.c.code.elementwise import cast, copied
+from probq.export.c.code.program import CSource
+from probq.export.c.code.text import index, loops, nest
+from probq.export.c.code.values import Buffer, View
+from probq.integer import Node
+from probq.integer.loops.body import items, states
+
+
+def loop(p: CSource, node: Node, add: Callable[[], None]) -> View:
+    """Compute the outputs of all time steps.
+
+    Args:
+        p: the program.
+        node: the loop.
+        add: adds the steps of the body.
+    """
+    sequences, shape = [p.views[name] for name in node.inputs], p.ranges[node.name].low.shape
+    y = p.view(p.ranges[node.name].type, shape)
+    parts = [p.view(x.buffer.type, x.shape[1:]) for x in sequences]
+    own = [p.view(p.ranges[state.name].type, p.ranges[state.name].low.shape) for state in states(node)]
+    p.views |= {item.name: view for item, view in zip(items(node), parts, strict=True)}
+    p.views |= {state.name: view for state, view in zip(states(node), own, strict=True)}
+    # what is read or written at every time step lives from before the first to behind the last one
+    zeros = [line for k, view in enumerate(own) for line in loops([("i", view.size)], [f"s{k}[i] = 0;"])]
+    p.step(f"{node.name}: states", {}, {"y": y.buffer} | _named("s", own), ["(void)y;", *zeros])
+    first = len(p.steps)
+    lines = [line for k, (x, part) in enumerate(zip(sequences, parts, strict=True)) for line in
+             _moved(part, f"y{k}", x, f"x{k}", x.strides[0])]  # fmt: skip
+    p.step(f"{node.name}: a time step", _named("x", sequences), _named("y", parts), lines, timed=True)
+    add()
+    output, ends = p.views[node.attributes["output"]], [p.views[name] for name in node.attributes["next"]]
+    kept = {view.buffer.key for view in own}
+    ends = [_apart(p, node.name, view) if view.buffer.key in kept else view for view in ends]
+    output = _apart(p, node.name, output) if output.buffer.key in kept else output
+    lines = _moved(View(y.buffer, shape[1:], y.strides[1:]), "y", output, "x", 0, y.strides[0])
+    lines += [line for k, (end, view) in enumerate(zip(ends, own, strict=True)) for line in
+              _moved(view, f"s{k}", end, f"n{k}", 0)]  # fmt: skip
+    read = {"x": output.buffer} | _named("n", ends) | _named("q", sequences)
+    p.step(f"{node.name}: what it leaves", read, {"y": y.buffer} | _named("s", own), lines, timed=True)
+    p.loops.append((first, len(p.steps) - 1, shape[0], bool(node.attributes["reverse"])))
+    return y
+
+
+def _named(letter: str, views: Iterable[View]) -> dict[str, Buffer]:
+    return {f"{letter}{k}": view.buffer for k, view in enumerate(views)}
+
+
+def _apart(p: CSource, title: str, x: View) -> View:
+    """Return a copy of a state as it was before the step, which is written over."""
+    return copied(p, f"{title}: as before", x, p.view(x.buffer.type, x.shape))
+
+
+def _moved(y: View, target: str, x: View, source: str, read: int, written: int = 0) -> list[str]:
+    """Return C lines that copy one value into another, at distances that grow with the time step `t`."""
+    # of a sequence, the axis of time is the first one of its view
+    strides = x.strides[1:] if len(x.strides) > len(y.strides) else x.strides
+    axes = nest(y.shape, [y.strides, strides])
+    names = [f"i{k}" for k in range(len(axes))]
+    to, of = (
+        index([*names, "t"], [*(steps[k] for _, steps in axes), ahead], view.offset)
+        for k, (view, ahead) in enumerate(((y, written), (x, read)))
+    )
+    same = x.buffer.type if x.buffer.type == y.buffer.type else None
+    body = [f"{target}[{to}] = {cast(y.buffer.type, f'{source}[{of}]', same)};"]
+    return loops(zip(names, [n for n, _ in axes], strict=True), body)

@@ -1,0 +1,84 @@
+"""A loop becomes a `Scan`, whose body is a graph of its own and takes parameters from the graph around it."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from probq.export.onnx.graph import Edge, Graph, integer_type, tensor_type
+from probq.integer import Node
+from probq.integer.loops.body import after, beginning, states
+from probq.integer.ranges import Range
+from probq.utils.optional_import import require
+
+Edges = dict[str, Edge]
+
+
+def scan(graph: Graph, node: Node, sequences: list[Edge], found: Any, add: Callable[[Edges], None]) -> Edge:
+    """Add a loop over the axis behind the batch.
+
+    Args:
+        graph: in the making.
+        node: the loop.
+        sequences: its inputs.
+        found: the ranges of all values.
+        add: adds the body to the graph and to the edges that it is given, which are those that it begins with.
+    """
+    around, graph.nodes = graph.nodes, []
+    steps = [replace(x, name=graph.fresh("item"), shape=x.shape[1:]) for x in sequences]
+    begun = [_state(graph, found[state.name]) for state in states(node)]
+    edges = beginning(node, steps, {state.name: edge for state, edge in zip(states(node), begun, strict=True)})
+    add(edges)
+    ends = [_copied(graph, graph.integers(graph.settled(edges[name]), edge.type)) for (_, name), edge in
+            zip(after(node), begun, strict=True)]  # fmt: skip
+    output = _copied(graph, graph.settled(edges[node.attributes["output"]]))
+    inside, graph.nodes = graph.nodes, around
+    inside = _without_constants(graph, inside, [edge.name for edge in (*begun, *steps)])
+    helper, reverse = require("onnx.helper", "onnx"), int(node.attributes["reverse"])
+    ways = [_described(parts) for parts in ((*begun, *steps), (*ends, output))]
+    zeros = [_zeros(graph, sequences[0], edge) for edge in begun]
+    names = [graph.fresh("Scan") for _ in (*ends, output)]
+    made = helper.make_node(
+        "Scan", [*zeros, *(x.name for x in sequences)], names, names[-1],
+        body=helper.make_graph(inside, names[-1], *ways), num_scan_inputs=len(sequences),
+        scan_input_axes=[1] * len(sequences), scan_input_directions=[reverse] * len(sequences),
+        scan_output_axes=[1], scan_output_directions=[reverse],
+    )  # fmt: skip
+    graph.nodes.append(made)
+    return replace(output, name=names[-1], shape=found[node.name].shape)
+
+
+def _state(graph: Graph, reached: Range) -> Edge:
+    type = integer_type(reached.low, reached.high)
+    return Edge(graph.fresh("state"), type, 0, reached.low, reached.high, reached.shape)
+
+
+def _copied(graph: Graph, x: Edge) -> Edge:
+    """Return a tensor with a name of its own, as each output of a body needs one."""
+    return replace(x, name=graph.node("Identity", [x.name]))
+
+
+def _described(edges: Any) -> list[Any]:
+    info = require("onnx.helper", "onnx").make_tensor_value_info
+    return [info(x.name, tensor_type(x.type), ["batch", *x.shape]) for x in edges]
+
+
+def _zeros(graph: Graph, sequence: Edge, state: Edge) -> str:
+    """Add zeros of a state's shape for each example."""
+    batch = graph.node("Gather", [graph.node("Shape", [sequence.name]), graph.constant([0], "int64")], axis=0)
+    shape = graph.node("Concat", [batch, graph.constant(list(state.shape), "int64")], axis=0)
+    value = require("onnx.numpy_helper", "onnx").from_array(np.zeros(1, state.type))
+    return graph.node("ConstantOfShape", [shape], value=value)
+
+
+def _without_constants(graph: Graph, inside: list[Any], begun: list[str]) -> list[Any]:
+    """Return the nodes of a body that depend on what it begins with; the others go to the graph around it."""
+    changing, kept = set(begun), []
+    for node in inside:
+        if changing.intersection(node.input):
+            changing.update(node.output)
+            kept.append(node)
+        else:
+            graph.nodes.append(node)
+    return kept

@@ -1,0 +1,94 @@
+"""A loop's body begins with an item of each sequence and with states, and ends with an output and the next states.
+
+    state_0 = 0;  for t in time: (output_t, state_{t+1}) = body(sequence_t, state_t)
+
+The k-th node "item" is the time step of the loop's k-th input, whose first axis is time; the k-th node "state" becomes
+what the k-th name of `next` says. The loop's value has the outputs of all steps along its first axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from probq.utils.errors import ProbqError
+
+LOOP, ITEM, STATE = "loop", "item", "state"
+BEGINS = (ITEM, STATE)
+
+T = TypeVar("T")
+
+
+def every_node(nodes: Iterable[Any]) -> Iterator[Any]:
+    """Yield nodes, and after each loop those of its body."""
+    for node in nodes:
+        yield node
+        yield from node.body
+
+
+def items(loop: Any) -> list[Any]:
+    """Return the nodes of a loop's body that are time steps of its inputs, in the order of these."""
+    return [node for node in loop.body if node.op == ITEM]
+
+
+def states(loop: Any) -> list[Any]:
+    """Return the nodes of a loop's body that are its states."""
+    return [node for node in loop.body if node.op == STATE]
+
+
+def after(loop: Any) -> list[tuple[Any, str]]:
+    """Return each state with the name of what it becomes after a step."""
+    return list(zip(states(loop), loop.attributes["next"], strict=True))
+
+
+def results(node: Any) -> tuple[str, ...]:
+    """Return the names of what the body of a node ends with; none where it has no body."""
+    return (node.attributes["output"], *node.attributes["next"]) if node.body else ()
+
+
+def beginning(loop: Any, steps: Sequence[T], own: Mapping[str, T]) -> dict[str, T]:
+    """Return what a body begins with, by name.
+
+    Args:
+        loop: the node.
+        steps: what stands for a time step of each input.
+        own: what stands for each state.
+    """
+    return {node.name: step for node, step in zip(items(loop), steps, strict=True)} | dict(own)
+
+
+def check_body(loop: Any) -> None:
+    """Refuse a node whose body is not that of a loop.
+
+    Raises:
+        ProbqError: there is a body and no loop or the reverse; names repeat; a node takes what is none before it in the
+            body; a loop or an input is within; or the loop's items, states, output and next states do not fit.
+    """
+    if loop.op != LOOP:
+        if loop.body:
+            raise ProbqError(f"{loop.op} takes no body; only loops have one")
+        return
+    earlier: set[str] = set()
+    for node in loop.body:
+        if node.op in (LOOP, "input"):
+            raise ProbqError(f"the body of a loop holds no {node.op}, as {node.name!r:.80} is")
+        if node.name in earlier:
+            raise ProbqError(f"two nodes of the body are named {node.name!r:.80}; names must be unique")
+        for name in node.inputs:
+            if name not in earlier:
+                raise ProbqError(
+                    f"node {node.name!r:.80} of the body takes {name!r:.80}, which is none before it there"
+                )
+        earlier.add(node.name)
+    if len(items(loop)) != len(loop.inputs):
+        raise ProbqError(
+            f"a loop over {len(loop.inputs)} sequences has as many items in its body, not {len(items(loop))}"
+        )
+    if len(states(loop)) != len(loop.attributes["next"]):
+        raise ProbqError(f"next names {len(loop.attributes['next'])} values for {len(states(loop))} states")
+    for name in results(loop):
+        if name not in earlier:
+            raise ProbqError(f"{name!r:.80} is no node of the body, which ends with it")
+    for state in states(loop):
+        if not state.attributes["lo"] <= 0 <= state.attributes["hi"]:
+            raise ProbqError(f"the state {state.name!r:.80} begins with 0, which its limits leave out")

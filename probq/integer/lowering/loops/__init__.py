@@ -1,0 +1,1 @@
+"""Recurrences become loops of integers here: one body, whatever the number of time steps."""
