@@ -69,7 +69,7 @@ NORMALISE, NO_NORMALISE = "normalise has no memory form", "QONNX has no normalis
 TRANSPOSED = "transposed .* no memory form"
 PRODUCT, PERMUTE, SUM = (f"{op} has no memory form" for op in ("product", "permute", "sum"))
 NO_TABLE, NO_PAD, NO_REPEAT, NO_SLICE = (f"QONNX has no {op}" for op in ("table", "pad", "repeat", "slice"))
-NO_MATMUL = "QONNX has no matmul"
+NO_MATMUL, NO_LOOP, LOOP = "QONNX has no matmul", "QONNX has no loop", "loop has no memory form"
 WIDE = "24 bits of float32"
 
 # Why targets refuse, for shift and dyadic; "" where they compute the same integers. C and ONNX refuse none.
@@ -94,6 +94,13 @@ REFUSED = {
     "attention": {"qonnx": (NO_SLICE, SHIFTS), "memory": (PERMUTE, PERMUTE)},
     "transformer": {"qonnx": (NO_NORMALISE, SHIFTS), "memory": (NORMALISE, NORMALISE)},
     "transformer of torch": {"qonnx": (NO_MATMUL, SHIFTS), "memory": (PERMUTE, PERMUTE)},
+    "hourglass": {"qonnx": (SHIFTS, SHIFTS), "memory": (CONCAT, CONCAT)},
+    "class token": {"qonnx": (NO_PAD, NO_PAD), "memory": (PERMUTE, PERMUTE)},
+    "causal attention": {"qonnx": (NO_NORMALISE, SHIFTS), "memory": (NORMALISE, NORMALISE)},
+    "encoder and decoder of torch": {"qonnx": (NO_MATMUL, SHIFTS), "memory": (PERMUTE, PERMUTE)},
+    "lstm": {"qonnx": (NO_LOOP, NO_LOOP), "memory": (LOOP, LOOP)},
+    "gru": {"qonnx": (NO_LOOP, NO_LOOP), "memory": (LOOP, LOOP)},
+    "lstm, both ways": {"qonnx": (NO_LOOP, NO_LOOP), "memory": (LOOP, LOOP)},
     "plain": {"qonnx": ("", SHIFTS), "memory": ("", "")},
     "perceptron": {"qonnx": ("", SHIFTS), "memory": ("", ""), "hls": ("", SHIFTS), "verilog": ("", TREES)},
 }
