@@ -61,7 +61,7 @@ def test_training_under_several_limits_keeps_them_all(tmp_path: Path) -> None:
         assert float(q.expected_cost(q.cost_tables(one.cost)).detach()) <= 1.2 * one.absolute(q.layers)
     assert {step.phase for step in history.steps} == {"search", "tune"}
     rows = history.to_frame()
-    assert len(rows.columns) == 9 + 2 * 3
+    assert len(rows.columns) == 10 + 2 * 3
     at_end = [a.cost(one.cost) * 100 / costs.full(q.layers, one.cost) for one in budget]
     assert rows.iloc[-1][["percent", "percent 2", "percent 3"]].tolist() == pytest.approx(at_end)
     assert len(probq.table(q)) == 3

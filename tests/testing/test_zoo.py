@@ -138,14 +138,14 @@ def test_tied_weights_and_repeated_layers_share_one_width_and_one_draw() -> None
     assert quantized(net, example, Plan()).weight_names == ("shared.weight", "out.weight")
 
 
-def test_a_tuple_needs_a_likelihood_and_cannot_be_stacked() -> None:
+def test_a_tuple_needs_a_likelihood_and_is_stacked_part_by_part() -> None:
     net, example = ZOO["tuple"]
     q = quantized(net, example, None)
     with pytest.raises(probq.ProbqError, match="returns a tuple; give quantize or fit a likelihood"):
         q.model(example)
     q.calibrated = True
-    with pytest.raises(probq.ProbqError, match="returns one tensor, not a tuple"):
-        q.predict(example, draws=2)
+    one, drawn = q(*example) if isinstance(example, tuple) else q(example), q.predict(example, draws=2)
+    assert [part.shape for part in drawn] == [(2, *part.shape) for part in one]
 
 
 def test_training_mode_of_the_network_is_kept() -> None:
