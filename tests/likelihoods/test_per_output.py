@@ -136,9 +136,10 @@ def test_a_teacher_speaks_of_every_output():
     """The divergence of a batch is the sum of a normal and a categorical one, by SciPy."""
     likelihood, q = PerOutput({"size": Normal(0.5), "kind": categorical}), quantized()
     with torch.no_grad():
-        taught, teacher = (q.net(**{**X, "x": factor * X["x"]}) for factor in (1, 2))
+        given = (q.net(**{**X, "x": factor * X["x"]}) for factor in (1, 2))
+        taught, teacher = ({name: part.double() for name, part in one.items()} for one in given)
     found = divergence(likelihood(teacher), likelihood(taught), Targets(Y), 1.0)
     sizes = ((teacher["size"] - taught["size"]) ** 2 / (2 * 0.5**2)).sum(1)
     kinds = [entropy(*(softmax(one["kind"][k].numpy()) for one in (teacher, taught))) for k in range(24)]
-    np.testing.assert_allclose(found.numpy(), sizes.numpy() + np.array(kinds), rtol=1e-3)
+    np.testing.assert_allclose(found.numpy(), sizes.numpy() + np.array(kinds), rtol=1e-4)
     probq.fit(q, batches(), probq.Budget(percent=4), likelihood=likelihood, teacher=Net(), epochs=1, progress=False)

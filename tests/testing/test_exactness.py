@@ -85,11 +85,11 @@ def test_a_fit_with_unbiased_gradients_finds_the_best_mean_field(name: str) -> N
     joint = enumerate_joint(q, x, y)
     best = best_mean_fields(joint, restarts=8)
     torch.manual_seed(0)
-    fit_law(q, partial(leave_one_out, q, x, y, draws=64), steps=250)
+    fit_law(q, partial(leave_one_out, q, x, y, draws=64), steps=400)
     with torch.no_grad():
         found = posterior_of(q)
         assert float(joint.elbo(*found)) == pytest.approx(best[0].elbo, rel=0.01)
-    assert max(distance(*found, best)) < 0.025
+    assert max(distance(*found, best)) < 0.02
 
 
 @pytest.mark.filterwarnings("ignore:probq.lower will refuse")

@@ -75,7 +75,10 @@ def test_an_example_keeps_a_number_by_itself() -> None:
 
 
 def test_inputs_that_are_no_tuple_are_told() -> None:
-    with pytest.raises(ProbqError, match=r"several inputs are one tuple, or a dictionary by keyword, also in batches"):
+    with pytest.raises(
+        ProbqError,
+        match=r"several inputs are one tuple, or a dictionary by keyword, also in batches: \(\(a, b\), target\)",
+    ):
         probq.post_training(TwoInputs(), [(X, Z)], Budget(percent=3), progress=False)
 
 

@@ -59,6 +59,17 @@ class Layout(NamedTuple):
         """Return the sum over what shares a scale, `[N]` to `[B, S]`."""
         return torch.bincount(self._places(rungs, shape[1]), gradient, shape.numel()).reshape(shape).to(gradient.dtype)
 
+    def laws(self, location: Tensor, log2_scales: Tensor, spread: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return scales `[B, N]`, spreads `[N]`, and of every rung the code below each location and its log-odds."""
+        scales = hardware_scale(log2_scales, self.multipliers).index_select(1, self.row)
+        spreads = spread.index_select(0, self.owner)
+        start, step, count = (field.unsqueeze(1) for field in (self.start, self.step, self.levels))
+        return scales, spreads, *log_odds(location, scales, spreads, start, step, count)
+
+    def levels_at(self, codes: Tensor) -> Tensor:
+        """Return the levels of codes on every rung `[B, N]`, between two of them too, in their place."""
+        return codes.mul_(self.step.unsqueeze(1)).add_(self.start.unsqueeze(1))
+
     def _places(self, rungs: list[int], scales: int) -> Tensor:
         """Return the place of each number's scale among all of `[B, S]`, `[N]`."""
         return self.each(torch.arange(len(self.start), device=self.row.device), rungs) * scales + self.row
@@ -112,16 +123,13 @@ class _DrawnVector(torch.autograd.Function):
         layout: Layout,
         kind: LevelGradient,
     ) -> tuple[Tensor, Tensor]:
-        scales = hardware_scale(log2_scales, layout.multipliers).index_select(1, layout.row)
-        spreads = spread.index_select(0, layout.owner)
-        start, step, count = (field.unsqueeze(1) for field in (layout.start, layout.step, layout.levels))
-        code, a = log_odds(location, scales, spreads, start, step, count)
+        scales, spreads, code, a = layout.laws(location, log2_scales, spread)
         p = a.sigmoid()
         entropy = a.clamp_min(0) - torch.maximum(p, 1 - p).log_() - a * p
         entropies = layout.sums(entropy).T
         sizes = torch.tensor(layout.sizes, dtype=p.dtype, device=p.device).unsqueeze(1)
         divergences = sizes * layout.levels.log() - entropies
-        means = (code + p).mul_(step).add_(start).mul_(scales)
+        means = layout.levels_at(code + p).mul_(scales)
         a, p, code, scale = (layout.chosen(every, rungs) for every in (a, p, code, scales))
         up = torch.lt(uniform(p), p).to(p.dtype)
         level = code.add_(up).mul_(layout.each(layout.step, rungs)).add_(layout.each(layout.start, rungs))

@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from probq.codebooks.rounding.scales import hardware_scale
-from probq.codebooks.rounding.stochastic import inside_levels, log_odds
+from probq.codebooks.rounding.stochastic import inside_levels
 from probq.training.svi.elbo.drawn_vector import Layout
 
 
@@ -58,13 +57,10 @@ class _RoundedVector(torch.autograd.Function):
         rungs: list[int],
         layout: Layout,
     ) -> Tensor:
-        scales = hardware_scale(log2_scales, layout.multipliers).index_select(1, layout.row)
-        spreads = spread.index_select(0, layout.owner)
-        start, step, count = (field.unsqueeze(1) for field in (layout.start, layout.step, layout.levels))
-        code, a = log_odds(location, scales, spreads, start, step, count)
+        scales, _, code, a = layout.laws(location, log2_scales, spread)
         own, up, scale = (layout.chosen(every, rungs) for every in (code, a, scales))
         level = (own + up.ge(0)).mul_(layout.each(layout.step, rungs)).add_(layout.each(layout.start, rungs))
-        means = code.add_(a.sigmoid_()).mul_(step).add_(start).mul_(scales)
+        means = layout.levels_at(code.add_(a.sigmoid_())).mul_(scales)
         ctx.save_for_backward(location / scale, level, scale, means, onehots)
         ctx.rungs, ctx.layout, ctx.shape = rungs, layout, log2_scales.shape
         return level * scale
