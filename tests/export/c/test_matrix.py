@@ -11,7 +11,7 @@ def test_profiles_differ_in_their_multipliers():
     for network in NETWORKS:
         for profile in PROFILES:
             model, _, expected = lowered(network, profile)
-            nodes = [node for node in every_node(model.nodes) if node.op == "requantize"]
+            nodes = [node for node in every_node(model.nodes) if node.op in ("requantize", "multiply")]
             weights = {m for node in nodes for m in node.tensors["multiplier"].flat}
             assert profile == "shift" or any(m & (m - 1) for m in weights)
             assert len(np.unique(expected)) > 2
