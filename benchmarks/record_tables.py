@@ -15,6 +15,7 @@ from typing import Any
 
 import against_uniform
 import budget_kept
+import draws
 import growth
 import memory
 import page
@@ -169,6 +170,7 @@ PARTS: Mapping[str, Callable[[], str]] = MappingProxyType(
         "post_training": without_training,
         "rank": partial(of, rank_table.table, "results_rank.jsonl"),
         "budgets_kept": partial(of, budget_kept.table, "results_budget_kept.json"),
+        "draws": partial(of, draws.table, "results_draws.jsonl"),
         "rules": partial(of, rules_kept.table, "results_rules_kept.jsonl"),
         "growth": partial(of, growth.table, "results_growth.json"),
         "memory": partial(of, memory.table, "results_memory.jsonl"),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from probq.decisions.assignment import Assignment
-from probq.decisions.widths import tuned_widths
+from probq.decisions.widths import tuned_widths, widths_are_fixed
 from probq.network.program.network import Network
 from probq.network.program.program import Program
 from probq.network.quantizers.base import OPEN
@@ -27,11 +27,28 @@ def is_unfitted(q: Network) -> bool:
     return all(bool((quantizer.logits.detach() == OPEN).all()) for quantizer in quantizers)
 
 
-def warn_unfitted(*networks: Network) -> None:
-    """Warn at the line of the caller's caller if one of the networks is unfitted."""
+def is_one_network(q: Program) -> bool:
+    """Return whether all draws are nearly surely the same.
+
+    Widths are fixed, and codes, which could be drawn, are certain since a fit rounded them.
+    """
+    weights = list(q.weights.values())
+    drawable = widths_are_fixed(q) and any(weight.nearest > 1 for weight in weights)
+    return drawable and all(weight.is_certain for weight in weights)
+
+
+def warn_unfitted(*networks: Program) -> None:
+    """Warn at the line of the caller's caller if one of the networks is unfitted, or has but one draw."""
     if any(is_unfitted(q) for q in networks):
         warnings.warn(
             "the posterior was never fitted, so its draws are those of the starting point; run probq.fit first",
+            UserWarning,
+            stacklevel=3,
+        )
+    if any(is_one_network(q) for q in networks):
+        warnings.warn(
+            "widths are fixed and the last fit rounded the codes, so that all draws are the same network; "
+            "probq.fit(q, ..., rounding=False) fits codes to draw",
             UserWarning,
             stacklevel=3,
         )
@@ -56,8 +73,8 @@ def untuned_caution(count: int, draws: int, what: str, instead: str) -> str:
         return ""
     return (
         f"{count} of {draws} {what} have other widths than the network was tuned at, and may predict much worse; draw "
-        f"codes at the tuned widths, {instead}, or fit each draw at its own, probq.fit(q.at(a), ...), and check it on "
-        "held-out data"
+        f"codes at the tuned widths, {instead} after a fit of q.at(q.mode()) with rounding=False, or fit each draw at "
+        "its own, probq.fit(q.at(a), ...), and check it on held-out data"
     )
 
 

@@ -11,7 +11,7 @@ from probq.training.ptq.batch_norm import estimate_before_use
 from probq.training.refinement.refinement import Refinement
 from probq.training.svi.course import Course
 from probq.training.svi.history import Step
-from probq.training.svi.trainer import Trainer
+from probq.training.svi.trainer import Trainer, draws_for_noise_alone
 
 
 def run_phases(
@@ -59,6 +59,10 @@ def _decide(
 
 
 def _release(q: Quantized, fixed: bool) -> None:
+    """Leave the posterior that was fitted: codes that were rounded to the end are certain."""
+    if q.rounding and draws_for_noise_alone(q):
+        for quantizer in q.weights.values():
+            quantizer.close()
     q.rounding, q.folded = False, fixed
     if not fixed:
         release_widths(q)

@@ -68,7 +68,8 @@ def tune_temperature(
         epochs: the epochs of each fit.
         draws: networks averaged over.
         seed: the seed of fits and draws.
-        options: see `fit` and `steps`.
+        options: see `fit` and `steps`. Codes are drawn throughout, `rounding=False`, unless they say otherwise, since a
+            temperature tells how far codes stray.
 
     Raises:
         ProbqError: as `fit`; or if no temperature is given, one is given twice or is not positive, or a validation
@@ -77,12 +78,12 @@ def tune_temperature(
     Source: F. Wenzel et al., 2020, "How Good is the Bayes Posterior in Deep Neural Networks Really?".
     """
     check_posterior(q, "tune_temperature")
-    path = _path(temperatures)
+    path, chosen = _path(temperatures), {"rounding": False, **options}
     train, held = Batches(batches, q.device), in_memory(q, validation)
     rows, fits, own = {}, {}, q
     for temperature in path:
         own = copy.deepcopy(own)
-        history = fit(own, train, budget, epochs, temperature=temperature, seed=seed, **options)
+        history = fit(own, train, budget, epochs, temperature=temperature, seed=seed, **chosen)
         rows[temperature] = _scores(own, held, draws, seed) | {"cost": history.steps[-1].percent}
         if math.isnan(rows[temperature]["nll"]):
             raise ProbqError(f"the validation nll at temperature {temperature} is NaN; check the likelihood")

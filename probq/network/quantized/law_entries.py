@@ -7,6 +7,7 @@ from typing import Any
 
 from probq import estimators, priors
 from probq.network.quantizers.base import Quantizer
+from probq.network.quantizers.plan import Plan
 from probq.network.quantizers.weight import WeightQuantizer
 from probq.utils.errors import ProbqError
 
@@ -22,7 +23,7 @@ ESTIMATORS = (
 
 
 def laws_to_entry(quantizer: Quantizer) -> dict[str, Any]:
-    """Return the estimator of a quantizer, unless it is the mean gradient, and priors, unless they are uniform.
+    """Return the estimator, unless it is the mean gradient, priors, unless they are uniform, and the first spread.
 
     An estimator of null is the default.
 
@@ -45,6 +46,8 @@ def laws_to_entry(quantizer: Quantizer) -> dict[str, Any]:
     if isinstance(quantizer, WeightQuantizer):
         if quantizer.free_codes:
             entry["free_codes"] = True
+        if quantizer.first_spread != Plan().spread:
+            entry["spread"] = quantizer.first_spread
         if quantizer.code_prior_law is not None:
             entry["code_prior"] = priors.to_entry(quantizer.code_prior_law)
     return entry
@@ -60,6 +63,8 @@ def laws_from_entry(entry: Mapping[str, Any]) -> dict[str, Any]:
     own = entry.get("estimator", {"kind": "mean gradient"})
     fields = {key: value for key, value in (own or {}).items() if key != "kind"}
     laws["estimator"] = None if own is None else dict(ESTIMATORS)[own["kind"]](**fields)
+    if "spread" in entry:
+        laws["spread"] = float(entry["spread"])
     if entry.get("free_codes"):
         laws["free_codes"] = True
     return laws

@@ -32,6 +32,7 @@ from probq.priors import PriorCodes, WidthPrior
 RungValues: TypeAlias = Callable[[Tensor, Tensor, Part], Sequence[Tensor]]
 
 CERTAIN = 1e-3  # steps, a spread at which the nearest level is certain
+LOG_CERTAIN = math.log(CERTAIN)
 
 
 class WeightQuantizer(Quantizer):
@@ -53,6 +54,7 @@ class WeightQuantizer(Quantizer):
         super().__init__(plan.weight, gates, scales, plan.multipliers, prior, plan.estimator)
         self.shape, self.channel_axis, self.nearest = tuple(weight.shape), channel_axis, plan.codes
         self.log_spread = nn.Parameter(torch.tensor(math.log(plan.spread)), requires_grad=plan.codes > 1)
+        self.first_spread = plan.spread
         self.code_prior_law, self.free_codes = plan.code_prior, plan.free_codes
         given = weight if trained is None else trained
         self.zeros: Tensor | None  # weights that stay zero
@@ -103,6 +105,23 @@ class WeightQuantizer(Quantizer):
         """Return the spread of the codes' law in steps, next to none for a zero that is kept."""
         spread = self.log_spread.exp()
         return spread if self.zeros is None else torch.where(self.zeros, CERTAIN, spread)
+
+    @property
+    def is_certain(self) -> bool:
+        """Return whether a draw of the codes is nearly surely the nearest levels, on every rung."""
+        return self.nearest == 1 or (not self.free_codes and self.log_spread.item() <= LOG_CERTAIN)
+
+    @torch.no_grad()
+    def close(self) -> None:
+        """Make the law of the codes certain of the nearest levels, if its spread says how far codes stray."""
+        if self.nearest > 1 and not self.free_codes:
+            self.log_spread.fill_(LOG_CERTAIN)
+
+    @torch.no_grad()
+    def open(self) -> None:
+        """Give a law that is certain the spread that the plan begins with."""
+        if self.nearest > 1 and self.is_certain:
+            self.log_spread.fill_(math.log(self.first_spread))
 
     def law(self, location: Tensor, rung: Rung, nearest: int | None = None) -> Codes:
         """Return the posterior of the codes on a drawn rung."""

@@ -51,7 +51,8 @@ class Trainer:
         """Learn widths for a number of steps; with several draws the rates fall with a cosine."""
         for _, quantizer in loop.q.named_quantizers():
             quantizer.tuned = None
-        loop.q.rounding = self.rounding and self.tunes and self.draws == 1 and _draws_for_noise_alone(loop.q)
+        open_codes(loop.q)
+        loop.q.rounding = self.rounding and self.tunes and self.draws == 1 and draws_for_noise_alone(loop.q)
         yield from loop.search(self.updates.search(loop.q, steps, self.draws > 1), self.rule, steps, course)
 
     def tune(self, loop: Loop, numbers: range, course: Course, trial: Parts | None = None) -> Iterator[Step]:
@@ -80,6 +81,8 @@ class Trainer:
         for _, quantizer in q.named_quantizers():
             quantizer.tuned = None if quantizer.fixed is None else quantizer.fixed.clone()
         q.rounding = self.rounding
+        if not q.rounding:
+            open_codes(q)
 
 
 def _folds_late(q: Quantized) -> bool:
@@ -91,10 +94,16 @@ def _folds_late(q: Quantized) -> bool:
     return bool(folded) and has_norms(q) and all(q.weights[name].multipliers > 1 for name in folded)
 
 
-def _draws_for_noise_alone(q: Quantized) -> bool:
+def draws_for_noise_alone(q: Quantized) -> bool:
     """Return whether draws of codes would be nothing but noise to a search that is tuned afterwards.
 
     A cold posterior of usual codes is as narrow at its end as at its start, and rounding tells the gates as much.
     """
     usual = (w.chosen_estimator is None and w.code_prior_law is None and not w.free_codes for w in q.weights.values())
     return q.temperature < 1 and all(usual)
+
+
+def open_codes(q: Quantized) -> None:
+    """Give codes that the last fit rounded a law to draw from again."""
+    for quantizer in q.weights.values():
+        quantizer.open()

@@ -46,7 +46,7 @@ PAIRS = [(X, torch.arange(9) % 3)]
 def undecided(**plan: Any) -> Quantized:
     """Tuned at one choice of widths, while others stay about as probable."""
     q, still = network(**plan), probq.Rates(gates=0.01)
-    probq.fit(q, PAIRS, Budget(percent=2.0), 2, search=0.5, rates=still, seed=0, progress=False)
+    probq.fit(q, PAIRS, Budget(percent=2.0), 2, search=0.5, rounding=False, rates=still, seed=0, progress=False)
     return q
 
 
@@ -306,7 +306,7 @@ def test_members_that_were_not_tuned_warn(gates: str, tmp_path: Path) -> None:
     other = next(q.at(a) for a in draw_members(q, 4, total, 0) if str(a.widths) != str(mode.widths))
     with pytest.warns(UserWarning, match="2 of 2 members"):
         probq.ensemble(other, 2, wide)
-    probq.fit(other, PAIRS, epochs=1, progress=False)
+    probq.fit(other, PAIRS, epochs=1, rounding=False, progress=False)
     other.save(tmp_path / "other.safetensors")
     probq.ensemble(probq.load(tmp_path / "other.safetensors", q.net), 2, wide)
 
@@ -329,6 +329,14 @@ def test_predictions_at_widths_that_were_not_tuned_warn(tmp_path: Path) -> None:
     fixed.predict(X, 6, seed=0)
     probq.to_arviz(fixed, 6, batches=PAIRS)
     probq.report(fixed, page, validation=PAIRS, draws=6)
+
+
+def test_members_that_are_all_the_same_network_warn() -> None:
+    q = network()
+    probq.fit(q, PAIRS, Budget(percent=2.0), 2, seed=0, progress=False)
+    with pytest.warns(UserWarning, match=r"all draws are the same network; .*rounding=False"):
+        first, second = probq.ensemble(q.at(q.mode()), 2, Budget(percent=8.0))(X.numpy())
+    assert (first == second).all()
 
 
 def test_a_fit_that_learns_widths_to_its_end_has_tuned_none() -> None:
