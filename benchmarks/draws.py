@@ -1,9 +1,10 @@
 """Networks drawn within a budget, as a fit leaves them, against the network of the decision.
 
-The digits' convolutions, perceptron and residual network of `rank.py` under its limits, 16 epochs of fit, and LeNet-5 of
-`trained_networks.py` on MNIST under 0.36 %, 8 epochs, all on default ladders and by the defaults of `fit`, with held-out
-images for `decide`. Of each posterior 64 draws within the budget are taken, and nothing is trained further. Accuracies are
-those on images that no fit saw, the first 2,000 of MNIST's. "8 draws" averages the probabilities of the first eight.
+The digits' convolutions, perceptron and residual network of `rank.py` under its limits, 16 epochs of fit, and LeNet-5
+of `trained_networks.py` on MNIST under 0.36 %, 8 epochs, all on default ladders and by the defaults of `fit`, with
+held-out images for `decide`. Of each posterior 64 draws within the budget are taken, and nothing is trained further.
+Accuracies are those on images that no fit saw, the first 2,000 of MNIST's. "8 draws" averages the probabilities of the
+first eight.
 
     python benchmarks/draws.py --data DIR --kept FOLDER --seeds 3 --out draws.jsonl
 """
@@ -82,8 +83,8 @@ def kept(record: dict[str, Any]) -> bool:
 
 def table(runs: list[dict[str, Any]]) -> str:
     """A row for each fit."""
-    lines = ["| network | limit, % | seed | decision, % | draws: least, tenth, half, % | 8 draws, % | distinct | near |"]
-    lines.append("|---" * 8 + "|")
+    head = "| network | limit, % | seed | decision, % | draws: least, tenth, half, % | 8 draws, % | distinct | near |"
+    lines = [head, "|---" * 8 + "|"]
     for run in sorted(runs, key=lambda r: (list(LIMITS).index(r["network"]), r["limit"], r["seed"])):
         shares = ", ".join(f"{v:.1f}" for v in np.quantile(run["draws"], [0, 0.1, 0.5]))
         cells = [run["network"], f"{run['limit']:g}", str(run["seed"]), f"{run['decision']:.1f}", shares]

@@ -38,8 +38,10 @@ def run_phases(
                 left = yield from _decide(q, trainer, refinement, left, course)
             yield from trainer.tune(loop, course.numbers_of("tune", left), course)
         course.enter("finished", range(total, total), {})
+        _close(q)
     except (KeyboardInterrupt, GeneratorExit):
         loop.stop()
+        _close(q)
         estimate_before_use(q, trainer.data)
         raise
     finally:
@@ -58,11 +60,14 @@ def _decide(
     return left
 
 
-def _release(q: Quantized, fixed: bool) -> None:
+def _close(q: Quantized) -> None:
     """Leave the posterior that was fitted: codes that were rounded to the end are certain."""
     if q.rounding and draws_for_noise_alone(q):
         for quantizer in q.weights.values():
             quantizer.close()
+
+
+def _release(q: Quantized, fixed: bool) -> None:
     q.rounding, q.folded = False, fixed
     if not fixed:
         release_widths(q)

@@ -94,6 +94,7 @@ def test_other_public_objects_are_pickled() -> None:
     for thing in (BUDGET, Plan(), history, q.mode(), q.layers):
         assert repr(pickle.loads(pickle.dumps(thing))) == repr(thing)
     assert pickle.loads(pickle.dumps(model)).sha256() == model.sha256()
+    probq.fit(q, PAIRS, BUDGET, epochs=1, rounding=False, seed=0, progress=False)
     ensemble = probq.ensemble(q.at(q.mode()), 2, Budget(percent=50), seed=0)
     assert np.array_equal(pickle.loads(pickle.dumps(ensemble))(X), ensemble(X))
 
