@@ -13,6 +13,7 @@ from torch.distributions import kl_divergence
 
 from probq.cost.budget import Budgets, budgets
 from probq.criteria import kl, loss
+from probq.criteria.clado import projected
 from probq.decisions.assignment import Assignment
 from probq.decisions.widths import widths_are_fixed
 from probq.decisions.within_budget import check_budget_reachable
@@ -52,7 +53,8 @@ def post_training(
     """Return a decided network within a budget, from a few hundred inputs and without training.
 
     The scales of inputs are set, a criterion measures what each width costs, `probq.allocate` chooses widths, none
-    narrower only because these examples liked that better (`Energy.monotone`). Then weights are rounded by
+    narrower only because these examples liked that better (`Energy.monotone`, and for pairs
+    `probq.criteria.clado(project=True)`). Then weights are rounded by
     `probq.ptq.gpfq` or `probq.ptq.reconstruct` and biases corrected by `probq.ptq.bias`, or normalisation is
     moved to the decided widths by `probq.ptq.norms`, where that helps on the same examples.
 
@@ -128,7 +130,15 @@ def _widths(q: Quantized, found: list[Any], criterion: Callable[..., Energy]) ->
     q.energy = criterion(q, found)
     if not isinstance(q.energy, Energy):
         raise ProbqError(f"the criterion of post_training gives a probq.Energy, not {q.energy!r:.80}")
-    return allocate(q, q.energy.monotone(), q.budget)
+    return allocate(q, _sensible(q.energy), q.budget)
+
+
+def _sensible(energy: Energy) -> Energy:
+    """Return the energy in which no choice is better than the widest one, as far as it goes by itself.
+
+    Pairs of one sign outweigh single energies where many tensors are narrow, so that their form has no lower end.
+    """
+    return (energy if energy.pairwise is None else projected(energy)).monotone()
 
 
 def _in_turn(

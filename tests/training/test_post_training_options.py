@@ -1,5 +1,6 @@
 """Plans that leave nothing to allocate, progress bars of given functions, and batches without examples."""
 
+import itertools
 from functools import partial
 from typing import Any
 
@@ -93,3 +94,26 @@ def test_batches_without_examples_are_told(place: int) -> None:
         ProbqError, match=r"batch 0 for criteria\.kl holds no example; .* give inputs a batch axis first"
     ):
         probq.criteria.kl(probq.quantize(network(), X), [torch.tensor(1.0)], progress=False)
+
+
+def test_pairs_that_promise_less_than_no_loss_choose_nothing_narrow_under_a_loose_budget() -> None:
+    """Ten pairs of -1 outweigh five single energies of 0.5; the widest choice has 0, as a network measured has."""
+
+    def promising(q: Quantized, batches: Any) -> probq.Energy:
+        names = tuple(name for name, site in q.named_sites() if len(site.ladder) > 1)
+        widths = tuple(q.quantizer(name).ladder.bits for name in names)
+        unary = [[0.5] * (len(row) - 1) + [0.0] for row in widths]
+        narrow = torch.tensor([value > 0 for row in unary for value in row], dtype=torch.float64)
+        pairwise = -torch.outer(narrow, narrow)
+        ends = [0, *torch.tensor([len(row) for row in widths]).cumsum(0).tolist()]
+        for first, last in itertools.pairwise(ends):
+            pairwise[first:last, first:last] = 0
+        return probq.Energy(names, widths, unary, pairwise.numpy())
+
+    budget = Budget(percent=100)
+    q = probq.post_training(network(), [X], budget, criterion=promising, rounding=[], progress=False)
+    widest = {name: max(site.ladder.bits) for name, site in q.named_quantizers()}
+    assert dict(q.mode().widths) == widest
+    assert q.energy is not None
+    narrowest = {name: q.energy.widths[place][0] for place, name in enumerate(q.energy.names)}
+    assert q.energy(narrowest) < q.energy(widest)
