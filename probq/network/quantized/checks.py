@@ -13,6 +13,7 @@ from torch import Tensor
 from probq.network.explicit.functions import EXPLICIT
 from probq.network.normalisers.kinds import NORMALISERS, are_options
 from probq.network.quantized.energy_entry import energy_from_entry
+from probq.network.tracing.call_finder import holds_numbers
 from probq.network.tracing.product_calls import LAYER_CALLS, PRODUCTS
 from probq.network.tracing.stand_ins import ARITHMETIC, ENTERED, FUNCTIONS, SHORTENED, is_stand_in
 from probq.utils.errors import ProbqError
@@ -60,7 +61,7 @@ def check_parts(manifest: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> N
     _of_kinds("the manifest", manifest, PARTS)
     _numbers(manifest)
     for name, tensor in tensors.items():
-        if (tensor.is_floating_point() or tensor.is_complex()) and not tensor.isfinite().all():
+        if not holds_numbers(tensor):
             raise ProbqError(f"{name} holds a number that is not finite")
     for place, layer in enumerate(manifest["layers"]):
         _of_kinds(f"layer {place}", layer, LAYER, required=tuple(LAYER)[:8])

@@ -24,6 +24,7 @@ from probq.network.quantized.law_entries import laws_to_entry
 from probq.network.quantized.network_entry import place
 from probq.network.quantizers.base import Quantizer
 from probq.network.quantizers.weight import WeightQuantizer
+from probq.network.tracing.call_finder import holds_numbers
 from probq.network.tracing.layer import Layer
 from probq.network.tracing.stand_ins import stand_ins
 from probq.utils.errors import ProbqError
@@ -45,7 +46,7 @@ def save(q: Program, path: str | PathLike[str]) -> None:
     budget, likelihood = _budget_entries(q.budget, notes), _likelihood_entry(q.likelihood, notes)
     tensors, tied = _tensors(q, keep_likelihood=likelihood["kind"] != "none")
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
+        if not holds_numbers(tensor):
             raise ProbqError(f"{name} holds a number that is not finite, so nothing is saved; fit again")
     energy, numbers = energy_to_entry(q.energy)
     content = {

@@ -226,6 +226,13 @@ def is_mask(constant: Any) -> bool:
     return bool(((constant == 0) | (constant <= MASKED)).all() and (constant != 0).any())
 
 
+def holds_numbers(tensor: Tensor) -> bool:
+    """Return whether all that a tensor holds is finite, or it is a mask of zeros and minus infinity."""
+    if not (tensor.is_floating_point() or tensor.is_complex()) or tensor.isfinite().all():
+        return True
+    return tensor.is_floating_point() and bool(((tensor == 0) | (tensor == -torch.inf)).all() and (tensor == 0).any())
+
+
 def _needs_step(constant: Any, kind: str, raw: bool) -> bool:
     """Return whether an operation with a constant is rounded, and the constant shortened."""
     if kind == "add" and is_mask(constant):

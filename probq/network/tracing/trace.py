@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from probq.network.explicit.modules import can_be_explicit, plain_calls, spell_out
 from probq.network.tracing.arguments import own_copy
-from probq.network.tracing.call_finder import Found, find_calls
+from probq.network.tracing.call_finder import Found, find_calls, holds_numbers
 from probq.network.tracing.example_run import run_example
 from probq.network.tracing.layer import Layer
 from probq.network.tracing.module_kinds import QUANTIZABLE, TABLES, TRANSPOSED
@@ -131,7 +131,7 @@ def _check_names(net: nn.Module) -> None:
 
 def _check_finite(net: nn.Module) -> None:
     for name, tensor in net.state_dict().items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
+        if not holds_numbers(tensor):
             raise ProbqError(f"{name} holds a value that is not finite; train or load the network again")
 
 
