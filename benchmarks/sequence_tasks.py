@@ -25,6 +25,7 @@ ABSENT = -100.0  # a box's number where there is no object
 SIDE = 24  # pixels of an image with digits
 STRIDES = (4, 8)  # pixels of a cell, at both scales of the detector
 
+Targets = list[dict[str, Tensor]]
 Parts = tuple[tuple[Any, Any], ...]  # inputs and targets for training, held out, and of the test
 
 
@@ -163,7 +164,7 @@ def scenes(seed: int) -> Parts:
     )  # each part has digits of its own
 
 
-def _scenes(shapes: Tensor, kinds: Tensor, count: int, random: torch.Generator) -> tuple[Tensor, list[dict[str, Tensor]]]:
+def _scenes(shapes: Tensor, kinds: Tensor, count: int, random: torch.Generator) -> tuple[Tensor, Targets]:
     """Images, and for each scale the class of each cell and the box of an object in it."""
 
     def draw(low: int, high: int) -> int:
@@ -324,9 +325,7 @@ TASKS: Mapping[str, Task] = MappingProxyType(
         "Transformer, text": Task(Transformer, *_LANGUAGE, 24, 3, batch=128),
         "LSTM, text": Task(Memory, *_LANGUAGE, 24, 2, batch=128),
         "GRU, rows of digits": Task(Rows, digits, Categorical, F.cross_entropy, accuracy, "accuracy, %", 60, 24),
-        "detector, two scales": Task(
-            Detector, scenes, of_scales, loss_of_scales, detected, "F1, %", 30, 6, rate=1e-2
-        ),
+        "detector, two scales": Task(Detector, scenes, of_scales, loss_of_scales, detected, "F1, %", 30, 6, rate=1e-2),
         "super-resolution": Task(Finer, patches, Normal, F.mse_loss, decibels, "PSNR, dB", 12, 3),
     }
 )

@@ -9,7 +9,7 @@ import probq
 
 
 def assert_exact(q: probq.Quantized, x: torch.Tensor, folder: Path) -> probq.IntegerModel:
-    """Check a decided network's integers against its own outputs, float64 of real inputs, and C and ONNX against the integers.
+    """Check a decided network's integers against its own outputs, and C and ONNX against the integers.
 
     Args:
         q: the network, whose mode is lowered.

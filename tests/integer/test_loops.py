@@ -2,11 +2,16 @@
 
 import numpy as np
 import pytest
+import torch
+from exact_integers import assert_exact
 from fuzzing import forge, read
+from torch import nn
 
+import probq
 from probq import IntegerModel, ProbqError
 from probq.export import c, onnx
 from probq.integer import Node
+from probq.testing.deployed_sequences import LastOutput
 
 
 def source(steps=4):
@@ -151,3 +156,14 @@ def test_files_that_lie_about_a_loop_are_refused(case, tmp_path):
     forge(tmp_path / "f.safetensors", blobs, manifest)
     with pytest.raises(ProbqError, match=message):
         IntegerModel.load(tmp_path / "f.safetensors")
+
+
+@pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM])
+def test_what_a_step_reads_keeps_the_bounds_of_its_channels(kind, tmp_path):
+    """The gates of the inputs have scales of their own, coarse ones beside those of the state: 8 bits have room."""
+    torch.manual_seed(0)
+    net = LastOutput(kind(16, 4, batch_first=True), 4).eval()
+    with torch.no_grad():
+        net.recurrent.weight_hh_l0.mul_(1 / 8)
+    x = torch.randn(32, 3, 16)
+    assert_exact(probq.quantize(net, x, probq.uniform(8, 8)).eval(), torch.cat([x, 3 * x]), tmp_path)

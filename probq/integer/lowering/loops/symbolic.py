@@ -66,8 +66,8 @@ def item_of(sequence: Value, where: str) -> Value:
     exponent = np.broadcast_to(sequence.exponent, sequence.shape)
     if (exponent != exponent[:1]).any():
         raise refusal(where, "its time steps have integers of different worth, as joined sequences may")
-    low, high = np.array(sequence.low.min()), np.array(sequence.high.max())
-    return Value("item", (), sequence.shape[1:], where, exponent[0], sequence.divisor, low, high)
+    low, high = (np.broadcast_to(end, sequence.shape) for end in (sequence.low, sequence.high))
+    return Value("item", (), sequence.shape[1:], where, exponent[0], sequence.divisor, low.min(0), high.max(0))
 
 
 def state_like(end: Value | None, shape: tuple[int, ...], where: str) -> Value:
