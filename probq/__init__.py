@@ -47,6 +47,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "network.tracing.trace": ["layers"],
         "training": ["communication", "distillation", "ptq"],
         "training.fit": ["fit"],
+        "training.fit_options": ["FitOptions"],
         "training.fit_steps": ["steps"],
         "training.post_training": ["post_training"],
         "training.refinement.decide": ["decide"],

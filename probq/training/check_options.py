@@ -10,11 +10,8 @@ from probq.utils.arguments import check_number, check_seed
 from probq.utils.errors import ProbqError
 
 
-def check_options(
-    epochs: int, evaluations: int, trials: int, seed: int | None, search: float | None, temperature: float
-) -> None:
+def check_options(evaluations: int, trials: int, seed: int | None, search: float | None, temperature: float) -> None:
     """Raise where a number is outside of what it may be."""
-    check_number("epochs", epochs, 1)
     check_number("evaluations", evaluations, 0)
     check_number("trials", trials, 0)
     check_seed(seed)

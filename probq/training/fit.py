@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from typing import Any
 
 from tqdm import tqdm
 
 from probq.cost.budget import Budgets
-from probq.evaluation.diagnostics.held_out import validate
 from probq.network.program.program import check_posterior
 from probq.network.quantized.quantized import Quantized
 from probq.training.checkpoints.call import describe_call
 from probq.training.checkpoints.folder import checkpoint_folder
 from probq.training.checkpoints.keeper import Keeper
+from probq.training.epoch_end import EpochEnd
+from probq.training.fit_options import options_of, told_options
 from probq.training.fit_steps import FitSteps, steps
-from probq.training.ptq.batch_norm import estimate_before_use
+from probq.training.processes.fabric import as_processes
 from probq.training.svi.bound_trend import warn_unsettled
 from probq.training.svi.early_stopping import EarlyStopping
 from probq.training.svi.history import History, Step
 from probq.training.svi.loop import steps_per_epoch
 from probq.utils.batches import Batches
-from probq.utils.errors import ProbqError
-
-OWN = ("validation", "seed", "progress")  # arguments of fit, not among its options
 
 
 def fit(
@@ -39,7 +36,6 @@ def fit(
     checkpoint: Any = None,
     every: int | None = None,
     patience: int | None = None,
-    seed: int | None = None,
     **options: Any,
 ) -> History:
     """Fit the posterior in place: search for widths under the budget, then fine-tune at the widths decided.
@@ -63,8 +59,8 @@ def fit(
         patience: number of epochs in a row without a lower loss on `validation`, after which the tuning stops (or the
             search, in a fit that is nothing else). With it, the fit ends at the state of least loss among those that
             keep the budget; without it, at the last state. The bound is not touched.
-        seed: makes the fit reproducible; the global random state is restored afterwards.
-        options: see `steps`.
+        options: those of `FitOptions`. A `seed` makes the fit reproducible; the global random state is restored
+            afterwards.
 
     Returns:
         The history of the fit.
@@ -80,36 +76,35 @@ def fit(
             holds checkpoints of another fit, or the loss is not finite (the network then keeps the last good state).
     """
     check_posterior(q, "fit")
-    _check_options(options)
-    folder = checkpoint_folder(checkpoint, every)
-    history = History(settings={"epochs": epochs, "budget": budget, "seed": seed, **options})
+    chosen = options_of("fit", options)
+    processes = as_processes(chosen.fabric)
+    processes.take(q)
+    folder = processes.first(lambda: checkpoint_folder(checkpoint, every))
     held_out = Batches(validation, q.device, "validation data") if validation is not None else None
-    data, stopping = Batches(batches, q.device), EarlyStopping(q, patience, budget, held_out is not None)
-    chosen = {**_defaults(), "budget": budget, "epochs": epochs, "patience": patience, "seed": seed, **options}
-    each = steps_per_epoch(data, chosen["accumulate"])
-    keeper = None if folder is None else Keeper(folder, every or each, q, describe_call(data, held_out, q, chosen))
-    running = steps(q, data, budget, epochs, seed=seed, validation=held_out, progress=progress, **options)
+    data = processes.batches(batches, q.device, "data")
+    stopping = EarlyStopping(q, patience, budget, held_out is not None)
+    history = History(settings={"epochs": epochs, "budget": budget, "seed": chosen.seed, **options})
+    history.settings.pop("fabric", None)
+    each, keeper = steps_per_epoch(data, chosen.accumulate), None
+    if folder is not None:
+        call = {"budget": budget, "epochs": epochs, "patience": patience, **told_options(chosen)}
+        keeper = Keeper(folder, every or each, q, describe_call(data, held_out, q, call), processes)
+    file = checkpoint if folder is None else None
+    epoch_end = EpochEnd(q, data, held_out, file, processes, stopping)
+    shown = progress and processes.is_first
+    running = steps(q, data, budget, epochs, validation=held_out, progress=shown, **{**options, "fabric": processes})
     if keeper is not None:
         keeper.begin(running.course, history, stopping)
-    total, done = epochs * each, len(history.steps)
-    items = _until_over(running, stopping)
-    bar = tqdm(items, total=total, initial=done, disable=not progress, unit="step", dynamic_ncols=True)
-    file = checkpoint if folder is None else None
     with nullcontext() if keeper is None else keeper.telling():
-        for step in bar:
+        for step in _shown(_until_over(running, stopping), epochs * each, len(history.steps), shown):
             history.steps.append(step)
-            if step.step % 10 == 0:
-                bar.set_postfix_str(_describe(step))
             if (step.step + 1) % each == 0:
                 with running.stream.training(), running.course.averaged():
-                    _end_epoch(q, data, history, held_out, file)
-                    if held_out is not None:
-                        stopping.take(step, running.last, history.validation[-1]["loss"])
+                    epoch_end(history, running.last)
             if keeper is not None and keeper.is_time():
                 with running.stream.training():
                     keeper.save()
-        if stopping.restore() and file is not None:
-            q.save(file)
+        epoch_end.of_the_last()
         if keeper is not None:
             with running.stream.training():
                 keeper.finish()
@@ -125,27 +120,15 @@ def _until_over(running: FitSteps, stopping: EarlyStopping) -> Iterator[Step]:
             return
 
 
+def _shown(running: Iterator[Step], total: int, done: int, shown: bool) -> Iterator[Step]:
+    """Yield the steps with a bar that counts them."""
+    bar = tqdm(running, total=total, initial=done, disable=not shown, unit="step", dynamic_ncols=True)
+    for step in bar:
+        yield step
+        if step.step % 10 == 0:
+            bar.set_postfix_str(_describe(step))
+
+
 def _describe(step: Step) -> str:
     limit = "" if step.limit is None else f"/{step.limit:.3g}"
     return f"{step.phase} loss {step.loss:.4f}, E[cost] {step.percent:.3g}{limit} %, multiplier {step.multiplier:.3g}"
-
-
-def _end_epoch(q: Quantized, data: Batches, history: History, held_out: Batches | None, checkpoint: Any) -> None:
-    if held_out is not None or checkpoint is not None:
-        estimate_before_use(q, data)
-    if held_out is not None and history.steps:
-        history.validation.append({"epoch": history.steps[-1].epoch, **validate(q, held_out)})
-    if checkpoint is not None:
-        q.save(checkpoint)
-
-
-def _defaults() -> dict[str, Any]:
-    parameters = inspect.signature(steps).parameters.items()
-    return {name: p.default for name, p in parameters if p.kind is p.KEYWORD_ONLY and name not in OWN}
-
-
-def _check_options(options: Mapping[str, Any]) -> None:
-    known = _defaults()
-    unknown = [name for name in options if name not in known]
-    if unknown:
-        raise ProbqError(f"fit has no option {unknown[0]!r}; besides its own arguments it takes {', '.join(known)}")

@@ -56,6 +56,7 @@ def _decide(
         left = yield from refinement.run(q, trainer, left, course)
     else:
         fix_widths(q, q.mode(measured=False).widths)
+    trainer.processes.align(q)
     warn_constant(q, fixed_widths(q))
     return left
 

@@ -53,7 +53,7 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple[Any, Tensor]]:
         number = -1
-        for number, batch in enumerate(self.source):
+        for number, batch in enumerate(self._opened()):
             yield self._checked(batch, number)
         if number < 0 and self.counts is not None and self.counts[0]:
             raise ProbqError(f"the {self.name} gave no batch when it was read again; give a list or a DataLoader")
@@ -64,7 +64,7 @@ class Batches:
         Raises:
             ProbqError: if there are not so many.
         """
-        reading = iter(self.source)
+        reading = self._opened()
         for number in range(skipped):
             try:
                 next(reading)
@@ -89,6 +89,10 @@ class Batches:
         if isinstance(self.source, list | tuple):
             return sum(len(y) for _, y in self)
         return len(self) * len(next(iter(self))[1])
+
+    def _opened(self) -> Iterator[Any]:
+        """Return the batches of one pass, as they come."""
+        return iter(self.source)
 
     def _counted(self) -> tuple[int, int]:
         """Return batches and examples of one pass, where no length tells."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from torch import Tensor
@@ -19,10 +20,11 @@ class Reading(Iterator[tuple[Any, Tensor]]):
 
     Args:
         data: the batches.
+        apart: context of what draws random numbers that are not those of other processes.
     """
 
-    def __init__(self, data: Batches) -> None:
-        self.data, self.taken = data, 0
+    def __init__(self, data: Batches, apart: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+        self.data, self.apart, self.taken = data, apart, 0
         self._pass: Iterator[tuple[Any, Tensor]] | None = None
         self._began: Mapping[str, Any] | None = None  # None also for lists, whose order no random number decides
         self._left = False  # whether the place is one of another process, where this one is not yet
@@ -34,8 +36,10 @@ class Reading(Iterator[tuple[Any, Tensor]]):
             if self._pass is None:
                 ordered = isinstance(self.data.source, list | tuple)
                 self._began = None if ordered else random_states(self.data.source)
-                self._pass, self.taken = self.data.read(), 0
-            batch = next(self._pass, None)
+            with self.apart():
+                if self._pass is None:
+                    self._pass, self.taken = self.data.read(), 0
+                batch = next(self._pass, None)
             if batch is not None:
                 self.taken += 1
                 return batch
@@ -61,5 +65,6 @@ class Reading(Iterator[tuple[Any, Tensor]]):
         now = random_states(source)
         if self._began is not None:
             set_random_states(self._began, source)
-        self._pass, self._left = self.data.read(self.taken), False
+        with self.apart():
+            self._pass, self._left = self.data.read(self.taken), False
         set_random_states(now, source)

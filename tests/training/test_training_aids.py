@@ -174,7 +174,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, losses: list[float]) -> list[Tenso
         seen.append(vector(q))
         return {"loss": losses[len(seen) - 1]}
 
-    monkeypatch.setattr("probq.training.fit.validate", loss_of)
+    monkeypatch.setattr("probq.training.epoch_end.validate", loss_of)
     return seen
 
 

@@ -128,7 +128,7 @@ class CheckpointFolder:
                         f"no checkpoint in {self.path} can be read: {error}; remove this folder to begin anew, or give "
                         "another one"
                     ) from error
-                warnings.warn(f"{error}; the fit goes on from the checkpoint before it", UserWarning, stacklevel=4)
+                warnings.warn(f"{error}; the fit goes on from the checkpoint before it", UserWarning, stacklevel=6)
         return None
 
 

@@ -15,6 +15,7 @@ from probq.training.checkpoints.call import check_same, describe_network
 from probq.training.checkpoints.entries import from_entry, to_entry
 from probq.training.checkpoints.folder import CheckpointFolder
 from probq.training.checkpoints.records import steps_from_columns, steps_to_columns
+from probq.training.processes.alone import Processes
 from probq.training.svi.course import Course
 from probq.training.svi.early_stopping import EarlyStopping
 from probq.training.svi.history import History
@@ -32,36 +33,47 @@ class Keeper:
         every: number of steps between them.
         q: the network that is fitted, as the call has it.
         call: what else decides the fit, from `describe_call`.
+        processes: of the fit; the first one reads and writes for all of them.
 
     Raises:
         ProbqError: if the folder holds checkpoints of another fit, or none that can be read.
     """
 
-    def __init__(self, folder: CheckpointFolder, every: int, q: Quantized, call: Mapping[str, str]) -> None:
-        self.folder, self.every, self.history = folder, every, History()
+    def __init__(
+        self, folder: CheckpointFolder, every: int, q: Quantized, call: Mapping[str, str], processes: Processes
+    ) -> None:
+        self.folder, self.every, self.history, self.processes = folder, every, History(), processes
         place = str(folder.path.resolve())
         if q.began is None or q.began[0] != place:
             q.began = (place, describe_network(q))
-        self.call = {**call, **q.began[1]}
+        self.call = {**call, **q.began[1], "the number of processes": str(processes.count)}
         self.versions = {"probq": probq_version(), "torch": str(torch.__version__)}
         self.state: Mapping[str, Any] | None = None
         self.written, self.finished = 0, False  # steps in the newest checkpoint, and whether these are all
         self._duration = self._last = 0.0
         self._tried = False
-        found = folder.newest()
+        found = processes.first(self._found)
         if found is not None:
             self._take(*found)
 
-    def _take(self, manifest: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
+    def _found(self) -> tuple[Any, Mapping[str, torch.Tensor]] | None:
+        """Return the state of the newest checkpoint, and its tensors, if there is one and it is of the same call."""
+        found = self.folder.newest()
+        if found is None:
+            return None
+        manifest, tensors = found
         check_same(self.folder.path, manifest["call"], self.call)
         if manifest["versions"] != self.versions:
             was = ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())
             warnings.warn(
                 f"{self.folder.path} was written by {was}; with other versions the fit goes on, but not bit for bit",
                 UserWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
-        kept = from_entry(manifest["state"], tensors)
+        return manifest["state"], tensors
+
+    def _take(self, state: Any, tensors: Mapping[str, torch.Tensor]) -> None:
+        kept = from_entry(state, tensors)
         self.history.steps[:] = steps_from_columns(kept["steps"])
         self.history.validation[:] = kept["validation"]
         self.finished = kept["course"]["phase"] == "finished"
@@ -103,6 +115,9 @@ class Keeper:
             ProbqError: if there is something in the state of the fit that a file cannot hold.
         """
         self._tried, began = True, time.monotonic()
+        if not self.processes.is_first:
+            self.written = len(self.history.steps)
+            return
         tensors: dict[str, torch.Tensor] = {}
         state = {
             "course": self.course.state(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -71,10 +72,16 @@ class Lessons(ABC):
         q: the network that learns.
         weight: `w`.
         temperature: `T`.
+
+    Attributes:
+        moved: parameters of a teacher that learns, whose gradients are averaged where several processes fit together.
+        statistics: of its normalisation.
     """
 
     def __init__(self, q: Program, weight: float, temperature: float) -> None:
         self.q, self.weight, self.temperature = q, weight, temperature
+        self.moved: Sequence[Tensor] = ()
+        self.statistics: Sequence[Tensor] = ()
 
     def lesson(self, x: Any, learning: bool = True) -> Lesson:
         """Return what the teacher says to a batch of inputs.

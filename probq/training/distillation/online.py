@@ -79,6 +79,7 @@ class OnlineLessons(Lessons):
         super().__init__(q, teacher.weight, teacher.temperature)
         self.net = copy.deepcopy(teacher.net).to(q.device).train()
         self.moved = [p for p in self.net.parameters() if p.requires_grad]
+        self.statistics = [b for b in self.net.buffers() if b.is_floating_point()]
         self.optimizer = torch.optim.Adam(self.moved, teacher.rate)
         self.said: Any = None
 

@@ -57,14 +57,16 @@ class Refinement:
             course.enter("decide", numbers, {"measured": measured}, idle=True)
         else:
             measured.load_state_dict(tried["measured"])
-        search = make_search(q, q.budget, ValidationLoss(q, self.validation, trainer.data, None), self.evaluations)
+        loss, agree = ValidationLoss(q, self.validation, trainer.data, None), trainer.processes.agree
+        search = make_search(q, q.budget, lambda widths: agree(loss(widths)), self.evaluations)
         search.record, search.pause = measured.losses, course.pause
         search.run(self.progress)
         wanted = self.trials if steps_per_trial(len(numbers), self.trials) else 1  # more would be measured in vain
         found = find_candidates(q, search, wanted)
         taken, losses = steps_per_trial(len(numbers), len(found)) * len(found), dict(search.losses)
         if taken:
-            trials = Trials(q, [search.space.widths(state) for state in found], self.loss, course)
+            tried_widths = [search.space.widths(state) for state in found]
+            trials = Trials(q, tried_widths, lambda tuned: agree(self.loss(tuned)), course)
             after = yield from trials.run(trainer, numbers[:taken], {"measured": measured})
             losses = with_trials(losses, dict(zip(found, after, strict=True)))
         else:

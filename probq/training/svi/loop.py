@@ -13,6 +13,7 @@ from probq.cost.budget import Budgets
 from probq.network.quantized.quantized import Quantized
 from probq.rules import Rule
 from probq.training.distillation import Lessons
+from probq.training.processes.alone import Processes, StepMeans
 from probq.training.ptq.batch_norm import estimate_before_use
 from probq.training.svi.budget_terms import BudgetTerms
 from probq.training.svi.course import Course
@@ -38,6 +39,7 @@ class Loop:
         lessons: of a teacher, or None.
         teaches_on: whether the teacher learns or moves itself.
         accumulate: number of batches of one step; the last one of a pass over the data may have fewer.
+        processes: of the fit, each with its batches; by default one alone.
     """
 
     def __init__(
@@ -49,12 +51,14 @@ class Loop:
         lessons: Lessons | None = None,
         teaches_on: bool = True,
         accumulate: int = 1,
+        processes: Processes | None = None,
     ) -> None:
         self.q, self.data, self.lessons, self.teaches_on = q, data, lessons, teaches_on
+        self.processes = processes or Processes()
         self.accumulate, self.per_epoch = accumulate, steps_per_epoch(data, accumulate)
         self.budgets = BudgetTerms(q, budget)
-        self.objective = Objective(q, data.size, draws)
-        self.batches = Reading(data)
+        self.objective = Objective(q, data.size, draws, self.processes)
+        self.batches = Reading(data, self.processes.apart)
         self.good = _copied(q)
         self.good_step = 0
         self.descent: Descent | None = None
@@ -106,31 +110,23 @@ class Loop:
 
     def fold(self) -> None:
         """Estimate and fold batch normalisation, unless it is folded."""
-        estimate_before_use(self.q, self.data)
+        self.processes.together(lambda: estimate_before_use(self.q, self.data))
+        self.processes.align(self.q)
         self.q.folded = True
         self.q.train()
 
     def _step(self, descent: Descent, number: int, phase: str, settling: bool = False) -> Step:
         descent.clear()
-        loss = nll = kl = taught = 0.0
-        for place, (share, x, y) in enumerate(self._batches(number)):
-            bound = self.objective(x, y, self.lessons.lesson(x, self.teaches_on) if self.lessons else None)
-            self._check(bound.value, number)
-            part = bound.value if share == 1 else bound.value * share
-            if not place:
-                part = self.budgets.add_to(part, number, bound.probs)
-                self._check(part, number)
-                if number % SNAPSHOT_EVERY == 0:
-                    self.good, self.good_step = _copied(self.q), number
-            self.objective.backward(part, bound, settling, share)
-            if self.lessons and self.teaches_on:
-                self.lessons.study(bound.law, y, share)
-            loss, nll, taught = loss + float(part.detach()), nll + share * bound.nll, taught + share * bound.taught
-            kl += share * (float(bound.value.detach()) - bound.data)
+        means = self._means(number, settling)
+        if not math.isfinite(means.loss):
+            where = "" if means.odd is None else f" in process {means.odd}"
+            raise self._stopped(f"the loss became {means.loss}{where} at step {number}")
+        if number % SNAPSHOT_EVERY == 0:
+            self.good, self.good_step = _copied(self.q), number
         self.budgets.move_gates(number)
         descent.move()
         self._check_moved(descent, number)
-        descent.go_on(loss)
+        descent.go_on(means.loss)
         if self.lessons and self.teaches_on:
             self.lessons.move()
         limits = self.budgets.standing()
@@ -139,27 +135,59 @@ class Loop:
             number,
             number // self.per_epoch,
             phase,
-            loss,
-            nll,
-            kl,
+            means.loss,
+            means.nll,
+            means.kl,
             first.percent,
             first.limit if limits else None,
             first.multiplier,
             limits[1:],
-            taught,
+            means.taught,
         )
 
-    def _batches(self, number: int) -> list[tuple[float, Any, Tensor]]:
-        """Return the batches of a step, each with its share of the step's examples."""
-        before = number % self.per_epoch * self.accumulate
-        found = [next(self.batches) for _ in range(min(self.accumulate, len(self.data) - before))]
-        total = sum(len(y) for _, y in found)
-        return [(len(y) / total, x, y) for x, y in found]
+    def _means(self, number: int, settling: bool) -> StepMeans:
+        """Give all parameters their gradients, and return the means over the step's examples, of all processes."""
+        moved, statistics = self._shared()
+        try:
+            found = self._batches(number)
+            with self.processes.apart():
+                own = self._own_means(found, number, settling)
+        except Exception as error:
+            self.processes.stop(error, moved, statistics)
+            raise
+        return self.processes.exchange(own, moved, statistics)
 
-    def _check(self, loss: Tensor, number: int) -> None:
-        """Stop at a loss that is not finite, with the last good state restored."""
-        if not torch.isfinite(loss):
-            raise self._stopped(f"the loss became {float(loss.detach())} at step {number}")
+    def _shared(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Return what gradients move, and what a step moves besides: statistics of normalisation, a teacher's too."""
+        moved: list[Tensor] = [p for p in self.q.parameters() if p.requires_grad]
+        statistics = [b for b in self.q.net.buffers() if b.is_floating_point()]
+        if self.lessons and self.teaches_on:
+            moved, statistics = [*moved, *self.lessons.moved], [*statistics, *self.lessons.statistics]
+        return moved, statistics
+
+    def _own_means(self, found: list[tuple[Any, Tensor]], number: int, settling: bool) -> StepMeans:
+        """Add up the gradients of this process's batches; those after a loss that is not finite are left out."""
+        examples = sum(len(y) for _, y in found)
+        loss = nll = kl = taught = 0.0
+        for place, (x, y) in enumerate(found):
+            share = len(y) / examples
+            bound = self.objective(x, y, self.lessons.lesson(x, self.teaches_on) if self.lessons else None)
+            part = bound.value if share == 1 else bound.value * share
+            if not place:
+                part = self.budgets.add_to(part, number, bound.probs)
+            loss, nll, taught = loss + float(part.detach()), nll + share * bound.nll, taught + share * bound.taught
+            kl += share * (float(bound.value.detach()) - bound.data)
+            if not math.isfinite(loss):
+                break
+            self.objective.backward(part, bound, settling, share)
+            if self.lessons and self.teaches_on:
+                self.lessons.study(bound.law, y, share)
+        return StepMeans(loss, nll, kl, taught, examples)
+
+    def _batches(self, number: int) -> list[tuple[Any, Tensor]]:
+        """Return the batches of a step."""
+        before = number % self.per_epoch * self.accumulate
+        return [next(self.batches) for _ in range(min(self.accumulate, len(self.data) - before))]
 
     def _check_moved(self, descent: Descent, number: int) -> None:
         """Stop where a gradient moved a parameter to what is not finite, however good the loss was."""

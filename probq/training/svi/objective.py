@@ -11,6 +11,7 @@ from torch.distributions import Distribution
 
 from probq.network.program.program import Program
 from probq.training.distillation.lessons import Lesson
+from probq.training.processes.alone import Processes
 from probq.training.svi.elbo.leave_one_out import law_parameters, leave_one_out
 from probq.training.svi.elbo.negative_elbo import Elbo, NegativeElbo
 from probq.training.svi.gradients import check_graph_kept, explain_gradients
@@ -48,11 +49,12 @@ class Objective:
         q: the network, with a likelihood.
         size: number of examples `N`.
         draws: of widths and codes; from 2 on, their laws have the gradient of `leave_one_out`.
+        processes: of the fit, which draw the same widths where one draw is taken; by default one alone.
     """
 
-    def __init__(self, q: Program, size: int, draws: int) -> None:
+    def __init__(self, q: Program, size: int, draws: int, processes: Processes | None = None) -> None:
         self.q, self.size, self.draws = q, size, draws
-        self.elbo = NegativeElbo(q)
+        self.elbo = NegativeElbo(q, processes)
         self.unchecked = True  # checks of distributions are for the first step
 
     def __call__(self, x: Any, y: Tensor, lesson: Lesson | None = None) -> Bound:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from probq.cost.budget import Budgets
 from probq.network.quantized.quantized import Quantized
 from probq.rules import Rule
 from probq.training.distillation import Lessons
+from probq.training.processes.alone import Processes
 from probq.training.ptq.batch_norm import has_norms
 from probq.training.svi.course import Course, Parts
 from probq.training.svi.history import Step
@@ -31,6 +32,7 @@ class Trainer:
         lessons: of a teacher, or None.
         accumulate: number of batches of a step.
         tunes: whether widths that were learned are tuned afterwards.
+        processes: of the fit.
     """
 
     data: Batches
@@ -42,10 +44,11 @@ class Trainer:
     lessons: Lessons | None = None
     accumulate: int = 1
     tunes: bool = True
+    processes: Processes = field(default_factory=Processes)
 
     def loop(self, q: Quantized, trial: bool = False) -> Loop:
         """Return the loop of one network, from the first batch on; in a trial the teacher stays as it is."""
-        return Loop(q, self.data, self.budget, self.draws, self.lessons, not trial, self.accumulate)
+        return Loop(q, self.data, self.budget, self.draws, self.lessons, not trial, self.accumulate, self.processes)
 
     def search(self, loop: Loop, steps: int, course: Course) -> Iterator[Step]:
         """Learn widths for a number of steps; with several draws the rates fall with a cosine."""

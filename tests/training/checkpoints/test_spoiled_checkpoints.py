@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import shutil
 import warnings
@@ -18,6 +19,7 @@ import probq
 from probq import Budget, ProbqError, Quantized, Rates
 from probq.training.checkpoints.entries import from_entry, to_entry
 from probq.training.checkpoints.folder import CheckpointFolder, read
+from probq.training.processes.alone import StepMeans
 from probq.utils.manifest import KEY
 
 READ = 6  # batches before the first step
@@ -82,7 +84,7 @@ def test_an_interrupt_and_the_same_cell_run_again(
     tmp_path: Path, whole: Quantized, monkeypatch: pytest.MonkeyPatch, stop: type[BaseException]
 ) -> None:
     q, left = network(), [True] * 4 + [False]
-    epoch = probq.training.fit._end_epoch
+    epoch = probq.training.epoch_end.EpochEnd.__call__
 
     def stopping(*args: Any) -> None:
         epoch(*args)
@@ -90,7 +92,7 @@ def test_an_interrupt_and_the_same_cell_run_again(
             raise stop
 
     with monkeypatch.context() as patch:
-        patch.setattr("probq.training.fit._end_epoch", stopping)
+        patch.setattr("probq.training.epoch_end.EpochEnd.__call__", stopping)
         with pytest.raises(stop):
             call(q, tmp_path / "run", Failing(0), every=2, **SHORT)
     call(q, tmp_path / "run", Failing(0), every=2, **SHORT)
@@ -335,7 +337,7 @@ def test_a_loss_that_is_not_finite_leaves_the_state_of_the_checkpoint(half: Path
     q, (_, parts) = network(), read(CheckpointFolder(half).files()[0])
     state = {name.removeprefix("state.course.network.tensors."): tensor for name, tensor in parts.items()}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("probq.training.svi.loop.torch.isfinite", lambda value: torch.tensor(False))
+        patch.setattr("probq.training.svi.loop.Loop._means", lambda *_: StepMeans(math.nan, 0.0, 0.0, 0.0, 16))
         with pytest.raises(ProbqError, match="at step 9; the network keeps its state of step 9"):
             call(q, half, Failing(0), **SHORT)
     assert all(torch.equal(tensor, state[name]) for name, tensor in q.named_parameters())

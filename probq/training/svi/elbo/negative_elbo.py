@@ -16,10 +16,12 @@ from probq.network.program.program import Program
 from probq.network.program.substitution import running
 from probq.network.quantizers.base import Rung
 from probq.training.distillation.lessons import Lesson
+from probq.training.processes.alone import Processes
 from probq.training.svi.elbo.rounded_weight import rounded_weight
 from probq.training.svi.elbo.scales import Scales
 from probq.training.svi.elbo.small_weights import SmallWeights
 from probq.training.svi.elbo.width_laws import DrawnWidths, WidthLaws
+from probq.utils.structures.tensors import map_tensors
 
 
 class Elbo(NamedTuple):
@@ -50,10 +52,11 @@ class NegativeElbo:
 
     Args:
         q: the network, with a likelihood.
+        processes: of a fit, which all draw the same widths; by default one alone.
     """
 
-    def __init__(self, q: Program) -> None:
-        self.q = q
+    def __init__(self, q: Program, processes: Processes | None = None) -> None:
+        self.q, self.processes = q, processes or Processes()
         self.laws = WidthLaws(q)
         self.small = SmallWeights(q)
         self.scales = Scales(q)
@@ -69,7 +72,9 @@ class NegativeElbo:
         """
         if not self.laws.stand:
             self.laws = WidthLaws(self.q)
-        drawn, q = self.laws.draw(), self.q
+        q = self.q
+        with self.processes.alike():
+            drawn = self.laws.draw()
         output, divergence = self._output(x, drawn)
         law = q.law(output, y)
         log_prob = Observation(law).log_prob(y)
@@ -102,8 +107,9 @@ class NegativeElbo:
             name: partial(quantizer, onehot=drawn.onehots[name], scales=scales[name], rung=drawn.rungs[name])
             for name, quantizer in q.inputs.items()
         }
-        with running(x):
+        with running(x), self.processes.precision():
             output = q.call({**weights, **others}, rungs, rounders, x, noise)
+        output = map_tensors(_float, output)  # autocast leaves fewer digits than a likelihood needs
         return output, torch.stack(parts).sum() if parts else None
 
     def _rounded(self, rungs: Mapping[str, Rung], drawn: DrawnWidths, known: Container[str]) -> dict[str, Tensor]:
@@ -129,3 +135,7 @@ class NegativeElbo:
         levels = law.rsample()  # before the divergence, for which a fused draw has made the entropy already
         divergences.append(kl_divergence(law, q.code_prior(name, rung, drawn.onehots[name])))
         return levels
+
+
+def _float(output: Tensor) -> Tensor:
+    return output.float() if output.dtype in (torch.bfloat16, torch.float16) else output

@@ -1,0 +1,1 @@
+"""Several processes fit one network together: what they share, and what each has of its own."""
