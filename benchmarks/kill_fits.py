@@ -1,6 +1,7 @@
 """Fits that are killed at random moments and started again: does every one come to the same bits?
 
-A small fit with all phases (search, measured networks, trials, tuning) writes a checkpoint after every step. Each of
+A small fit with all phases (search, measured networks, trials, tuning) and all training aids (a teacher that learns,
+averages, steps of two batches, clipping, an early end) writes a checkpoint after every step. Each of
 the moments is drawn uniformly over the time that such a fit takes; in every third fit, it is the next one after that at
 which a checkpoint is being written. There its process gets SIGKILL, and the same call is made again until it ends. Then
 all tensors and the history are compared with those of the fit that nobody killed.
@@ -51,8 +52,11 @@ def fit(folder: str) -> tuple[probq.Quantized, probq.History]:
     batches = DataLoader(TensorDataset(x[:192], y[:192]), 32, shuffle=True)
     held_out = DataLoader(TensorDataset(x[192:], y[192:]), 32)
     budget = probq.Budget(percent=2)
-    how: dict[str, Any] = {"search": 0.5, "evaluations": 40, "seed": 0, "every": 1, "progress": False}
-    return q, probq.fit(q, batches, budget, 20, validation=held_out, checkpoint=folder, **how)
+    torch.manual_seed(0)
+    teacher = probq.distillation.online(nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 3)))
+    aids = {"teacher": teacher, "average": 0.9, "accumulate": 2, "clip": 1.0, "patience": 8}
+    how: dict[str, Any] = {"search": 0.5, "evaluations": 40, "seed": 0, "every": 1, "progress": False, **aids}
+    return q, probq.fit(q, batches, budget, 40, validation=held_out, checkpoint=folder, **how)
 
 
 def make(folder: str, out: str) -> None:

@@ -85,13 +85,13 @@ def every_step(fabric: Any, folder: Path) -> dict[str, Any]:
 
 def halves(fabric: Any, folder: Path) -> dict[str, Any]:
     """Nothing is drawn: each process has one half of every batch of 16."""
-    q = decided()
+    q = fixed()
     own = HALVES[fabric.global_rank :: COUNT]
     history = probq.fit(q, own, None, 2, fabric=fabric, seed=0, progress=False)
     return {"tensors": {n: t.tolist() for n, t in tensors(q).items()}, "losses": [step.loss for step in history.steps]}
 
 
-def decided() -> probq.Quantized:
+def fixed() -> probq.Quantized:
     """A network of fixed widths without normalisation and dropout, whose scales are set."""
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 3))
@@ -129,7 +129,7 @@ def resumed(fabric: Any, folder: Path) -> dict[str, Any]:
 
 def not_finite(fabric: Any, folder: Path) -> dict[str, Any]:
     """A loss that is not finite in the second process, at the second step."""
-    q, own = decided(), HALVES[fabric.global_rank :: COUNT]
+    q, own = fixed(), HALVES[fabric.global_rank :: COUNT]
     log_prob, calls = torch.distributions.Categorical.log_prob, []
 
     def spoiled(law: Any, value: Any) -> Any:
@@ -147,7 +147,7 @@ def not_finite(fabric: Any, folder: Path) -> dict[str, Any]:
 def lengths(fabric: Any, folder: Path) -> dict[str, Any]:
     """Data of different lengths."""
     own = HALVES[: 4 + fabric.global_rank]
-    return {"said": told(lambda: probq.fit(decided(), own, fabric=fabric, progress=False))}
+    return {"said": told(lambda: probq.fit(fixed(), own, fabric=fabric, progress=False))}
 
 
 def networks(fabric: Any, folder: Path) -> dict[str, Any]:
@@ -169,7 +169,7 @@ def killed(fabric: Any, folder: Path) -> dict[str, Any]:
         __iter__ = staticmethod(batches)
 
     batches.passes = 0  # type: ignore[attr-defined]
-    return {"said": told(lambda: probq.fit(decided(), Data(), None, 4, fabric=fabric, progress=False))}  # type: ignore[arg-type]
+    return {"said": told(lambda: probq.fit(fixed(), Data(), None, 4, fabric=fabric, progress=False))}  # type: ignore[arg-type]
 
 
 SCENES = (every_step, halves, resumed, not_finite, lengths, networks, killed)

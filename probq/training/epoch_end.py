@@ -16,7 +16,7 @@ from probq.utils.batches import Batches
 
 @dataclass(frozen=True)
 class EpochEnd:
-    """An epoch's end validates the network and saves it.
+    """This is done at the end of each epoch: the network is validated and saved.
 
     Args:
         q: the network.

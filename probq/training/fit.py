@@ -92,10 +92,11 @@ def fit(
     file = checkpoint if folder is None else None
     epoch_end = EpochEnd(q, data, held_out, file, processes, stopping)
     shown = progress and processes.is_first
-    running = steps(q, data, budget, epochs, validation=held_out, progress=shown, **{**options, "fabric": processes})
-    if keeper is not None:
-        keeper.begin(running.course, history, stopping)
     with nullcontext() if keeper is None else keeper.telling():
+        own = {**options, "fabric": processes}
+        running = steps(q, data, budget, epochs, validation=held_out, progress=shown, **own)
+        if keeper is not None:
+            keeper.begin(running.course, history, stopping)
         for step in _shown(_until_over(running, stopping), epochs * each, len(history.steps), shown):
             history.steps.append(step)
             if (step.step + 1) % each == 0:

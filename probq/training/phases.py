@@ -11,7 +11,7 @@ from probq.training.ptq.batch_norm import estimate_before_use
 from probq.training.refinement.refinement import Refinement
 from probq.training.svi.course import Course
 from probq.training.svi.history import Step
-from probq.training.svi.trainer import Trainer, draws_for_noise_alone
+from probq.training.svi.trainer import Trainer, close_codes
 
 
 def run_phases(
@@ -38,10 +38,10 @@ def run_phases(
                 left = yield from _decide(q, trainer, refinement, left, course)
             yield from trainer.tune(loop, course.numbers_of("tune", left), course)
         course.enter("finished", range(total, total), {})
-        _close(q)
+        close_codes(q)
     except (KeyboardInterrupt, GeneratorExit):
         loop.stop()
-        _close(q)
+        close_codes(q)
         estimate_before_use(q, trainer.data)
         raise
     finally:
@@ -59,13 +59,6 @@ def _decide(
     trainer.processes.align(q)
     warn_constant(q, fixed_widths(q))
     return left
-
-
-def _close(q: Quantized) -> None:
-    """Leave the posterior that was fitted: codes that were rounded to the end are certain."""
-    if q.rounding and draws_for_noise_alone(q):
-        for quantizer in q.weights.values():
-            quantizer.close()
 
 
 def _release(q: Quantized, fixed: bool) -> None:

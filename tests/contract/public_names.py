@@ -23,7 +23,8 @@ MODULES = (
     "probq", "probq.calibration", "probq.codebooks", "probq.communication", "probq.cost", "probq.criteria",
     "probq.distillation", "probq.estimators", "probq.export", "probq.export.c", "probq.export.hls",
     "probq.export.memory", "probq.export.onnx", "probq.export.qonnx",
-    "probq.export.verilog", "probq.integer", "probq.likelihoods", "probq.plot", "probq.priors", "probq.ptq",
+    "probq.export.verilog", "probq.integer", "probq.lightning", "probq.likelihoods",
+    "probq.plot", "probq.priors", "probq.ptq",
     "probq.regression", "probq.rules", "probq.testing", "probq.uncertainty",
 )  # fmt: skip
 # what a class says of itself by these is typed by its users too

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,6 +31,7 @@ FORMAT = FileFormat(
 NAME = re.compile(r"checkpoint-(\d{6,})\.safetensors")
 SUFFIX = re.compile(r"\.[A-Za-z]\w*")  # not the digits of a number that a name ends in
 KEPT = 2
+PATIENCE = 10.0  # seconds, in which the workers of a loader notice that their process was killed
 
 
 def checkpoint_folder(path: Any, every: int | None) -> CheckpointFolder | None:
@@ -64,6 +67,7 @@ class CheckpointFolder:
 
     def __init__(self, path: Any) -> None:
         self.path = target_path(path)
+        self._lock: int | None = None
         self._make()
         with replace_atomically(self.path / ".writable") as temporary:
             temporary.touch()
@@ -78,6 +82,40 @@ class CheckpointFolder:
                 f"checkpoint names {self.path}, which cannot be made a folder ({reason(error)}); name another, or a "
                 "file with a suffix, such as posterior.safetensors, for the posterior alone"
             ) from error
+
+    def lock(self) -> None:
+        """Keep other fits out until `unlock`, or until this process ends in whatever way.
+
+        Raises:
+            ProbqError: if another fit has been writing to the folder for all of `PATIENCE` seconds.
+        """
+        try:
+            import fcntl
+        except ImportError:  # as on Windows
+            return
+        place, end = os.open(self.path, os.O_RDONLY), time.monotonic() + PATIENCE
+        while True:
+            try:
+                fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() < end:
+                    time.sleep(0.1)
+                    continue
+                os.close(place)
+                raise ProbqError(
+                    f"another fit is writing to {self.path}; wait until it ends, or give another folder as checkpoint"
+                ) from None
+            except OSError:  # a file system without locks
+                os.close(place)
+                return
+            self._lock = place
+            return
+
+    def unlock(self) -> None:
+        """Let other fits in."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def files(self) -> list[Path]:
         """Return the checkpoints that are there, the newest first."""

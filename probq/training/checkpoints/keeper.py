@@ -36,7 +36,8 @@ class Keeper:
         processes: of the fit; the first one reads and writes for all of them.
 
     Raises:
-        ProbqError: if the folder holds checkpoints of another fit, or none that can be read.
+        ProbqError: if the folder holds checkpoints of another fit, or none that can be read, or another fit is writing
+            to it.
     """
 
     def __init__(
@@ -52,9 +53,14 @@ class Keeper:
         self.written, self.finished = 0, False  # steps in the newest checkpoint, and whether these are all
         self._duration = self._last = 0.0
         self._tried = False
-        found = processes.first(self._found)
-        if found is not None:
-            self._take(*found)
+        processes.first(folder.lock)
+        try:
+            found = processes.first(self._found)
+            if found is not None:
+                self._take(*found)
+        except BaseException:
+            folder.unlock()
+            raise
 
     def _found(self) -> tuple[Any, Mapping[str, torch.Tensor]] | None:
         """Return the state of the newest checkpoint, and its tensors, if there is one and it is of the same call."""
@@ -142,7 +148,7 @@ class Keeper:
 
     @contextmanager
     def telling(self) -> Iterator[None]:
-        """Add to whatever ends a fit early where it goes on."""
+        """Add to whatever ends a fit early where it goes on; afterwards other fits may write to the folder."""
         try:
             yield
         except BaseException as error:
@@ -152,3 +158,5 @@ class Keeper:
                     "from there"
                 )
             raise
+        finally:
+            self.folder.unlock()

@@ -15,7 +15,7 @@ MEANS = 4  # of a step, besides the number of examples
 
 
 class Told(NamedTuple):
-    """What all processes told.
+    """This is what all processes told.
 
     Attributes:
         means: over the examples of all of them.

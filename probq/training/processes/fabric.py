@@ -1,4 +1,4 @@
-"""Lightning Fabric starts the processes of a fit, which learn from each other here."""
+"""Processes that Lightning Fabric has started fit one network here, and take what they learn from each other."""
 
 from __future__ import annotations
 

@@ -147,6 +147,8 @@ class Loop:
 
     def _means(self, number: int, settling: bool) -> StepMeans:
         """Give all parameters their gradients, and return the means over the step's examples, of all processes."""
+        if self.processes.count == 1:
+            return self._own_means(self._batches(number), number, settling)
         moved, statistics = self._shared()
         try:
             found = self._batches(number)

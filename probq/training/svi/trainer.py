@@ -52,11 +52,15 @@ class Trainer:
 
     def search(self, loop: Loop, steps: int, course: Course) -> Iterator[Step]:
         """Learn widths for a number of steps; with several draws the rates fall with a cosine."""
+        self.begin_search(loop)
+        yield from loop.search(self.updates.search(loop.q, steps, self.draws > 1), self.rule, steps, course)
+
+    def begin_search(self, loop: Loop) -> None:
+        """Make a network ready to learn its widths."""
         for _, quantizer in loop.q.named_quantizers():
             quantizer.tuned = None
         open_codes(loop.q)
-        loop.q.rounding = self.rounding and self.tunes and self.draws == 1 and draws_for_noise_alone(loop.q)
-        yield from loop.search(self.updates.search(loop.q, steps, self.draws > 1), self.rule, steps, course)
+        loop.q.rounding = self.rounding and self.tunes and self.draws == 1 and _draws_for_noise_alone(loop.q)
 
     def tune(self, loop: Loop, numbers: range, course: Course, trial: Parts | None = None) -> Iterator[Step]:
         """Train at fixed widths, in the numbered steps, while the rates follow their schedule.
@@ -69,13 +73,14 @@ class Trainer:
         """
         phase = "tune" if trial is None else "trial"
         if course.kept(phase) is None:
-            self._begin_tuning(loop)
+            self.begin_tuning(loop)
         descent = self.updates.tuning(loop.q, len(numbers))
         left = course.enter(phase, numbers, {**descent.parts, **(trial or {})})
         loop.q.train()
         yield from loop.tune(descent, left, course)
 
-    def _begin_tuning(self, loop: Loop) -> None:
+    def begin_tuning(self, loop: Loop) -> None:
+        """Make a network ready to be trained at the widths that are fixed."""
         q = loop.q
         if _folds_late(q):
             q.folded = False
@@ -97,13 +102,20 @@ def _folds_late(q: Quantized) -> bool:
     return bool(folded) and has_norms(q) and all(q.weights[name].multipliers > 1 for name in folded)
 
 
-def draws_for_noise_alone(q: Quantized) -> bool:
+def _draws_for_noise_alone(q: Quantized) -> bool:
     """Return whether draws of codes would be nothing but noise to a search that is tuned afterwards.
 
     A cold posterior of usual codes is as narrow at its end as at its start, and rounding tells the gates as much.
     """
     usual = (w.chosen_estimator is None and w.code_prior_law is None and not w.free_codes for w in q.weights.values())
     return q.temperature < 1 and all(usual)
+
+
+def close_codes(q: Quantized) -> None:
+    """Leave the posterior that was fitted: codes that were rounded to the end are certain."""
+    if q.rounding and _draws_for_noise_alone(q):
+        for quantizer in q.weights.values():
+            quantizer.close()
 
 
 def open_codes(q: Quantized) -> None:

@@ -341,3 +341,26 @@ def test_a_loss_that_is_not_finite_leaves_the_state_of_the_checkpoint(half: Path
         with pytest.raises(ProbqError, match="at step 9; the network keeps its state of step 9"):
             call(q, half, Failing(0), **SHORT)
     assert all(torch.equal(tensor, state[name]) for name, tensor in q.named_parameters())
+
+
+def test_a_second_fit_keeps_out_of_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one is called while the first one is at work, and again when it has ended."""
+    monkeypatch.setattr("probq.training.checkpoints.folder.PATIENCE", 0.0)
+    said = []
+
+    class Calling(Failing):
+        passes = 0
+
+        def __iter__(self) -> Iterator[Any]:
+            self.passes += 1
+            if self.passes == 5:  # behind those that set scales and likelihood
+                with pytest.raises(ProbqError, match=r"another fit is writing to .*run; wait until it ends") as told:
+                    call(network(), tmp_path / "run", Failing(0), **SHORT)
+                said.append(str(told.value))
+            yield from self.batches
+
+    q, other = network(), network()
+    call(q, tmp_path / "run", Calling(0), **SHORT)
+    assert len(said) == 1
+    call(other, tmp_path / "run", Failing(0), **SHORT)
+    assert same(tensors(q), tensors(other))

@@ -11,7 +11,7 @@ import pytest
 import torch
 import two_processes
 from small_checkpoints import X, Y
-from two_processes import decided, started
+from two_processes import fixed, started
 
 import probq
 
@@ -51,7 +51,7 @@ def test_both_have_the_same_state_after_every_step(folder: Path) -> None:
 def test_two_halves_are_one_batch(folder: Path) -> None:
     a, b = found(folder, two_processes.halves)
     assert a == b
-    alone, whole = decided(), [(X[k : k + 16], Y[k : k + 16]) for k in range(0, 48, 16)]
+    alone, whole = fixed(), [(X[k : k + 16], Y[k : k + 16]) for k in range(0, 48, 16)]
     history = probq.fit(alone, whole, None, 2, seed=0, progress=False)
     for name, tensor in alone.state_dict().items():
         torch.testing.assert_close(torch.tensor(a["tensors"][name], dtype=tensor.dtype), tensor, rtol=1e-4, atol=1e-6)
