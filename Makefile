@@ -14,10 +14,10 @@ ONE_THREAD = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: help venv demo test lint types doctest notebooks docs wheel clean
+.PHONY: help venv demo test test-gpu lint types doctest notebooks docs wheel clean
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
 
 venv: $(VENV)/.installed-test $(VENV)/.installed-notebooks $(VENV)/.installed-docs $(VENV)/.installed-dev  ## install everything for development
 
@@ -26,6 +26,9 @@ demo: $(VENV)/.installed-demo  ## train, decide, lower and check a small network
 
 test: $(VENV)/.installed-test  ## run the tests (JOBS=2 processes; ARGS="-k word" for some of them)
 	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+test-gpu: $(VENV)/.installed-test  ## run the tests of devices on a GPU, where there is one
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 0 -rs tests/gpu $(ARGS)
 
 doctest: $(VENV)/.installed-test  ## run the examples in the docstrings
 	$(ONE_THREAD) $(BIN)/python -m pytest --doctest-modules probq $(ARGS)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
+
 from probq.rules import ConstraintGuided, Rule
 from probq.utils.arguments import check_number, check_seed
 from probq.utils.errors import ProbqError
@@ -19,6 +21,15 @@ def check_options(evaluations: int, trials: int, seed: int | None, search: float
         raise ProbqError(f"search is the share of steps that learn widths, 0 to 1, not {search!r}")
     if not temperature > 0 or not math.isfinite(temperature):
         raise ProbqError(f"temperature must be a positive number, not {temperature!r}")
+
+
+def check_device(device: torch.device) -> None:
+    """Raise where a device lacks what a fit computes with."""
+    if device.type == "mps":
+        raise ProbqError(
+            "a fit computes costs and biases in float64, which Apple's MPS does not have; move the network to the CPU: "
+            "q.to('cpu')"
+        )
 
 
 def check_rule(rule: Any, draws: int | None) -> None:

@@ -11,6 +11,7 @@ from probq.decisions.widths import fixed_by_decision
 from probq.decisions.within_budget import check_budget_reachable
 from probq.network.program.program import check_posterior
 from probq.network.quantized.quantized import Quantized
+from probq.training.check_options import check_device
 from probq.training.distillation import as_teacher
 from probq.training.energy_prior import take_prior
 from probq.training.fit_options import FitOptions, options_of, updates_of
@@ -70,6 +71,7 @@ def steps(
     chosen = options_of("steps", options)
     processes = as_processes(chosen.fabric)
     processes.take(q)
+    check_device(q.device)
     data = processes.batches(batches, q.device, "data")
     check_budget_reachable(q, budget)
     stream = Stream(processes.seed(chosen.seed))

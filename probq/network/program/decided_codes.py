@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,12 @@ def rung_onehots(q: Program, widths: Any) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def decided_codes(q: Program, widths: Any, draw: bool = False) -> dict[str, np.ndarray]:
-    """Return the codes of every weight at decided widths: the most probable ones, or a draw."""
+    """Return the codes of every weight at decided widths: the most probable ones, or a draw.
+
+    They are computed on the CPU, so that the same parameters have the same codes whatever device they are on.
+    """
+    if q.device.type != "cpu":
+        q = copy.deepcopy(q).cpu()
     chosen, result = rung_onehots(q, widths), {}
     with q.evaluating():  # the codes of what ships: normalisation folded
         for name, quantizer in q.weights.items():

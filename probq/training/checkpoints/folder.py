@@ -93,6 +93,7 @@ class CheckpointFolder:
             import fcntl
         except ImportError:  # as on Windows
             return
+        self._make()
         place, end = os.open(self.path, os.O_RDONLY), time.monotonic() + PATIENCE
         while True:
             try:

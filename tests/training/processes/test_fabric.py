@@ -12,6 +12,7 @@ from torch import nn
 
 import probq
 from probq import ProbqError
+from probq.training.check_options import check_device
 
 
 class DDPStrategy:
@@ -75,3 +76,8 @@ def test_another_precision_is_that_of_the_network_alone() -> None:
 def test_what_cannot_be_is_said(given: Any, said: str) -> None:
     with pytest.raises(ProbqError, match=said):
         call(network(), None, fabric=given)
+
+
+def test_a_device_without_float64_is_refused() -> None:
+    with pytest.raises(ProbqError, match="float64, which Apple's MPS does not have"):
+        check_device(torch.device("mps"))
