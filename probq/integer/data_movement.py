@@ -1,4 +1,4 @@
-"""These operations of an integer model only move integers, or look them up in a table."""
+"""These operations of an integer model only move or choose integers, or look them up in a table."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -74,6 +74,18 @@ def _slice(node: Node, x: np.ndarray) -> np.ndarray:
     return x[(slice(None),) * axis + (slice(spec["start"], spec["stop"], spec["step"]),)]
 
 
+def _where(_: Node, mask: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return the first value where a mask is not 0, and the second elsewhere; all broadcast behind the batch."""
+    axes = max(mask.ndim, x.ndim, y.ndim)
+    spread = (a.reshape(len(a), *[1] * (axes - a.ndim), *a.shape[1:]) for a in (mask != 0, x, y))
+    return np.where(*spread)
+
+
+def _argmax(node: Node, x: np.ndarray) -> np.ndarray:
+    """Return the place of the largest integer along one axis, of the first one where several are."""
+    return x.argmax(behind_batch(node.attributes["axis"], x)).astype(np.int64)
+
+
 def _item(_: Node, x: np.ndarray) -> np.ndarray:
     return x
 
@@ -86,6 +98,6 @@ def _state(node: Node, x: np.ndarray) -> np.ndarray:
 MOVES: Mapping[str, Callable[..., np.ndarray]] = MappingProxyType(
     {
         "reshape": _reshape, "permute": _permute, "concat": _concat, "table": _table, "repeat": _repeat, "pad": _pad,
-        "slice": _slice, "item": _item, "state": _state,
+        "slice": _slice, "where": _where, "argmax": _argmax, "item": _item, "state": _state,
     }
 )  # fmt: skip

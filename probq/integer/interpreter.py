@@ -288,7 +288,7 @@ OPERATIONS: Mapping[str, Callable[..., np.ndarray]] = MappingProxyType(
         "normalise": _normalise,
         "product": _product,
         "matmul": _matmul,
-        "loop": lambda node, *sequences: run_loop(node, sequences, evaluate),
+        "loop": lambda node, *inputs: run_loop(node, inputs, evaluate),
         **MOVES,
     }
 )

@@ -26,7 +26,7 @@ class Signature:
         inputs: how many values it takes; None for one or more.
         tensors: each tensor's allowed numbers of axes; an empty tuple allows any.
         attributes: each attribute's kind, a key of `KINDS`.
-        optional: attributes that may be left out.
+        optional: attributes and tensors that may be left out.
     """
 
     inputs: int | None = 1
@@ -135,6 +135,8 @@ SIGNATURES: Mapping[str, Signature] = MappingProxyType(
         "add": Signature(2),
         "product": Signature(2),
         "matmul": Signature(2),
+        "where": Signature(3),
+        "argmax": Signature(1, {}, {"axis": "an integer"}),
         "concat": Signature(None, {}, {"axis": "an integer"}),
         "table": Signature(1, {"table": (1,)}, {"first": "an integer"}),
         "softmax": Signature(1, _EXPONENTIALS, {"dropped": "0 to 31", "bits": "0 to 31"}),
@@ -148,9 +150,14 @@ SIGNATURES: Mapping[str, Signature] = MappingProxyType(
         ),
         "repeat": Signature(1, {}, {"factors": "a list of positive integers"}),
         "pad": Signature(1, {}, {"padding": "a list of pairs [low, high]"}),
-        "loop": Signature(None, {}, {"reverse": "true or false", "output": "a name", "next": "a list of names"}),
+        "loop": Signature(
+            None,
+            {},
+            {"reverse": "true or false", "output": "a name", "next": "a list of names", "given": "a list of sizes"},
+            frozenset({"given"}),
+        ),
         "item": Signature(0),
-        "state": Signature(0, {}, {"shape": "a list of sizes"} | _LIMITS),
+        "state": Signature(0, {"first": ()}, {"shape": "a list of sizes"} | _LIMITS, frozenset({"first"})),
         "slice": Signature(
             1, {}, {"axis": "an integer", "start": "an integer", "stop": "an integer", "step": "a positive integer"}
         ),
@@ -169,10 +176,10 @@ def check_operation(op: str, inputs: int, tensors: Mapping[str, np.ndarray], att
     signature = _INDEX if op == "input" and attributes.get("index") is True else SIGNATURES[op]
     if signature.inputs not in (inputs, None) or (signature.inputs is None and not inputs):
         raise ProbqError(f"{op} takes {signature.inputs or 'one or more'} inputs, not {inputs}")
-    _check_names("tensor", tensors, signature.tensors, frozenset())
+    _check_names("tensor", tensors, signature.tensors, signature.optional)
     _check_names("attribute", attributes, signature.attributes, signature.optional)
     for name, axes in signature.tensors.items():
-        if axes and tensors[name].ndim not in axes:
+        if axes and name in tensors and tensors[name].ndim not in axes:
             raise ProbqError(f"{name} has {tensors[name].ndim} axes; {op} takes {' or '.join(map(str, axes))}")
     for name, value in attributes.items():
         if not KINDS[signature.attributes[name]](value):

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from probq.integer.loops.body import BEGINS, beginning, states
-from probq.integer.loops.meaning import check_states
+from probq.integer.loops.body import BEGINS, beginning, sequences, states
+from probq.integer.loops.meaning import check_begun, check_states
 from probq.integer.node import Node
 from probq.integer.normalisers.meaning import (
     Exponentials,
@@ -77,10 +77,11 @@ def ranges(
     return found
 
 
-def _of_body(loop: Node, sequences: list[Range], shapes: Mapping[str, Shape]) -> dict[str, Range]:
+def _of_body(loop: Node, inputs: list[Range], shapes: Mapping[str, Shape]) -> dict[str, Range]:
     """Return the ranges of a loop's body, whose states keep within their limits at every step."""
     own = {node.name: Range(node.attributes["lo"], node.attributes["hi"], shapes[node.name]) for node in states(loop)}
-    begun = beginning(loop, [Range(x.low, x.high, x.shape[1:]) for x in sequences], own)
+    check_begun(loop, inputs)
+    begun = beginning(loop, [Range(x.low, x.high, x.shape[1:]) for x in sequences(loop, inputs)], own)
     found = ranges([node for node in loop.body if node.op not in BEGINS], shapes, begun)
     check_states(loop, dict(shapes), lambda name, lo, hi: found[name].within(lo, hi))
     return found
@@ -136,7 +137,11 @@ def _layer(node: Node, values: list[Range]) -> tuple[int, int]:
     return int(min(low, default=0)), int(max(high, default=0))
 
 
-def _embedding(node: Node, _: list[Range]) -> tuple[int, int]:
+def _embedding(node: Node, values: list[Range]) -> tuple[int, int]:
+    count = len(node.tensors["weight"])
+    if not values[0].within(0, count - 1):
+        low, high = values[0].low, values[0].high
+        raise ProbqError(f"node {node.name} (embedding): indices {low} .. {high} leave its {count} rows")
     return _extent(node.tensors["weight"])
 
 
@@ -244,6 +249,11 @@ def _hull(_: Node, values: list[Range]) -> tuple[int, int]:
     return min(value.low for value in values), max(value.high for value in values)
 
 
+def _argmax(node: Node, values: list[Range]) -> tuple[int, int]:
+    shape = values[0].shape
+    return 0, shape[axis_of(node.attributes["axis"], shape)] - 1
+
+
 def _extent(tensor: np.ndarray) -> tuple[int, int]:
     return (int(tensor.min()), int(tensor.max())) if tensor.size else (0, 0)
 
@@ -254,6 +264,7 @@ _INTERVALS: Mapping[str, Callable[[Node, list[Range]], tuple[int, int]]] = Mappi
         "multiply": _multiply, "clip": _clip, "max_pool": _hull, "sum_pool": _sum_pool, "sum": _sum,
         "reshape": _hull, "permute": _hull, "add": _add, "concat": _hull, "table": _table,
         "repeat": _hull, "pad": _pad, "slice": _hull, "softmax": _softmax, "log_softmax": _log_softmax,
-        "normalise": _normalise, "product": _product, "matmul": _matmul,
+        "normalise": _normalise, "where": lambda node, values: _hull(node, values[1:]), "argmax": _argmax,
+        "product": _product, "matmul": _matmul,
     }
 )  # fmt: skip

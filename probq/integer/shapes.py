@@ -175,6 +175,18 @@ def _add(_: Node, x: Shape, y: Shape) -> Shape:
     return tuple(b if a == 1 else a for a, b in zip(low, high, strict=True))
 
 
+def _where(node: Node, *shapes: Shape) -> Shape:
+    mask, x, y = shapes
+    return _add(node, mask, _add(node, x, y))
+
+
+def _argmax(node: Node, x: Shape) -> Shape:
+    axis = axis_of(node.attributes["axis"], x)
+    if not x[axis]:
+        raise ProbqError(f"there is nothing along axis {axis} of a value of shape {x}")
+    return (*x[:axis], *x[axis + 1 :])
+
+
 def _matmul(_: Node, x: Shape, y: Shape) -> Shape:
     fits = len(x) == len(y) > 1 and x[-1] == y[-2]
     if not fits or any(a != b and 1 not in (a, b) for a, b in zip(x[:-2], y[:-2], strict=True)):
@@ -216,6 +228,6 @@ _SHAPES: Mapping[str, Callable[..., Shape]] = MappingProxyType(
         "multiply": _elementwise, "clip": _same, "max_pool": _pool, "sum_pool": _pool, "sum": _sum,
         "reshape": _reshape, "permute": _permute, "add": _add, "concat": _concat, "table": _same, "repeat": _repeat,
         "pad": _pad, "slice": _slice, "softmax": _rows, "log_softmax": _rows, "normalise": _rows, "product": _add,
-        "matmul": _matmul,
+        "matmul": _matmul, "where": _where, "argmax": _argmax,
     }
 )  # fmt: skip

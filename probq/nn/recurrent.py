@@ -99,7 +99,9 @@ class _Recurrent(nn.Module):
             outputs = []
             for suffix in self._suffixes:
                 one: Any = self.get_submodule(f"l{layer}{suffix}")
-                first = tuple(s[len(ends)] for s in states) if states else _zeros(x, one.cell.sizes)
+                first = _zeros(x, one.cell.sizes)
+                if states:  # added to zeros, so that what is given is seen to enter
+                    first = tuple(zero + state[len(ends)] for zero, state in zip(first, states, strict=True))
                 y, last = one(x, first)
                 outputs.append(y)
                 ends.append(last)

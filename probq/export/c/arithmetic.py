@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from probq.export.c.code.elementwise import cast, elementwise, operand, order, ordered, rounding
+from probq.export.c.code.elementwise import broadcast, cast, elementwise, operand, order, ordered, rounding
 from probq.export.c.code.program import CSource
 from probq.export.c.code.text import index, literal, loops, nest
 from probq.export.c.code.values import MOST, Type, View, dense
@@ -96,12 +96,6 @@ def matmul(p: CSource, node: Node) -> View:
     lines += loops(zip([*names, "row", "k", "column"], counts, strict=True), body)
     p.step(node.name, {f"x{k}": x.buffer for k, x in enumerate(xs)}, {"y": y.buffer}, lines)
     return y
-
-
-def broadcast(x: View, shape: Sequence[int]) -> View:
-    """Return the view repeated to a shape, by strides of zero."""
-    strides = [0 if n == 1 else s for n, s in zip(x.shape, x.strides, strict=True)]
-    return View(x.buffer, tuple(shape), (0,) * (len(shape) - len(strides)) + tuple(strides), x.offset)
 
 
 def total(p: CSource, node: Node) -> View:

@@ -1,8 +1,8 @@
-"""The C exporter moves elements in these operations, or looks them up."""
+"""The C exporter moves or chooses elements in these operations, or looks them up."""
 
-from probq.export.c.code.elementwise import cast, copied, elementwise, order, ordered
+from probq.export.c.code.elementwise import broadcast, cast, copied, elementwise, order, ordered
 from probq.export.c.code.program import CSource
-from probq.export.c.code.text import literal, loops
+from probq.export.c.code.text import index, literal, loops, nest
 from probq.export.c.code.values import View, dense
 from probq.integer import Node
 from probq.integer.ranges import reachable
@@ -64,6 +64,39 @@ def pad(p: CSource, node: Node) -> View:
     first = len(x.shape) - len(pairs)
     offset = sum(low * y.strides[k] for k, (low, _) in enumerate(pairs, first))
     copied(p, node.name, x, View(y.buffer, x.shape, y.strides, offset))
+    return y
+
+
+def where(p: CSource, node: Node) -> View:
+    """Take one of two values, as a mask says."""
+    shape, kind = p.ranges[node.name].low.shape, p.ranges[node.name].type
+    xs = [broadcast(p.views[name], shape) for name in node.inputs]
+    y = p.view(kind, shape)
+
+    def lines(target: str, s: list[str], _: list[str]) -> list[str]:
+        first, second = (cast(kind, each) for each in s[1:])
+        return [f"{target} = {s[0]} != 0 ? {first} : {second};"]
+
+    elementwise(p, node.name, y, xs, [], lines)
+    return y
+
+
+def argmax(p: CSource, node: Node) -> View:
+    """Find the place of the largest element along one axis, of the first where several are."""
+    x = p.views[node.inputs[0]]
+    axis, kind = node.attributes["axis"] % len(x.shape), p.ranges[node.name].type
+    shape, strides = (tuple(n for k, n in enumerate(each) if k != axis) for each in (x.shape, x.strides))
+    y = p.view(kind, shape)
+    axes = nest(shape, [y.strides, strides])
+    names = [f"i{k}" for k in range(len(axes))]
+    place = index(names, [steps[0] for _, steps in axes])
+    best, other = (
+        index([*names, of], [*(steps[1] for _, steps in axes), x.strides[axis]], x.offset) for of in ("b", "k")
+    )
+    body = ["int32_t b = 0;"]
+    body += loops([("k", x.shape[axis])], [f"b = x[{other}] > x[{best}] ? k : b;"])
+    body += [f"y[{place}] = {cast(kind, 'b')};"]
+    p.step(node.name, {"x": x.buffer}, {"y": y.buffer}, loops(zip(names, [n for n, _ in axes], strict=True), body))
     return y
 
 

@@ -35,6 +35,8 @@ EMITTERS: Mapping[str, Callable[[CSource, Node], View]] = MappingProxyType(
         "repeat": data_movement.repeat,
         "pad": data_movement.pad,
         "slice": data_movement.piece,
+        "where": data_movement.where,
+        "argmax": data_movement.argmax,
         "softmax": normalisers.softmax,
         "log_softmax": normalisers.log_softmax,
         "normalise": normalisers.normalise,

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterable
 
-from probq.export.c.code.elementwise import cast, copied
+import numpy as np
+
+from probq.export.c.code.elementwise import cast, copied, operand
 from probq.export.c.code.program import CSource
 from probq.export.c.code.text import index, loops, nest
 from probq.export.c.code.values import Buffer, View
 from probq.integer import Node
-from probq.integer.loops.body import items, states
+from probq.integer.loops.body import first_states, items, sequences, states
 
 
 def loop(p: CSource, node: Node, add: Callable[[], None]) -> View:
@@ -18,19 +20,24 @@ def loop(p: CSource, node: Node, add: Callable[[], None]) -> View:
         node: the loop.
         add: adds the steps of the body.
     """
-    sequences, shape = [p.views[name] for name in node.inputs], p.ranges[node.name].low.shape
+    inputs, shape = [p.views[name] for name in node.inputs], p.ranges[node.name].low.shape
+    over, begun = sequences(node, inputs), first_states(node, inputs)
     y = p.view(p.ranges[node.name].type, shape)
-    parts = [p.view(x.buffer.type, x.shape[1:]) for x in sequences]
+    parts = [p.view(x.buffer.type, x.shape[1:]) for x in over]
     own = [p.view(p.ranges[state.name].type, p.ranges[state.name].low.shape) for state in states(node)]
     p.views |= {item.name: view for item, view in zip(items(node), parts, strict=True)}
     p.views |= {state.name: view for state, view in zip(states(node), own, strict=True)}
     # what is read or written at every time step lives from before the first to behind the last one
-    zeros = [line for k, view in enumerate(own) for line in loops([("i", view.size)], [f"s{k}[i] = 0;"])]
-    p.step(f"{node.name}: states", {}, {"y": y.buffer} | _named("s", own), ["(void)y;", *zeros])
+    lines = ["(void)y;"]
+    for k, (view, state) in enumerate(zip(own, states(node), strict=True)):
+        lines += _moved(view, f"s{k}", begun[k], f"b{k}", 0) if k in begun else _first(p, view, state, f"s{k}")
+    p.step(
+        f"{node.name}: states", {f"b{k}": x.buffer for k, x in begun.items()}, {"y": y.buffer} | _named("s", own), lines
+    )
     first = len(p.steps)
-    lines = [line for k, (x, part) in enumerate(zip(sequences, parts, strict=True)) for line in
+    lines = [line for k, (x, part) in enumerate(zip(over, parts, strict=True)) for line in
              _moved(part, f"y{k}", x, f"x{k}", x.strides[0])]  # fmt: skip
-    p.step(f"{node.name}: a time step", _named("x", sequences), _named("y", parts), lines, timed=True)
+    p.step(f"{node.name}: a time step", _named("x", over), _named("y", parts), lines, timed=True)
     add()
     output, ends = p.views[node.attributes["output"]], [p.views[name] for name in node.attributes["next"]]
     kept = {view.buffer.key for view in own}
@@ -39,10 +46,17 @@ def loop(p: CSource, node: Node, add: Callable[[], None]) -> View:
     lines = _moved(View(y.buffer, shape[1:], y.strides[1:]), "y", output, "x", 0, y.strides[0])
     lines += [line for k, (end, view) in enumerate(zip(ends, own, strict=True)) for line in
               _moved(view, f"s{k}", end, f"n{k}", 0)]  # fmt: skip
-    read = {"x": output.buffer} | _named("n", ends) | _named("q", sequences)
+    read = {"x": output.buffer} | _named("n", ends) | _named("q", over)
     p.step(f"{node.name}: what it leaves", read, {"y": y.buffer} | _named("s", own), lines, timed=True)
     p.loops.append((first, len(p.steps) - 1, shape[0], bool(node.attributes["reverse"])))
     return y
+
+
+def _first(p: CSource, view: View, state: Node, target: str) -> list[str]:
+    """Return C lines that set a state to its first value, which is 0 unless it has another."""
+    first = state.tensors.get("first", np.zeros(view.shape, np.int64))
+    place = operand(p, first.reshape(-1), 1).at("i")
+    return loops([("i", view.size)], [f"{target}[i] = {cast(view.buffer.type, place)};"])
 
 
 def _named(letter: str, views: Iterable[View]) -> dict[str, Buffer]:

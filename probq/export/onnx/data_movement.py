@@ -1,4 +1,4 @@
-"""Tables, nearest upsampling, padding and slices become ONNX here."""
+"""Tables, nearest upsampling, padding, slices and choices become ONNX here."""
 
 from dataclasses import replace
 
@@ -8,6 +8,7 @@ from probq.export.onnx.packed_parameters import parameter
 from probq.integer import Node
 from probq.integer.packing import smallest
 from probq.integer.ranges import Range, reachable
+from probq.utils.errors import ProbqError
 
 
 def table(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> Edge:
@@ -51,3 +52,27 @@ def piece(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> Edge:
     axis = spec["axis"] % len(x.shape) + 1
     name = sliced(graph, x.name, [spec["start"]], [spec["stop"]], [axis], [spec["step"]])
     return replace(x, name=name, shape=reached.shape)
+
+
+def where(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> Edge:
+    """Add a choice between two values."""
+    type = integer_type(*(end for x in inputs[1:] for end in (x.low, x.high)))
+    names = []
+    for x, kind in zip(inputs, (None, type, type), strict=True):
+        name = (graph.integers(x) if kind is None else graph.integers(x, kind)).name
+        missing = len(reached.shape) - len(x.shape)
+        names.append(graph.reshape(name, [1] * missing + list(x.shape)) if missing else name)
+    name = graph.node("Where", [graph.cast(names[0], "bool"), *names[1:]])
+    return Edge(name, type, 0, reached.low, reached.high, reached.shape)
+
+
+def argmax(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> Edge:
+    """Add the place of the largest number along an axis, which is the first one where several are."""
+    if integer_type(inputs[0].low, inputs[0].high) == "int64":
+        raise ProbqError(
+            "its numbers take more than 31 bits, which ONNX Runtime may compare wrongly; use narrower widths"
+        )
+    x = graph.integers(inputs[0], "int32")
+    axis = node.attributes["axis"] % len(x.shape) + 1
+    name = graph.node("ArgMax", [x.name], axis=axis, keepdims=0, select_last_index=0)
+    return Edge(name, "int64", 0, reached.low, reached.high, reached.shape)

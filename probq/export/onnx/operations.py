@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from probq.export.onnx.convolution import sliced
-from probq.export.onnx.data_movement import pad, piece, repeat, table
+from probq.export.onnx.data_movement import argmax, pad, piece, repeat, table, where
 from probq.export.onnx.graph import Edge, Graph, integer_type, zero_point
 from probq.export.onnx.layers import layer, levels
 from probq.export.onnx.normalisers import log_softmax, normalise, softmax
@@ -234,7 +234,8 @@ OPERATIONS: Mapping[str, Operation] = MappingProxyType(
         "input": _input, "linear": layer, "conv": layer, "embedding": _embedding, "requantize": _requantize,
         "multiply": _multiply, "clip": _clip, "max_pool": _max_pool, "sum_pool": _sum_pool, "sum": _sum,
         "reshape": _reshape, "permute": _permute, "add": _add, "concat": _concat,
-        "table": table, "repeat": repeat, "pad": pad, "slice": piece, "product": _product, "matmul": _matmul,
+        "table": table, "repeat": repeat, "pad": pad, "slice": piece, "where": where, "argmax": argmax,
+        "product": _product, "matmul": _matmul,
         "softmax": softmax, "log_softmax": log_softmax, "normalise": normalise,
     }
 )  # fmt: skip

@@ -8,25 +8,26 @@ import numpy as np
 
 from probq.export.onnx.graph import Edge, Graph, integer_type, tensor_type
 from probq.integer import Node
-from probq.integer.loops.body import after, beginning, states
+from probq.integer.loops.body import after, beginning, first_states, sequences, states
 from probq.integer.ranges import Range
 from probq.utils.optional_import import require
 
 Edges = dict[str, Edge]
 
 
-def scan(graph: Graph, node: Node, sequences: list[Edge], found: Any, add: Callable[[Edges], None]) -> Edge:
+def scan(graph: Graph, node: Node, inputs: list[Edge], found: Any, add: Callable[[Edges], None]) -> Edge:
     """Add a loop over the axis behind the batch.
 
     Args:
         graph: in the making.
         node: the loop.
-        sequences: its inputs.
+        inputs: its inputs.
         found: the ranges of all values.
         add: adds the body to the graph and to the edges that it is given, which are those that it begins with.
     """
+    over, given = sequences(node, inputs), first_states(node, inputs)
     around, graph.nodes = graph.nodes, []
-    steps = [replace(x, name=graph.fresh("item"), shape=x.shape[1:]) for x in sequences]
+    steps = [replace(x, name=graph.fresh("item"), shape=x.shape[1:]) for x in over]
     begun = [_state(graph, found[state.name]) for state in states(node)]
     edges = beginning(node, steps, {state.name: edge for state, edge in zip(states(node), begun, strict=True)})
     add(edges)
@@ -37,12 +38,15 @@ def scan(graph: Graph, node: Node, sequences: list[Edge], found: Any, add: Calla
     inside = _without_constants(graph, inside, [edge.name for edge in (*begun, *steps)])
     helper, reverse = require("onnx.helper", "onnx"), int(node.attributes["reverse"])
     ways = [_described(parts) for parts in ((*begun, *steps), (*ends, output))]
-    zeros = [_zeros(graph, sequences[0], edge) for edge in begun]
+    firsts = [
+        graph.integers(graph.settled(given[k]), edge.type).name if k in given else _first(graph, over[0], edge, state)
+        for k, (edge, state) in enumerate(zip(begun, states(node), strict=True))
+    ]
     names = [graph.fresh("Scan") for _ in (*ends, output)]
     made = helper.make_node(
-        "Scan", [*zeros, *(x.name for x in sequences)], names, names[-1],
-        body=helper.make_graph(inside, names[-1], *ways), num_scan_inputs=len(sequences),
-        scan_input_axes=[1] * len(sequences), scan_input_directions=[reverse] * len(sequences),
+        "Scan", [*firsts, *(x.name for x in over)], names, names[-1],
+        body=helper.make_graph(inside, names[-1], *ways), num_scan_inputs=len(over),
+        scan_input_axes=[1] * len(over), scan_input_directions=[reverse] * len(over),
         scan_output_axes=[1], scan_output_directions=[reverse],
     )  # fmt: skip
     graph.nodes.append(made)
@@ -64,12 +68,14 @@ def _described(edges: Any) -> list[Any]:
     return [info(x.name, tensor_type(x.type), ["batch", *x.shape]) for x in edges]
 
 
-def _zeros(graph: Graph, sequence: Edge, state: Edge) -> str:
-    """Add zeros of a state's shape for each example."""
+def _first(graph: Graph, sequence: Edge, state: Edge, node: Node) -> str:
+    """Add what a state begins with for each example, zeros unless it has something else."""
     batch = graph.node("Gather", [graph.node("Shape", [sequence.name]), graph.constant([0], "int64")], axis=0)
     shape = graph.node("Concat", [batch, graph.constant(list(state.shape), "int64")], axis=0)
     value = require("onnx.numpy_helper", "onnx").from_array(np.zeros(1, state.type))
-    return graph.node("ConstantOfShape", [shape], value=value)
+    zeros = graph.node("ConstantOfShape", [shape], value=value)
+    first = node.tensors.get("first")
+    return zeros if first is None else graph.node("Add", [zeros, graph.constant(first, state.type)])
 
 
 def _without_constants(graph: Graph, inside: list[Any], begun: list[str]) -> list[Any]:

@@ -45,8 +45,12 @@ def place_of(node: Any, places: Sequence[int], where: str) -> int:
         return _order(node).index(place)
     if name == "stack":
         return place + (_new_axis(node) <= place)
+    if name == "unsqueeze":
+        return place + (named_arguments(node)["dim"] % (_rank(node) + 1) <= place)
     if place == 0:
         return 0
+    if name == "squeeze" and place not in _axes(node):
+        return place - sum(axis < place for axis in _axes(node))
     if name in DROPS and not named_arguments(node).get("keepdim", False):
         return place - sum(axis < place for axis in _axes(node))
     last = name == "linear" and place == node.meta["val"].dim() - 1

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from probq.integer.lowering.composed.comparisons import COMPARISONS
 from probq.integer.lowering.composed.extrema import EXTREMA, WITH_INDICES, absolute, amax, amin, sign
 from probq.integer.lowering.composed.indexing import INDEXED
 from probq.integer.lowering.composed.masks import MASKS
@@ -23,7 +24,7 @@ OPERATIONS: Mapping[str, Callable[..., Value]] = MappingProxyType(
         "relu": clip(0.0, None), "relu_": clip(0.0, None), "relu6": clip(0.0, 6.0), "relu6_": clip(0.0, 6.0),
         "hardtanh": hardtanh, "hardtanh_": hardtanh,
         "contiguous": same, "clone": same,
-        "detach": same, "detach_": same, "alias": same, "to": same, "type_as": same,
+        "detach": same, "detach_": same, "alias": same, "to": same, "_to_copy": same, "type_as": same,
         "max_pool1d": max_pool, "max_pool2d": max_pool, "max_pool3d": max_pool,
         "avg_pool1d": avg_pool, "avg_pool2d": avg_pool, "avg_pool3d": avg_pool, "mean": mean, "sum": total,
         "amax": amax, "amin": amin, "abs": absolute, "abs_": absolute, "sign": sign, "sign_": sign,
@@ -32,7 +33,7 @@ OPERATIONS: Mapping[str, Callable[..., Value]] = MappingProxyType(
 )  # fmt: skip
 # Those that take constants, which may be tensors of the network.
 WITH_CONSTANTS: Mapping[str, Callable[..., Value]] = MappingProxyType(
-    {**ARITHMETIC, **EXTREMA, **JOINING, **INDEXED, **MASKS}
+    {**ARITHMETIC, **EXTREMA, **JOINING, **INDEXED, **COMPARISONS, **MASKS}
 )
 # Those that give several tensors.
 PARTS: Mapping[str, Callable[..., Any]] = MappingProxyType(

@@ -9,12 +9,13 @@ from types import MappingProxyType
 from probq.integer import Node
 from probq.integer.lowering.composed.constants import with_constants_added
 from probq.integer.lowering.operations.bounds import check_bound, is_only_rescaled, leads_to_rounding
-from probq.integer.lowering.operations.values import Value, values_of
+from probq.integer.lowering.operations.elementwise import MOST_IDS
+from probq.integer.lowering.operations.values import MOVED, Value, values_of
 from probq.integer.ports.inputs import argument_of
 from probq.utils.errors import ProbqError
 
-# What becomes of the values of `probq.integer.lowering.operations.arithmetic`.
-EMITTED = MappingProxyType({"scaled": "multiply", "offset": "requantize", "sign": "clip"})
+# What becomes of values that are no operations of integer models.
+EMITTED = MappingProxyType({"scaled": "multiply", "offset": "requantize", "limited": "clip"})
 SOURCE = ("index", "scale", "lo", "hi", "start", "step")  # attributes in which two readings of the input may differ
 NAMED = ("linear", "conv", "embedding", "requantize", "table", "product", "matmul")  # after their layer
 
@@ -32,6 +33,7 @@ def emit_nodes(outputs: Sequence[Value], inputs: Mapping[str, str]) -> tuple[lis
     nodes, names = emitter.emit(with_constants_added(outputs))
     if not emitter.sources:
         raise ProbqError("the network's output does not depend on its input; there is nothing to lower")
+    nodes = [_as_read(node, nodes) for node in nodes]
     order = list(inputs.values())
     nodes.sort(key=lambda node: order.index(argument_of(node)) if node.op == "input" else len(order))
     return nodes, names
@@ -99,6 +101,23 @@ def _for_all(node: Node, value: Value) -> Node:
     """
     counts = [part["count"] for part in (node.attributes, value.attributes) if "count" in part]
     return replace(node, attributes={**node.attributes, "count": min(counts)}) if counts else node
+
+
+def _as_read(node: Node, nodes: Sequence[Node]) -> Node:
+    """Return an input of ids, of which embeddings read parts, with the rows of the largest of them as its count."""
+    if node.op != "input" or node.attributes.get("count") != MOST_IDS:
+        return node
+    names, counts = {node.name}, list[int]()
+    for other in nodes:
+        if names.isdisjoint(other.inputs):
+            continue
+        if other.op in MOVED:
+            names.add(other.name)
+        elif other.op != "clip":
+            return node
+        else:
+            counts.append(other.attributes["hi"] + 1)
+    return replace(node, attributes={**node.attributes, "count": max(counts)}) if counts else node
 
 
 def _check_value(value: Value) -> None:

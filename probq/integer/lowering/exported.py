@@ -20,7 +20,7 @@ from probq.network.quantizers.affine_norms import affine_norms
 from probq.network.tracing.stand_ins import is_stand_in
 from probq.utils.errors import ProbqError
 from probq.utils.random_stream import exclusive
-from probq.utils.structures.tensors import call, with_tensors
+from probq.utils.structures.tensors import call, tensors_in, with_tensors
 from probq.utils.structures.walk import Structure
 
 BATCH = 3
@@ -126,9 +126,7 @@ def export_graph(q: Network) -> Exported:
             if any(_seen_elsewhere(node) or _other_view(node) for node in program.graph.nodes):
                 program = program.run_decompositions({})
     except Exception as error:
-        raise ProbqError(
-            f"torch.export cannot trace the network, so it cannot be lowered: {str(error).splitlines()[0]}"
-        ) from error
+        raise ProbqError(_why_not(q, error)) from error
     signature = program.graph_signature
     owned = {
         **signature.inputs_to_parameters,
@@ -138,6 +136,18 @@ def export_graph(q: Network) -> Exported:
     arguments, returned = structures_of(program)
     needed = _needed(program.graph, tensor_names(returned))
     return Exported(needed, arguments, returned, owned, program.constants, marks)
+
+
+def _why_not(q: Network, error: Exception) -> str:
+    """Return why a network cannot be traced, and what to do where its arguments are of different lengths."""
+    lengths = sorted({len(tensor) for tensor in tensors_in(q.example)})
+    if len(lengths) > 1:
+        return (
+            "the network cannot be lowered: the batch is the first axis of every tensor that it is called with, and "
+            f"those of its example have lengths {', '.join(map(str, lengths))}; give states of recurrent modules as "
+            "[batch, layers, ...], and transpose them inside"
+        )
+    return f"torch.export cannot trace the network, so it cannot be lowered: {str(error).splitlines()[0]}"
 
 
 def _without_guesses(net: nn.Module) -> None:

@@ -16,23 +16,25 @@ from probq.integer.lowering.composed.extrema import WITH_INDICES
 from probq.integer.lowering.dispatch import OPERATIONS, PARTS, WITH_CONSTANTS, is_known
 from probq.integer.lowering.exported import Mark, export_graph, innermost, named_arguments, operation, where_of
 from probq.integer.lowering.looked_up import LookUp, looked_up
-from probq.integer.lowering.loops.symbolic import joined_ends
 from probq.integer.lowering.normalising import is_left_in_float, normalised, short_target
 from probq.integer.lowering.operations.arithmetic import affine
-from probq.integer.lowering.operations.elementwise import stays_index, whole_numbers
+from probq.integer.lowering.operations.elementwise import check_whole, counted, is_raw, stays_index, whole_numbers
 from probq.integer.lowering.operations.layers import Layers, geometry
 from probq.integer.lowering.operations.tables import argument, table
+from probq.integer.lowering.operations.together import Factors, joined
 from probq.integer.lowering.operations.values import Value, common, layer_of, refusal
 from probq.integer.lowering.ports import Ports, origin_of
-from probq.integer.lowering.products.factors import Factors, joined, product, seen_from
+from probq.integer.lowering.products.factors import product, seen_from
 from probq.integer.lowering.recurrences import KINDS, Recurrences
-from probq.integer.lowering.refusals import check_not_random, why_no_form, why_no_norm, why_no_type
+from probq.integer.lowering.refusals import check_not_random, results_of, why_no_form, why_no_norm
 from probq.network.program.network import Network
 from probq.network.quantizers.affine_norms import affine_norms
 from probq.network.tracing.call_finder import SHAPED
 from probq.network.tracing.product_calls import Operand
 from probq.utils.errors import ProbqError
+from probq.utils.structures.walk import map_leaves
 
+CONVERSIONS = frozenset({"to", "_to_copy"})
 NORMALISES = ("batch_norm", "_native_batch_norm_legit_no_training")
 
 
@@ -56,7 +58,7 @@ class Walk:
         self.graph = export_graph(q)
         self.values, self.endings = dict[Any, Any](), dict[str, Any]()
         self.places: dict[Any, int] = {}  # axis of the batch in each node's tensor; values have it first
-        self.recurrences = Recurrences(q, self.graph, self.values, self._called)
+        self.recurrences = Recurrences(q, self.graph, self.values, self._called, self._constant)
         self.tensors = dict(_all_tensors(q.net))
         modules = dict(q.net.named_modules(remove_duplicate=False))
         layers = {id(modules[layer.name]): layer for layer in q.layers if layer.name in modules}
@@ -129,10 +131,8 @@ class Walk:
         name, where = operation(node), where_of(node)
         if (mark := self.graph.mark(node)) is not None:
             return self._marked(mark, node.args[0], node)
-        if (factors := joined((self.values.get(before) for before in node.all_input_nodes), where)) is not None:
-            return factors
-        if (ends := joined_ends((self.values.get(before) for before in node.all_input_nodes), where)) is not None:
-            return ends
+        if (together := joined((self.values.get(before) for before in node.all_input_nodes), where)) is not None:
+            return together
         if name in NORMALISES:
             raise refusal(where, why_no_norm(node))
         if name == "to" and stays_index(self.values.get(node.args[0]), node.meta["val"].dtype):
@@ -149,24 +149,24 @@ class Walk:
         return self._operation(node, name, where)
 
     def _operation(self, node: Any, name: str, where: str) -> Any:
-        out, place = node.meta["val"], self.places[node]
-        outs = [out] if isinstance(out, Tensor) else [each for each in out if each.is_floating_point()]
+        out, place, outs = node.meta["val"], self.places[node], results_of(node, name not in WITH_INDICES)
         shapes = [without_batch(each, place, where) for each in outs]
-        if any(each.dtype not in (torch.float32, torch.float64) for each in outs):
-            raise refusal(where, why_no_type(outs[0].dtype))
-        if any(each.numel() == 0 for each in outs):
-            raise refusal(where, "it holds no number")
         before = next(self.places[each] for each in node.all_input_nodes if each in self.values)
+        real = outs[0].is_floating_point()
+        prepared = partial(whole_numbers, where=where) if real else counted
         if name in TURNS and (before or place):
-            return turned(whole_numbers(self._operand(node.args[0]), where), node, where, before, shapes[0])
+            return turned(prepared(self._operand(node.args[0])), node, where, before, shapes[0])
         read = partial(self._given, node=node) if name in (*WITH_CONSTANTS, *WITH_INDICES) else self._operand
         args, kwargs = counted_anew(node, before)
-        args, kwargs = [whole_numbers(read(a), where) for a in args], {key: read(a) for key, a in kwargs.items()}
+        args, kwargs = [map_leaves(prepared, read(a)) for a in args], {key: read(a) for key, a in kwargs.items()}
+        if outs[0].dtype == torch.bool and name in CONVERSIONS:
+            name, args, kwargs = "ne", [args[0], 0], {}
         if name in PARTS:
             found = PARTS[name](args[0], where, shapes, *args[1:], **kwargs)
             return found if isinstance(out, Tensor) else [*found, *[None] * (len(out) - len(found))]
         function = WITH_CONSTANTS[name] if name in WITH_CONSTANTS else OPERATIONS[name]
-        return function(args[0], where, shapes[0], *args[1:], **kwargs)
+        found = function(args[0], where, shapes[0], *args[1:], **kwargs)
+        return found if real or is_raw(found) else check_whole(found, where)
 
     def _given(self, given: Any, node: Any) -> Any:
         """Return an operand of a node, which may be a constant, or several in a list."""
@@ -202,6 +202,8 @@ class Walk:
         name = self.graph.owned.get(node.name)
         if name is None:
             function: Any = node.target
+            if (mark := self.graph.mark(node)) is not None:  # of a step, which rounds
+                return self.q.steps.named()[mark.name].leaving(self._constant(node.args[0]), True)
             if operation(node) in SHAPED:
                 shaped = torch.zeros(node.meta["val"].shape, dtype=node.meta["val"].dtype)
                 return function(shaped, *node.args[1:], **node.kwargs)

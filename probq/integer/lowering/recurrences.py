@@ -9,7 +9,9 @@ from typing import Any
 import torch
 
 from probq.integer.lowering.exported import Exported, Mark, operation
-from probq.integer.lowering.loops.symbolic import Ends, Loop, has_format, item_of, loop_of, state_like
+from probq.integer.lowering.loops.symbolic import Loop, has_format, item_of, loop_of, state_like
+from probq.integer.lowering.operations.joining import held
+from probq.integer.lowering.operations.together import Ends
 from probq.integer.lowering.operations.values import Value, refusal
 from probq.network.program.network import Network
 from probq.nn.recurrence import Recurrence
@@ -31,12 +33,14 @@ class _Found:
         sequence: what its steps read.
         item: one part of that.
         states: those before a step, with their nodes.
+        firsts: what those begin with that do not begin with zeros.
         loop: once it is whole.
     """
 
     sequence: Value
     item: Value
     states: dict[int, tuple[Any, Value]] = field(default_factory=dict)
+    firsts: dict[int, Value] = field(default_factory=dict)
     loop: Loop | None = None
 
 
@@ -50,10 +54,14 @@ class Recurrences:
         graph: its operations.
         values: those of the nodes, which the walk fills.
         call: gives the value of a node from those before.
+        constant: gives the tensor of a node that depends on no input.
     """
 
-    def __init__(self, q: Network, graph: Exported, values: dict[Any, Any], call: Callable[[Any], Any]) -> None:
-        self.q, self.graph, self.values, self.call = q, graph, values, call
+    def __init__(
+        self, q: Network, graph: Exported, values: dict[Any, Any], call: Callable[[Any], Any],
+        constant: Callable[[Any], Any],
+    ) -> None:  # fmt: skip
+        self.q, self.graph, self.values, self.call, self.constant = q, graph, values, call, constant
         self.found: dict[str, _Found] = {}
         marks = [mark for node in graph.nodes if (mark := graph.mark(node)) is not None and mark.kind == "last"]
         self.read = [mark.name for mark in marks]
@@ -75,8 +83,8 @@ class Recurrences:
         one = self.found[name]
         if mark.kind == "state":
             if not is_zeros(given):
-                raise refusal(where, "its first state is given; let it begin with zeros")
-            one.states[place] = node, state_like(None, _shape(node), where)
+                one.firsts[place] = self._first(given, where)
+            one.states[place] = node, state_like(None, _shape(node), where, one.firsts.get(place))
             return one.states[place][1]
         if mark.kind == "end":
             return Ends(name, {place: self.values[given]})
@@ -84,25 +92,32 @@ class Recurrences:
             one.loop = self._loop(name, one, given, where)
         return one.loop.outputs() if mark.kind == "outputs" else one.loop.last(place)
 
+    def _first(self, given: Any, where: str) -> Value:
+        """Return what a state begins with that does not begin with zeros."""
+        value = self.values[given] if given in self.values else held(self.constant(given), where)
+        if not isinstance(value, Value) or value.op in ("real", "index"):
+            raise refusal(where, "what its first state is, is not rounded; give it as it is, or as layers compute it")
+        return value
+
     def _loop(self, name: str, one: _Found, given: Any, where: str) -> Loop:
         """Return the loop of a recurrence, once a node has all that a step leaves."""
         ends = self._ends(one, given, where)
         for place, (node, state) in one.states.items():
-            one.states[place] = node, state_like(ends[place], state.shape, where)
+            one.states[place] = node, state_like(ends[place], state.shape, where, one.firsts.get(place))
         self._again(one, given)
         ends, states = self._ends(one, given, where), tuple(one.states[place][1] for place in sorted(one.states))
-        if not all(map(has_format, states, ends)):
+        if not all(has_format(state, ends[k], one.firsts.get(k)) for k, state in enumerate(states)):
             raise refusal(where, "its state grows from step to step, because nothing rounds it; give its cell a plan")
         module = self.q.net.get_submodule(name)
         assert isinstance(module, Recurrence)
         read = [int(other.rpartition("#")[2]) for other in self.read if other.rpartition("#")[0] == name]
-        return loop_of(one.sequence, (one.item, states, ends), read, module.reverse, where)
+        return loop_of(one.sequence, (one.item, states, ends), one.firsts, read, module.reverse, where)
 
     def _ends(self, one: _Found, given: Any, where: str) -> tuple[Value, ...]:
         found = self.values[given]
-        if not isinstance(found, Ends) or sorted(found.states) != sorted(one.states):
+        if not isinstance(found, Ends) or sorted(found.parts) != sorted(one.states):
             raise refusal(where, "a hook changes what its step leaves")
-        return tuple(found.states[place] for place in sorted(found.states))
+        return tuple(found.parts[place] for place in sorted(found.parts))
 
     def _again(self, one: _Found, last: Any) -> None:
         """Compute the values of a step again, from its states on."""

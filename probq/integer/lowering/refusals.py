@@ -31,10 +31,6 @@ _RECIPROCAL = (
     "only quotients by constants have an integer form; take a softmax or a normalisation, which divide, or a function "
     "of one number with a name of its own, such as torch.sigmoid"
 )
-_COMPARED = (
-    "comparisons, and what is chosen by them, have no integer form; write them with relu, clamp, sign, maximum or "
-    "minimum"
-)
 _SIZES = "only nearest and linear resampling by whole factors have an integer form; resize outside of the network"
 _SPREAD = "use a normalisation, such as nn.LayerNorm without gain and shift, or a mean of magnitudes"
 # Operations that people meet, and what to do about them.
@@ -42,7 +38,6 @@ INSTEAD = MappingProxyType(
     dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), _RECURRENT)
     | dict.fromkeys(("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"), _RECURRENT)
     | dict.fromkeys(("layer_norm", "native_layer_norm", "rms_norm", "group_norm", "native_group_norm"), _COMPUTED)
-    | dict.fromkeys(("eq", "ne", "gt", "ge", "lt", "le", "where", "masked_fill", "masked_fill_"), _COMPARED)
     | dict.fromkeys(("upsample_bicubic2d", "grid_sampler", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"), _SIZES)
     | dict.fromkeys(("std", "var", "linalg_vector_norm", "norm"), _SPREAD)
     | {
@@ -81,12 +76,20 @@ def why_no_norm(node: Any) -> str:
     return "the function is called without a module; use torch.nn.BatchNorm1d, BatchNorm2d or BatchNorm3d"
 
 
-def why_no_type(dtype: torch.dtype) -> str:
-    """Return why nothing is computed in a type, and what to do."""
-    name = str(dtype).removeprefix("torch.")
-    if dtype.is_floating_point or dtype == torch.bool:
-        return f"it computes in {name}"
-    return f"it computes in {name}; give indices of several embeddings as inputs of their own, as net(a, b)"
+def results_of(node: Any, several: bool) -> list[torch.Tensor]:
+    """Return the tensors that a node gives, those of real numbers alone where others are places of these.
+
+    Raises:
+        ProbqError: if they are of a type that nothing is computed in, or hold no number.
+    """
+    out, where = node.meta["val"], where_of(node)
+    outs = [out] if isinstance(out, torch.Tensor) else [each for each in out if several or each.is_floating_point()]
+    for each in outs:
+        if each.is_complex() or (each.is_floating_point() and each.dtype not in (torch.float32, torch.float64)):
+            raise refusal(where, f"it computes in {str(each.dtype).removeprefix('torch.')}")
+        if each.numel() == 0:
+            raise refusal(where, "it holds no number")
+    return outs
 
 
 def why_no_form(name: str) -> str:

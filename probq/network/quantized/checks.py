@@ -21,6 +21,7 @@ from probq.utils.errors import ProbqError
 LARGEST = 2**53  # of the whole numbers in the manifest
 LARGEST_LEVEL = 2**16  # of levels, and of their number
 LARGEST_EXPONENT = 100  # of scales: their products with levels are normal numbers in float32
+MOST_JOINED = 2**10  # tensors of one call
 LARGEST_INPUT = 2**24  # numbers of one example; the network runs on two of them to be compared
 NUMBER, MAYBE = (int, float), type(None)
 LAYER = MappingProxyType(
@@ -110,7 +111,7 @@ def _call(name: str, entry: Any, tensors: Mapping[str, Tensor]) -> None:
         _product(name, entry)
         return
     if isinstance(entry, list) and entry[:1] == ["entered"]:
-        if len(entry) != 3 or entry[1] not in ENTERED or entry[2] not in (0, 1):
+        if len(entry) != 3 or entry[1] not in ENTERED or type(entry[2]) is not int or not 0 <= entry[2] < MOST_JOINED:
             raise ProbqError(f"the call {name!r} is none that takes the network's own input")
         _step(name, tensors)
         return

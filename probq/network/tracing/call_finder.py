@@ -18,6 +18,7 @@ from probq.network.tracing.module_kinds import QUANTIZABLE, TABLES
 from probq.network.tracing.product_calls import ELEMENTWISE, LAYER_CALLS, PRODUCTS, LayerCall, Product
 from probq.network.tracing.routing import Call, Calls, Frame
 from probq.network.tracing.stand_ins import (
+    ALONE,
     ARITHMETIC,
     FUNCTIONS,
     SHORTENED,
@@ -95,17 +96,18 @@ class CallFinder(Calls):
         """Return what a call gives, and note it if it needs a stand-in."""
         if call.kind in EXPLICIT:
             return self._spelled_out(frame, name, call, func)
-        if call.kind in SHORTENED:
+        if call.kind in SHORTENED and (joined := self._joined(call)) is None:
             if places := self._constants(call):
                 full = f"{frame.name}.{name}".removeprefix(".")
                 before = self.found.get(full, Found(Shortened(call.kind, places), 0.0, 0.0))
                 self.found[full] = before
             return self.other(func, args, kwargs)
         inside = type(frame.module) in TABLES or (call.kind in LAYER_CALLS and isinstance(frame.module, QUANTIZABLE))
-        stand_in = None if inside else self._stand_in(call)
+        stand_in = joined if call.kind in SHORTENED else None if inside else self._stand_in(call)
         if stand_in is None:
             return self.other(func, args, kwargs)
-        entering = float(call.args[stand_in.operand].detach().abs().max())
+        operands = call.args[0] if isinstance(call.args[0], tuple | list) else call.args
+        entering = float(operands[stand_in.operand].detach().abs().max())
         out = self.other(func, args, kwargs)
         self._note(out, computed=True)
         full = f"{frame.name}.{name}".removeprefix(".")
@@ -114,6 +116,14 @@ class CallFinder(Calls):
         before.stand_in.raw |= stand_in.raw
         self.found[full] = Found(before.stand_in, max(before.entering, sizes[0]), max(before.leaving, sizes[1]))
         return out
+
+    def _joined(self, call: Call) -> Entered | None:
+        """Return what a list needs that joins the network's own input, in one place, with what layers computed."""
+        if not isinstance(call.args[0], tuple | list):
+            return None
+        known = [(k, self._computed[id(a)]) for k, a in enumerate(call.args[0]) if self._depends(a)]
+        raw = [k for k, computed in known if not computed]
+        return Entered(call.kind, raw[0]) if len(raw) == 1 and len(known) > 1 else None
 
     def _constants(self, call: Call) -> list[int]:
         """Return which operands of a call are constants that need few binary digits."""
@@ -144,6 +154,9 @@ class CallFinder(Calls):
             return self._layer(call) if places == [0] else None
         if call.kind == "batch_norm":
             return Entered(call.kind, 0) if places == [0] and not self._computed[id(call.args[0])] else None
+        if call.kind in ALONE:
+            raw = places[:1] == [0] and not self._computed[id(call.args[0])] and call.args[0].is_floating_point()
+            return Entered(call.kind, 0) if raw and "linear" in call.kwargs.get("mode", "linear") else None
         if len(places) == 2:
             return self._entered(call) or _product(call)
         if len(places) != 1 or (call.in_place and places[0]):

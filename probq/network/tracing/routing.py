@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from probq.network.explicit.functions import EXPLICIT
 from probq.network.normalisers.kinds import read_normaliser
 from probq.network.tracing.product_calls import LayerCall, Product, read_layer, read_shortened
-from probq.network.tracing.stand_ins import FUNCTIONS, Explicit, Shortened, StandIn, stand_ins
+from probq.network.tracing.stand_ins import ALONE, FUNCTIONS, Entered, Explicit, Shortened, StandIn, stand_ins
 
 # What torch calls the functions of `ARITHMETIC`, and products of matrices.
 OPERATORS = MappingProxyType(
@@ -35,7 +35,7 @@ class Call(NamedTuple):
     """A call of a function that may have a stand-in.
 
     Attributes:
-        kind: of `ARITHMETIC`, `FUNCTIONS`, `NORMALISERS`, `PRODUCTS`, `EXPLICIT`, `SHORTENED` or `LAYER_CALLS`.
+        kind: of `ARITHMETIC`, `FUNCTIONS`, `NORMALISERS`, `PRODUCTS`, `EXPLICIT`, `SHORTENED`, `ALONE`, `LAYER_CALLS`.
         args: its arguments; tensors alone where it normalises.
         kwargs: those by name, without `inplace`.
         in_place: whether it changes its first argument.
@@ -64,6 +64,8 @@ def read_call(func: Any, args: Any, kwargs: Any) -> Call | None:
         return Call(name, tuple(statistics[key] for key in order), {}, False) if len(args) <= len(order) else None
     if (shortened := read_shortened(name, args, kwargs)) is not None:
         return Call(*shortened, {}, name.endswith("_") or bool(kwargs.get("inplace")))
+    if name in ALONE and args:
+        return Call(name, tuple(args), kwargs, False)
     if kind is None:
         kind = OTHER_NAMES.get(name, name.removesuffix("_"))
         if kind not in FUNCTIONS or not args:
@@ -160,6 +162,9 @@ class Router(Calls):
         stand_in = frame.module._modules.get(name)
         if isinstance(stand_in, Explicit):
             return self.entered(stand_in, args, kwargs)
+        if isinstance(stand_in, Entered) and (stand_in.joins or stand_in.kind in ALONE):
+            x, *rest = call.args
+            return stand_in(x[stand_in.operand], x, *rest) if stand_in.joins else stand_in(x, *rest, **call.kwargs)
         if isinstance(stand_in, Shortened):
             y = stand_in(*call.args)
             return args[0].copy_(y) if call.in_place else y

@@ -195,9 +195,16 @@ class Shortened(StandIn):
         return SHORTENED[self.kind](*([operands, *args[1:]] if joined else operands))
 
 
+# Functions of the network's own input alone, which they average or resample.
+ALONE: Mapping[str, Callable[..., Tensor]] = MappingProxyType(
+    {f"{kind}avg_pool{axes}d": getattr(F, f"{kind}avg_pool{axes}d") for kind in ("", "adaptive_") for axes in (1, 2, 3)}
+    | {"interpolate": F.interpolate, "mean": torch.mean, "sum": torch.sum}
+)
 # Functions of the network's own input and of what is no constant.
 ENTERED: Mapping[str, Callable[..., Tensor]] = MappingProxyType(
     {"batch_norm": F.batch_norm, "add": torch.add, "sub": torch.sub, "rsub": torch.rsub}
+    | {"cat": torch.cat, "stack": torch.stack}
+    | ALONE
 )
 
 
@@ -206,7 +213,7 @@ class Entered(StandIn):
 
     Args:
         kind: the function, a key of `ENTERED`.
-        operand: which argument is the network's input.
+        operand: which argument is the network's input, or which of a list of tensors.
     """
 
     def __init__(self, kind: str, operand: int) -> None:
@@ -222,9 +229,17 @@ class Entered(StandIn):
         """Return what `made_from` makes the same of."""
         return ["entered", self.kind, self.operand]
 
-    def forward(self, x: Tensor, *others: Any) -> Tensor:
-        """Return what the call computes."""
-        return ENTERED[self.kind](x, *others)
+    @property
+    def joins(self) -> bool:
+        """Return whether the function takes a list of tensors."""
+        return self.kind in ("cat", "stack")
+
+    def forward(self, x: Tensor, *others: Any, **named: Any) -> Tensor:
+        """Return what the call computes; of a list, `x` is in the place of the operand."""
+        if not self.joins:
+            return ENTERED[self.kind](x, *others, **named)
+        parts, *rest = others
+        return ENTERED[self.kind]([x if k == self.operand else part for k, part in enumerate(parts)], *rest)
 
 
 def is_stand_in(name: str) -> bool:

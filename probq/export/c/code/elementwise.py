@@ -42,6 +42,12 @@ def order(view: View) -> tuple[int, ...]:
     return tuple(sorted(range(len(view.shape)), key=lambda k: (-view.strides[k] * (view.shape[k] != 1), k)))
 
 
+def broadcast(x: View, shape: Sequence[int]) -> View:
+    """Return the view repeated to a shape, by strides of zero."""
+    strides = [0 if n == 1 else s for n, s in zip(x.shape, x.strides, strict=True)]
+    return View(x.buffer, tuple(shape), (0,) * (len(shape) - len(strides)) + tuple(strides), x.offset)
+
+
 def elementwise(p: CSource, title: str, y: View, xs: Sequence[View], operands: Sequence[Operand], body: Body) -> None:
     """Add a step with one loop nest.
 

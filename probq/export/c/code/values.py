@@ -10,7 +10,7 @@ import numpy as np
 
 from probq.integer import IntegerModel, Node
 from probq.integer.interpreter import evaluate
-from probq.integer.loops.body import BEGINS, beginning, results, states
+from probq.integer.loops.body import BEGINS, beginning, results, sequences, states
 from probq.integer.ranges import Range, reachable
 from probq.integer.shapes import shape_of
 from probq.utils.errors import ProbqError
@@ -18,6 +18,7 @@ from probq.utils.errors import ProbqError
 MOST, LONG = 2**31 - 1, 2**62 - 1
 LAYERS = frozenset({"linear", "conv"})
 NORMALISERS = frozenset({"softmax", "log_softmax", "normalise"})
+PROVEN = NORMALISERS | {"argmax"}  # of which all elements have the same range
 SUMS = frozenset({"linear", "conv", "add", "sum", "sum_pool"})
 LONG_SUMS = frozenset({"sum", "sum_pool"})  # in 64 bits where 31 do not hold them and they are rounded next
 PRODUCTS = frozenset({"product", "matmul"})
@@ -113,9 +114,9 @@ def ranges(model: IntegerModel) -> Mapping[str, ElementRange]:
     return MappingProxyType(found)
 
 
-def _begun(loop: Node, sequences: Sequence[ElementRange]) -> dict[str, ElementRange]:
+def _begun(loop: Node, inputs: Sequence[ElementRange]) -> dict[str, ElementRange]:
     """Return the ranges of what a loop's body begins with, the same at every time step."""
-    steps = [ElementRange(x.low.min(0), x.high.max(0), 0, _gaps(x)) for x in sequences]
+    steps = [ElementRange(x.low.min(0), x.high.max(0), 0, _gaps(x)) for x in sequences(loop, inputs)]
     own = {}
     for state in states(loop):
         low, high = (np.full(state.attributes["shape"], state.attributes[end], np.int64) for end in ("lo", "hi"))
@@ -162,8 +163,14 @@ def _range(node: Node, inputs: list[ElementRange], proven: Range) -> ElementRang
     if node.op == "table":
         shape, entries = inputs[0].low.shape, reachable(node, *inputs[0].limits)[1]
         return ElementRange(np.full(shape, entries.min()), np.full(shape, entries.max()), 0)
-    if node.op in NORMALISERS:
+    if node.op in PROVEN:
         return ElementRange(np.full(proven.shape, proven.low), np.full(proven.shape, proven.high), 0)
+    if node.op == "where":
+        lows, highs = (
+            [np.broadcast_to(end, proven.shape) for end in ends]
+            for ends in zip(*((x.low, x.high) for x in inputs[1:]), strict=True)
+        )
+        return ElementRange(np.minimum(*lows), np.maximum(*highs), 0)
     if node.op in PRODUCTS:
         return _product(node, inputs)
     ends = [evaluate(node, *(np.stack([each.low, each.high]) for each in inputs))]

@@ -1,4 +1,7 @@
-"""Constants that are joined with values, such as class tokens, become padding with zeros and an addition there."""
+"""Constants that are joined with values, such as class tokens, become padding with zeros and an addition there.
+
+Those that a mask chooses are made of the mask.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from probq.integer.lowering.operations.rearranging import spread
 from probq.integer.lowering.operations.values import Value, compressed, values_of
 
 
@@ -19,6 +23,8 @@ def with_constants_added(outputs: Sequence[Value]) -> list[Value]:
         new = value if same else replace(value, parents=parents)
         if new.op == "concat" and any(parent.op == "constant" for parent in parents):
             new = _added(new)
+        if new.op == "where" and any(parent.op == "constant" for parent in parents[1:]):
+            new = replace(new, parents=(parents[0], *(_made_of(parents[0], parent) for parent in parents[1:])))
         made[id(value)] = new
     return [made[id(output)] for output in outputs]
 
@@ -45,6 +51,18 @@ def _added(joined: Value) -> Value:
     tensors = {"multiplier": np.array(1), "add": add, "shift": np.array(0)}
     limits = {"lo": int(joined.low.min()), "hi": int(joined.high.max())}
     return replace(joined, op="offset", parents=(made,), tensors=tensors, attributes=limits)
+
+
+def _made_of(mask: Value, part: Value) -> Value:
+    """Return a constant as a value, which takes of a mask only its batch."""
+    if part.op != "constant":
+        return part
+    wide = spread(mask, part.where, part.shape) if part.low.ndim else mask
+    tensors = {"multiplier": np.array(0), "add": part.low, "shift": np.array(0)}
+    limits = {"lo": int(part.low.min()), "hi": int(part.high.max())}
+    return Value(
+        "offset", (wide,), wide.shape, part.where, low=part.low, high=part.high, attributes=limits, tensors=tensors
+    )
 
 
 def _widened(value: Value, axis: int, front: int, behind: int) -> Value:

@@ -13,9 +13,9 @@ from torch import Tensor
 from probq.integer.lowering.composed.indexing import windows
 from probq.integer.lowering.operations.arithmetic import add, neg, sub
 from probq.integer.lowering.operations.data_movement import permute, reshape
-from probq.integer.lowering.operations.elementwise import numbers
+from probq.integer.lowering.operations.elementwise import is_raw, limited, numbers
 from probq.integer.lowering.operations.pooling import max_pool
-from probq.integer.lowering.operations.values import Value, clipped, refusal
+from probq.integer.lowering.operations.values import Value, aligned, clipped, refusal
 
 Shape = tuple[int, ...]
 
@@ -63,8 +63,26 @@ def sign(value: Value, where: str, shape: Shape) -> Value:
     value = numbers(where, value)
     if value.divisor != 1:
         raise refusal(where, "its argument is an average, whose sign floating point may miss; take a sum in its place")
-    low, high = (np.array(min(max(int(end), -1), 1)) for end in (value.low.min(), value.high.max()))
-    return Value("sign", (value,), shape, where, low=low, high=high, attributes={"lo": -1, "hi": 1})
+    return limited(value, where, -1, 1)
+
+
+def argmax(value: Value, where: str, shape: Shape, axis: int | None = None, keepdim: bool = False) -> Value:
+    """Lower the place of the largest number along an axis other than the batch, the first one where several are."""
+    value, rank = numbers(where, value), len(value.shape) + 1
+    if axis is None or axis % rank == 0:
+        raise refusal(where, "it looks over the batch; name another axis")
+    if value.divisor != 1:
+        raise refusal(where, "its numbers are averages, equal ones of which floating point may confuse; take sums")
+    value = aligned(value, int(value.exponent.min()), 1)
+    inner = axis % rank - 1
+    apart, high = (*value.shape[:inner], *value.shape[inner + 1 :]), np.array(value.shape[inner] - 1)
+    found = Value("argmax", (value,), apart, where, high=high, attributes={"axis": inner})
+    return reshape(found, where, shape) if keepdim else found
+
+
+def argmin(value: Value, where: str, shape: Shape, axis: int | None = None, keepdim: bool = False) -> Value:
+    """Lower the place of the least number likewise."""
+    return argmax(neg(value, where, value.shape), where, shape, axis, keepdim)
 
 
 def amax(value: Value, where: str, shape: Shape, axes: Any = (), keepdim: bool = False) -> Value:
@@ -87,20 +105,21 @@ def amin(value: Value, where: str, shape: Shape, axes: Any = (), keepdim: bool =
 
 
 def largest(value: Any, where: str, shapes: Any, *given: Any) -> Any:
-    """Lower `max`, of two tensors or over one axis; in the latter case it is a value, and indices that are none."""
-    return _extreme(maximum, amax, value, where, shapes, given)
+    """Lower `max`, of two tensors or over one axis; in the latter case there are places too."""
+    return _extreme(maximum, (amax, argmax), value, where, shapes, given)
 
 
 def least(value: Any, where: str, shapes: Any, *given: Any) -> Any:
     """Lower `min` likewise."""
-    return _extreme(minimum, amin, value, where, shapes, given)
+    return _extreme(minimum, (amin, argmin), value, where, shapes, given)
 
 
-def _extreme(of_two: Any, over: Any, value: Any, where: str, shapes: Any, given: tuple[Any, ...]) -> Any:
+def _extreme(of_two: Any, along: Any, value: Any, where: str, shapes: Any, given: tuple[Any, ...]) -> Any:
     if not given:
         raise refusal(where, "it looks over the batch; name the axes, as amax(x, (1, 2, 3))")
     if isinstance(given[0], bool | int):
-        return [over(value, where, shapes[0], *given)]
+        known = not is_raw(value) and value.divisor == 1
+        return [part(value, where, shapes[0], *given) for part in along[: 1 + known]]
     return of_two(value, where, shapes[0], given[0])
 
 
@@ -126,7 +145,7 @@ def pooled_with_indices(value: Value, where: str, shapes: Any, *given: Any, **na
 # Those that take constants, which may be tensors of the network.
 EXTREMA: Mapping[str, Callable[..., Value]] = MappingProxyType(
     {
-        "maximum": maximum, "minimum": minimum, "fmax": maximum, "fmin": minimum,
+        "argmax": argmax, "argmin": argmin, "maximum": maximum, "minimum": minimum, "fmax": maximum, "fmin": minimum,
         "clamp": clamp, "clamp_": clamp, "clamp_min": clamp, "clamp_min_": clamp, "clip": clamp, "clip_": clamp,
         "clamp_max": clamp_max, "clamp_max_": clamp_max,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
@@ -11,8 +12,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from probq.integer.lowering.operations.data_movement import pad, reshape
-from probq.integer.lowering.operations.rearranging import taken
+from probq.integer.lowering.operations.data_movement import pad, piece, reshape
+from probq.integer.lowering.operations.joining import concat
+from probq.integer.lowering.operations.rearranging import MOST_PIECES, taken
 from probq.integer.lowering.operations.values import Value, moved, refusal
 
 Shape = tuple[int, ...]
@@ -90,6 +92,29 @@ def window_ends(size: int, count: int) -> list[tuple[int, int]]:
     return [(i * size // count, -(-(i + 1) * size // count)) for i in range(count)]
 
 
+def unfold(
+    value: Value, where: str, shape: Shape, kernel: Sequence[int], dilation: Sequence[int], padding: Sequence[int],
+    stride: Sequence[int],
+) -> Value:  # fmt: skip
+    """Lower `unfold`, whose columns are the windows of a convolution: a slice for each place in a window, joined."""
+    channels, (height, width) = value.shape[0], padding
+    sizes = [n + 2 * p for n, p in zip(value.shape[1:], padding, strict=True)]
+    if any(padding):
+        value = pad(value, where, (channels, *sizes), [width, width, height, height])
+    counts = [(n - d * (k - 1) - 1) // s + 1 for n, d, k, s in zip(sizes, dilation, kernel, stride, strict=True)]
+    parts = []
+    for place in itertools.product(*map(range, kernel)):
+        part = value
+        for axis, (k, d, s, count) in enumerate(zip(place, dilation, stride, counts, strict=True), 1):
+            size = (*part.shape[:axis], count, *part.shape[axis + 1 :])
+            part = piece(part, where, size, axis + 1, k * d, k * d + s * (count - 1) + 1, s)
+        parts.append(reshape(part, where, (channels, 1, math.prod(counts))))
+    if len(parts) > MOST_PIECES:
+        raise refusal(where, f"its windows have {len(parts)} places, more than {MOST_PIECES}; take a convolution")
+    joined = concat(parts, where, (channels, len(parts), math.prod(counts)), 2) if len(parts) > 1 else parts[0]
+    return reshape(joined, where, shape)
+
+
 INDEXED: Mapping[str, Callable[..., Value]] = MappingProxyType(
-    {"index": index, "index_select": index_select, "repeat_interleave": repeat_interleave}
+    {"index": index, "index_select": index_select, "repeat_interleave": repeat_interleave, "im2col": unfold}
 )

@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from probq.integer.lowering.operations.data_movement import piece, reshape
 from probq.integer.lowering.operations.joining import concat
-from probq.integer.lowering.operations.values import Value, refusal
-
-
-@dataclass(frozen=True)
-class Ends:
-    """These are the states that a step leaves, as far as its forward has joined them.
-
-    Attributes:
-        name: the name of the recurrence.
-        states: by their places.
-    """
-
-    name: str
-    states: Mapping[int, Value]
+from probq.integer.lowering.operations.values import Value, multiplied, refusal
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,20 +31,6 @@ class Body:
     output: Value
 
 
-def joined_ends(values: Iterable[Any], where: str) -> Ends | None:
-    """Return the states that an operation has among the values that it takes; None where it has none.
-
-    Raises:
-        ProbqError: if they belong to several recurrences.
-    """
-    found = [value for value in values if isinstance(value, Ends)]
-    if not found:
-        return None
-    if len({one.name for one in found}) > 1:
-        raise refusal(where, "it joins the states of several recurrences, as only a hook does")
-    return Ends(found[0].name, {place: value for one in found for place, value in one.states.items()})
-
-
 def item_of(sequence: Value, where: str) -> Value:
     """Return the part of a sequence `[time, ...]` that a step reads.
 
@@ -70,14 +44,27 @@ def item_of(sequence: Value, where: str) -> Value:
     return Value("item", (), sequence.shape[1:], where, exponent[0], sequence.divisor, low.min(0), high.max(0))
 
 
-def state_like(end: Value | None, shape: tuple[int, ...], where: str) -> Value:
-    """Return a state in the format of what a step leaves of it, and of the zeros that it begins with."""
-    if end is None:
-        return Value("state", (), shape, where, attributes={"shape": list(shape), "lo": 0, "hi": 0})
-    low, high = min(_hull(end)[0], 0), max(_hull(end)[1], 0)
-    attributes = {"shape": list(shape), "lo": low, "hi": high}
-    ends = np.array(low), np.array(high)
-    return Value("state", (), shape, where, end.exponent, end.divisor, *ends, attributes)
+def state_like(end: Value | None, shape: tuple[int, ...], where: str, first: Value | None = None) -> Value:
+    """Return a state in a format that holds what a step leaves of it, and what it begins with, by default zeros."""
+    found = [value for value in (end, first) if value is not None]
+    exponent = functools.reduce(np.minimum, (value.exponent for value in found), np.array(62 * (not found)))
+    exponent, divisor = exponent if found else np.array(0), math.lcm(*(value.divisor for value in found))
+    hulls = [(0, 0)]
+    for value in found:
+        finer = int(np.left_shift(1, value.exponent - exponent).max()) * (divisor // value.divisor)
+        hulls.append((_hull(value)[0] * finer, _hull(value)[1] * finer))
+    low, high = min(low for low, _ in hulls), max(high for _, high in hulls)
+    attributes, tensors = {"shape": list(shape), "lo": low, "hi": high}, dict[str, np.ndarray]()
+    state = Value("state", (), shape, where, exponent, divisor, np.array(low), np.array(high), attributes)
+    if first is not None and first.op == "constant":
+        tensors = {"first": np.broadcast_to(in_format(first, state).low, shape)}
+    return replace(state, tensors=tensors)
+
+
+def in_format(value: Value, state: Value) -> Value:
+    """Return a value in the steps of a state, which are its own or finer."""
+    finer = np.left_shift(1, value.exponent - state.exponent) * (state.divisor // value.divisor)
+    return multiplied(value, finer, state.exponent, state.divisor)
 
 
 def _hull(value: Value) -> tuple[int, int]:
@@ -92,9 +79,9 @@ def _hull(value: Value) -> tuple[int, int]:
     return int(value.low.min()), int(value.high.max())
 
 
-def has_format(state: Value, end: Value) -> bool:
-    """Return whether a state is as a step leaves it."""
-    other = state_like(end, state.shape, state.where)
+def has_format(state: Value, end: Value, first: Value | None) -> bool:
+    """Return whether a state is as a step leaves it, and as it begins."""
+    other = state_like(end, state.shape, state.where, first)
     return state.divisor == other.divisor and all(
         bool((getattr(state, name) == getattr(other, name)).all()) for name in ("exponent", "low", "high")
     )
@@ -134,18 +121,21 @@ class Loop:
         return piece(value, self.where, (*value.shape[:-1], stop - start), len(value.shape), start, stop)
 
 
-def loop_of(sequence: Value, body: tuple[Value, tuple[Value, ...], tuple[Value, ...]], read: Iterable[int],
-            reverse: bool, where: str) -> Loop:  # fmt: skip
+def loop_of(sequence: Value, body: tuple[Value, tuple[Value, ...], tuple[Value, ...]], firsts: Mapping[int, Value],
+            read: Iterable[int], reverse: bool, where: str) -> Loop:  # fmt: skip
     """Return the loop of a body over a sequence.
 
     Args:
         sequence: `[time, ...]`.
         body: item, states and what a step leaves of them.
+        firsts: what states begin with, by their places; zeros for others.
         read: places of the states that are read after the last step.
         reverse: whether the last time step comes first.
         where: operation and module, for messages.
     """
     item, states, ends = body
+    ends = tuple(in_format(end, state) for end, state in zip(ends, states, strict=True))
+    begun = {k: in_format(first, states[k]) for k, first in firsts.items() if first.op != "constant"}
     kept = [0, *(place for place in sorted(set(read)) if place and ends[place] is not ends[0])]
     sizes = np.cumsum([0, *(ends[place].shape[-1] for place in kept)])
     places = {place: (int(sizes[k]), int(sizes[k + 1])) for k, place in enumerate(kept)}
@@ -153,7 +143,7 @@ def loop_of(sequence: Value, body: tuple[Value, tuple[Value, ...], tuple[Value, 
     output = ends[0] if len(kept) == 1 else concat([ends[k] for k in kept], where, shape, len(shape))
     exponent, low, high = (np.asarray(getattr(output, name))[None] for name in ("exponent", "low", "high"))
     value = Value(
-        "loop", (sequence,), (sequence.shape[0], *output.shape), where, exponent, output.divisor, low, high,
-        {"reverse": reverse}, body=Body(item, states, ends, output),
+        "loop", (sequence, *begun.values()), (sequence.shape[0], *output.shape), where, exponent, output.divisor, low,
+        high, {"reverse": reverse} | ({"given": list(begun)} if begun else {}), body=Body(item, states, ends, output),
     )  # fmt: skip
     return Loop(value, places, where, reverse)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from probq.codebooks import Grid
 from probq.codebooks.rounding.scales import MULTIPLIERS
 from probq.integer.lowering.operations.bounds import MOST
+from probq.integer.lowering.operations.elementwise import is_whole, limited
 from probq.integer.lowering.operations.pooling import many
 from probq.integer.lowering.operations.requantize import RoundingTarget
 from probq.integer.lowering.operations.requantizer import Requantizer
@@ -156,19 +157,15 @@ class Layers:
 
         Args:
             layer: the embedding, quantized.
-            x: the network's input that holds the indices.
+            x: the indices, which most often are the network's input.
             shape: the shape of the output without the batch.
             where: operation and module, for messages.
         """
         weight, finer, packing = self._weight(layer)
-        if x.op != "index":
-            raise ProbqError(f"{where} cannot be lowered to integers: its indices are not the network's input")
         rung = self.q.rung(layer.weight, self.onehots[layer.weight])
         factor, exponent = _multiplier(weight_step(layer, rung))
         exponent = exponent - finer
-        source = Value(
-            "input", (), x.shape, x.where, attributes={"shape": list(x.shape), "index": True, "count": len(weight)}
-        )
+        source = _ids(x, len(weight), where)
         low, high = weight.min(0), weight.max(0)
         exponent, factor, low, high = (
             _spread(a.reshape(-1) if a.size > 1 else a.reshape(()), "linear", len(shape))
@@ -190,6 +187,16 @@ class Layers:
             factor=factor,
         )
         return multiplied(value, factor, exponent, 1)
+
+
+def _ids(x: Value, count: int, where: str) -> Value:
+    """Return indices of so many rows; of those that are computed, what is beyond becomes the last row."""
+    if x.op == "index":
+        ids = {"shape": list(x.shape), "index": True, "count": count}
+        return Value("input", (), x.shape, x.where, high=np.array(count - 1), attributes=ids)
+    if x.op == "real" or not is_whole(x):
+        raise refusal(where, "its indices are no whole numbers")
+    return x if int(x.low.min()) >= 0 and int(x.high.max()) < count else limited(x, where, 0, count - 1)
 
 
 def _multiplier(step: Tensor) -> tuple[np.ndarray, np.ndarray]:

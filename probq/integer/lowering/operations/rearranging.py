@@ -40,6 +40,13 @@ def expand(value: Value, where: str, shape: Shape, *_: Any, **__: Any) -> Value:
     return moved("repeat", value, shape, where, {"factors": factors}, lambda a: np.broadcast_to(a, shape))
 
 
+def spread(value: Value, where: str, shape: Shape) -> Value:
+    """Return a value as it broadcasts to a shape without the batch."""
+    if value.shape == shape:
+        return value
+    return expand(reshape(value, where, (1,) * (len(shape) - len(value.shape)) + value.shape), where, shape)
+
+
 def taken(value: Value, where: str, inner: int, indices: Sequence[int]) -> Value:
     """Return given indices of one axis, as slices of what ascends step by step that are joined.
 

@@ -17,7 +17,7 @@ from probq.integer.lowering.operations.requantize import (
 from probq.integer.lowering.operations.values import Value, compressed
 from probq.utils.errors import ProbqError
 
-COMMUTING = frozenset({"clip", "max_pool", "reshape", "permute", "concat", "repeat", "slice", "pad"})
+COMMUTING = frozenset({"clip", "max_pool", "reshape", "permute", "concat", "repeat", "slice", "pad", "where"})
 
 
 class Requantizer:
@@ -49,12 +49,13 @@ class Requantizer:
         if value.op == "table":
             return _composed(value, target, lo, hi)
         if value.op in COMMUTING and not (value.op == "pad" and target.level(target.code(0.0), lo, hi)):
-            parents = tuple(self(p, target, name, lo, hi) for p in value.parents)
+            masks = value.parents[:1] if value.op == "where" else ()
+            parents = tuple(self(p, target, name, lo, hi) for p in value.parents[len(masks) :])
             low, high = (int(min(p.low.min() for p in parents)), int(max(p.high.max() for p in parents)))
             low, high = (min(low, 0), max(high, 0)) if value.op == "pad" else (low, high)
             return Value(
                 value.op,
-                parents,
+                (*masks, *parents),
                 value.shape,
                 value.where,
                 np.array(target.exponent),

@@ -13,6 +13,8 @@ import numpy as np
 from probq.integer.packing import Packing
 from probq.utils.errors import ProbqError
 
+MOVED = frozenset({"reshape", "permute", "repeat", "slice"})  # operations that give numbers as they were
+
 
 def refusal(where: str, why: str) -> ProbqError:
     """Return the error that says that an operation has no integer form, and why."""
@@ -26,7 +28,7 @@ class Value:
     Attributes:
         op: operation of the integer model that makes it; "real" for the network's own input before quantization,
             "constant" for one that no input changes, "scaled" and "offset" for those of `operations/arithmetic.py`,
-            "sign" for that of `composed/extrema.py`.
+            "limited" for integers that are clipped, and worth 1 from there on.
         parents: the values it is made of.
         shape: without the batch.
         where: operation and module, for messages.

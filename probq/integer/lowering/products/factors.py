@@ -2,44 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from probq.integer.lowering.operations.bounds import MOST
+from probq.integer.lowering.operations.together import Factors
 from probq.integer.lowering.operations.values import Value, refusal
 from probq.network.tracing.layer import Layer
 from probq.network.tracing.product_calls import ELEMENTWISE, Product
 from probq.utils.errors import ProbqError
-
-
-@dataclass(frozen=True)
-class Factors:
-    """These are operands of a product, rounded, as far as its forward has joined them.
-
-    Attributes:
-        name: the name of the product.
-        sides: the operands by their names within it.
-    """
-
-    name: str
-    sides: Mapping[str, Value]
-
-
-def joined(values: Iterable[Any], where: str) -> Factors | None:
-    """Return the operands that an operation has among the values that it takes; None where it has none.
-
-    Raises:
-        ProbqError: if they belong to several products.
-    """
-    found = [value for value in values if isinstance(value, Factors)]
-    if not found:
-        return None
-    if len({one.name for one in found}) > 1:
-        raise refusal(where, "it joins operands of several products, as only a hook does")
-    return Factors(found[0].name, {side: value for one in found for side, value in one.sides.items()})
 
 
 def seen_from(layer: Layer, side: str) -> Layer:
@@ -62,9 +35,9 @@ def product(layer: Layer, module: Product, factors: Any, shape: tuple[int, ...],
     Raises:
         ProbqError: if an integer may leave 31 bits.
     """
-    if not isinstance(factors, Factors) or factors.name != layer.name or set(factors.sides) != set(module.sides):
+    if not isinstance(factors, Factors) or factors.name != layer.name or set(factors.parts) != set(module.sides):
         raise refusal(where, "it does not multiply what it was called with, as a hook may do")
-    x, y = (factors.sides[side] for side in module.sides)
+    x, y = (factors.parts[side] for side in module.sides)
     length = 1 if module.kind in ELEMENTWISE else x.shape[-1]
     ends = [length * int(a) * int(b) for a in (x.low.min(), x.high.max()) for b in (y.low.min(), y.high.max())]
     if module.shared and module.kind in ELEMENTWISE:
