@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +11,8 @@ from torch import nn
 import probq
 from probq import IntegerModel
 from probq.codebooks import ladder
-from probq.testing import deployed
+from probq.testing import deployed, deployed_structures
+from probq.utils.structures.walk import leaves, map_leaves
 
 PROFILES = ("shift", "dyadic")
 SMALL = "perceptron"
@@ -24,19 +26,31 @@ def plain() -> nn.Sequential:
     )  # fmt: skip
 
 
-def networks() -> Iterator[tuple[str, nn.Module, torch.Tensor]]:
+def networks() -> Iterator[tuple[str, nn.Module, Any]]:
     yield from deployed()
+    yield from deployed_structures()
     torch.manual_seed(0)
     yield "plain", plain().eval(), torch.randn(16, 1, 12, 12)
     yield "perceptron", nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)).eval(), torch.randn(16, 5)
 
 
 NETWORKS = {name: (net, example) for name, net, example in networks()}
+STRUCTURES = [name for name, _, _ in deployed_structures()]
+
+
+def beyond(x: Any) -> Any:
+    """A tensor of the example, and three times the same; whole numbers twice."""
+    return torch.cat([x, 3 * x if x.is_floating_point() else x]) if isinstance(x, torch.Tensor) else x
+
+
+def arrays(outputs: Any) -> list[np.ndarray]:
+    """The arrays of one output, or of a structure or a tuple of them."""
+    return [each for each in leaves(outputs) if isinstance(each, np.ndarray)]
 
 
 @cache
-def lowered(network: str, profile: str) -> tuple[IntegerModel, np.ndarray, np.ndarray]:
-    """A random decision's integer model, integers far beyond the example, and its output."""
+def lowered(network: str, profile: str) -> tuple[IntegerModel, Any, list[np.ndarray]]:
+    """A random decision's integer model, integers far beyond the example, and its outputs."""
     net, example = NETWORKS[network]
     plan = probq.Plan(weight=ladder(1, 2, 4), input=ladder(2, 4), activation=5, profile=profile)
     q = probq.quantize(net, example, plan=plan)
@@ -45,5 +59,5 @@ def lowered(network: str, profile: str) -> tuple[IntegerModel, np.ndarray, np.nd
         quantizer.logits.data.normal_(1.5, 1.5)
     (a,) = q.sample(1, seed=1)
     model = probq.lower(q, a)
-    x = model.quantize_input(torch.cat([example, 3 * example]).double())
-    return model, x, model.run(x)
+    x = model.quantize_input(map_leaves(beyond, example))
+    return model, x, arrays(model.run(x))

@@ -2,15 +2,18 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
+from drawn_loops import PROVEN, begun, chosen, loop
 from drawn_normalisers import OPERATIONS as NORMALISERS
 from drawn_normalisers import normaliser
 
 from probq.integer import IntegerModel, Node
 from probq.integer.interpreter import evaluate
 from probq.integer.packing import Packing, bits_of
+from probq.integer.ranges import Range
 from probq.utils.errors import ProbqError
 
 MOST = 2**31 - 1
@@ -25,6 +28,7 @@ class Maker:
     """
 
     most = MOST
+    prefix = ""  # of the names of a loop's body
 
     def __init__(self, draw: Draw, dense: bool = False) -> None:
         self.dense = dense
@@ -43,13 +47,20 @@ class Maker:
     def shape(self, name: str) -> tuple[int, ...]:
         return self.low[name].shape
 
-    def node(self, op: str, inputs: Sequence[str], attributes: dict[str, Any] | None = None, **tensors: Any) -> str:
+    def begin(self, op: str, attributes: dict[str, Any], low: Any, high: Any, **tensors: Any) -> str:
+        """The name of a node that a loop's body begins with."""
+        return begun(self, op, attributes, low, high, tensors)
+
+    def node(
+        self, op: str, inputs: Sequence[str], attributes: dict[str, Any] | None = None, body: Any = (), **tensors: Any
+    ) -> str:
         """The name of a new node; `weight` may come with its packing."""
         packing = {}
         if isinstance(tensors.get("weight"), tuple):
             tensors["weight"], packing["weight"] = tensors["weight"]
         arrays = {name: np.asarray(tensor, np.int64) for name, tensor in tensors.items()}
-        node = Node(f"{op}{len(self.nodes)}", op, tuple(inputs), attributes or {}, arrays, packing)
+        name = f"{self.prefix}{op}{len(self.nodes)}"
+        node = Node(name, op, tuple(inputs), attributes or {}, arrays, packing, body=body)
         low, high, most = self.interval(node)
         if most > self.most:
             raise ProbqError("too large")
@@ -73,8 +84,8 @@ class Maker:
         if node.op == "table":
             shape, table = lows[0].shape, node.tensors["table"]
             return np.full(shape, table.min()), np.full(shape, table.max()), int(abs(table).max())
-        if node.op in NORMALISERS:
-            found = IntegerModel([*self.nodes, node], node.name, 1.0).ranges[node.name]
+        if node.op in NORMALISERS | PROVEN:
+            found = self.proven(node, lows, highs)
             return np.full(found.shape, found.low), np.full(found.shape, found.high), found.bound
         if node.op in ("linear", "conv"):
             size = evaluate(self.with_tensors(node, abs), *most)[0]
@@ -86,6 +97,18 @@ class Maker:
         ends = evaluate(node, *(np.stack(pair) for pair in zip(lows, highs, strict=True)))
         sums = evaluate(node, *most) if node.op in ("add", "sum", "sum_pool") else abs(ends)
         return ends.min(0), ends.max(0), int(max(sums.max(initial=0), abs(ends).max(initial=0)))
+
+    def proven(self, node: Node, lows: list[np.ndarray], highs: list[np.ndarray]) -> Range:
+        """The range that probq proves, of inputs that reach the ends of all their numbers."""
+        ends = dict(zip(node.inputs, zip(lows, highs, strict=True), strict=True))
+        sources = [
+            Node(
+                name, "input", (), {"shape": list(low.shape), "scale": 1.0, "lo": int(low.min()), "hi": int(high.max())}
+            )
+            for name, (low, high) in ends.items()
+        ]
+        arguments = tuple(ends) if len(ends) > 1 else None
+        return IntegerModel([*sources, node], node.name, 1.0, arguments=arguments).ranges[node.name]
 
     def with_tensors(self, node: Node, function: Callable[[np.ndarray], np.ndarray]) -> Node:
         return Node(node.name, node.op, node.inputs, node.attributes, {k: function(t) for k, t in node.tensors.items()})
@@ -273,6 +296,7 @@ class Maker:
         spatial = 2 <= len(self.shape(x)) <= 4
         options = [self.linear, self.rearranged, self.arithmetic, self.requantize, self.table, self.moved, self.divided]
         options += [self.conv, self.conv, self.conv, self.pool] * spatial
+        options += [partial(chosen, self)] + [partial(loop, self)] * (not self.prefix and len(self.shape(x)) > 1)
         options = [self.linear, self.arithmetic, self.requantize] if self.dense else options
         try:
             found = self.choose(*options)(x)

@@ -24,8 +24,20 @@ from probq.testing.deployed_blocks import (
     Selective,
     SqueezeExcitation,
     conv_norm,
+    head,
 )
-from probq.testing.deployed_sequences import Causal, LastOutput, Translator
+from probq.testing.deployed_images import (
+    AttentionGate,
+    Mixer,
+    Points,
+    efficient,
+    modern,
+    shuffled,
+    spatial_gate,
+    video,
+    windows,
+)
+from probq.testing.deployed_sequences import Causal, Conformer, Dilated, LastOutput, Reader, Rotary, Translator
 
 NORMALISATIONS = (*NORMS, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.InstanceNorm2d, ChannelNorm)
 
@@ -103,18 +115,14 @@ class Patches(nn.Module):
         return self.out(self.encoder(self.embed(x)).mean(1))
 
 
-def _head(channels: int) -> list[nn.Module]:
-    return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(channels, 5)]
-
-
 def _mobilenet() -> nn.Sequential:
     blocks = [Bottleneck(6, 6, 1), Bottleneck(6, 8, 2), Bottleneck(8, 8, 1)]
-    return nn.Sequential(*conv_norm(3, 6, 3, 2), nn.ReLU6(inplace=True), *blocks, *_head(8))
+    return nn.Sequential(*conv_norm(3, 6, 3, 2), nn.ReLU6(inplace=True), *blocks, *head(8))
 
 
 def _resnet(padded: bool) -> nn.Sequential:
     stem = [*conv_norm(3, 6), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)]
-    return nn.Sequential(*stem, Block(6, 6, 1), Block(6, 10, 2, padded), *_head(10))
+    return nn.Sequential(*stem, Block(6, 6, 1), Block(6, 10, 2, padded), *head(10))
 
 
 def _signal() -> nn.Sequential:
@@ -152,20 +160,20 @@ def _functions() -> nn.Sequential:
 
 def _preactivation() -> nn.Sequential:
     blocks = [PreActivation(6, 6, 1), PreActivation(6, 8, 2), PreActivation(8, 8, 1)]
-    return nn.Sequential(nn.Conv2d(3, 6, 3, padding=1, bias=False), *blocks, nn.BatchNorm2d(8), nn.ReLU(), *_head(8))
+    return nn.Sequential(nn.Conv2d(3, 6, 3, padding=1, bias=False), *blocks, nn.BatchNorm2d(8), nn.ReLU(), *head(8))
 
 
 def _densenet() -> nn.Sequential:
     blocks = [DenseBlock(6, 3), DenseBlock(9, 3), nn.AvgPool2d(2), DenseBlock(12, 4), nn.BatchNorm2d(16), nn.ReLU()]
-    return nn.Sequential(*conv_norm(3, 6, 3, 2), nn.ReLU(inplace=True), *blocks, *_head(16))
+    return nn.Sequential(*conv_norm(3, 6, 3, 2), nn.ReLU(inplace=True), *blocks, *head(16))
 
 
 def _repvgg() -> nn.Sequential:
-    return nn.Sequential(*conv_norm(3, 6, 3, 2), nn.ReLU(), Reparametrized(6), Reparametrized(6), *_head(6))
+    return nn.Sequential(*conv_norm(3, 6, 3, 2), nn.ReLU(), Reparametrized(6), Reparametrized(6), *head(6))
 
 
 def _layer_scale() -> nn.Sequential:
-    return nn.Sequential(Placed(6, 6), Scaled(6), nn.Conv2d(6, 8, 2, 2), Scaled(8), *_head(8))
+    return nn.Sequential(Placed(6, 6), Scaled(6), nn.Conv2d(6, 8, 2, 2), Scaled(8), *head(8))
 
 
 def _layer_norms() -> nn.Sequential:
@@ -178,14 +186,14 @@ def _layer_norms() -> nn.Sequential:
 def _group_norms() -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, 2, 1), nn.GroupNorm(4, 8), nn.ReLU(inplace=True), nn.Conv2d(8, 8, 3, padding=1),
-        nn.InstanceNorm2d(8, affine=True), nn.SiLU(), nn.Conv2d(8, 6, 3), nn.InstanceNorm2d(6), nn.ReLU(), *_head(6),
+        nn.InstanceNorm2d(8, affine=True), nn.SiLU(), nn.Conv2d(8, 6, 3), nn.InstanceNorm2d(6), nn.ReLU(), *head(6),
         nn.Softmax(1),
     )  # fmt: skip
 
 
 def _squeezed() -> nn.Sequential:
     blocks = [SqueezeExcitation(6, 3), *conv_norm(6, 8, 3, 2), nn.SiLU(), SqueezeExcitation(8, 2)]
-    return nn.Sequential(*conv_norm(3, 6, 3, 2), nn.ReLU(), *blocks, *_head(8))
+    return nn.Sequential(*conv_norm(3, 6, 3, 2), nn.ReLU(), *blocks, *head(8))
 
 
 def _gated() -> nn.Sequential:
@@ -230,6 +238,19 @@ DEPLOYED: tuple[tuple[str, Callable[[], nn.Module], tuple[int, ...]], ...] = (
     ("lstm", lambda: LastOutput(nn.LSTM(3, 4, batch_first=True), 4), (6, 3)),
     ("gru", lambda: LastOutput(nn.GRU(3, 4, batch_first=True), 4), (6, 3)),
     ("lstm, both ways", lambda: LastOutput(nn.LSTM(2, 3, 2, batch_first=True, bidirectional=True), 6, True), (4, 2)),
+    ("attention u-net", lambda: AttentionGate(4), (1, 8, 8)),
+    ("mlp-mixer", lambda: Mixer(6, 4), (3, 8, 8)),
+    ("gmlp", spatial_gate, (5, 3)),
+    ("convnext", modern, (3, 8, 8)),
+    ("efficientnet", efficient, (3, 8, 8)),
+    ("shufflenet", shuffled, (3, 8, 8)),
+    ("shifted windows", windows, (4, 4, 3)),
+    ("pointnet", Points, (3, 8)),
+    ("video", video, (2, 4, 6, 6)),
+    ("temporal convolutions", lambda: Dilated(4), (2, 10)),
+    ("conformer", lambda: Conformer(6), (5, 6)),
+    ("llama", lambda: Rotary(4), (4, 8)),
+    ("convolutional and recurrent", Reader, (1, 8, 8)),
 )
 
 

@@ -13,6 +13,11 @@ def conv_norm(before: int, after: int, kernel: int = 3, stride: int = 1, groups:
     return [nn.Conv2d(before, after, kernel, stride, padding, groups=groups, bias=False), nn.BatchNorm2d(after)]
 
 
+def head(channels: int) -> list[nn.Module]:
+    """Return what averages an image and scores classes."""
+    return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(channels, 5)]
+
+
 class PreActivation(nn.Module):
     """This residual block computes normalisation and clip before its convolutions.
 

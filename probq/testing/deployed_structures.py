@@ -75,6 +75,91 @@ class Conditioned(nn.Module):
         return self.mean(hidden), nn.functional.softplus(self.spread(hidden))
 
 
+class Twins(nn.Module):
+    """One network describes two images, and the distance of what it says of them is a score.
+
+    Source: G. Koch et al., 2015, "Siamese Neural Networks for One-shot Image Recognition".
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.describe = nn.Sequential(nn.Conv2d(1, 4, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(36, 6))
+        self.score = nn.Linear(6, 1)
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        """Return a probability that both show the same."""
+        return torch.sigmoid(self.score(torch.abs(self.describe(first) - self.describe(second))))
+
+
+class Sequences(nn.Module):
+    """A recurrence writes a sequence, and begins with the state in which another one has read its own.
+
+    Source: I. Sutskever et al., 2014, "Sequence to Sequence Learning with Neural Networks".
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.out = nn.Embedding(7, 3), nn.Linear(4, 7)
+        self.read, self.write = nn.GRU(2, 4, batch_first=True), nn.GRU(3, 4, batch_first=True)
+
+    def forward(self, x: Tensor, written: Tensor) -> Tensor:
+        """Return scores of the next word at each place."""
+        return self.out(self.write(self.words(written), self.read(x)[1])[0])
+
+
+class Stream(nn.Module):
+    """A stream is read in parts: the states of a recurrence are given, and returned; those of another are learned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory, self.second = nn.LSTM(3, 4, batch_first=True), nn.GRU(4, 3, batch_first=True)
+        self.first, self.out = nn.Parameter(torch.randn(1, 1, 3)), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Return scores, and the states `[batch, width]` after the last step."""
+        y, (h, c) = self.memory(x, (state[0][None], state[1][None]))
+        y, _ = self.second(y, self.first.expand(-1, len(x), -1).contiguous())
+        return self.out(y[:, -1]), (h[0], c[0])
+
+
+class Masked(nn.Module):
+    """Tokens see one another, but not what fills up short sentences; the largest score is a tag of each token.
+
+    Source: J. Devlin et al., 2019, "BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding".
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.places, self.norm = nn.Embedding(11, 8), nn.Embedding(5, 8), nn.LayerNorm(8)
+        layer = nn.TransformerEncoderLayer(8, 2, 12, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+        self.tags, self.classes = nn.Linear(8, 3), nn.Linear(8, 2)
+
+    def forward(self, tokens: Tensor) -> dict[str, Tensor]:
+        """Return scores of the sentence, and tags; token 0 fills up."""
+        x = self.norm(self.words(tokens) + self.places(torch.arange(tokens.shape[1])))
+        x = self.encoder(x, src_key_padding_mask=tokens == 0)
+        pooled = x.masked_fill((tokens == 0).unsqueeze(-1), 0.0).sum(1)
+        return {"classes": self.classes(pooled), "tags": self.tags(x).argmax(-1)}
+
+
+class WideAndDeep(nn.Module):
+    """Categories, columns of one tensor, are looked up in tables of their own, and stand beside real numbers.
+
+    Source: H.-T. Cheng et al., 2016, "Wide & Deep Learning for Recommender Systems".
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tables = nn.ModuleList([nn.Embedding(rows, 3) for rows in (5, 9, 4)])
+        self.deep, self.wide = nn.Sequential(nn.Linear(13, 8), nn.ReLU(), nn.Linear(8, 1)), nn.Linear(4, 1)
+
+    def forward(self, categories: Tensor, numbers: Tensor) -> Tensor:
+        """Return a probability."""
+        found = [table(categories[:, column]) for column, table in enumerate(self.tables)]
+        return torch.sigmoid(self.deep(torch.cat([*found, numbers], 1)) + self.wide(numbers))
+
+
 def _tokens(mask: bool) -> dict[str, Any]:
     lengths = torch.arange(16) % 5 + 1
     seen = torch.arange(5) < lengths[:, None]
@@ -86,11 +171,25 @@ def _signals() -> tuple[Any, ...]:
     return {"near": torch.randn(16, 5), "far": 3 * torch.randn(16, 3)}, torch.randint(0, 4, (16,), dtype=torch.uint8)
 
 
+def _sentences() -> Tensor:
+    return torch.randint(1, 11, (16, 5)) * (torch.arange(5) < (torch.arange(16) % 5 + 1)[:, None])
+
+
+def _categories() -> tuple[Tensor, Tensor]:
+    columns = [torch.randint(0, rows, (16,)) for rows in (5, 9, 4)]
+    return torch.stack(columns, 1), torch.randn(16, 4)
+
+
 STRUCTURES: tuple[tuple[str, Callable[[], nn.Module], Callable[[], Any]], ...] = (
     ("detector", Detector, lambda: torch.randn(16, 3, 12, 12)),
     ("two towers", Towers, lambda: _tokens(mask=False)),
     ("two towers, masked", Towers, lambda: _tokens(mask=True)),
     ("conditioned", Conditioned, _signals),
+    ("siamese", Twins, lambda: (torch.randn(16, 1, 8, 8), torch.randn(16, 1, 8, 8))),
+    ("sequence to sequence", Sequences, lambda: (torch.randn(16, 4, 2), torch.randint(0, 7, (16, 3)))),
+    ("stream", Stream, lambda: (torch.randn(16, 4, 3), (torch.randn(16, 4), 2 * torch.randn(16, 4)))),
+    ("bert, masked", Masked, _sentences),
+    ("wide and deep", WideAndDeep, _categories),
 )
 
 
@@ -98,7 +197,7 @@ def deployed_structures() -> Iterator[tuple[str, nn.Module, Any]]:
     """Yield networks of several inputs or outputs, each with a name and an example, the same ones at every call.
 
     Example:
-        >>> [name for name, net, example in deployed_structures()]
+        >>> [name for name, net, example in deployed_structures()][:4]
         ['detector', 'two towers', 'two towers, masked', 'conditioned']
     """
     for number, (name, make, example) in enumerate(STRUCTURES):

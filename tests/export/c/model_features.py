@@ -12,7 +12,7 @@ from probq.integer.packing import bits_of
 
 def features(model: IntegerModel) -> set[str]:
     """Operations, widths, geometry, signs and multipliers of a model."""
-    return {feature for node in model.nodes for feature in (f"op {node.op}", *_of(node))}
+    return {feature for node in model.every_node for feature in (f"op {node.op}", *_of(node))}
 
 
 def _of(node: Node) -> Iterator[str]:

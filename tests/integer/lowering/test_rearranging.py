@@ -111,8 +111,11 @@ REFUSED = {
         "align_corners=False",
     ),
     "sign of an average": (lambda a, b: a.mean(1, keepdim=True).sign() + b, "sign in the network .*take a sum"),
-    "indices of maxima": (lambda a, b: a.max(1, True)[1] + b, "max in the network .*its indices have no integer form"),
-    "comparison": (lambda a, b: torch.where(a > 0, a, b), "gt in the network .*write them with relu"),
+    "places of means": (
+        lambda a, b: a.mean(2, True).max(1, True)[1] + b,
+        "max in the network .*its indices have no integer form",
+    ),
+    "comparison of means": (lambda a, b: torch.where(a.mean(1, True) > 0, a, b), "gt in the network .*an average"),
     "root": (lambda a, b: torch.rsqrt(a.relu() + 1) + b, "rsqrt in the network .*only quotients by constants"),
     "deviation": (lambda a, b: a.std((2, 3), keepdim=True) + b, "std in the network .*use a normalisation"),
     "largest of the batch": (lambda a, b: a + b.amax(0), "batch"),
