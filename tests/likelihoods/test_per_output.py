@@ -128,8 +128,19 @@ def test_what_needs_one_output_says_so():
     assert ensemble.outputs(X)["kind"].shape == (2, 24, 3)
     with pytest.raises(ProbqError, match=r"several outputs, output\.size, output\.kind, output\.hidden"):
         ensemble.classes(X)
-    with pytest.raises(ProbqError, match="replicated for one output"):
-        probq.to_arviz(q, draws=2, seed=0, batches=batches())
+    with pytest.raises(ProbqError, match=r"calibration needs one output of classes, .* targets=y\['kind'\]"):
+        probq.report(q, "report.html", validation=[(X, Y)])
+
+
+def test_arviz_gets_a_variable_for_each_output():
+    q = quantized(PerOutput({"size": Normal(0.5), "kind": Categorical(), "hidden": None}))
+    data = probq.to_arviz(q.at(q.mode()), draws=2, seed=0, batches=batches())
+    predicted, observed = data["posterior_predictive"], data["observed_data"]
+    assert predicted["y.size"].shape == (1, 2, 24, 2)
+    assert set(np.unique(predicted["y.kind"])) <= {0, 1, 2}
+    for name, y in Y.items():
+        np.testing.assert_array_equal(observed[f"y.{name}"], y.numpy())
+    assert data["log_likelihood"]["y"].shape == (1, 2, 24)
 
 
 def test_a_teacher_speaks_of_every_output():

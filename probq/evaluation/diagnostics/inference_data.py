@@ -13,7 +13,7 @@ from torch import Tensor
 from probq.decisions.assignment import Assignment
 from probq.decisions.draw_warnings import count_untuned, warn_unfitted, warn_untuned
 from probq.evaluation.diagnostics.chains import check_chains
-from probq.evaluation.diagnostics.predictive import Predictive, draw_outputs, in_memory, predictive
+from probq.evaluation.diagnostics.predictive import Predictive, draw_outputs, in_memory, predictive, targets_by_name
 from probq.evaluation.diagnostics.table import CONVENTION
 from probq.evaluation.diagnostics.width_draws import cost_of, draw_costs, draw_widths, network_order
 from probq.network.quantized.quantized import Quantized
@@ -44,7 +44,8 @@ def to_arviz(
     * `constant_data`: MACs and number of weights of each layer; `NAME` and `NAME.scale`, dimension `chain`, of widths
       that the plan or a decision fixed;
     * with `batches` also `observed_data`, `posterior_predictive` (targets drawn from the likelihood) and
-      `log_likelihood`, each with the variable `y` and the dimension `observation`.
+      `log_likelihood`, each with the variable `y` and the dimension `observation`; where the network has several
+      outputs, the first two have one for each, such as `y.boxes`, and `log_likelihood` is their sum.
 
     Attributes: temperature, convention, budget and versions. A width may be so sure that all of its draws are equal:
     the diagnostics of `arviz.summary` then divide by zero, while `arviz.summary(data, kind="stats")` and
@@ -83,7 +84,7 @@ def to_arviz(
     if data is not None:
         strangers, predictives = sum(c.untuned for c in found), [c.met for c in found if c.met is not None]
         warn_untuned(strangers, draws * len(chains), "draws", "probq.to_arviz(q.at(q.mode()), ...)")
-        groups |= _with_data(predictives, data, log_likelihood is not False)
+        groups |= _with_data(predictives, _observed(chains[0], data), log_likelihood is not False)
     groups["constant_data"] = _constants(chains, every)
     datasets = {name: group.assign_attrs(attributes) for name, group in groups.items()}
     inference_data = vars(arviz).get("InferenceData")  # 1.x answers getattr with a warning
@@ -129,8 +130,8 @@ def _chain(q: Quantized, draws: int, seed: int, data: list[tuple[Any, Tensor]] |
         parts.append(_widths(q, assignments))
         met.append(predictive(q, assignments, data, seed + number))
     shares, widths = ({n: np.concatenate([p[k][n] for p in parts]) for n in parts[0][k]} for k in (0, 1))
-    replicated = [part.replicated for part in met if part.replicated is not None]
-    together = Predictive(np.concatenate([p.log_likelihood for p in met]), np.concatenate(replicated))
+    replicated = {name: np.concatenate([part.replicated[name] for part in met]) for name in met[0].replicated}
+    together = Predictive(np.concatenate([p.log_likelihood for p in met]), replicated)
     return _Chain((shares, widths), together, strangers)
 
 
@@ -189,21 +190,32 @@ def _scales(q: Quantized, name: str, shares: np.ndarray, widths: np.ndarray) -> 
     return np.asarray(2.0 ** (shares @ table.mean(1)))
 
 
-def _with_data(met: Sequence[Predictive], data: Sequence[tuple[Any, Tensor]], log_likelihood: bool) -> dict[str, Any]:
+def _with_data(met: Sequence[Predictive], observed: Mapping[str, np.ndarray], log_likelihood: bool) -> dict[str, Any]:
     import xarray
 
-    observed = torch.cat([y for _, y in data]).cpu().numpy()
-    dimensions = ("observation", *(f"y_dim_{k}" for k in range(observed.ndim - 1)))
-    coordinates = {"observation": np.arange(len(observed))}
+    coordinates = {"observation": np.arange(len(next(iter(observed.values()))))}
     drawn_coordinates = {**coordinates, "chain": np.arange(len(met)), "draw": np.arange(len(met[0].log_likelihood))}
-
-    def of_draws(arrays: list[Any], names: tuple[str, ...]) -> Any:
-        return xarray.Dataset({"y": (("chain", "draw", *names), np.stack(arrays))}, drawn_coordinates)
-
-    groups = {"posterior_predictive": of_draws([part.replicated for part in met], dimensions)}
+    dimensions = {
+        name: ("observation", *(f"{name}_dim_{k}" for k in range(y.ndim - 1))) for name, y in observed.items()
+    }
+    drawn = {
+        name: (("chain", "draw", *own), np.stack([part.replicated[name] for part in met]))
+        for name, own in dimensions.items()
+    }
+    groups = {"posterior_predictive": xarray.Dataset(drawn, drawn_coordinates)}
     if log_likelihood:
-        groups["log_likelihood"] = of_draws([part.log_likelihood for part in met], ("observation",))
-    return {**groups, "observed_data": xarray.Dataset({"y": (dimensions, observed)}, coordinates)}
+        found = np.stack([part.log_likelihood for part in met])
+        groups["log_likelihood"] = xarray.Dataset({"y": (("chain", "draw", "observation"), found)}, drawn_coordinates)
+    seen = {name: (own, observed[name]) for name, own in dimensions.items()}
+    return {**groups, "observed_data": xarray.Dataset(seen, coordinates)}
+
+
+def _observed(q: Quantized, data: Sequence[tuple[Any, Any]]) -> dict[str, np.ndarray]:
+    """Return the targets of all batches by name."""
+    x, y = data[0]
+    law = q.law(q.outputs([q.mode()], x)[0], y)
+    parts = [targets_by_name(law, y) for _, y in data]
+    return {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]}
 
 
 def _constants(chains: Sequence[Quantized], found: Sequence[Draws]) -> Any:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from probq.decisions.assignment import Assignment
 from probq.decisions.within_budget import sample
+from probq.likelihoods.per_output import OutputLaws, by_output
 from probq.network.distributions.observation import Observation
 from probq.network.quantized.quantized import Quantized
 from probq.utils.arguments import is_count
@@ -27,11 +28,12 @@ class Predictive(NamedTuple):
 
     Attributes:
         log_likelihood: `log p(y_i | network)` in nats, `[draws, observations]`.
-        replicated: targets drawn from the likelihood, `[draws, observations, ...]`, or None.
+        replicated: targets drawn from the likelihood, `[draws, observations, ...]`, by the names of `targets_by_name`;
+            empty where none are.
     """
 
     log_likelihood: np.ndarray
-    replicated: np.ndarray | None
+    replicated: dict[str, np.ndarray]
 
 
 def in_memory(q: Quantized, batches: Any) -> list[tuple[Any, Tensor]]:
@@ -64,7 +66,7 @@ def predictive(
     Raises:
         ProbqError: if the targets do not fit the likelihood.
     """
-    log_likelihood, replicated = [], []
+    log_likelihood, replicated = [], dict[str, list[Tensor]]()
     with Stream(seed).drawing():
         for x, y in data:
             laws = [q.law(output, y) for output in q.outputs(list(assignments), x)]
@@ -72,13 +74,19 @@ def predictive(
                 log_likelihood.append(torch.stack([Observation(law).log_prob(y).double() for law in laws]))
             except ValueError as error:  # torch checks the targets
                 raise ProbqError(f"the data does not fit the likelihood: {error!s:.300}") from error
-            if seed is not None and isinstance(y, Targets):
-                raise ProbqError(
-                    "targets are replicated for one output, and these are those of several; leave the data out"
-                )
-            if seed is not None:
-                replicated.append(torch.stack([law.sample().reshape(y.shape) for law in laws]))
+            drawn = [targets_by_name(law, law.sample()) for law in laws] if seed is not None else []
+            for name, target in targets_by_name(laws[0], y).items() if drawn else ():
+                rows = torch.stack([each[name].reshape(target.shape) for each in drawn])
+                replicated.setdefault(name, []).append(rows)
     return Predictive(
         torch.cat(log_likelihood, 1).cpu().numpy(),
-        torch.cat(replicated, 1).cpu().numpy() if replicated else None,
+        {name: torch.cat(parts, 1).cpu().numpy() for name, parts in replicated.items()},
     )
+
+
+def targets_by_name(law: Any, targets: Any) -> dict[str, Tensor]:
+    """Return the targets of one output as `y`, those of several with the way to them behind it, such as `y.boxes`."""
+    if not isinstance(law, OutputLaws):
+        return {"y": targets}
+    found = by_output(law.names, targets.of if isinstance(targets, Targets) else targets)
+    return {"y" + name.removeprefix("obs"): found[name] for name in law.laws}

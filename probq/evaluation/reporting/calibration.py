@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -65,6 +65,11 @@ def predicted(
     for batch in batches:
         if not isinstance(batch, tuple | list) or len(batch) != 2:
             raise ProbqError("validation is an iterable of batches (input, classes), such as a DataLoader")
+        if isinstance(batch[1], Mapping | tuple):
+            raise ProbqError(
+                "calibration needs one output of classes, and these are targets of several; give those of one: "
+                "predictions=q.predict(x)['kind'], targets=y['kind']"
+            )
         y = torch.as_tensor(np.asarray(batch[1]))
         if y.is_floating_point() or y.is_complex():
             raise ProbqError("calibration needs integer classes as targets; leave out validation")

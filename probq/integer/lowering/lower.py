@@ -23,8 +23,10 @@ from probq.network.program.decided_codes import decided_codes, rung_onehots
 from probq.network.program.program import check_posterior
 from probq.network.program.substitution import running
 from probq.network.quantized.quantized import Quantized
+from probq.network.tracing.arguments import first_rows, form_of, signature
+from probq.network.tracing.plain import in_single_precision
 from probq.utils.errors import ProbqError
-from probq.utils.structures.tensors import tensors_in
+from probq.utils.structures.tensors import map_tensors, tensors_in
 from probq.utils.structures.walk import Structure, map_leaves, named_leaves
 from probq.utils.version import probq_version
 
@@ -34,7 +36,7 @@ FLOAT = 1e-5  # what a softmax in float errs by
 ROUNDED = 0.1  # share of outputs that may differ where the network computes in float32
 
 
-def lower(q: Quantized, assignment: Assignment | None = None) -> IntegerModel:
+def lower(q: Quantized, assignment: Assignment | None = None, *, example: Any = None) -> IntegerModel:
     """Return the integer model of a decided network.
 
     For every input, its integers times `output_scale` are exactly what `q.at(assignment)` computes. Where the network
@@ -47,6 +49,9 @@ def lower(q: Quantized, assignment: Assignment | None = None) -> IntegerModel:
     Args:
         q: a quantized network.
         assignment: widths and codes, by default the mode.
+        example: a batch of inputs of another size, such as longer sequences or larger images, where the integer model
+            is to take these; by default those that the network was quantized with, whose costs `metadata` tells in
+            either case.
 
     Raises:
         ProbqError: naming operation and module, if something in the network has no exact integer form, or integers
@@ -57,6 +62,8 @@ def lower(q: Quantized, assignment: Assignment | None = None) -> IntegerModel:
     if not isinstance(assignment, Assignment):
         raise ProbqError(f"lower takes an assignment, such as q.mode(budget), not {type(assignment).__name__}")
     fixed = q.at(assignment).cpu().eval()
+    if example is not None:
+        _take_example(fixed, map_tensors(in_single_precision, example))
     own = decided_codes(fixed, assignment.widths)
     for name in fixed.weight_names:
         if not np.array_equal(own[name], assignment.codes[name]):
@@ -71,6 +78,23 @@ def lower(q: Quantized, assignment: Assignment | None = None) -> IntegerModel:
     model = IntegerModel(nodes, output, scales_like(output, scales), metadata, arguments)
     _check_integers(fixed, assignment, model, walk)
     return model
+
+
+def _take_example(q: Quantized, example: Any) -> None:
+    """Let a network be lowered for inputs of another size.
+
+    Raises:
+        ProbqError: if they are built otherwise, or of other types.
+    """
+    built, before = (
+        [(name, leaf.dtype if isinstance(leaf, Tensor) else leaf) for name, leaf in named_leaves(form, "")]
+        for form in (form_of(example), q.form)
+    )
+    if built != before:
+        raise ProbqError(
+            "the example is built otherwise than the one that the network was quantized with; build it alike"
+        )
+    q.form, q.signature, q.example = form_of(example), signature(example), first_rows(example)
 
 
 def _check_integers(q: Quantized, assignment: Assignment, model: IntegerModel, walk: Walk) -> None:

@@ -202,10 +202,11 @@ ALONE: Mapping[str, Callable[..., Tensor]] = MappingProxyType(
 )
 # Functions of the network's own input and of what is no constant.
 ENTERED: Mapping[str, Callable[..., Tensor]] = MappingProxyType(
-    {"batch_norm": F.batch_norm, "add": torch.add, "sub": torch.sub, "rsub": torch.rsub}
-    | {"cat": torch.cat, "stack": torch.stack}
-    | ALONE
-)
+    {
+        "batch_norm": F.batch_norm, "add": torch.add, "sub": torch.sub, "rsub": torch.rsub, "cat": torch.cat,
+        "stack": torch.stack, **ALONE,
+    }
+)  # fmt: skip
 
 
 class Entered(StandIn):

@@ -154,3 +154,16 @@ def test_packed_sequences_stay_float_and_are_named():
     with pytest.warns(UserWarning, match=r"rnn \(GRU\) computes addmm outside of any layer"):
         q = probq.quantize(Packed().eval(), drawn(16, 6, 3))
     assert isinstance(q.net.rnn, nn.GRU)
+
+
+def test_longer_sequences_are_lowered_from_the_same_posterior(tmp_path):
+    """The loop stays as it is: the files of both models have the same weights, and the same number of nodes."""
+    q = probq.quantize(made(nn.GRU), drawn(16, 6, 3), Plan())
+    longer = 3 * drawn(8, 9, 3)
+    short, long = probq.lower(q), probq.lower(q, example=longer)
+    assert np.array_equal(long(longer) * long.output_scale, q(longer.double()).detach().numpy())
+    assert len(long.every_node) == len(short.every_node)
+    probq.export.onnx.write(long, tmp_path / "m.onnx")
+    assert probq.export.verify(long, tmp_path / "m.onnx", longer).differing == 0
+    with pytest.raises(probq.ProbqError, match="built otherwise than the one"):
+        probq.lower(q, example=(longer, longer))
