@@ -166,7 +166,10 @@ REFUSED = {
     "alpha dropout left on": (Network(lambda net, x: net.c(F.alpha_dropout(net.a(x), 0.5, True))), "random numbers"),
     "channels dropped": (Network(lambda net, x: net.c(F.dropout1d(net.a(x), 0.5))), "random numbers"),
     "half precision": (Network(lambda net, x: net.c(net.a(x).half().float())), "to in the network .*float16"),
-    "whole numbers": (Network(lambda net, x: net.c(net.a(x).long().float())), "to in the network .*int64"),
+    "whole numbers": (
+        Network(lambda net, x: net.c(net.a(x).long().float())),
+        "to in the network .*whole numbers of real ones",
+    ),
     "a part of the batch": (Network(lambda net, x: net.c(net.a(x))[:100]), "slice in the network .*part of the batch"),
     "the last examples": (Network(lambda net, x: net.c(net.a(x))[-100:]), "slice in the network .*part of the batch"),
     "nothing joined": (Network(lambda net, x: net.c(torch.cat([net.a(x)[:, 8:], net.a(x)], 1))), "holds no number"),

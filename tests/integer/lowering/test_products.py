@@ -204,7 +204,6 @@ REFUSED = {
         lambda a, b: F.scaled_dot_product_attention(*[a[:, None]] * 3, enable_gqa=True),
         "scaled_dot_product_attention in the network .*no enable_gqa",
     ),
-    "by a comparison": (lambda a, b: a * (b > 0), "gt in the network"),
 }
 
 

@@ -92,7 +92,10 @@ def _numbers(given: Any, where: str, shape: Shape) -> np.ndarray:
 
 
 def mul(first: Any, where: str, shape: Shape, second: Any) -> Value:
-    """Return `first * second`, where one may be a truth and the other a number that a softmax takes for none."""
+    """Return `first * second`, where one may be a truth, and the other a number that a softmax takes for none."""
+    for one, other in ((first, second), (second, first)):
+        if is_truth(one) and isinstance(other, Value):
+            return _chosen(one, where, shape, other, 0.0)
     truth, number = (first, second) if isinstance(first, Value) else (second, first)
     if is_truth(truth) and isinstance(number, int | float) and number <= MASKED:
         number = HIDING
