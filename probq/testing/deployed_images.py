@@ -1,4 +1,4 @@
-"""These blocks of deployed networks mix places, channels and windows of images, volumes and clouds of points."""
+"""These blocks of deployed networks are for images, volumes and clouds of points."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class AttentionGate(nn.Module):
 
 
 class Mixer(nn.Module):
-    """Perceptrons mix the places of an image, then the numbers of each place.
+    """Perceptrons are applied to the places of an image, then to the numbers of each place.
 
     Source: I. Tolstikhin et al., 2021, "MLP-Mixer: An all-MLP Architecture for Vision".
     """
@@ -53,7 +53,7 @@ class Mixer(nn.Module):
 
 
 class SpatialGate(nn.Module):
-    """Half of the numbers of each place gate the other half, mixed over places before.
+    """Half of the numbers of each place is multiplied with the other half, which is mixed over places before.
 
     Source: H. Liu et al., 2021, "Pay Attention to MLPs".
     """

@@ -226,6 +226,17 @@ def test_moves() -> None:
         assert_same(evaluate(node("slice", axis=axis, start=1, stop=4, step=2), x), real(x)[:, :, 1:4:2])
 
 
+def test_choices() -> None:
+    """By hand; a mask of fewer axes stands behind the batch, and the first of equal numbers is found."""
+    x, y = np.arange(12).reshape(2, 2, 3), -np.ones((2, 1, 3), int)
+    mask = np.array([[0, 1, 7], [1, 0, 0]])
+    found = evaluate(Node("n", "where", ("m", "x", "y")), mask, x, y)
+    assert found.tolist() == [[[-1, 1, 2], [-1, 4, 5]], [[6, -1, -1], [9, -1, -1]]]
+    ties = np.array([[[1, 5, 5], [7, 0, 7]]])
+    assert evaluate(Node("n", "argmax", ("x",), {"axis": 1}), ties).tolist() == [[1, 0]]
+    assert evaluate(Node("n", "argmax", ("x",), {"axis": -2}), ties).tolist() == [[1, 0, 1]]
+
+
 def test_table() -> None:
     x = np.array([[-2, 1], [0, -1]])
     assert evaluate(node("table", tensors={"table": [7, 5, 3, 9]}, first=-2), x).tolist() == [[7, 9], [3, 5]]

@@ -37,11 +37,11 @@ def loop(nodes=None, **attributes):
     return Node("loop", "loop", ("x",), given, body=tuple(body() if nodes is None else nodes))
 
 
-def by_hand(x, reverse):
+def by_hand(x, reverse, firsts=None):
     """The same recurrence in plain Python."""
     found = np.zeros_like(x)
     for example, sequence in enumerate(x):
-        state = [0, 0]
+        state = [0, 0] if firsts is None else firsts[example].tolist()
         order = range(len(sequence))
         for t in reversed(order) if reverse else order:
             new = [min(max(3 * s + int(v), -20), 20) for s, v in zip(state, sequence[t], strict=True)]
@@ -64,6 +64,32 @@ def test_a_loop_is_what_python_computes(reverse, tmp_path):
     onnx.write(model, tmp_path / "m.onnx")
     for optimize in (False, True):
         assert np.array_equal(onnx.run(tmp_path / "m.onnx", x, optimize), expected)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("constant", [False, True])
+def test_a_state_begins_with_what_is_given_or_with_a_constant(constant, reverse, tmp_path):
+    random = np.random.default_rng(0)
+    x, firsts = random.integers(-9, 10, (20, 4, 2)), random.integers(-20, 21, (20, 2))
+    nodes, given = body(), {"x": x, "h": firsts}
+    if constant:
+        firsts[:] = firsts[0]
+        nodes[1] = Node("s", "state", (), nodes[1].attributes, {"first": firsts[0]})
+        model, given = IntegerModel([source(), loop(nodes, reverse=reverse)], "loop", 1.0), x
+    else:
+        state = Node("h", "input", (), {"shape": [2], "scale": 1.0, "lo": -20, "hi": 20})
+        spec = {"reverse": reverse, "output": "y", "next": ["after"], "given": [0]}
+        made = Node("loop", "loop", ("x", "h"), spec, body=tuple(nodes))
+        model = IntegerModel([source(), state, made], "loop", 1.0, arguments=("x", "h"))
+    model.save(tmp_path / "m.safetensors")
+    expected = by_hand(x, reverse, firsts)
+    for one in (model, IntegerModel.load(tmp_path / "m.safetensors")):
+        assert np.array_equal(one.run(given), expected)
+    c.write(model, tmp_path / "m.h")
+    assert np.array_equal(c.run(tmp_path / "m.h", given, ("-O1", "-Werror")), expected)
+    pytest.importorskip("onnxruntime")
+    onnx.write(model, tmp_path / "m.onnx")
+    assert np.array_equal(onnx.run(tmp_path / "m.onnx", given), expected)
 
 
 def test_states_that_are_exchanged_are_those_before_the_step(tmp_path):
@@ -93,6 +119,10 @@ def changed(place, **fields):
     return nodes
 
 
+def given_state(name):
+    return Node("z", "loop", ("x", name), loop().attributes | {"given": [0]}, body=tuple(body()))
+
+
 WRONG = {
     "later node": (lambda: loop(changed(3, inputs=("three", "y"))), "takes 'y', which is none before it there"),
     "outer node": (lambda: loop(changed(3, inputs=("three", "x"))), "takes 'x', which is none before it there"),
@@ -111,6 +141,27 @@ WRONG = {
     "shape": (
         lambda: IntegerModel([source(), loop(changed(1, attributes={"shape": [1], "lo": -20, "hi": 20}))], "loop", 1.0),
         r"the state s of shape \(1,\) becomes after of shape \(2,\)",
+    ),
+    "given twice": (lambda: loop(given=[0, 0]), r"given names the states \[0, 0\] of 1"),
+    "no such state": (lambda: loop(given=[1]), r"given names the states \[1\] of 1"),
+    "nothing given": (lambda: loop(given=[0]), "a loop over 0 sequences has as many items"),
+    "given another shape": (
+        lambda: IntegerModel([source(), given_state("x")], "z", 1.0),
+        r"the state s of shape \(2,\) begins with \(4, 2\)",
+    ),
+    "another shape": (lambda: loop(changed(1, tensors={"first": np.zeros(3, int)})), "or with a tensor of its own"),
+    "a first one beyond": (lambda: loop(changed(1, tensors={"first": np.array([0, 21])})), "begins with 21, which its"),
+    "given beyond": (
+        lambda: IntegerModel(
+            [
+                source(),
+                Node("h", "multiply", ("x",), tensors={"multiplier": np.array(3)}),
+                Node("p", "sum", ("h",), {"axes": [0], "keepdims": False}),
+                given_state("p"),
+            ],
+            "z", 1.0,
+        ),
+        "the state s may begin beyond its limits",
     ),
     "no steps": (lambda: IntegerModel([source(0), loop()], "loop", 1.0), "are no sequences of one length above 0"),
     "outside": (lambda: IntegerModel([source(), Node("x_t", "item")], "x_t", 1.0), "stands outside of a loop's body"),
