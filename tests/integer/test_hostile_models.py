@@ -16,7 +16,7 @@ from fuzzing import forge, outcome, read
 from probq.integer import IntegerModel, Node
 from probq.integer.ensemble import Ensemble
 from probq.integer.packing import Packing
-from probq.integer.shapes import shape_of
+from probq.integer.shapes import shapes_of
 from probq.utils.errors import ProbqError
 
 SIZES = (10**6, 2**20, 10**8, 2**31 - 1)
@@ -167,15 +167,14 @@ def test_numbers_beyond_float64(tmp_path: Path) -> None:
 
 
 def test_shapes_are_those_of_the_interpreter() -> None:
-    """On models of every operation; the interpreter computes, `shape_of` does not."""
+    """On models of every operation; the interpreter computes, `shapes_of` does not."""
     from random_models import inputs, seeded
 
     for seed in range(60):
         model = seeded(seed)
         values = model.values(inputs(model, 2))
-        shapes: dict[str, tuple[int, ...]] = {}
+        shapes = shapes_of(model.nodes)
         for node in model.nodes:
-            shapes[node.name] = shape_of(node, [shapes[name] for name in node.inputs])
             assert shapes[node.name] == values[node.name].shape[1:] == model.ranges[node.name].shape
             assert model.ranges[node.name].low <= values[node.name].min()
             assert values[node.name].max() <= model.ranges[node.name].high

@@ -193,7 +193,7 @@ def _ids(x: Value, count: int, where: str) -> Value:
     """Return indices of so many rows; of those that are computed, what is beyond becomes the last row."""
     if x.op == "index":
         ids = {"shape": list(x.shape), "index": True, "count": count}
-        return Value("input", (), x.shape, x.where, high=np.array(count - 1), attributes=ids)
+        return Value("input", (), x.shape, x.where, attributes=ids)
     if x.op == "real" or not is_whole(x):
         raise refusal(where, "its indices are no whole numbers")
     return x if int(x.low.min()) >= 0 and int(x.high.max()) < count else limited(x, where, 0, count - 1)
