@@ -11,7 +11,7 @@ from probq.training.ptq.batch_norm import estimate_before_use
 from probq.training.refinement.refinement import Refinement
 from probq.training.svi.course import Course
 from probq.training.svi.history import Step
-from probq.training.svi.trainer import Trainer, close_codes
+from probq.training.svi.trainer import Trainer, make_codes_certain
 
 
 def run_phases(
@@ -38,10 +38,10 @@ def run_phases(
                 left = yield from _decide(q, trainer, refinement, left, course)
             yield from trainer.tune(loop, course.numbers_of("tune", left), course)
         course.enter("finished", range(total, total), {})
-        close_codes(q)
+        make_codes_certain(q)
     except (KeyboardInterrupt, GeneratorExit):
         loop.stop()
-        close_codes(q)
+        make_codes_certain(q)
         estimate_before_use(q, trainer.data)
         raise
     finally:

@@ -112,13 +112,13 @@ class WeightQuantizer(Quantizer):
         return self.nearest == 1 or (not self.free_codes and self.log_spread.item() <= LOG_CERTAIN)
 
     @torch.no_grad()
-    def close(self) -> None:
+    def make_certain(self) -> None:
         """Make the law of the codes certain of the nearest levels, if its spread says how far codes stray."""
         if self.nearest > 1 and not self.free_codes:
             self.log_spread.fill_(LOG_CERTAIN)
 
     @torch.no_grad()
-    def open(self) -> None:
+    def restore_spread(self) -> None:
         """Give a law that is certain the spread that the plan begins with."""
         if self.nearest > 1 and self.is_certain:
             self.log_spread.fill_(math.log(self.first_spread))

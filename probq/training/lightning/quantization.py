@@ -23,7 +23,7 @@ from probq.training.processes.alone import Processes
 from probq.training.ptq.batch_norm import estimate_before_use
 from probq.training.svi.learning_rates import Rates
 from probq.training.svi.loop import Loop
-from probq.training.svi.trainer import Trainer, close_codes
+from probq.training.svi.trainer import Trainer, make_codes_certain
 from probq.training.svi.updates import Descent
 from probq.utils.batches import Batches
 from probq.utils.errors import ProbqError
@@ -195,7 +195,7 @@ class Quantization(LightningModule):
         else:
             self.loop.fold()
         restore_network(self.q, self.trainer.strategy.broadcast(network_state(self.q)))
-        close_codes(self.q)
+        make_codes_certain(self.q)
         self.q.rounding = False
         self.q.eval()
 

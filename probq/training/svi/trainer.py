@@ -59,7 +59,7 @@ class Trainer:
         """Make a network ready to learn its widths."""
         for _, quantizer in loop.q.named_quantizers():
             quantizer.tuned = None
-        open_codes(loop.q)
+        restore_spreads(loop.q)
         loop.q.rounding = self.rounding and self.tunes and self.draws == 1 and _draws_for_noise_alone(loop.q)
 
     def tune(self, loop: Loop, numbers: range, course: Course, trial: Parts | None = None) -> Iterator[Step]:
@@ -90,7 +90,7 @@ class Trainer:
             quantizer.tuned = None if quantizer.fixed is None else quantizer.fixed.clone()
         q.rounding = self.rounding
         if not q.rounding:
-            open_codes(q)
+            restore_spreads(q)
 
 
 def _folds_late(q: Quantized) -> bool:
@@ -111,14 +111,14 @@ def _draws_for_noise_alone(q: Quantized) -> bool:
     return q.temperature < 1 and all(usual)
 
 
-def close_codes(q: Quantized) -> None:
+def make_codes_certain(q: Quantized) -> None:
     """Leave the posterior that was fitted: codes that were rounded to the end are certain."""
     if q.rounding and _draws_for_noise_alone(q):
         for quantizer in q.weights.values():
-            quantizer.close()
+            quantizer.make_certain()
 
 
-def open_codes(q: Quantized) -> None:
+def restore_spreads(q: Quantized) -> None:
     """Give codes that the last fit rounded a law to draw from again."""
     for quantizer in q.weights.values():
-        quantizer.open()
+        quantizer.restore_spread()
