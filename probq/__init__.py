@@ -49,6 +49,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "training.fit": ["fit"],
         "training.fit_options": ["FitOptions"],
         "training.fit_steps": ["steps"],
+        "training.step_memory": ["StepMemory", "step_memory"],
         "training.post_training": ["post_training"],
         "training.refinement.decide": ["decide"],
         "training.svi.history": ["History", "Step"],

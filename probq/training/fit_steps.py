@@ -21,6 +21,7 @@ from probq.training.processes.alone import Processes
 from probq.training.processes.fabric import as_processes
 from probq.training.refinement.refinement import Refinement
 from probq.training.small_posteriors import SMALL_DRAWS, is_small, small_rates
+from probq.training.step_memory import check_memory
 from probq.training.svi.course import Course
 from probq.training.svi.history import Step
 from probq.training.svi.learning_rates import Rates
@@ -80,6 +81,7 @@ def steps(
         if chosen.prior is not None:
             take_prior(q, chosen.prior, budget, data.size)
         processes.align(q)
+    processes.together(partial(check_memory, q, data))
     q.budget = one_or_several(budget) if budgets(budget) else q.budget
     total = epochs * steps_per_epoch(data, chosen.accumulate)
     trainer, searching = _trainer(q, data, budget, total, chosen, processes)
