@@ -62,8 +62,19 @@ def where(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> Edge:
         name = (graph.integers(x) if kind is None else graph.integers(x, kind)).name
         missing = len(reached.shape) - len(x.shape)
         names.append(graph.reshape(name, [1] * missing + list(x.shape)) if missing else name)
-    name = graph.node("Where", [graph.cast(names[0], "bool"), *names[1:]])
+    chosen = graph.cast(names[0], "bool")
+    name = _sum_of_choices(graph, chosen, *names[1:]) if type == "int64" else graph.node("Where", [chosen, *names[1:]])
     return Edge(name, type, 0, reached.low, reached.high, reached.shape)
+
+
+def _sum_of_choices(graph: Graph, chosen: str, first: str, second: str) -> str:
+    """Add `first c + second (1 - c)`, since no operator is to compare int64, or to merge it by comparisons.
+
+    ONNX Runtime compares int64 wrongly on x86 (see the laboratory page of comparisons).
+    """
+    share = graph.cast(chosen, "int64")
+    rest = graph.node("Sub", [graph.constant(1, "int64"), share])
+    return graph.node("Add", [graph.node("Mul", [first, share]), graph.node("Mul", [second, rest])])
 
 
 def argmax(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> Edge:

@@ -140,7 +140,7 @@ def export_graph(q: Network) -> Exported:
 
 def _why_not(q: Network, error: Exception) -> str:
     """Return why a network cannot be traced, and what to do where its arguments are of different lengths."""
-    lengths = sorted({len(tensor) for tensor in tensors_in(q.example)})
+    lengths = sorted({len(tensor) for tensor in tensors_in(q.example) if tensor.dim()})
     if len(lengths) > 1:
         return (
             "the network cannot be lowered: the batch is the first axis of every tensor that it is called with, and "

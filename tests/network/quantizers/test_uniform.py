@@ -26,6 +26,7 @@ def baseline(**options: Any) -> Quantized:
     return probq.quantize(net, XS, probq.uniform(2, 4, **options))
 
 
+@pytest.mark.filterwarnings("ignore:widths are fixed and the last fit rounded:UserWarning")  # so draws are all the same
 @pytest.mark.parametrize("gates", ["tensor", "channel", "weight"])
 @pytest.mark.parametrize("codes", [1, 2])
 @pytest.mark.parametrize("budget", [None, Budget(percent=5)])
