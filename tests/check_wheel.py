@@ -24,6 +24,7 @@ from pathlib import Path
 BARE_DEPENDENCIES = ("lazy-loader", "numpy", "safetensors")
 INTEGER_HALF = ("integer", "export")  # they load the rest of it
 NEEDS_TORCH = "probq.integer.lowering"  # makes integer models of networks
+NEEDS_EXTRA = {"probq.training.lightning.quantization": "distributed"}  # modules whose classes are of another library
 HEAVY = {"torch", "pyro", "arviz", "matplotlib", "pandas", "scipy"}
 
 
@@ -47,9 +48,16 @@ def check_full() -> None:
     assert not heavy, f"`import probq` alone loads {sorted(heavy)}"
     assert Path(probq.__file__).is_relative_to(sys.prefix), f"{probq.__file__} is not the installed package"
     assert probq.__version__ == importlib.metadata.version("probq")
-    modules = _modules(probq)
+    modules = [name for name in _modules(probq) if name not in NEEDS_EXTRA]
     for name in modules:
         importlib.import_module(name)
+    for name, extra in NEEDS_EXTRA.items():
+        try:
+            importlib.import_module(name)
+        except probq.ProbqError as error:
+            assert f"probq[{extra}]" in str(error), error
+        else:
+            raise AssertionError(f"{name} imports without the extra {extra}: the list here is out of date")
     assert probq.__all__, "no public names"
     missing = [name for name in probq.__all__ if not hasattr(probq, name)]
     assert not missing, f"public names that do not import: {missing}"
