@@ -37,7 +37,7 @@ def is_one_network(q: Program) -> bool:
     return drawable and all(weight.is_certain for weight in weights)
 
 
-def warn_unfitted(*networks: Program) -> None:
+def warn_of_draws(*networks: Program) -> None:
     """Warn at the line of the caller's caller if one of the networks is unfitted, or has but one draw."""
     if any(is_unfitted(q) for q in networks):
         warnings.warn(

@@ -18,15 +18,7 @@ from probq.utils.errors import ProbqError
 class _Recurrent(nn.Module):
     """A recurrent module has a recurrence for each layer and direction, named as torch names its weights.
 
-    Args:
-        input_size: numbers of one time step.
-        hidden_size: numbers in a state.
-        num_layers: layers, each of which reads the outputs of the one before it.
-        bias: whether gates have biases.
-        batch_first: whether inputs are `[batch, time, input]`, not `[time, batch, input]`.
-        dropout: the share of outputs that training drops between layers.
-        bidirectional: whether each layer has a second direction, whose outputs stand behind those of the first.
-        proj_size: as `LSTMCell` says.
+    Its arguments are those of `LSTM`.
     """
 
     def __init__(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from probq.decisions.assignment import Assignment
-from probq.decisions.draw_warnings import count_untuned, warn_unfitted, warn_untuned
+from probq.decisions.draw_warnings import count_untuned, warn_of_draws, warn_untuned
 from probq.evaluation.diagnostics.chains import check_chains
 from probq.evaluation.diagnostics.predictive import Predictive, draw_outputs, in_memory, predictive, targets_by_name
 from probq.evaluation.diagnostics.table import CONVENTION
@@ -75,7 +75,7 @@ def to_arviz(
     check_number("seed", seed, 0)
     if log_likelihood and batches is None:
         raise ProbqError("the log-likelihood needs data: give to_arviz(..., batches=...), pairs of input and target")
-    warn_unfitted(*chains)
+    warn_of_draws(*chains)
     data = None if batches is None else in_memory(chains[0], batches)
     found = [_chain(chain, draws, seed + k, data) for k, chain in enumerate(chains)]
     attributes = _attributes(chains[0], str(arviz.__version__))

@@ -13,7 +13,7 @@ from probq.decisions.allocation.conditional_sampling import conditional_draws
 from probq.decisions.allocation.problem import Problem
 from probq.decisions.assignment import Assignment
 from probq.decisions.constrained_posterior import constrain
-from probq.decisions.draw_warnings import count_untuned, warn_unfitted, warn_untuned
+from probq.decisions.draw_warnings import count_untuned, warn_of_draws, warn_untuned
 from probq.decisions.widths import format_widths, widths_are_fixed
 from probq.decisions.within_budget import mode, sample
 from probq.integer.ensemble import Ensemble
@@ -55,7 +55,7 @@ def ensemble(q: Quantized, n: int, budget: Budgets = None, *, seed: int = 0) -> 
     """
     check_posterior(q, "ensemble")
     check_number("seed", seed, 0)
-    warn_unfitted(q)
+    warn_of_draws(q)
     several = budgets(budget or q.budget)
     assignments = draw_members(q, n, several, seed)
     warn_untuned(count_untuned(q, assignments), n, "members", "probq.ensemble(q.at(q.mode()), ...)")

@@ -13,7 +13,7 @@ import pandas
 import torch
 
 from probq.cost.budget import Budget
-from probq.decisions.draw_warnings import warn_unfitted
+from probq.decisions.draw_warnings import warn_of_draws
 from probq.evaluation.diagnostics.chains import check_chains
 from probq.evaluation.diagnostics.inference_data import rhat_and_ess
 from probq.evaluation.diagnostics.table import table
@@ -128,7 +128,7 @@ def convergence(chains: Sequence[Quantized], draws: int = 1000, seed: int = 0) -
         raise ProbqError(
             f"R-hat compares halves of chains; draws takes a number of {LEAST_DRAWS} or more, not {draws!r}"
         )
-    warn_unfitted(*fitted)
+    warn_of_draws(*fitted)
     values = [_values(q, draws, seed + k) for k, q in enumerate(fitted)]
     shares = [_shares(q) for q in fitted]
     rows = {}

@@ -13,7 +13,7 @@ from torch import Tensor
 from probq.codebooks.rounding.nearest import code_levels
 from probq.cost.budget import Budgets, budgets
 from probq.decisions.assignment import Assignment
-from probq.decisions.draw_warnings import count_untuned, warn_unfitted, warn_untuned
+from probq.decisions.draw_warnings import count_untuned, warn_of_draws, warn_untuned
 from probq.decisions.outputs import cast_like_inputs, stacked_outputs
 from probq.decisions.widths import fix_widths, widths_are_fixed
 from probq.decisions.within_budget import mode as most_probable
@@ -70,7 +70,7 @@ class Quantized(Program):
         Raises:
             ProbqError: if the budget is below the cheapest reachable cost.
         """
-        warn_unfitted(self)
+        warn_of_draws(self)
         return self._drawn(n, budget, seed)
 
     def _drawn(self, n: int, budget: Budgets, seed: int | None) -> list[Assignment]:
@@ -198,7 +198,7 @@ class Quantized(Program):
         Warns:
             UserWarning: if the posterior was never fitted, or draws have other widths than the network was tuned at.
         """
-        warn_unfitted(self)
+        warn_of_draws(self)
         drawn = self._drawn(draws, budget, seed)
         warn_untuned(count_untuned(self, drawn), draws, "draws", "q.at(q.mode()).predict(...)")
         outputs = self.outputs(drawn, x)
