@@ -1,4 +1,4 @@
-"""Priors over the codes of weights are real-valued laws, rounded to the levels."""
+"""These priors over the codes of weights are real-valued laws, rounded to the levels."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from probq.codebooks.rounding.scales import LEAST_GAIN
+from probq.network.distributions.uniform_codes import UniformCodes
+from probq.priors.code_prior import CodePrior, OnRung
+from probq.priors.prior_codes import PriorCodes
 from probq.utils.errors import ProbqError
 
 
 @dataclass(frozen=True)
-class CodePrior:
+class RoundedPrior(CodePrior):
     """A code has the law of `level = nearest((centre + sd e) / scale)`, a real weight rounded to its codebook.
 
     Attributes:
@@ -25,7 +29,6 @@ class CodePrior:
         ProbqError: if `sd` is not positive.
     """
 
-    kind: ClassVar[str] = ""
     sd: float | None = None
     centred: bool = False
 
@@ -46,12 +49,29 @@ class CodePrior:
         """Draw `e`."""
         raise NotImplementedError
 
+    def tensors(self, weight: Tensor) -> dict[str, Tensor]:
+        """Return the logarithm of the standard deviation, where it is learned, and the centre, if it is not 0."""
+        own: dict[str, Tensor] = {}
+        if self.sd is None:
+            own["log_sd"] = nn.Parameter(weight.std(correction=0).clamp_min(1e-6).log())
+        if self.centred:
+            own["centre"] = weight.clone()
+        return own
+
+    def law(self, on: OnRung) -> UniformCodes:
+        """Return the law of the codes on a rung; a folded normalisation's gain scales the real weight."""
+        sd = on.own["log_sd"].exp() if self.sd is None else torch.tensor(self.sd, device=on.device)
+        centre = on.own["centre"] if self.centred else torch.zeros((), device=on.device)
+        if on.gain is not None:
+            sd, centre = sd * on.gain.abs().clamp_min(LEAST_GAIN), centre * on.gain
+        return PriorCodes(self, on.shape, on.levels, on.scale, sd, centre)
+
 
 @dataclass(frozen=True)
-class Normal(CodePrior):
+class Normal(RoundedPrior):
     """This prior is `P(l_j) = Phi((c_j s - centre) / sd) - Phi((c_{j-1} s - centre) / sd)`, `c_j` the midpoints.
 
-    The end levels have the tails. Fields as in `CodePrior`.
+    The end levels have the tails. Fields as in `RoundedPrior`.
 
     Source: C. Louizos, M. Reisser, T. Blankevoort, E. Gavves, M. Welling, 2019, "Relaxed Quantization for
     Discretized Neural Networks" (laws rounded to a grid).
@@ -73,7 +93,7 @@ class Normal(CodePrior):
 
 
 @dataclass(frozen=True)
-class Laplace(CodePrior):
+class Laplace(RoundedPrior):
     """This prior is that of `Normal` with `F(z) = exp(sqrt(2) z) / 2` for `z < 0`: heavier tails, more zeros.
 
     Source: P. M. Williams, 1995, "Bayesian Regularization and Pruning Using a Laplace Prior".
@@ -93,7 +113,7 @@ class Laplace(CodePrior):
 
 
 @dataclass(frozen=True)
-class SpikeSlab(CodePrior):
+class SpikeSlab(RoundedPrior):
     """This prior is `P(l) = spike [l = 0] + (1 - spike) slab(l)`; on a codebook without a level 0, the slab alone.
 
     Attributes:
@@ -110,12 +130,12 @@ class SpikeSlab(CodePrior):
     sd: float | None = field(default=None, init=False)
     centred: bool = field(default=False, init=False)
     spike: float = 0.5
-    slab: CodePrior = field(default_factory=Normal)
+    slab: RoundedPrior = field(default_factory=Normal)
 
     def __post_init__(self) -> None:
         if not 0 < self.spike < 1:
             raise ProbqError(f"SpikeSlab(spike=...) takes a probability between 0 and 1, not {self.spike!r}")
-        if not isinstance(self.slab, CodePrior) or isinstance(self.slab, SpikeSlab):
+        if not isinstance(self.slab, RoundedPrior) or isinstance(self.slab, SpikeSlab):
             raise ProbqError(f"SpikeSlab(slab=...) takes a Normal or Laplace of probq.priors, not {self.slab!r}")
         object.__setattr__(self, "sd", self.slab.sd)
         object.__setattr__(self, "centred", self.slab.centred)

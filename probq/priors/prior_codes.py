@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.distributions import register_kl
 
 from probq.codebooks.rounding.nearest import Levels, clip_codes, code_indices, decode, nearest_level
-from probq.codebooks.rounding.stochastic import log_difference, times_log
-from probq.network.distributions.codes import Codes
-from probq.network.distributions.uniform_codes import UniformCodes
-from probq.priors.codes import CodePrior
+from probq.codebooks.rounding.stochastic import log_difference
+from probq.priors.nonuniform_codes import NonuniformCodes
 
 FARTHEST = 1e4  # standard deviations; beyond, a cell's probability is no float64 number's logarithm any more
 
 
-class PriorCodes(UniformCodes):
+class BeforeRounding(Protocol):
+    """This is a law of real numbers with mean 0 and variance 1, and a spike at 0 of codes rounded from them."""
+
+    @property
+    def zero(self) -> float:
+        """Return the probability of the spike."""
+
+    def log_cdf(self, z: Tensor) -> Tensor:
+        """Return the logarithm of the distribution function."""
+
+    def noise(self, shape: torch.Size, device: torch.device | None) -> Tensor:
+        """Draw numbers."""
+
+
+class PriorCodes(NonuniformCodes):
     """This law is `P(l_j) = F((c_j s - centre) / sd) - F((c_{j-1} s - centre) / sd)`, and has its prior's spike at 0.
 
     Args:
@@ -31,7 +42,7 @@ class PriorCodes(UniformCodes):
     """
 
     def __init__(
-        self, prior: CodePrior, shape: torch.Size, levels: Levels, scale: Tensor, sd: Tensor, centre: Tensor
+        self, prior: BeforeRounding, shape: torch.Size, levels: Levels, scale: Tensor, sd: Tensor, centre: Tensor
     ) -> None:
         self.prior, self.scale, self.sd, self.centre = prior, scale, sd, centre
         super().__init__(shape, levels, sd.device)
@@ -79,15 +90,6 @@ class PriorCodes(UniformCodes):
         zero = torch.zeros(self.event_shape, device=self.device)
         return nearest_level(zero, self.levels).detach() == 0
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Return the log-probability of one level for each weight, a scalar; the support is not checked."""
-        return self.log_probs(value).sum() - self.gate_term
-
-    def divergences(self, law: Codes) -> Tensor:
-        """Return `KL(law || prior)` of each code in nats, shape of the weight."""
-        levels, log_probs = law.window()
-        return (times_log(log_probs) - log_probs.exp() * self.log_probs(levels)).sum(-1)
-
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Draw independent levels `[*sample_shape, *shape]`, without gradient."""
         with torch.no_grad():
@@ -98,9 +100,3 @@ class PriorCodes(UniformCodes):
             ).reshape(shape)
             spiked = (torch.rand(shape, device=self.device) < self.prior.zero) & self._has_zero()
             return torch.where(spiked, torch.zeros_like(levels), levels)
-
-
-@register_kl(Codes, PriorCodes)
-def _kl_codes(p: Codes, q: PriorCodes) -> Tensor:
-    """Return `sum over weights of sum_j p_j log(p_j / q_j)`."""
-    return q.divergences(p).sum() + q.gate_term

@@ -27,7 +27,7 @@ LAWS = {"normal": (priors.Normal, stats.norm()), "laplace": (priors.Laplace, sta
 BOOKS = {"ternary": ternary(), "4 bits": uniform(4), "unsigned": uniform(3, signed=False), "one": pruned()}
 
 
-def law_of(prior: priors.CodePrior, book: Any, scale: float, sd: float, centre: torch.Tensor) -> PriorCodes:
+def law_of(prior: priors.RoundedPrior, book: Any, scale: float, sd: float, centre: torch.Tensor) -> PriorCodes:
     table = book if not hasattr(book, "values") else book.levels()
     return PriorCodes(prior, centre.shape, table, torch.tensor(scale), torch.tensor(sd), centre)
 
@@ -67,7 +67,7 @@ def test_the_spike_adds_to_the_zero_level_only() -> None:
 
 
 @pytest.mark.parametrize("prior", [priors.Normal(0.6), priors.Laplace(0.6), priors.SpikeSlab(0.4, priors.Normal(0.6))])
-def test_draws_fit_the_probabilities(prior: priors.CodePrior) -> None:
+def test_draws_fit_the_probabilities(prior: priors.RoundedPrior) -> None:
     law = law_of(prior, ternary(), 0.5, 0.6, torch.zeros(40))
     drawn = law.rsample((100,)).reshape(-1).numpy()
     counts = [(drawn == level).sum() for level in (-1, 0, 1)]
@@ -129,6 +129,7 @@ PLANS: dict[str, dict[str, Any]] = {
     "normal": {"code_prior": priors.Normal(), "width_prior": priors.Geometric(0.3)},
     "centred": {"code_prior": priors.Laplace(0.4, centred=True), "width_prior": priors.Energy((1.0, 3.0), 0.5)},
     "spike": {"code_prior": priors.SpikeSlab(0.3, priors.Normal()), "free_codes": True},
+    "wells": {"code_prior": priors.ThreeWells(), "width_prior": priors.Geometric(0.3)},
 }
 
 

@@ -152,6 +152,8 @@ class Plan:
             if not isinstance(value, kind) and value is not None:
                 home = "estimators" if name == "estimator" else "priors"
                 raise ProbqError(f"Plan({name}=...) takes an object of probq.{home}, not {value!r}")
+        if self.code_prior is not None:
+            self.code_prior.check(self.weight)
         if self.codes == 1 and (self.free_codes or self.code_prior or self.estimator not in (None, SecondOrder())):
             raise ProbqError("Plan(codes=1) rounds: it has no law of codes to estimate; use codes=2 or more")
         if self.free_codes and self.gates != "tensor":

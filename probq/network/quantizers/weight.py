@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from probq.codebooks.rounding.nearest import nearest_level
-from probq.codebooks.rounding.scales import LEAST_GAIN, best_log2_scale, hardware_scale
+from probq.codebooks.rounding.scales import best_log2_scale, hardware_scale
 from probq.codebooks.rounding.stochastic import two_nearest_entropies, two_nearest_means
 from probq.estimators.estimator import OfRung
 from probq.estimators.gate_gradients import (
@@ -26,7 +26,7 @@ from probq.network.distributions.codes import Codes
 from probq.network.distributions.uniform_codes import UniformCodes
 from probq.network.quantizers.base import Quantizer, Rung
 from probq.network.quantizers.plan import Plan
-from probq.priors import PriorCodes, WidthPrior
+from probq.priors import OnRung, WidthPrior
 
 # From a part of the location, the scales there and what takes that part to such numbers on every rung.
 RungValues: TypeAlias = Callable[[Tensor, Tensor, Part], Sequence[Tensor]]
@@ -77,14 +77,15 @@ class WeightQuantizer(Quantizer):
             self.code_logits[str(k)] = nn.Parameter(start, requires_grad=rung.count > 1)
 
     def _prior_of(self, weight: Tensor) -> None:
-        """Make the parameters of a prior other than the uniform one."""
-        prior = self.code_prior_law
-        if prior is not None and prior.sd is None:
-            sd = 1.0 if weight.is_meta else float(weight.detach().std(correction=0).clamp_min(1e-6))
-            self.prior_log_sd = nn.Parameter(torch.tensor(math.log(sd)))
-        if prior is not None and prior.centred:
-            self.prior_centre: Tensor
-            self.register_buffer("prior_centre", torch.zeros(self.shape) if weight.is_meta else weight.detach().clone())
+        """Make what a prior other than the uniform one has of its own."""
+        prior, like = self.code_prior_law, torch.zeros(self.shape) if weight.is_meta else weight.detach()
+        own = {} if prior is None else prior.tensors(like)
+        self.of_prior = tuple(own)
+        for name, tensor in own.items():
+            if isinstance(tensor, nn.Parameter):
+                self.register_parameter(f"prior_{name}", tensor)
+            else:
+                self.register_buffer(f"prior_{name}", tensor)
 
     @torch.no_grad()
     def calibrate(self, weight: Tensor) -> None:
@@ -145,18 +146,13 @@ class WeightQuantizer(Quantizer):
         return prior
 
     def _prior(self, rung: Rung, part: Part, shape: torch.Size, device: torch.device) -> UniformCodes:
-        """Return the prior on a rung of a part of the weight.
-
-        The part has the given shape; a folded normalisation's gain scales the real weight.
-        """
+        """Return the prior on a rung of a part of the weight, which has the given shape."""
         law = self.code_prior_law
         if law is None:
             return UniformCodes(shape, rung.levels, device)
-        sd = self.prior_log_sd.exp() if law.sd is None else torch.tensor(law.sd, device=device)
-        centre = part(self.prior_centre) if law.centred else torch.zeros((), device=device)
-        if rung.factor is not None:
-            sd, centre = sd * rung.factor.abs().clamp_min(LEAST_GAIN), centre * rung.factor
-        return PriorCodes(law, shape, rung.levels, rung.scale, sd, centre)
+        there = {name: getattr(self, f"prior_{name}") for name in self.of_prior}
+        own = {name: t if isinstance(t, nn.Parameter) else part(t) for name, t in there.items()}
+        return law.law(OnRung(shape, rung.levels, rung.scale, own, device, rung.factor))
 
     @torch.no_grad()
     def _divergences(self, location: Tensor) -> Tensor:

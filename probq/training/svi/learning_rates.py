@@ -30,7 +30,8 @@ class Rates:
     Attributes:
         weights: the network's own parameters, which are the locations of the codes.
         scales: exponents of the scales (log2), and the logarithm of a learned noise.
-        gates: log-odds of the gates; None: 20 times that of the weights, more in a short search.
+        gates: log-odds of the gates, and those that priors of codes learn; None: 20 times that of the weights, more in
+            a short search.
         spread: logarithm of the code posteriors' spread.
         schedule: of the tuning and of each trial; None: a cosine that ends at 0.
         search_schedule: of the search; None: constant rates, or a cosine where each step takes several draws.
@@ -90,7 +91,8 @@ def parameter_groups(q: Quantized, rates: Rates, searching: int | None) -> list[
         quantizing = name.startswith(("quantizers.", "tables."))
         rate = rates.weights
         if quantizing:
-            rate = {"logits": gates, "log2_scale": rates.scales, "log_spread": rates.spread}.get(last, rates.weights)
+            own = {"log2_scale": rates.scales, "log_spread": rates.spread, "logits": gates, "prior_logits": gates}
+            rate = own.get(last, rates.weights)
             rate = gates if ".code_logits." in name else rate
         elif name.startswith("likelihood.") and name.removeprefix("likelihood.") in scales:
             rate = rates.scales
