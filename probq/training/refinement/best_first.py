@@ -26,6 +26,7 @@ class BestFirstSearch:
         measure: loss of widths.
         evaluations: greatest number of losses to measure.
         survey: choices from everywhere within the limits, measured after the starts.
+        kept_back: evaluations that steps from the best choice must leave.
     """
 
     def __init__(
@@ -35,9 +36,10 @@ class BestFirstSearch:
         measure: Measure,
         evaluations: int,
         survey: Sequence[State] = (),
+        kept_back: int = 0,
     ) -> None:
         self.space, self.starts, self.measure, self.evaluations = space, starts, measure, evaluations
-        self.survey = survey
+        self.survey, self.kept_back = survey, kept_back
         self.losses: dict[State, float] = {}
         self.record: dict[State, float] = {}  # with what was measured in a process before
         self.pause: Callable[[], None] = lambda: None  # called after each measurement
@@ -63,7 +65,8 @@ class BestFirstSearch:
         with tqdm(total=total, disable=not progress, unit="network", desc="decide", dynamic_ncols=True) as bar:
             for state in dict.fromkeys(first):
                 self._measured(state, bar)
-            while every is None and len(self.losses) < self.evaluations and (ahead := self._ahead()):
+            most = self.evaluations - self.kept_back
+            while every is None and len(self.losses) < most and (ahead := self._ahead()):
                 self._measured(ahead[0], bar)
         return self.best
 

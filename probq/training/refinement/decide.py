@@ -23,13 +23,14 @@ from probq.network.quantized.quantized import Quantized
 from probq.network.quantizers.base import Quantizer
 from probq.training.refinement.best_first import BestFirstSearch, Measure
 from probq.training.refinement.evidence import take_evidence
+from probq.training.refinement.favourites import measure_favourites
 from probq.training.refinement.space import State, StateCost, WidthSpace
 from probq.training.refinement.validation_loss import ValidationLoss
 from probq.utils.arguments import check_number
 from probq.utils.batches import Batches
 
 STARTS = 10
-SURVEY = 0.4  # of the evaluations
+SURVEY, FAVOURITES = 0.4, 0.1  # of the evaluations
 
 
 def decide(
@@ -50,7 +51,8 @@ def decide(
     uniformly, then come steps from the best so far: one quantizer a rung up or down, or a rung up paid for by
     the fewest rungs down of another one (among more than 64 quantizers, of the few that give up least
     log-probability). The order follows a Gaussian process on what was measured, whose mean is the
-    posterior; it ends when no step helps. Where channels or weights have widths of their own, a step moves all of
+    posterior; it ends when no step helps, or nine in ten of the evaluations are spent. Then the choice that the
+    measured losses make the most probable is measured, again and again, until it is a known one. Where channels or weights have widths of their own, a step moves all of
     them. So local steps can miss a better choice that lies two steps away.
 
     What was measured then updates the law of the widths in `q`: the log-probability of a choice falls with its loss, as
@@ -99,6 +101,7 @@ def decide(
         loss = ValidationLoss(q, Batches(validation, q.device, "validation data"), training, examples)
         search = make_search(q, budget, loss, evaluations)
         search.run(progress)
+        measure_favourites(q, search, budget, progress)
     except KeyboardInterrupt:
         measured = 0 if search is None else len(search.losses)
         warnings.warn(
@@ -153,8 +156,11 @@ def make_search(
     space = WidthSpace(tuple(names), tuple(options), tuple(log_probs), (), q.sites)
     limits = tuple((StateCost(q.layers, b.cost, space), b.absolute(q.layers)) for b in budgets(budget))
     space = replace(space, limits=limits)
-    survey = _survey(q, space, budget, int(SURVEY * evaluations)) if laws is None and not space.has_own_gates else []
-    return BestFirstSearch(space, [_state(space, widths) for widths in starts], measure, evaluations, survey)
+    first = [space.state(widths) for widths in starts]
+    if laws is not None or space.has_own_gates:
+        return BestFirstSearch(space, first, measure, evaluations)
+    survey = _survey(q, space, budget, int(SURVEY * evaluations))
+    return BestFirstSearch(space, first, measure, evaluations, survey, int(FAVOURITES * evaluations))
 
 
 def _survey(q: Quantized, space: WidthSpace, budget: Budgets, number: int) -> list[State]:
@@ -168,7 +174,7 @@ def _survey(q: Quantized, space: WidthSpace, budget: Budgets, number: int) -> li
     discrete = constrain(q, budgets(budget), laws=flat)
     assert discrete is not None  # it raises otherwise
     drawn = discrete.draws(number, np.random.default_rng(0))
-    return [_state(space, discrete.problem.widths(choice)) for choice in drawn]
+    return [space.state(discrete.problem.widths(choice)) for choice in drawn]
 
 
 def _starts(discrete: ConstrainedPosterior) -> list[dict[str, Any]]:
@@ -189,10 +195,3 @@ def _options(quantizer: Quantizer, best: Any) -> list[np.ndarray]:
     rungs = np.searchsorted(quantizer.ladder.bits, np.asarray(best).reshape(-1))
     shifted = [np.clip(rungs + by, 0, count - 1) for by in range(1 - count, count)]
     return [r for k, r in enumerate(shifted) if k == 0 or not np.array_equal(r, shifted[k - 1])]
-
-
-def _state(space: WidthSpace, widths: Mapping[str, Any]) -> State:
-    return tuple(
-        next(k for k, own in enumerate(options) if np.array_equal(np.ravel(own), np.ravel(widths[name])))
-        for name, options in zip(space.names, space.options, strict=True)
-    )

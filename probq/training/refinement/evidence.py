@@ -27,7 +27,7 @@ class Effects(NamedTuple):
 
     Attributes:
         rows: for each quantizer one number for each of its options.
-        error: standard deviation of what no sum of effects explains.
+        error: root mean square of what the sum of effects misses at a choice that it has not seen.
     """
 
     rows: tuple[np.ndarray, ...]
@@ -58,7 +58,8 @@ def measured_effects(space: WidthSpace, states: np.ndarray, values: np.ndarray) 
         states: options `[N, quantizers]`.
         values: `[N]`, the less the better.
 
-    Source: C. E. Rasmussen, C. K. I. Williams, 2006, "Gaussian Processes for Machine Learning", chapters 2 and 5.
+    Source: C. E. Rasmussen, C. K. I. Williams, 2006, "Gaussian Processes for Machine Learning", chapters 2 and 5
+    (equation 5.12).
     """
     before = space.each_log_prob(states)
     before = before - before.mean()
@@ -66,12 +67,13 @@ def measured_effects(space: WidthSpace, states: np.ndarray, values: np.ndarray) 
     rest = values - values.mean() + slope * before
     agree = (states[:, None] == states[None]).mean(2)
     ratio = max(RATIOS, key=lambda r: _log_evidence(agree, rest, r))
-    weights = np.linalg.solve(agree + ratio * np.eye(len(states)), rest)
+    precision = np.linalg.inv(agree + ratio * np.eye(len(states)))
+    weights = precision @ rest
     rows = []
     for place, log_probs in enumerate(space.log_probs):
         own = np.bincount(states[:, place], weights, len(log_probs)) / states.shape[1]
         rows.append(own - slope * log_probs)
-    error = math.sqrt(ratio * max(float(rest @ weights), 0.0) / len(states))
+    error = float(np.sqrt(np.mean((weights / np.diag(precision)) ** 2)))
     return Effects(tuple(rows), max(error, LEAST_ERROR * float(values.std()), 1e-12))
 
 
@@ -127,24 +129,35 @@ def take_evidence(q: Quantized, space: WidthSpace, losses: Mapping[State, float]
     Source: J. I. Yellott, 1977, "The Relationship between Luce's Choice Axiom, Thurstone's Theory of Comparative
     Judgment, and the Double Exponential Distribution".
     """
-    values = np.array(list(losses.values()))
-    if space.has_own_gates or len(values) < FEWEST or not np.isfinite(values).any():
+    laws = laws_of_the_best(q, space, losses, budget)
+    if laws is None:
         return
-    scored = scores(values)
-    if np.ptp(scored) == 0:
-        return
-    effects = measured_effects(space, np.array(list(losses)), scored)
-    constraints = [BudgetConstraint(q, own) for own in budgets(budget)]
-    best = {
-        name: torch.log_softmax(torch.as_tensor(-row / (GUMBEL * effects.error), device=q.device), -1)
-        for name, row in zip(space.names, effects.rows, strict=True)
-    }
-    laws = keep_expected(q, best, constraints)
     with torch.no_grad():
         for name, law in laws.items():
             if len(law) > 1:
                 q.quantizer(name).logits.copy_(chain_logits(law))
-    enforce_chance(q, constraints)
+    enforce_chance(q, [BudgetConstraint(q, own) for own in budgets(budget)])
+
+
+def laws_of_the_best(
+    q: Quantized, space: WidthSpace, losses: Mapping[State, float], budget: Budgets
+) -> Mapping[str, torch.Tensor] | None:
+    """Return the law that `take_evidence` gives, before chances: log-probabilities `[B]` for each quantizer, float64.
+
+    None if channels or weights have widths of their own, or too little was measured.
+    """
+    values = np.array(list(losses.values()))
+    if space.has_own_gates or len(values) < FEWEST or not np.isfinite(values).any():
+        return None
+    scored = scores(values)
+    if np.ptp(scored) == 0:
+        return None
+    effects = measured_effects(space, np.array(list(losses)), scored)
+    best = {
+        name: torch.log_softmax(torch.as_tensor(-row / (GUMBEL * effects.error), device=q.device), -1)
+        for name, row in zip(space.names, effects.rows, strict=True)
+    }
+    return keep_expected(q, best, [BudgetConstraint(q, own) for own in budgets(budget)])
 
 
 def chain_logits(log_probs: torch.Tensor) -> torch.Tensor:

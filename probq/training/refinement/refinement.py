@@ -12,6 +12,7 @@ from probq.network.quantized.quantized import Quantized
 from probq.training.refinement.candidates import find_candidates
 from probq.training.refinement.decide import make_search
 from probq.training.refinement.evidence import take_evidence, with_trials
+from probq.training.refinement.favourites import measure_favourites
 from probq.training.refinement.measured_losses import MeasuredLosses
 from probq.training.refinement.trials import Trials, steps_per_trial
 from probq.training.refinement.validation_loss import ValidationLoss
@@ -61,6 +62,7 @@ class Refinement:
         search = make_search(q, q.budget, lambda widths: agree(loss(widths)), self.evaluations)
         search.record, search.pause = measured.losses, course.pause
         search.run(self.progress)
+        measure_favourites(q, search, q.budget, self.progress)
         wanted = self.trials if steps_per_trial(len(numbers), self.trials) else 1  # more would be measured in vain
         found = find_candidates(q, search, wanted)
         taken, losses = steps_per_trial(len(numbers), len(found)) * len(found), dict(search.losses)

@@ -50,6 +50,13 @@ class WidthSpace:
         own = {n: options[k] for n, options, k in zip(self.names, self.options, state, strict=True)}
         return own | {name: own[site] for name, site in self.sites.items()}
 
+    def state(self, widths: Mapping[str, Any]) -> State:
+        """Return the state of the bits of every quantizer."""
+        return tuple(
+            next(k for k, own in enumerate(options) if np.array_equal(np.ravel(own), np.ravel(widths[name])))
+            for name, options in zip(self.names, self.options, strict=True)
+        )
+
     def log_prob(self, state: State) -> float:
         """Return the log-probability in nats."""
         return float(self.each_log_prob(np.array([state]))[0])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import gumbel_r, multivariate_normal
+from sklearn.linear_model import Ridge
 from torch import nn
 
 import probq
@@ -78,8 +79,22 @@ def test_effects_are_those_of_a_ridge_regression_on_one_hot_rungs(seed: int | No
     ridge = np.linalg.solve(ones.T @ ones + 3 * ratio * np.eye(sum(SIZES)), ones.T @ rest)
     expected = ridge - slope * np.concatenate(own.log_probs)
     np.testing.assert_allclose(np.concatenate(found.rows), expected, atol=1e-8)
-    scale = rest @ np.linalg.inv(ones @ ones.T / 3 + ratio * np.eye(15)) @ rest / 15
-    assert found.error == pytest.approx(math.sqrt(ratio * scale))
+    missed = []
+    for k in range(15):
+        others = np.delete(np.arange(15), k)
+        fitted = Ridge(alpha=3 * ratio, fit_intercept=False).fit(ones[others], rest[others])
+        missed.append(rest[k] - fitted.predict(ones[[k]])[0])
+    assert found.error == pytest.approx(math.sqrt(np.mean(np.square(missed))))
+
+
+def test_a_process_through_every_value_is_not_sure_of_others() -> None:
+    own, generator = space(), np.random.default_rng(3)
+    few = STATES[generator.permutation(len(STATES))[:5]]
+    errors = []
+    for seed in range(20):
+        values = np.random.default_rng(seed).normal(size=5)  # no effects at all
+        errors.append(measured_effects(own, few, values).error)
+    assert np.mean(np.square(errors)) > 0.8
 
 
 def test_a_sum_of_effects_is_found_and_its_error_told() -> None:
