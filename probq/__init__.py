@@ -26,6 +26,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "decisions.assignment": ["Assignment"],
         "decisions.width_field": ["WidthField"],
         "decisions.effective_bops": ["effective_bops"],
+        "decisions.empty_planes": ["drop_planes"],
         "evaluation.diagnostics.inference_data": ["to_arviz"],
         "evaluation.diagnostics.table": ["table"],
         "evaluation.metrics": ["calibration", "regression", "uncertainty"],

@@ -44,7 +44,7 @@ class CodePrior:
 
     kind: ClassVar[str] = ""
 
-    def tensors(self, weight: Tensor) -> dict[str, Tensor]:
+    def tensors(self, weight: Tensor, ladder: Ladder) -> dict[str, Tensor]:
         """Return what each weight has of its own, by name.
 
         A parameter is learned with the posterior, by the same bound; any other tensor has the shape of the weight and
@@ -52,6 +52,7 @@ class CodePrior:
 
         Args:
             weight: as trained.
+            ladder: its codebooks.
         """
         return {}
 

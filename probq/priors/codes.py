@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from probq.codebooks import Ladder
 from probq.codebooks.rounding.scales import LEAST_GAIN
 from probq.network.distributions.uniform_codes import UniformCodes
 from probq.priors.code_prior import CodePrior, OnRung
@@ -49,7 +50,7 @@ class RoundedPrior(CodePrior):
         """Draw `e`."""
         raise NotImplementedError
 
-    def tensors(self, weight: Tensor) -> dict[str, Tensor]:
+    def tensors(self, weight: Tensor, ladder: Ladder) -> dict[str, Tensor]:
         """Return the logarithm of the standard deviation, where it is learned, and the centre, if it is not 0."""
         own: dict[str, Tensor] = {}
         if self.sd is None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from probq.priors.bit_planes import BitPlanes
 from probq.priors.code_prior import CodePrior
 from probq.priors.codes import Laplace, Normal, SpikeSlab
+from probq.priors.drop_bits import DropBits
 from probq.priors.three_wells import ThreeWells
 from probq.priors.widths import Energy, Geometric, WidthPrior
 from probq.utils.errors import ProbqError
 
-KINDS = (Normal, Laplace, SpikeSlab, ThreeWells, Geometric, Energy)
+KINDS = (Normal, Laplace, SpikeSlab, ThreeWells, BitPlanes, DropBits, Geometric, Energy)
 
 
 def to_entry(prior: CodePrior | WidthPrior | None) -> dict[str, Any] | None:

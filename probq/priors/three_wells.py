@@ -62,7 +62,7 @@ class ThreeWells(CodePrior):
         if not (is_real(self.power) and 0 < self.power < math.inf):
             raise ProbqError(f"ThreeWells(power=...) takes a power above 0, not {self.power!r}")
 
-    def tensors(self, weight: Tensor) -> dict[str, Tensor]:
+    def tensors(self, weight: Tensor, ladder: Ladder) -> dict[str, Tensor]:
         """Return the depth, where it is learned."""
         return {"logits": nn.Parameter(torch.zeros(()))} if self.depth is None else {}
 

@@ -79,7 +79,7 @@ class WeightQuantizer(Quantizer):
     def _prior_of(self, weight: Tensor) -> None:
         """Make what a prior other than the uniform one has of its own."""
         prior, like = self.code_prior_law, torch.zeros(self.shape) if weight.is_meta else weight.detach()
-        own = {} if prior is None else prior.tensors(like)
+        own = {} if prior is None else prior.tensors(like, self.ladder)
         self.of_prior = tuple(own)
         for name, tensor in own.items():
             if isinstance(tensor, nn.Parameter):
