@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from probq.estimators.estimator import Noise, Through, hard_draw, on_weight, remember
 from probq.estimators.second_order import SecondOrderGates
 from probq.network.distributions.codes import Codes
+from probq.network.matrices.matrix import Matrix
 
 SMALLEST = 1e-6
 
@@ -58,7 +59,7 @@ def _deviation(law: Codes) -> Tensor:
 
 def _channels(x: Tensor, module: nn.Module) -> list[int]:
     """Return the shape of a number for every example and channel: the last axis of a linear layer, else axis 1."""
-    if isinstance(module, nn.Linear):
+    if isinstance(module, nn.Linear | Matrix):
         return [x.shape[0], *[1] * (x.dim() - 2), x.shape[-1]]
     return [*x.shape[:2], *[1] * (x.dim() - 2)]
 

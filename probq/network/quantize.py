@@ -28,6 +28,7 @@ from probq.network.quantizers.weight import WeightQuantizer
 from probq.network.tracing.arguments import first_rows, form_of, own_copy, signature
 from probq.network.tracing.layer import Layer
 from probq.network.tracing.plain import in_single_precision, plain_copy
+from probq.network.tracing.product_calls import LayerCall
 from probq.network.tracing.stand_ins import stand_ins
 from probq.network.tracing.trace import Tracing, trace_network
 from probq.priors.energies.energy import Energy
@@ -94,7 +95,7 @@ def quantize(
         raise ProbqError("the plan leaves every layer in float; let it return a Plan for at least one layer")
     for note in found.notes:
         warnings.warn(note, UserWarning, stacklevel=3)  # past the decorator, at the caller
-    notes += freezing_notes(copied)
+    notes += [*_computed_notes(copied), *freezing_notes(copied)]
     tables = activations(copied, found, plans)
     sites = tied_sites(ties, weights, inputs)
     quantized = Quantized(copied, tuple(layers), weights, inputs, tuple(notes), likelihood, tables, sites)
@@ -116,6 +117,16 @@ def _explicit_note(name: str, net: nn.Module) -> str:
         "GRU": "linear layers ih and hh of each layer and direction, two products of gates, and tables",
     }
     return f"{name} ({kind}) is spelled out in the quantized copy, as by probq.explicit: {parts[kind]}"
+
+
+def _computed_notes(net: nn.Module) -> list[str]:
+    """Return sentences on the weights of functions' calls that are none of the network's own tensors."""
+    own = [f"{name}.layer.weight" for name, call in stand_ins(net) if isinstance(call, LayerCall) and call.owns]
+    return [
+        f"{name} is what the forward computes of other tensors than its input, or makes itself; it is a weight of its "
+        "own from here on, and those are used no more where it stands"
+        for name in own
+    ]
 
 
 def _set_energy(q: Quantized, plans: Sequence[Plan]) -> None:

@@ -27,6 +27,7 @@ from probq.integer.lowering.ports import Ports, origin_of
 from probq.integer.lowering.products.factors import product, seen_from
 from probq.integer.lowering.recurrences import KINDS, Recurrences
 from probq.integer.lowering.refusals import check_not_random, results_of, why_no_form, why_no_norm
+from probq.network.matrices.matrix import Matrix
 from probq.network.program.network import Network
 from probq.network.quantizers.affine_norms import affine_norms
 from probq.network.tracing.call_finder import SHAPED
@@ -65,8 +66,8 @@ class Walk:
         self.layers = {name: layers[id(module)] for name, module in modules.items() if id(module) in layers}
         places = [f"{layer.name}.{part}" for layer in q.layers for part in ("weight", "bias")]
         self.quantized = {id(self.tensors[place]) for place in places if place in self.tensors}
-        looked_up = [m for m in q.layers if m.input is None and m.weight in q.weights]
-        self.looked_up = {id(q.net.get_parameter(layer.weight)): layer for layer in looked_up}
+        looked_up = (m for m in q.layers if m.input is None and m.weight in q.weights)
+        self.looked_up = {id(q.net.get_parameter(m.weight)): m for m in looked_up}
         self.norms = {layer.norm: layer for layer in q.layers if layer.norm}
         self.affine_norms, self.normalising = affine_norms(q.net, q.layers), q.steps.normalising()
 
@@ -107,8 +108,7 @@ class Walk:
         if value.is_floating_point():
             return Value("real", (), shape, name)
         ends = (0, 1) if value.dtype == torch.bool else (torch.iinfo(value.dtype).min, torch.iinfo(value.dtype).max)
-        low, high = map(np.array, ends)
-        return Value("index", (), shape, name, low=low, high=high)
+        return Value("index", (), shape, name, low=np.array(ends[0]), high=np.array(ends[1]))
 
     def _output(self, node: Any) -> Value:
         value = self.values.get(node)
@@ -272,7 +272,7 @@ class Walk:
             raise refusal(where, "it stays float; give it a plan")
         given = named_arguments(node)
         module = self.q.net.get_submodule(layer.name)
-        if self._owned(given["weight"]) is not module.weight:
+        if self._owned(given["weight"], isinstance(module, Matrix)) is not module.weight:
             raise refusal(where, f"its weight is computed, and is not {layer.weight} itself")
         own = getattr(module, "bias", None)
         if given.get("bias") is not None and self._owned(given["bias"]) is not own:
@@ -290,9 +290,9 @@ class Walk:
             node = node.all_input_nodes[0]
         return self.graph.owned.get(node.name, node.name)
 
-    def _owned(self, node: Any) -> Any:
-        """Return the network's own tensor that a node is; None where it is computed."""
-        return self.tensors.get(self.graph.owned.get(getattr(node, "name", ""), ""))
+    def _owned(self, node: Any, arranged: bool = False) -> Any:
+        """Return the network's own tensor that a node is, or has in another order; None where it is computed."""
+        return self.tensors.get(self._origin(node) if arranged else self.graph.owned.get(getattr(node, "name", ""), ""))
 
 
 def _all_tensors(net: nn.Module) -> Iterator[tuple[str, Tensor]]:

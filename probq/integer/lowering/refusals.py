@@ -19,8 +19,8 @@ _RECURRENT = (
 _NORMED = "max_norm changes rows as they are looked up; rescale them once, and give the embedding no max_norm"
 _MASKED = "it stays float; give it a plan, and no enable_gqa"
 _MATRICES = (
-    "both matrices must be computed, have a plan, the batch as first axis and as many axes as each other; for a "
-    "parameter call F.linear(x, weight), or take nn.Linear"
+    "give it a plan; two computed matrices must have the batch as first axis and as many axes as each other, constants "
+    "must be one matrix (for one of each head take F.conv1d with groups), and the batch may not be summed over"
 )
 _COMPUTED = (
     "its gain and shift are computed, and are no parameters or buffers of the network; multiply and add them behind it"

@@ -45,6 +45,12 @@ def lerp(input: Tensor, end: Tensor, weight: Tensor) -> Tensor:
     return input + weight * (end - input)
 
 
+def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    """Return `beta input + alpha mat1 mat2`."""
+    product = mat1 @ mat2
+    return (product if alpha == 1 else product * alpha) + (input if beta == 1 else input * beta)
+
+
 def baddbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
     """Return `beta input + alpha batch1 batch2`."""
     product = batch1 @ batch2
@@ -54,10 +60,13 @@ def baddbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float = 1, a
 def einsum(equation: str, *operands: Any) -> Tensor:
     """Return an Einstein sum of two tensors as one product, of matrices where something is summed.
 
-    Letters of both and of the output number matrices, those of both alone are summed over.
+    Letters of both and of the output number matrices, those of both alone are summed over. Without the former the
+    operand with the first letter of the output, which is the batch, comes first, and its axes stay apart.
     """
     first, second, out = letters(equation)
     x, y = operands[0] if len(operands) == 1 else operands
+    if out[:1] in second and out[:1] not in first:
+        first, second, x, y = second, first, y, x
     summed = [a for a in first if a in second and a not in out]
     if not summed:
         return _spread(x, first, out) * _spread(y, second, out)
@@ -65,7 +74,9 @@ def einsum(equation: str, *operands: Any) -> Tensor:
     many = [a for a in first if a in second and a in out]
     rows, columns = [a for a in first if a not in second], [a for a in second if a not in first]
     counts = [math.prod(size[a] for a in axes) for axes in (rows, summed, columns)]
-    x = x.permute([first.index(a) for a in (*many, *rows, *summed)]).reshape([*(size[a] for a in many), *counts[:2]])
+    lengths = [counts[0]] if many else [size[a] for a in rows]
+    x = x.permute([first.index(a) for a in (*many, *rows, *summed)])
+    x = x.reshape([*(size[a] for a in many), *lengths, counts[1]])
     y = y.permute([second.index(a) for a in (*many, *summed, *columns)])
     y = y.reshape([*(size[a] for a in many), *counts[1:]])
     found = (x @ y).reshape([size[a] for a in (*many, *rows, *columns)])
@@ -102,7 +113,7 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
 EXPLICIT: Mapping[str, tuple[Callable[..., Tensor], int]] = MappingProxyType(
     {
         "glu": (glu, 1), "scaled_dot_product_attention": (attention, 1), "addcmul": (addcmul, 2), "lerp": (lerp, 2),
-        "baddbmm": (baddbmm, 2), "einsum": (einsum, 2), "prelu": (prelu, 1),
+        "baddbmm": (baddbmm, 2), "addmm": (addmm, 1), "einsum": (einsum, 1), "prelu": (prelu, 1),
     }
 )  # fmt: skip
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from probq.codebooks.codebook import half_up
 from probq.codebooks.rounding.nearest import BroadcastGrid
+from probq.network.matrices.matrix import Matrix
 from probq.network.program.folding import fold
 from probq.network.quantizers.base import Rung
 from probq.network.tracing.layer import Layer
@@ -20,6 +21,8 @@ def accumulator_step(net: nn.Module, layer: Layer, weight: Rung, x: Rung) -> Ten
     if scale.numel() == 1:
         return scale.reshape(())
     channels: Any = net.get_submodule(layer.name)
+    if isinstance(channels, Matrix):
+        return channels.rows(weight_step(layer, weight) * x.scale.detach())
     return scale.repeat(channels.groups) if layer.transposed else scale
 
 

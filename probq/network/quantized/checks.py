@@ -105,7 +105,10 @@ def _call(name: str, entry: Any, tensors: Mapping[str, Tensor]) -> None:
             raise ProbqError(f"the call {name!r} is none whose constants can have few digits")
         return
     if isinstance(entry, list) and entry[:1] == ["layer"]:
-        _layer_call(name, entry)
+        _layer_call(name, entry, tensors)
+        return
+    if isinstance(entry, list) and entry[:1] == ["matrix"]:
+        _matrix_call(name, entry, tensors)
         return
     if isinstance(entry, list) and entry[:1] == ["product"]:
         _product(name, entry)
@@ -141,13 +144,30 @@ def _quantized_by(layer: Mapping[str, Any], weight: bool) -> tuple[Any, ...]:
     return (layer["weight" if weight else "input"],)
 
 
-def _layer_call(name: str, entry: list[Any]) -> None:
+def _names_weight(name: str, weight: Any, tensors: Mapping[str, Tensor]) -> bool:
+    """Return whether an entry names a weight of the network, or tells the shape of the layer's own."""
+    own = tensors.get(f"net.{name}.layer.weight")
+    return isinstance(weight, str) or (isinstance(weight, list) and own is not None and weight == list(own.shape))
+
+
+def _matrix_call(name: str, entry: list[Any], tensors: Mapping[str, Tensor]) -> None:
+    """Check that a product with a constant matrix is given by its operand, the weight and how that is arranged."""
+    _, operand, weight, axes, sizes, vector = entry if len(entry) == 6 else ("",) * 6
+    lists = isinstance(axes, list) and isinstance(sizes, list) and len(sizes) == (2 if axes else 0)
+    numbers = lists and all(type(n) is int and n >= 0 for n in (*axes, *sizes))
+    if not numbers or sorted(axes) != list(range(len(axes))) or operand not in (0, 1) or type(vector) is not bool:
+        raise ProbqError(f"the call {name!r} is not given as a product with a matrix")
+    if not _names_weight(name, weight, tensors) or not is_stand_in(name):
+        raise ProbqError(f"the call {name!r} is not given as one with a weight of the network")
+
+
+def _layer_call(name: str, entry: list[Any], tensors: Mapping[str, Tensor]) -> None:
     """Check that a call with a weight is given by its function, its parameters and the function's own options."""
     _, kind, weight, bias, options = entry if len(entry) == 5 else ("",) * 5
     named = (
         isinstance(kind, str)
         and kind in LAYER_CALLS
-        and isinstance(weight, str)
+        and _names_weight(name, weight, tensors)
         and isinstance(bias, str | MAYBE)
         and is_stand_in(name)
     )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from probq.network.explicit.modules import spell_out, spelled_out
 from probq.network.program.program import Program
 from probq.network.quantized.fingerprint import fingerprint
-from probq.network.tracing.module_kinds import NORMS, QUANTIZABLE, TRANSPOSED
+from probq.network.tracing.module_kinds import NORMS, QUANTIZABLE, TRANSPOSED, channel_axis_of
 from probq.network.tracing.product_calls import Product, made_from
 from probq.network.tracing.stand_ins import place_stand_ins
 from probq.utils.errors import ProbqError
@@ -39,7 +39,7 @@ def place_calls(path: str | PathLike[str], net: nn.Module, manifest: Mapping[str
         raise ProbqError(f"{path} holds a posterior of another network: {absent[0]!r} is no module to spell out")
     try:
         place_stand_ins(net, {name: made_from(entry) for name, entry in manifest.get("calls", {}).items()})
-    except (AttributeError, KeyError) as error:
+    except (AttributeError, LookupError, RuntimeError, ValueError) as error:
         raise ProbqError(f"{path} holds a posterior of another network: {error!s:.300}") from error
 
 
@@ -72,7 +72,7 @@ def _check_modules(net: nn.Module, manifest: Mapping[str, Any]) -> None:
             raise ProbqError(f"{layer['weight']!r} is not a weight of shape {layer['shape']} in the network given")
         if layer["input"] is not None or isinstance(module, QUANTIZABLE):
             transposed = isinstance(module, TRANSPOSED)
-            axis = int(transposed or isinstance(module, nn.Embedding))
+            axis = channel_axis_of(module)
             said = layer.get("transposed", False), layer.get("channel_axis", 0)
             if not isinstance(module, QUANTIZABLE) or said != (transposed, axis):
                 raise ProbqError(f"{name!r} is not such a layer in the network given")

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from probq.codebooks.rounding.short_numbers import LARGEST_FACTOR, whole_factors
 from probq.network.explicit.functions import EXPLICIT, is_spelled_out
+from probq.network.matrices.views import read_matrix
 from probq.network.normalisers.kinds import NORMALISERS
 from probq.network.tracing.arguments import own_copy
 from probq.network.tracing.example_run import run_example
 from probq.network.tracing.module_kinds import QUANTIZABLE, TABLES
-from probq.network.tracing.product_calls import ELEMENTWISE, LAYER_CALLS, PRODUCTS, LayerCall, Product
+from probq.network.tracing.product_calls import ELEMENTWISE, LAYER_CALLS, PRODUCTS, LayerCall, MatrixCall, Product
 from probq.network.tracing.routing import Call, Calls, Frame
 from probq.network.tracing.stand_ins import (
     ALONE,
@@ -102,8 +103,10 @@ class CallFinder(Calls):
                 before = self.found.get(full, Found(Shortened(call.kind, places), 0.0, 0.0))
                 self.found[full] = before
             return self.other(func, args, kwargs)
-        inside = type(frame.module) in TABLES or (call.kind in LAYER_CALLS and isinstance(frame.module, QUANTIZABLE))
+        inside = type(frame.module) in TABLES
         stand_in = joined if call.kind in SHORTENED else None if inside else self._stand_in(call)
+        if isinstance(stand_in, LayerCall) and isinstance(frame.module, QUANTIZABLE):
+            stand_in = None
         if stand_in is None:
             return self.other(func, args, kwargs)
         operands = call.args[0] if isinstance(call.args[0], tuple | list) else call.args
@@ -172,6 +175,9 @@ class CallFinder(Calls):
             plain = operand == 0 and all(a is None or isinstance(a, bool | int | float | str) for a in others)
             return StandIn(call.kind, 0, raw, call.args[1:], call.kwargs) if plain else None
         constant, kind = call.args[1 - operand], call.kind
+        if kind == "matmul":
+            found = read_matrix(self.net, constant, x, operand)
+            return None if found is None else MatrixCall(operand, *found[:3], constant.dim() == 1, found[3])
         if operand and kind in ("sub", "rsub"):
             kind = "rsub" if kind == "sub" else "sub"
         if kind not in ARITHMETIC or (operand and kind == "div") or not _needs_step(constant, kind, raw):
@@ -186,13 +192,18 @@ class CallFinder(Calls):
         return Entered("rsub" if call.kind == "sub" and computed[0] else call.kind, computed.index(False))
 
     def _layer(self, call: Call) -> StandIn | None:
-        """Return what stands in for a call with a weight and a bias that are parameters of the network."""
+        """Return what stands in for a call with a constant weight, and a bias that is a tensor of the network."""
         x, weight, bias = call.args
-        own = {id(p): name for name, p in self.net.named_parameters()}
+        own = {id(t): name for name, t in (*self.net.named_buffers(), *self.net.named_parameters())}
         axes = 2 if call.kind == "linear" else weight.dim()
-        if id(weight) not in own or (bias is not None and id(bias) not in own) or x.dim() < axes:
+        if (bias is not None and id(bias) not in own) or x.dim() < axes:
             return None
-        return LayerCall(call.kind, own[id(weight)], None if bias is None else own[id(bias)], call.kwargs)
+        name = None if bias is None else own[id(bias)]
+        if id(weight) in own:
+            return LayerCall(call.kind, own[id(weight)], name, call.kwargs)
+        if call.kind == "linear" and bias is None and (found := read_matrix(self.net, weight.T, x, 0)) is not None:
+            return MatrixCall(0, *found[:3], value=found[3])
+        return LayerCall(call.kind, list(weight.shape), name, call.kwargs, weight)
 
     def _normaliser(self, call: Call, raw: bool) -> StandIn | None:
         """Return what stands in for a softmax or a normalisation whose gain and shift are tensors of the network."""

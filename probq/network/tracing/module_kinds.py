@@ -6,14 +6,21 @@ from typing import Any
 
 from torch import nn
 
+from probq.network.matrices.matrix import Matrix
+
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
-QUANTIZABLE = (nn.Linear, *CONVOLUTIONS, nn.Embedding)
+QUANTIZABLE = (nn.Linear, Matrix, *CONVOLUTIONS, nn.Embedding)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 # Functions of one number that become tables; a class derived from one of them may be anything.
 TABLES = (
     nn.Sigmoid, nn.Tanh, nn.GELU, nn.SiLU, nn.Hardsigmoid, nn.Hardswish, nn.Softplus, nn.ELU, nn.LeakyReLU,
 )  # fmt: skip
+
+
+def channel_axis_of(module: Any) -> int:
+    """Return the axis of a layer's weight that runs over output channels."""
+    return module.channel_axis if isinstance(module, Matrix) else int(isinstance(module, (nn.Embedding, *TRANSPOSED)))
 
 
 def has_plain_forward(module: Any) -> bool:

@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from probq.network.matrices.matrix import Matrix
 from probq.network.tracing.stand_ins import Entered, Explicit, Shortened, StandIn
 
 PRODUCTS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = MappingProxyType(
@@ -100,21 +101,35 @@ LAYER_CALLS: Mapping[str, tuple[Any, tuple[str, ...]]] = MappingProxyType(
 
 
 class LayerCall(StandIn):
-    """A layer's call computes one call of a function with a weight that is a parameter of the network.
+    """A layer's call computes one call of a function with a weight that is the network's, or computed of its tensors.
 
     Args:
         kind: the function, a key of `LAYER_CALLS`.
-        weight, bias: names of the parameters; None where nothing is added.
+        weight: the name of a parameter or buffer; or the shape of what is computed once, and belongs to the layer.
+        bias: the name of a parameter, None where nothing is added.
         options: the function's other arguments by name.
+        value: what the layer's own weight is at first, if it has one.
 
     Attributes:
-        layer: a module with these parameters, once `attach` has made it.
+        layer: a module with these tensors, once `attach` has made it.
     """
 
-    def __init__(self, kind: str, weight: str, bias: str | None, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        kind: str,
+        weight: str | Sequence[int],
+        bias: str | None,
+        options: Mapping[str, Any],
+        value: Tensor | None = None,
+    ) -> None:
         super().__init__(kind, kwargs=options)
-        self.names = weight, bias
+        self.weight, self.bias, self.value = weight, bias, value
         self.layer: Any = None
+
+    @property
+    def owns(self) -> bool:
+        """Return whether the weight belongs to the layer alone."""
+        return not isinstance(self.weight, str)
 
     @property
     def stepped(self) -> bool:
@@ -124,26 +139,99 @@ class LayerCall(StandIn):
     @property
     def entry(self) -> list[Any]:
         """Return what `made_from` makes the same of."""
-        return ["layer", self.kind, *self.names, self.kwargs]
+        weight = self.weight if isinstance(self.weight, str) else list(self.weight)
+        return ["layer", self.kind, weight, self.bias, self.kwargs]
 
     def attach(self, net: nn.Module) -> None:
-        """Make the layer of the network's own parameters.
+        """Make the layer of the network's own tensors; a buffer among them becomes a frozen parameter.
 
         Raises:
             AttributeError: if the network has none of that name.
         """
-        weight, bias = (None if name is None else net.get_parameter(name) for name in self.names)
-        assert weight is not None
+        if isinstance(self.weight, str):
+            weight = as_parameter(net, self.weight)
+        else:
+            value = torch.zeros(list(self.weight)) if self.value is None else self.value
+            weight = nn.Parameter(value.detach().clone(), value.requires_grad)
+            self.value = None
+        self.layer = self._made(weight)
+        self.layer.bias = None if self.bias is None else as_parameter(net, self.bias)
+
+    def _made(self, weight: nn.Parameter) -> Any:
         kind, groups, transposed = LAYER_CALLS[self.kind][0], self.kwargs.get("groups", 1), "transpose" in self.kind
         ends = (weight.shape[0], weight.shape[1] * groups)
         sizes = (*(ends if transposed else ends[::-1]), *([tuple(weight.shape[2:])] if weight.dim() > 2 else ()))
-        self.layer = kind(*sizes, bias=False, device="meta", **self.kwargs)
-        self.layer.weight, self.layer.bias = weight, bias
+        layer = kind(*sizes, bias=False, device="meta", **self.kwargs)
+        layer.weight = weight
+        return layer
 
     def forward(self, x: Tensor, *others: Any) -> Tensor:
         """Return what the call computes."""
         found: Tensor = self.layer(x)
         return found
+
+
+class MatrixCall(LayerCall):
+    """A matrix's call computes one product of matrices, one of which is a tensor of the network, or computed of such.
+
+    Args:
+        operand: which of both depends on the network's input.
+        weight: as in `LayerCall`.
+        axes, sizes: how the weight becomes the matrix `[out, in]`, as in `Matrix`; none where it is that.
+        vector: whether it is called with a vector, and gives no axis of outputs.
+        value: as in `LayerCall`.
+    """
+
+    def __init__(
+        self,
+        operand: int,
+        weight: str | Sequence[int],
+        axes: Sequence[int],
+        sizes: Sequence[int],
+        vector: bool = False,
+        value: Tensor | None = None,
+    ) -> None:
+        super().__init__("matmul", weight, None, {}, value)
+        self.operand, self.axes, self.sizes, self.vector = operand, list(axes), list(sizes), vector
+
+    @property
+    def entry(self) -> list[Any]:
+        """Return what `made_from` makes the same of."""
+        weight = self.weight if isinstance(self.weight, str) else list(self.weight)
+        return ["matrix", self.operand, weight, self.axes, self.sizes, self.vector]
+
+    def _made(self, weight: nn.Parameter) -> Any:
+        if self.axes:
+            return Matrix(weight, self.axes, self.sizes)
+        layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+        layer.weight = weight
+        return layer
+
+    def forward(self, x: Tensor, *others: Any) -> Tensor:
+        """Return what the call computes; a matrix in front multiplies the last axis but one."""
+        if self.vector:
+            return super().forward(x).squeeze(-1)
+        if self.operand == 0:
+            return super().forward(x)
+        return super().forward(x.transpose(-2, -1)).transpose(-2, -1)
+
+
+def as_parameter(net: nn.Module, name: str) -> nn.Parameter:
+    """Return a parameter of a network; a buffer of that name becomes one under all its names, and is frozen.
+
+    Raises:
+        AttributeError: if the network has neither.
+    """
+    owner, _, own = name.rpartition(".")
+    buffer = net.get_submodule(owner)._buffers.get(own)
+    if buffer is None:
+        return net.get_parameter(name)
+    frozen = nn.Parameter(buffer, requires_grad=False)
+    for module in net.modules():
+        for key in [key for key, tensor in module._buffers.items() if tensor is buffer]:
+            del module._buffers[key]
+            module.register_parameter(key, frozen)
+    return frozen
 
 
 def read_layer(
@@ -195,6 +283,8 @@ def made_from(entry: Any) -> StandIn:
         return Product(kind, shared, tuple(firsts))
     if entry[0] == "layer":
         return LayerCall(*entry[1:])
+    if entry[0] == "matrix":
+        return MatrixCall(*entry[1:])
     if entry[0] == "shortened":
         return Shortened(*entry[1:])
     if entry[0] == "entered":

@@ -23,7 +23,7 @@ OPERATORS = MappingProxyType(
         **dict.fromkeys(("sub", "sub_", "subtract", "subtract_", "__sub__", "__isub__"), "sub"),
         **dict.fromkeys(("rsub", "__rsub__"), "rsub"),
         **dict.fromkeys(("mul", "mul_", "multiply", "multiply_", "__mul__", "__rmul__", "__imul__"), "mul"),
-        **dict.fromkeys(("matmul", "__matmul__", "bmm"), "matmul"),
+        **dict.fromkeys(("matmul", "__matmul__", "bmm", "mm"), "matmul"),
         **dict.fromkeys(("div", "div_", "divide", "divide_", "true_divide", "true_divide_"), "div"),
         **dict.fromkeys(("__truediv__", "__itruediv__", "__div__", "__idiv__"), "div"),
     }

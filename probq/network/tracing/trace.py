@@ -16,7 +16,7 @@ from probq.network.tracing.arguments import own_copy
 from probq.network.tracing.call_finder import Found, find_calls, holds_numbers
 from probq.network.tracing.example_run import run_example
 from probq.network.tracing.layer import Layer
-from probq.network.tracing.module_kinds import QUANTIZABLE, TABLES, TRANSPOSED
+from probq.network.tracing.module_kinds import QUANTIZABLE, TABLES, TRANSPOSED, channel_axis_of
 from probq.network.tracing.plain import plain_copy
 from probq.network.tracing.product_calls import Product
 from probq.network.tracing.recorder import LayerRecord, Recorder
@@ -150,14 +150,14 @@ def _spell_out(net: nn.Module, args: tuple[Any, ...], batch: int) -> tuple[str, 
 def _owners(net: nn.Module, modules: Mapping[str, Any]) -> dict[str, str]:
     """Return the name of each module's weight tensor; tied modules share the first one's.
 
-    That of a function's call is a parameter of another module, whose name it has.
+    That of a function's call is most often a parameter of another module, whose name it has.
     """
     called = {id(modules[name].weight) for name in modules if is_stand_in(name)}
     own = {id(p): n for n, p in net.named_parameters(remove_duplicate=False) if id(p) in called and not is_stand_in(n)}
     first: dict[int, str] = {}
     for name, module in modules.items():
         tensor = id(module.weight)
-        first.setdefault(tensor, own[tensor] if is_stand_in(name) else f"{name}.weight")
+        first.setdefault(tensor, own.get(tensor, f"{name}.weight"))
     return {name: first[id(module.weight)] for name, module in modules.items()}
 
 
@@ -187,7 +187,7 @@ def _layer(record: LayerRecord, weight: str, batch: int, seen: set[str], alone: 
         inputs=record.inputs // batch,
         outputs=record.outputs // batch,
         shape=tuple(module.weight.shape),
-        channel_axis=1 if isinstance(module, (nn.Embedding, *TRANSPOSED)) else 0,
+        channel_axis=channel_axis_of(module),
         transposed=isinstance(module, TRANSPOSED),
         first=record.first and not embedding,
         smallest=0.0 if embedding else record.smallest,

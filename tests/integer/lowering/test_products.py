@@ -199,7 +199,11 @@ REFUSED = {
     "over the batch": (lambda a, b: a.transpose(0, 1) @ b, "transpose in the network|batch"),
     "fewer axes": (lambda a, b: a * b[:, 0], "mul in the network .*as many axes"),
     "of examples": (lambda a, b: a * b[:1], "mul in the network .*as their first axis|batch"),
-    "with a parameter": (lambda a, b: a @ torch.ones(3, 3), "matmul in the network .*call F.linear"),
+    "with several matrices": (
+        lambda a, b: (a[:, :, None, None] @ torch.ones(3, 1, 3))[:, :, 0, 0],
+        "matmul in the network .*constants must be one matrix",
+    ),
+    "over the batch by a matrix": (lambda a, b: torch.ones(4, 3) @ a, "matmul in the network .*may not be summed over"),
     "of groups": (
         lambda a, b: F.scaled_dot_product_attention(*[a[:, None]] * 3, enable_gqa=True),
         "scaled_dot_product_attention in the network .*no enable_gqa",

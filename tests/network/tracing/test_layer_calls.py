@@ -63,19 +63,3 @@ def test_they_train_are_saved_and_become_integers(profile, tmp_path):
     q.save(tmp_path / "q.safetensors")
     assert torch.equal(probq.load(tmp_path / "q.safetensors", net).eval()(x), q(x))
     assert set(net.state_dict()) == {*dict(Called().state_dict())}
-
-
-@pytest.mark.filterwarnings("ignore:probq.lower will refuse", "ignore:.*outside of", "ignore:.*stays float")
-def test_computed_weights_are_told_and_refused():
-    class Computed(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a, self.w = nn.Linear(4, 4), nn.Parameter(torch.randn(2, 4))
-
-        def forward(self, x):
-            return F.linear(self.a(x), self.w.abs())
-
-    q = probq.quantize(Computed().eval(), torch.randn(8, 4))
-    assert any("outside of any layer" in note for note in q.notes)
-    with pytest.raises(probq.ProbqError, match="linear in the network"):
-        probq.lower(q)

@@ -71,10 +71,10 @@ UNCOUNTED: dict[str, tuple[Callable[[], Own], int, bool]] = {
         True,
     ),
     "transformer with a mask": (lambda: Own(_transformer(), lambda m, x: m(x, src_mask=M)[:, -1, :H]), 0, True),
-    "a product": (lambda: Own(_weights(), lambda m, x: x.mean(1) @ m.matrix), N * H, True),
+    "a product": (lambda: Own(_weights(), lambda m, x: x.mean(1) @ m.matrix), 0, True),
     "a product with a vector": (
         lambda: Own(_weights(), lambda m, x: (x @ m.vector).repeat(1, 2)[:, :H]),
-        T * N,
+        0,
         False,
     ),
     "bilinear": (lambda: Own(nn.Bilinear(N, N, H), lambda m, x: m(x[:, 0], x[:, 1])), N * N * H, False),

@@ -19,6 +19,7 @@ from probq.integer.lowering.operations.requantize import RoundingTarget
 from probq.integer.lowering.operations.requantizer import Requantizer
 from probq.integer.lowering.operations.values import Value, multiplied, refusal
 from probq.integer.packing import Packing
+from probq.network.matrices.matrix import Matrix
 from probq.network.program.biases import accumulator_step, rounded_bias, weight_step
 from probq.network.program.network import Network
 from probq.network.quantizers.base import Rung
@@ -63,6 +64,11 @@ class Layers:
             raise refusal(where, f"what it multiplies is not what layer {layer.name} was called with")
         weight, finer, packing = self._weight(layer)
         module = self.q.net.get_submodule(layer.name)
+        if isinstance(module, Matrix):
+            weight = module.arranged_array(weight)
+            packing = Packing(
+                packing.codebooks, module.arranged_array(packing.rung) if packing.rung.ndim else packing.rung
+            )
         rung = self.q.rung(layer.weight, self.onehots[layer.weight])
         step = accumulator_step(self.q.net, layer, rung, self._input_rung(layer))
         factor, exponent = _multiplier(step)
@@ -251,7 +257,7 @@ def _interval(layer: Layer, module: Any, weight: np.ndarray, bias: np.ndarray, x
 
 def geometry(module: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the attributes of a convolution's node from the arguments of its call; a linear layer has none."""
-    if isinstance(module, nn.Linear):
+    if isinstance(module, nn.Linear | Matrix):
         return {}
     axes = len(module.kernel_size)
     if given["groups"] != module.groups:

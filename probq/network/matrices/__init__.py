@@ -1,0 +1,1 @@
+"""Matrices that a network's forward multiplies with, as layers."""
