@@ -24,6 +24,7 @@ import rank_table
 import rules_kept
 import sequences
 import simulation
+import vectors
 
 FOLDER = Path(__file__).parent
 TARGETS = MappingProxyType({"C 8x8": 1.3, "C 1x2": 0.35, "C 1x1": 0.35} | dict.fromkeys(
@@ -175,6 +176,7 @@ PARTS: Mapping[str, Callable[[], str]] = MappingProxyType(
         "draws": partial(of, draws.table, "results_draws.jsonl"),
         "rules": partial(of, rules_kept.table, "results_rules_kept.jsonl"),
         "growth": partial(of, growth.table, "results_growth.json"),
+        "vectors": partial(of, vectors.table, "results_vectors.jsonl"),
         "memory": partial(of, memory.table, "results_memory.jsonl"),
         "inference": partial(of, inference, "results_inference.json"),
         "simulation": simulated,

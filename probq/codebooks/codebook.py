@@ -31,9 +31,14 @@ class Codebook:
     count: int
 
     @property
-    def bits(self) -> int:
-        """Return the width in bits, `ceil(log2 K)`."""
+    def bits(self) -> float:
+        """Return the width in bits, `ceil(log2 K)`; less than a whole one where several weights share a code."""
         return math.ceil(math.log2(self.count))
+
+    @property
+    def needs_row(self) -> bool:
+        """Return whether the width is known only with the length of a weight's rows; see `for_row`."""
+        return False
 
     @property
     def learned(self) -> bool:
@@ -55,6 +60,10 @@ class Codebook:
     def nearest(self, values: Tensor) -> Tensor:
         """Return the nearest level of each value, ties up: `decode(encode(values))` in the values' own dtype."""
         return self.levels().to(values)[self.encode(values)]
+
+    def for_row(self, length: int) -> Codebook:
+        """Return the codebook for a weight whose rows have so many numbers, most often itself."""
+        return self
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from probq.codebooks.codebook import Codebook, Grid, Table
+from probq.codebooks.vector import VectorCodebook
 from probq.utils.errors import ProbqError
 
 
@@ -16,7 +17,7 @@ def to_entry(book: Codebook) -> dict[str, Any]:
     Raises:
         ProbqError: if it is of the user's own.
     """
-    if isinstance(book, Grid | Table):
+    if isinstance(book, Grid | Table | VectorCodebook):
         return asdict(book)
     kind = type(book).__name__
     raise ProbqError(f"a file cannot hold a codebook of one's own ({kind}); use those of probq.codebooks")
@@ -24,4 +25,6 @@ def to_entry(book: Codebook) -> dict[str, Any]:
 
 def from_entry(entry: Mapping[str, Any]) -> Codebook:
     """Return the codebook of an entry."""
-    return Table(tuple(entry["values"]), bool(entry["learned"])) if "values" in entry else Grid(**entry)
+    if "values" in entry:
+        return Table(tuple(entry["values"]), bool(entry["learned"]))
+    return VectorCodebook(**entry) if "entry_bits" in entry else Grid(**entry)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from probq.codebooks.codebook import Codebook
+from probq.codebooks.product import ProductCodebook
 from probq.codebooks.pruned import pruned
 from probq.codebooks.uniform import uniform
+from probq.codebooks.vector import VectorCodebook
 from probq.utils.errors import ProbqError
 
 
@@ -19,21 +22,35 @@ class Ladder:
     def __post_init__(self) -> None:
         if not self.rungs:
             raise ProbqError("a ladder needs at least one rung, for example ladder(2, 4, 8)")
-        if any(a >= b for a, b in zip(self.bits, self.bits[1:], strict=False)):
-            raise ProbqError(f"the widths of a ladder must grow from rung to rung, not {list(self.bits)}")
+        known = [rung.bits for rung in self.rungs if not rung.needs_row]
+        if any(a >= b for a, b in pairwise(known)):
+            raise ProbqError(f"the widths of a ladder must grow from rung to rung, not {known}")
 
     def __len__(self) -> int:
         return len(self.rungs)
 
     @property
-    def bits(self) -> tuple[int, ...]:
-        """Return the width of every rung in bits."""
+    def bits(self) -> tuple[float, ...]:
+        """Return the width of every rung in bits; whole numbers but for vectors."""
         return tuple(rung.bits for rung in self.rungs)
 
     @property
     def signed(self) -> bool:
         """Return whether any rung has a negative level."""
         return any(float(rung.levels()[0]) < 0 for rung in self.rungs)
+
+    @property
+    def has_vectors(self) -> bool:
+        """Return whether a rung has vectors, which are for weights alone."""
+        return any(isinstance(rung, VectorCodebook | ProductCodebook) for rung in self.rungs)
+
+    def for_row(self, length: int) -> Ladder:
+        """Return the ladder for a weight whose rows have so many numbers.
+
+        Raises:
+            ProbqError: if vectors do not fill them, or widths do not grow.
+        """
+        return Ladder(tuple(rung.for_row(length) for rung in self.rungs))
 
 
 def ladder(*rungs: int | Codebook, signed: bool = True) -> Ladder:

@@ -22,17 +22,21 @@ def bops(layer: Layer, weight_bits: Any, input_bits: Any) -> Any:
         input_bits: width in bits, a number or an array that broadcasts.
 
     Returns:
-        BOPs, of the widths' shape. Biases, pooling, normalisation and softmax are not counted.
+        BOPs, of the widths' shape. Biases, pooling, normalisation and softmax are not counted. Codes of vectors are
+        looked up, and the numbers of their table multiplied, so of these the width of the table's entries counts.
 
     Source: M. van Baalen, C. Louizos, M. Nagel, R. A. Amjad, Y. Wang, T. Blankevoort, M. Welling, 2020, "Bayesian
     Bits: Unifying Quantization and Pruning".
     """
-    return layer.macs * weight_bits * input_bits
+    return layer.macs * layer.multiplied_bits(weight_bits) * input_bits
 
 
 def storage(layer: Layer, weight_bits: Any, input_bits: Any) -> Any:
-    """Return the bits that store the layer's weight, `weights * weight bits`; a tied weight counts once."""
-    return layer.weights * weight_bits + 0 * input_bits
+    """Return the bits that store the layer's weight, `weights * weight bits`, and its table; a tied weight counts once.
+
+    Only codes of vectors have a table that counts, of `K d` entries.
+    """
+    return layer.weights * weight_bits + layer.table_bits(weight_bits) + 0 * input_bits
 
 
 def activations(layer: Layer, weight_bits: Any, input_bits: Any) -> Any:
@@ -50,14 +54,14 @@ def ebops(layer: Layer, weight_bits: Any, input_bits: Any) -> Any:
     from 2 bits on, because the sign is none. The figure is what all weights of that width could cost: one whose outer
     digits are zero costs less, for a constant counts only the digits from its first to its last one. What the decided
     codes really cost is `probq.effective_bops(q, assignment)`. Of a product of two tensors both widths count, as in
-    `bops`.
+    `bops`; of codes of vectors the digits of their table's entries.
 
     Source: C. Sun, T. K. Aarrestad, V. Loncar, J. Ngadiuba, M. Spiropulu, 2024, "Gradient-based Automatic Mixed
     Precision Quantization for Neural Networks On-Chip" (EBOPs).
     """
     if layer.is_product:
         return bops(layer, weight_bits, input_bits)
-    bits = np.asarray(weight_bits)
+    bits = np.asarray(layer.multiplied_bits(weight_bits))
     digits = np.where(bits > 1, bits - 1, bits)
     return layer.macs * (digits if digits.ndim else int(digits)) * input_bits
 

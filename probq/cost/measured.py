@@ -48,7 +48,7 @@ class CostTable(NetworkCost):
         found = [self.entries[layer.name, int(w), int(a)] for w, a in every]
         return np.array(found).reshape(every.shape) if every.shape else found[0]
 
-    def check(self, layer: Layer, weight_bits: Sequence[int], input_bits: Sequence[int]) -> None:
+    def check(self, layer: Layer, weight_bits: Sequence[float], input_bits: Sequence[float]) -> None:
         """Raise unless every pair of these widths was measured."""
         missing = [(w, a) for w in weight_bits for a in input_bits if (layer.name, w, a) not in self.entries]
         if missing:

@@ -50,7 +50,7 @@ class NetworkCost:
         """Return the cost of a layer at 32 bits, to which percentages refer."""
         return self(layer, FLOAT_BITS, FLOAT_BITS)
 
-    def check(self, layer: Layer, weight_bits: Sequence[int], input_bits: Sequence[int]) -> None:
+    def check(self, layer: Layer, weight_bits: Sequence[float], input_bits: Sequence[float]) -> None:
         """Raise unless the cost is known at every pair of these widths."""
 
     def share_read(self, layer: Layer, layers: Sequence[Layer], widths: Mapping[str, Any]) -> float:

@@ -12,6 +12,7 @@ from probq.cost.expectation import CostTables
 from probq.cost.layer_costs import FLOAT_BITS, Cost, bops
 from probq.cost.network_cost import as_network_cost
 from probq.network.tracing.layer import Layer
+from probq.utils.numbers import exact_number
 
 
 def full(layers: Iterable[Layer], cost: Cost = bops) -> float:
@@ -32,7 +33,7 @@ def percent(amount: Any, layers: Iterable[Layer], cost: Cost = bops) -> Any:
     return 100 * amount / whole if whole else 0.0 * amount
 
 
-def pairs(layer: Layer, weight_bits: Iterable[int], input_bits: Iterable[int], cost: Cost = bops) -> np.ndarray:
+def pairs(layer: Layer, weight_bits: Iterable[float], input_bits: Iterable[float], cost: Cost = bops) -> np.ndarray:
     """Return the cost of every pair of widths of a layer, float64 `[weight rungs, input rungs]`."""
     weight_bits, input_bits = tuple(weight_bits), tuple(input_bits)
     as_network_cost(cost).check(layer, weight_bits, input_bits)
@@ -60,7 +61,7 @@ def part(layer: Layer, layers: Sequence[Layer], widths: Mapping[str, Any], cost:
     """
     input_bits = int(widths.get(layer.input or "", FLOAT_BITS))
     bits, counts = np.unique(np.asarray(widths.get(layer.weight, FLOAT_BITS)), return_counts=True)
-    every = sum(float(cost(layer, int(b), input_bits)) * int(n) for b, n in zip(bits, counts, strict=True))
+    every = sum(float(cost(layer, exact_number(b), input_bits)) * int(n) for b, n in zip(bits, counts, strict=True))
     return as_network_cost(cost).share_read(layer, layers, widths) * every / int(counts.sum())
 
 

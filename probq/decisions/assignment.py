@@ -18,8 +18,8 @@ class Assignment:
     """An assignment is a decision, the most probable choice within a budget or a draw.
 
     Attributes:
-        widths: bits of every quantizer by name (`conv1.weight`, `conv1.input`; fixed ones included), an int or an
-            array where channels or weights have their own.
+        widths: bits of every quantizer by name (`conv1.weight`, `conv1.input`; fixed ones included), an int (of
+            vectors also a fraction), or an array where channels or weights have their own.
         codes: for every weight, the index of the level that each number takes on its rung, int32.
         layers: the layers of the network.
         log_prob: log-probability of the widths in nats.
@@ -29,7 +29,7 @@ class Assignment:
         budget: the budget it was decided under, a tuple of several, or None; `Quantized.at` hands it on.
     """
 
-    widths: Mapping[str, int | np.ndarray]
+    widths: Mapping[str, float | np.ndarray]
     codes: Mapping[str, np.ndarray] = field(repr=False)
     layers: tuple[Layer, ...] = field(repr=False)
     log_prob: float = 0.0

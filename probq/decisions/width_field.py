@@ -89,14 +89,14 @@ class WidthField:
             raise ProbqError("the sum over all choices of widths is too large; marginals() and draws() sample")
         return float(self._elimination.log_partition(self._unary, self._pairs))
 
-    def log_prob(self, widths: Mapping[str, int]) -> float:
+    def log_prob(self, widths: Mapping[str, float]) -> float:
         """Return the log-probability of a choice of widths in nats, `-inf` where it exceeds the budget.
 
         Raises:
             ProbqError: as `log_partition`, or if a quantizer has no such width.
         """
         value = -self.energy(widths)
-        rungs = [bits.index(int(widths[n])) for n, bits in zip(self.energy.names, self.energy.widths, strict=True)]
+        rungs = [bits.index(widths[n]) for n, bits in zip(self.energy.names, self.energy.widths, strict=True)]
         inside = bool(self.keeps(np.array([rungs]))[0])
         return value - self.log_partition() if inside else -math.inf
 

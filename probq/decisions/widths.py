@@ -14,6 +14,7 @@ from probq.network.program.program import Program
 from probq.network.quantizers.base import Quantizer
 from probq.network.quantizers.weight import WeightQuantizer
 from probq.utils.errors import ProbqError
+from probq.utils.numbers import exact_number
 
 
 def widths_are_fixed(q: Program) -> bool:
@@ -73,7 +74,7 @@ def format_widths(q: Program, widths: dict[str, Any]) -> dict[str, Any]:
 def format_bits(quantizer: Quantizer, bits: np.ndarray) -> Any:
     """Return the widths of one quantizer as in `format_widths`."""
     if not quantizer.gates:
-        return int(bits.reshape(-1)[0])
+        return exact_number(bits.reshape(-1)[0])
     own = isinstance(quantizer, WeightQuantizer) and quantizer.gates == quantizer.shape
     return bits.reshape(quantizer.gates if own else -1)
 

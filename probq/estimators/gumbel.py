@@ -39,5 +39,5 @@ class Gumbel(Estimator):
         uniform = torch.rand_like(log_probs).clamp_(1e-7, 1 - 1e-7)
         perturbed = log_probs - torch.log(-torch.log(uniform))
         relaxed = (torch.softmax(perturbed / self.temperature, -1) * levels).sum(-1)
-        hard = levels.gather(-1, perturbed.argmax(-1, keepdim=True)).squeeze(-1)
-        return hard.detach() + (relaxed - relaxed.detach())
+        hard = torch.take_along_dim(levels, perturbed.argmax(-1, keepdim=True), -1).squeeze(-1)
+        return law.for_weights(hard.detach() + (relaxed - relaxed.detach()))

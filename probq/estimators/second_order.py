@@ -47,7 +47,7 @@ class SecondOrder(SecondOrderGates):
             return law.draw_fused(LevelGradient.SECOND_ORDER)
         levels, log_probs = law.window()
         onehot: Tensor = _Draw.apply(log_probs)
-        return (onehot * levels).sum(-1)
+        return law.for_weights((onehot * levels).sum(-1))
 
 
 class SecondOrderWidths(Widths):

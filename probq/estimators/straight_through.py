@@ -34,6 +34,5 @@ class StraightThrough(SecondOrder):
             return law.draw_fused(LevelGradient.STRAIGHT_THROUGH)
         if isinstance(law, CategoricalCodes):
             return super().draw(law)
-        still = Codes(law.location.detach(), law.scale.detach(), law.levels, law.spread, law.nearest)
         through = nearest_level(law.location / law.scale, without_gradient(law.levels), straight_through=True)
-        return super().draw(still) + (through - through.detach())
+        return super().draw(law.still()) + (through - through.detach())

@@ -1,9 +1,9 @@
 """The file of an integer model is safetensors with one bit-packed u8 blob per tensor and a JSON manifest.
 
 The metadata key `probq` holds the manifest, `probq.sha256` its hash; the manifest holds the hash of every blob. A
-blob's key is `node/tensor`; where the values of a tensor lie on several codebooks, `node/tensor/rung` says which. The
-hashes find damage, not forgery: everything read is checked as if a stranger had written it, and memory stays in
-proportion to the file.
+blob's key is `node/tensor`; where the values of a tensor lie on several codebooks, `node/tensor/rung` says which, and
+where codes are those of vectors, `node/tensor/table` has these. The hashes find damage, not forgery: everything read is
+checked as if a stranger had written it, and memory stays in proportion to the file.
 """
 
 import hashlib
@@ -18,7 +18,10 @@ import numpy as np
 
 from probq.integer.loops.body import LOOP, every_node
 from probq.integer.node import Node
-from probq.integer.packing import LARGEST_LEVEL, MOST_ELEMENTS, Levels, Packing, bits_of, pack, unpack
+from probq.integer.packing import MOST_ELEMENTS, AnyPacking, Levels, Packing, VectorPacking, pack, unpack, unpack_codes
+from probq.integer.packing.entries import Fields, check_fields, describe_levels, read_levels
+from probq.integer.packing.vector_entries import FIELDS as VECTORS
+from probq.integer.packing.vector_entries import TABLE, describe_vectors, vector_packing
 from probq.integer.ports.entries import OPTIONAL
 from probq.integer.sizes import check_count
 from probq.utils.atomic_write import replace_atomically
@@ -36,7 +39,6 @@ HASH_KEY = f"{KEY}.sha256"
 MOST_HEADER = 100_000_000  # bytes; safetensors reads no more
 FREE_ELEMENTS, PER_BIT = 2**24, 8  # a file may always unpack to so many integers, and to so many more for each bit
 
-Fields = Mapping[str, Any]
 _TOP: Fields = MappingProxyType(
     {
         "format": str,
@@ -51,11 +53,10 @@ _NODE: Fields = MappingProxyType(
     {"name": str, "op": str, "inputs": list, "attributes": dict, "bound": int, "tensors": dict}
 )
 _TENSOR: Fields = MappingProxyType({"shape": list, "codebooks": list, "rung": object, "sha256": str})
+_VECTORS: Fields = MappingProxyType({"shape": list, "vectors": dict, "sha256": str})
 _RUNG: Fields = MappingProxyType({"blob": str, "shape": list, "sha256": str})
-_RANGE: Fields = MappingProxyType({"bits": int, "signed": bool, "start": int, "step": int, "count": int})
-_LEVELS: Fields = MappingProxyType({"bits": int, "signed": bool, "levels": list})
 
-Tensors = tuple[dict[str, np.ndarray], dict[str, Packing]]
+Tensors = tuple[dict[str, np.ndarray], dict[str, AnyPacking]]
 
 
 def describe(
@@ -93,7 +94,9 @@ def _describe_node(node: Node, blobs: dict[str, np.ndarray]) -> dict[str, Any]:
     return entry | ({"body": [_describe_node(inner, blobs) for inner in node.body]} if node.body else {})
 
 
-def _describe_tensor(values: np.ndarray, packing: Packing, key: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _describe_tensor(values: np.ndarray, packing: AnyPacking, key: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    if isinstance(packing, VectorPacking):
+        return describe_vectors(values, packing, key)
     blobs = {key: pack(values, packing)}
     rung: int | dict[str, Any] = 0
     if len(packing.codebooks) > 1 and packing.rung.ndim == 0:
@@ -101,15 +104,8 @@ def _describe_tensor(values: np.ndarray, packing: Packing, key: str) -> tuple[di
     elif len(packing.codebooks) > 1:
         blobs[key + "/rung"] = pack(packing.rung, _rung_packing(packing.codebooks))
         rung = {"blob": key + "/rung", "shape": packing.rung.shape, "sha256": _digest(blobs[key + "/rung"])}
-    codebooks = [_describe_levels(levels) for levels in packing.codebooks]
+    codebooks = [describe_levels(levels) for levels in packing.codebooks]
     return {"shape": values.shape, "codebooks": codebooks, "rung": rung, "sha256": _digest(blobs[key])}, blobs
-
-
-def _describe_levels(levels: Levels) -> dict[str, Any]:
-    entry: dict[str, Any] = {"bits": bits_of(levels), "signed": levels[0] < 0}
-    if isinstance(levels, range):
-        return entry | {"start": levels.start, "step": levels.step, "count": len(levels)}
-    return entry | {"levels": levels}
 
 
 def _rung_packing(codebooks: tuple[Levels, ...]) -> Packing:
@@ -163,7 +159,7 @@ def _manifest(metadata: Mapping[str, str]) -> dict[str, Any]:
     manifest = FORMAT.manifest(metadata, parse_constant=_refuse)
     if hashlib.sha256(metadata[KEY].encode()).hexdigest() != metadata.get(HASH_KEY):
         raise ProbqError("its manifest does not have the recorded SHA-256: it was edited or damaged; save it again")
-    _check({name: value for name, value in manifest.items() if name not in OPTIONAL}, _TOP, "the manifest")
+    check_fields({name: value for name, value in manifest.items() if name not in OPTIONAL}, _TOP, "the manifest")
     return manifest
 
 
@@ -182,17 +178,6 @@ def _blob(file: Any, key: str) -> np.ndarray:
     return np.asarray(file.get_tensor(key))
 
 
-def _check(entry: Any, fields: Fields, where: str) -> None:
-    """Refuse what is not a dict of exactly these fields and types."""
-    if not isinstance(entry, dict) or set(entry) != set(fields):
-        raise ProbqError(f"{where} must hold exactly {', '.join(fields)}")
-    for name, kind in fields.items():
-        right = isinstance(entry[name], kind) and (kind is not int or type(entry[name]) is int)
-        if not right:
-            named = kind[0] if isinstance(kind, tuple) else kind
-            raise ProbqError(f"{where}: {name} must be of type {named.__name__}, not {entry[name]!r:.80}")
-
-
 def _nodes(entries: list[Any], blobs: dict[str, np.ndarray]) -> list[tuple[dict[str, Any], Tensors]]:
     """Return each node's fields and tensors, and take the blobs in use out of `blobs`."""
     bodies = [entry["body"] for entry in entries if isinstance(entry, dict) and isinstance(entry.get("body"), list)]
@@ -201,12 +186,12 @@ def _nodes(entries: list[Any], blobs: dict[str, np.ndarray]) -> list[tuple[dict[
     for k, entry in enumerate(entries):
         where = f"node {k} of the manifest"
         body = isinstance(entry, dict) and entry.get("op") == LOOP
-        _check(entry, {**_NODE, "body": list} if body else _NODE, where)
+        check_fields(entry, {**_NODE, "body": list} if body else _NODE, where)
         one, allowance = _node(entry, where, blobs, allowance)
         if body:
             inner = []
             for j, part in enumerate(entry["body"]):
-                _check(part, _NODE, f"{where}, node {j} of its body")
+                check_fields(part, _NODE, f"{where}, node {j} of its body")
                 made, allowance = _node(part, f"{where}, node {j} of its body", blobs, allowance)
                 inner.append(made)
             entry["body"] = inner
@@ -220,11 +205,13 @@ def _node(
     """Return a node's fields and tensors, and how many more elements the file may unpack to."""
     if not all(isinstance(name, str) for name in entry["inputs"]):
         raise ProbqError(f"{where}: inputs must be names")
-    arrays, packings = {}, {}
+    arrays: dict[str, np.ndarray] = {}
+    packings: dict[str, AnyPacking] = {}
     for name, tensor in entry.pop("tensors").items():
         key = f"{entry['name']}/{name}"
         try:
-            arrays[name], packings[name], elements = _tensor(tensor, key, blobs, allowance)
+            read = _vectors if isinstance(tensor, dict) and "vectors" in tensor else _tensor
+            arrays[name], packings[name], elements = read(tensor, key, blobs, allowance)
         except ProbqError as error:
             raise ProbqError(f"tensor {key:.80}: {error}") from error
         allowance -= elements
@@ -233,23 +220,41 @@ def _node(
 
 def _tensor(entry: Any, key: str, blobs: dict[str, np.ndarray], allowance: int) -> tuple[np.ndarray, Packing, int]:
     """Return one tensor, its packing, and its number of elements; those of 0 bits take memory where they are used."""
-    _check(entry, _TENSOR, "its entry")
+    check_fields(entry, _TENSOR, "its entry")
     shape = _shape(entry["shape"])
-    codebooks = tuple(_levels(levels) for levels in entry["codebooks"])
+    codebooks = tuple(read_levels(levels) for levels in entry["codebooks"])
     if isinstance(entry["rung"], dict):
-        _check(entry["rung"], _RUNG, "its rung")
+        check_fields(entry["rung"], _RUNG, "its rung")
         if entry["rung"]["blob"] != key + "/rung" or len(codebooks) < 2:
             raise ProbqError("its rungs must lie in its own blob and choose between codebooks")
         blob = _take(blobs, key + "/rung", entry["rung"])
         rung = unpack(blob, _shape(entry["rung"]["shape"]), _rung_packing(codebooks))
     else:
-        _check(entry, {**_TENSOR, "rung": int}, "its entry")
+        check_fields(entry, {**_TENSOR, "rung": int}, "its entry")
         rung = np.array(entry["rung"])
     packing, blob = Packing(codebooks, rung), _take(blobs, key, entry)
+    elements = _within(shape, allowance)
+    return unpack(blob, shape, packing), packing, elements
+
+
+def _vectors(
+    entry: dict[str, Any], key: str, blobs: dict[str, np.ndarray], allowance: int
+) -> tuple[np.ndarray, VectorPacking, int]:
+    """Return what `_tensor` does, of a tensor whose codes are those of vectors."""
+    check_fields(entry, _VECTORS, "its entry")
+    check_fields(entry["vectors"], VECTORS, "its vectors")
+    shape = _shape(entry["shape"])
+    packing = vector_packing(entry["vectors"], lambda own: _take(blobs, key + TABLE, own))
+    blob, elements = _take(blobs, key, entry), _within(shape, allowance)
+    return unpack_codes(blob, shape, packing), packing, elements
+
+
+def _within(shape: tuple[int, ...], allowance: int) -> int:
+    """Return the number of elements of a shape that is in proportion to the file."""
     elements = math.prod(shape)
     if elements > allowance:
         raise ProbqError(f"its shape {list(shape)} is out of proportion to the file; save the model again")
-    return unpack(blob, shape, packing), packing, elements
+    return elements
 
 
 def _take(blobs: dict[str, np.ndarray], key: str, entry: Mapping[str, Any]) -> np.ndarray:
@@ -266,22 +271,3 @@ def _shape(shape: list[Any]) -> tuple[int, ...]:
     if not sane or math.prod(max(size, 1) for size in shape) > MOST_ELEMENTS:
         raise ProbqError(f"{shape!r:.80} is not a shape of at most 2^31 elements")
     return tuple(shape)
-
-
-def _levels(entry: Any) -> Levels:
-    is_range = isinstance(entry, dict) and "levels" not in entry
-    _check(entry, _RANGE if is_range else _LEVELS, "a codebook")
-    numbers = [entry["start"], entry["step"], entry["count"]] if is_range else entry["levels"]
-    if not all(type(number) is int and abs(number) <= LARGEST_LEVEL for number in numbers):
-        raise ProbqError("a codebook must hold integers within +-2^61")
-    if is_range:
-        start, step, count = numbers
-        if step < 1 or count < 1 or start + step * (count - 1) > LARGEST_LEVEL:
-            raise ProbqError("a codebook must hold at least one level, ascending, within +-2^61")
-        levels: Levels = range(start, start + step * count, step)
-    else:
-        levels = tuple(numbers)
-    Packing((levels,), np.array(0))
-    if entry["bits"] != bits_of(levels) or entry["signed"] != (levels[0] < 0):
-        raise ProbqError("a codebook's bits or sign disagree with its levels")
-    return levels

@@ -9,7 +9,7 @@ import numpy as np
 from probq.integer.model import IntegerModel
 from probq.integer.node import Node
 from probq.integer.operations import LAYERS
-from probq.integer.packing import bits_of
+from probq.integer.packing import VectorPacking, bits_of
 from probq.integer.ranges import LAYERS as SUMMED
 from probq.integer.ranges import accumulators
 
@@ -75,6 +75,8 @@ def _weight(model: IntegerModel, node: Node, known: Mapping[str, Any]) -> tuple[
         second = model.ranges[node.inputs[1]]
         return second.shape, number(known, "weight_bits") or float((second.high - second.low).bit_length())
     packing = node.packing_of("weight")
+    if isinstance(packing, VectorPacking):
+        return node.tensors["weight"].shape, packing.bits_per_value
     bits = np.array([bits_of(levels) for levels in packing.codebooks])[packing.rung]
     return node.tensors["weight"].shape, float(np.mean(bits))
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from probq.integer.loops.body import check_body
 from probq.integer.operations import check_operation
-from probq.integer.packing import Packing, size_in_bits, smallest
+from probq.integer.packing import AnyPacking, smallest, stored_bits
 from probq.utils.errors import ProbqError
 
 MOST_DIGITS = 300  # of an integer; more are beyond float64
@@ -39,7 +39,7 @@ class Node:
     inputs: tuple[str, ...] = ()
     attributes: dict[str, Any] = field(default_factory=dict)
     tensors: dict[str, np.ndarray] = field(default_factory=dict)
-    packing: dict[str, Packing] = field(default_factory=dict)
+    packing: dict[str, AnyPacking] = field(default_factory=dict)
     bound: int = 0
     body: tuple["Node", ...] = ()
 
@@ -49,7 +49,7 @@ class Node:
             check_operation(self.op, len(self.inputs), self.tensors, self.attributes)
             check_body(self)
             for name, tensor in self.tensors.items():
-                size_in_bits(tensor.shape, self.packing_of(name))
+                stored_bits(tensor.shape, self.packing_of(name))
         except ProbqError as error:
             raise ProbqError(f"node {self.name!r:.80}: {error}") from error
 
@@ -73,14 +73,14 @@ class Node:
         tensors = {name: _int64(name, tensor) for name, tensor in self.tensors.items()}
         object.__setattr__(self, "tensors", tensors)
 
-    def packing_of(self, tensor: str) -> Packing:
+    def packing_of(self, tensor: str) -> AnyPacking:
         """Return how the named tensor is stored."""
         return self.packing[tensor] if tensor in self.packing else smallest(self.tensors[tensor])
 
     @property
     def bits(self) -> int:
-        """Return the bits that the codes of the tensors of the node and of its body take."""
-        own = sum(size_in_bits(tensor.shape, self.packing_of(name)) for name, tensor in self.tensors.items())
+        """Return the bits that the tensors of the node and of its body take: codes, and tables of vectors."""
+        own = sum(stored_bits(tensor.shape, self.packing_of(name)) for name, tensor in self.tensors.items())
         return own + sum(node.bits for node in self.body)
 
 

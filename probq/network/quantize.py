@@ -14,6 +14,7 @@ from probq.codebooks import Grid
 from probq.integer.lowering.foreseen import foreseen_refusal
 from probq.likelihoods import Likelihood
 from probq.likelihoods.network_likelihood import check_likelihood
+from probq.network.matrices.matrix import Matrix
 from probq.network.program.constant_outputs import constant_note
 from probq.network.program.foldable import check_norms
 from probq.network.program.folding import as_shipped
@@ -24,6 +25,7 @@ from probq.network.quantizers.activation import activations
 from probq.network.quantizers.base import InputQuantizer
 from probq.network.quantizers.plan import Plan, Planner, plan_for
 from probq.network.quantizers.ties import tied_sites
+from probq.network.quantizers.vector import importance_of, tables_of, weight_quantizer
 from probq.network.quantizers.weight import WeightQuantizer
 from probq.network.tracing.arguments import first_rows, form_of, own_copy, signature
 from probq.network.tracing.layer import Layer
@@ -83,9 +85,11 @@ def quantize(
             continue
         own.check(layers[place], layers)
         if layer.weight not in weights and not layer.is_product:
-            weights[layer.weight] = _weight_quantizer(copied, layers[place], own)
+            weights[layer.weight] = _weight_quantizer(copied, layers[place], own, found)
             if own.tie_weight is not None:
                 ties.setdefault(own.tie_weight, []).append(layer.weight)
+        if layer.weight in weights:
+            layers[place] = replace(layers[place], tables=tables_of(weights[layer.weight].ladder))
         for view, one in zip(views, owns, strict=True):
             if view.input is not None and one is not None and view.input not in inputs:
                 inputs[view.input] = _input_quantizer(found, view, one)
@@ -158,7 +162,7 @@ def _input_quantizer(found: Tracing, layer: Layer, plan: Plan) -> InputQuantizer
     return made
 
 
-def _weight_quantizer(net: nn.Module, layer: Layer, plan: Plan) -> WeightQuantizer:
+def _weight_quantizer(net: nn.Module, layer: Layer, plan: Plan, found: Tracing) -> WeightQuantizer:
     trained = net.get_parameter(layer.weight).detach()
     if (least := float(trained.min())) < 0:
         grids = [rung for rung in plan.weight.rungs if isinstance(rung, Grid) and rung.bits]
@@ -170,4 +174,16 @@ def _weight_quantizer(net: nn.Module, layer: Layer, plan: Plan) -> WeightQuantiz
                 UserWarning,
                 stacklevel=4,
             )
-    return WeightQuantizer(as_shipped(net, layer, plan.multipliers), plan, layer.channel_axis, trained)
+    importance = None
+    if plan.weight.has_vectors:
+        if isinstance(net.get_submodule(layer.name), Matrix):
+            raise ProbqError(
+                f"{layer.weight} is multiplied with its axes in another order, so its rows are no vectors; give "
+                f"{layer.name} a ladder of widths, or make it an nn.Linear"
+            )
+        importance = importance_of(layer.shape, found.inputs.get(layer.name), layer.transposed)
+    try:
+        weight = as_shipped(net, layer, plan.multipliers)
+        return weight_quantizer(weight, plan, layer.channel_axis, trained, importance)
+    except ProbqError as error:
+        raise ProbqError(f"{layer.weight}: {error}") from error

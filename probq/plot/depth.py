@@ -84,18 +84,18 @@ def _dots(ax: Axes, q: Program, names: Sequence[str | None], laws: dict[str, np.
     if not whole:
         return {}
     heights = [_middle(q, name, laws, decided[name]) for _, name in whole]
-    cores = [widths_colours(q)[int(decided[name])] for _, name in whole]
+    cores = [widths_colours(q)[decided[name]] for _, name in whole]
     return {"decided": dot(ax, [k for k, _ in whole], heights, dot_size(len(names)), cores)}
 
 
-def _share(q: Program, name: str | None, laws: dict[str, np.ndarray], b: int) -> float:
+def _share(q: Program, name: str | None, laws: dict[str, np.ndarray], b: float) -> float:
     """Return the probability of one width, 0 where it is not on the ladder."""
     if name not in laws or b not in q.quantizer(name).ladder.bits:
         return 0.0
     return float(laws[name][q.quantizer(name).ladder.bits.index(b)])
 
 
-def _middle(q: Program, name: str, laws: dict[str, np.ndarray], width: int) -> float:
+def _middle(q: Program, name: str, laws: dict[str, np.ndarray], width: float) -> float:
     """Return the height of the middle of the decided width's part of a bar."""
-    rung = q.quantizer(name).ladder.bits.index(int(width))
+    rung = q.quantizer(name).ladder.bits.index(width)
     return float(min(max(laws[name][:rung].sum() + laws[name][rung] / 2, 0.02), 0.98))

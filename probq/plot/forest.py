@@ -29,7 +29,7 @@ from probq.utils.errors import ProbqError
 INNER = 0.5
 
 
-def interval(bits: Sequence[int], probs: np.ndarray, mass: float) -> tuple[int, int]:
+def interval(bits: Sequence[float], probs: np.ndarray, mass: float) -> tuple[float, float]:
     """Return the shortest interval of widths, from rung to rung, that holds a mass.
 
     Of equally short ones it is the most probable.

@@ -26,6 +26,7 @@ from probq.plot.common.style import (
     title,
     widths_colours,
 )
+from probq.utils.numbers import exact_number
 
 
 def widths(q: Program, ax: Axes | None = None) -> Axes:
@@ -64,7 +65,7 @@ def widths(q: Program, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def _stack(ax: Axes, rows: Any, probs: dict[int, Any], colours: dict[int, Any], hatched: Any) -> None:
+def _stack(ax: Axes, rows: Any, probs: dict[float, Any], colours: dict[float, Any], hatched: Any) -> None:
     """Draw stacked bars, a colour for each width; of very many rows they touch."""
     left, many = np.zeros(len(rows)), len(rows) > PACKED
     for b, share in probs.items():
@@ -76,11 +77,11 @@ def _stack(ax: Axes, rows: Any, probs: dict[int, Any], colours: dict[int, Any], 
 
 
 def _mark(
-    ax: Axes, q: Program, rows: Sequence[tuple[str, Any]], probs: dict[int, Any], colours: dict[int, Any]
+    ax: Axes, q: Program, rows: Sequence[tuple[str, Any]], probs: dict[float, Any], colours: dict[float, Any]
 ) -> set[str]:
     """Draw what was decided for each row, and return how."""
     free = [(row, decided) for row, (name, decided) in enumerate(rows) if q.quantizer(name).free]
-    whole = [(row, int(decided)) for row, decided in free if np.ndim(decided) == 0]
+    whole = [(row, exact_number(decided)) for row, decided in free if np.ndim(decided) == 0]
     starts = [sum(share[row] for b, share in probs.items() if b < decided) for row, decided in whole]
     middles = [start + probs[decided][row] / 2 for start, (row, decided) in zip(starts, whole, strict=True)]
     at, cores = np.clip(middles, 0.012, 0.988), [colours[decided] for _, decided in whole]
@@ -91,7 +92,7 @@ def _mark(
     return {kind for kind, some in found.items() if some}
 
 
-def _strips(ax: Axes, rows: np.ndarray, decided: Sequence[Any], colours: dict[int, Any], count: int) -> None:
+def _strips(ax: Axes, rows: np.ndarray, decided: Sequence[Any], colours: dict[float, Any], count: int) -> None:
     """Draw the shares of the gates decided at each width as a strip on the bar; of very many rows it has no edge."""
     left = np.zeros(len(rows))
     for b, colour in colours.items():

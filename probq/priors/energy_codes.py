@@ -11,6 +11,7 @@ from torch import Tensor
 
 from probq.codebooks import Grid
 from probq.codebooks.rounding.nearest import BroadcastGrid, Levels, all_levels, clip_codes, code_indices, code_levels
+from probq.codebooks.rounding.vectors import Vectors
 from probq.priors.nonuniform_codes import NonuniformCodes
 
 
@@ -66,6 +67,7 @@ class EnergyCodes(NonuniformCodes):
 def _books(levels: Levels, device: torch.device | None) -> tuple[Tensor, list[Grid | Tensor]]:
     """Return the codebook of each weight, as a place among the distinct ones, and these."""
     if not isinstance(levels, BroadcastGrid):
+        assert not isinstance(levels, Vectors)  # whose prior is uniform
         return torch.zeros((), dtype=torch.int64, device=device), [levels]
     fields = torch.stack([torch.as_tensor(f) for f in (levels.start, levels.step, levels.count)], -1)
     found, row = torch.unique(fields.reshape(-1, 3), dim=0, return_inverse=True)

@@ -97,7 +97,7 @@ def _replace_bias(
         return
     for name in dict.fromkeys((layer.input, *([layer.weight] if layer.is_product else ()))):
         quantizer, module = q.quantizer(name), net.get_submodule(name.removesuffix(".input"))
-        rung = list(quantizer.ladder.bits).index(int(assignment.widths[name]))
+        rung = list(quantizer.ladder.bits).index(float(assignment.widths[name]))
         scale = float(book_scales(quantizer)[rung])
         module.register_forward_pre_hook(_rounding(scale, book_levels(quantizer, rung)), with_kwargs=True)
     bias = _bias(plain, net, layer)

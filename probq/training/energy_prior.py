@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from probq.cost.budget import Budgets
@@ -12,6 +13,7 @@ from probq.network.quantizers.base import OPEN
 from probq.priors.energies.energy import Energy
 from probq.training.refinement.allocate import allocate
 from probq.utils.errors import ProbqError
+from probq.utils.numbers import exact_number
 
 
 @torch.no_grad()
@@ -36,6 +38,6 @@ def take_prior(q: Quantized, energy: Energy, budget: Budgets, size: int) -> None
         return
     widths = allocate(q, energy, budget).widths
     for name, quantizer in q.named_sites():
-        rung = quantizer.ladder.bits.index(int(torch.as_tensor(widths[name]).reshape(-1)[0]))
+        rung = quantizer.ladder.bits.index(exact_number(np.asarray(widths[name]).reshape(-1)[0]))
         places = torch.arange(len(quantizer.ladder) - 1, device=q.device)
         quantizer.logits.copy_(torch.where(places < rung, OPEN, -OPEN).expand_as(quantizer.logits))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal
+from typing import Any
 
 
 def format_number(value: float, digits: int = 6, up: bool = False) -> str:
@@ -21,3 +22,14 @@ def format_number(value: float, digits: int = 6, up: bool = False) -> str:
     place = Decimal(1).scaleb(min(exact.adjusted() - digits + 1, 0))
     rounded = exact.quantize(place, ROUND_CEILING if up else ROUND_HALF_EVEN)
     return f"{rounded.normalize():,f}"
+
+
+def exact_number(value: Any) -> float:
+    """Return a number as an int where it is whole, else as a float; widths of sub-vectors are not whole.
+
+    Example:
+        >>> exact_number(4.0), exact_number(1.5)
+        (4, 1.5)
+    """
+    number = float(value)
+    return int(number) if number.is_integer() else number

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from probq.codebooks import Grid
 from probq.codebooks.codebook import encode, half_up
+from probq.codebooks.rounding.vectors import Vectors
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class BroadcastGrid:
     count: Tensor
 
 
-Levels: TypeAlias = Grid | BroadcastGrid | Tensor
+LevelsOfOne: TypeAlias = Grid | BroadcastGrid | Tensor  # of single numbers
+Levels: TypeAlias = LevelsOfOne | Vectors
 
 
 def counts(levels: Levels) -> int | Tensor:
@@ -39,8 +41,12 @@ def largest_count(levels: Levels) -> int:
     return int(each.max()) if isinstance(each, Tensor) else each
 
 
-def all_levels(levels: Grid | Tensor, like: Tensor | None = None) -> Tensor:
-    """Return all levels of one codebook `[K]`, those of a grid in the dtype and at the place of another tensor."""
+def all_levels(levels: Grid | Vectors | Tensor, like: Tensor | None = None) -> Tensor:
+    """Return all levels of one codebook `[K]`, those of a grid in the dtype and at the place of another tensor.
+
+    Raises:
+        ProbqError: if the codebook has vectors.
+    """
     if isinstance(levels, Tensor):
         return levels
     return levels.levels() if like is None else levels.levels().to(like)
@@ -48,6 +54,8 @@ def all_levels(levels: Grid | Tensor, like: Tensor | None = None) -> Tensor:
 
 def without_gradient(levels: Levels) -> Levels:
     """Return the levels as they are, where they are learned too."""
+    if isinstance(levels, Vectors):
+        return levels.without_gradient()
     return levels.detach() if isinstance(levels, Tensor) else levels
 
 
@@ -59,13 +67,16 @@ def nearest_level(u: Tensor, levels: Levels, straight_through: bool = False) -> 
         levels: a grid (its fields may be tensors) or ascending levels `[K]`.
         straight_through: pass the gradient to `u` unchanged where `u` lies within half a step of the levels'
             range, and drop it outside (Y. Bengio, N. Leonard, A. Courville, 2013, "Estimating or Propagating
-            Gradients Through Stochastic Neurons"). Gradients of learned levels are exact.
+            Gradients Through Stochastic Neurons"); for sub-vectors pass all of it. Gradients of learned levels are
+            exact.
     """
     if not straight_through:
         return _nearest(u, levels)
     if isinstance(levels, Grid):
         return _NearestThrough.apply(u, levels)
     value = _nearest(u, levels)
+    if isinstance(levels, Vectors):
+        return value + (u - u.detach())
     inside = (u.detach() - value.detach()).abs() <= _reach(levels)
     return value + (u - u.detach()) * inside
 
@@ -97,6 +108,8 @@ def inside_range(grad: Tensor, u: Tensor, low: float, high: float) -> Tensor:
 
 
 def _nearest(u: Tensor, levels: Levels) -> Tensor:
+    if isinstance(levels, Vectors):
+        return levels.nearest(u).to(u)
     if isinstance(levels, Tensor):
         return levels[encode(u, levels)]
     if isinstance(levels.count, int):
@@ -105,7 +118,7 @@ def _nearest(u: Tensor, levels: Levels) -> Tensor:
     return levels.start + levels.step * clip_codes(codes, levels.count - 1)
 
 
-def _reach(levels: Levels) -> Tensor | float:
+def _reach(levels: LevelsOfOne) -> Tensor | float:
     """Return the farthest distance of a value inside the range from its nearest level."""
     if isinstance(levels, Tensor):
         return float((levels[1:] - levels[:-1]).detach().max()) / 2 if levels.shape[0] > 1 else 0.0
@@ -119,7 +132,7 @@ def clip_codes(codes: Tensor, highest: int | Tensor) -> Tensor:
     return codes.clamp(0, highest)
 
 
-def first_code(u: Tensor, levels: Levels, nearest: int) -> Tensor:
+def first_code(u: Tensor, levels: LevelsOfOne, nearest: int) -> Tensor:
     """Return the code of the lowest of the `nearest` neighbouring levels around each `u`, int64."""
     if isinstance(levels, Tensor):
         below = torch.bucketize(u.detach().contiguous(), levels.detach(), right=True) - 1
@@ -136,6 +149,8 @@ def first_code(u: Tensor, levels: Levels, nearest: int) -> Tensor:
 
 def decode(codes: Tensor, levels: Levels) -> tuple[Tensor, int | Tensor]:
     """Return the level of each code, and the last valid code (broadcastable to the codes)."""
+    if isinstance(levels, Vectors):
+        return levels.at(codes), levels.count - 1
     if isinstance(levels, Tensor):
         return levels[codes], levels.shape[0] - 1
     start, step, last = levels.start, levels.step, levels.count - 1
@@ -152,7 +167,9 @@ def per_rung(grids: Sequence[Grid], like: Tensor) -> tuple[Tensor, Tensor, Tenso
 
 
 def code_indices(levels: Levels, values: Tensor) -> Tensor:
-    """Return the code (int64) of level values."""
+    """Return the code (int64) of level values, one for each number or sub-vector."""
+    if isinstance(levels, Vectors):
+        return levels.codes(values)
     if isinstance(levels, Tensor):
         return encode(values, levels.detach())
     return torch.round((values - levels.start) / levels.step).long()
@@ -161,3 +178,8 @@ def code_indices(levels: Levels, values: Tensor) -> Tensor:
 def code_levels(levels: Levels, codes: Tensor) -> Tensor:
     """Return the level values of codes."""
     return decode(codes, levels)[0]
+
+
+def for_each_weight(levels: Levels, of_codes: Tensor) -> Tensor:
+    """Return what is said of each code for each number that it stands for, one or a sub-vector."""
+    return levels.of_weights(of_codes) if isinstance(levels, Vectors) else of_codes

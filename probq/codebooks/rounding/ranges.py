@@ -12,6 +12,7 @@ from torch import Tensor
 from probq.codebooks import Grid
 from probq.codebooks.rounding.nearest import all_levels, nearest_level
 from probq.codebooks.rounding.scales import LEAST_SIZE, check_size, thinned
+from probq.codebooks.rounding.vectors import Vectors
 
 METHODS = ("minmax", "percentile", "mse", "kl")
 FINER = 8  # powers of two below the one that clips nothing, among which is searched
@@ -19,7 +20,7 @@ BINS = 2048
 
 
 @torch.no_grad()
-def log2_range(sample: Tensor, levels: Grid | Tensor, method: str, percentile: float) -> int:
+def log2_range(sample: Tensor, levels: Grid | Vectors | Tensor, method: str, percentile: float) -> int:
     """Return the exponent of the power of two that a method chooses as the scale of numbers.
 
     Args:
@@ -59,7 +60,7 @@ def covering(low: float, high: float, table: Tensor) -> int:
     return math.ceil(math.log2(max(sizes, default=1.0)))
 
 
-def squared_error(numbers: Tensor, levels: Grid | Tensor, scale: float) -> float:
+def squared_error(numbers: Tensor, levels: Grid | Vectors | Tensor, scale: float) -> float:
     """Return the sum of squares of what rounding changes."""
     return float((numbers - scale * nearest_level(numbers / scale, levels)).double().square().sum())
 

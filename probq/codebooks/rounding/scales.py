@@ -10,6 +10,7 @@ from torch import Tensor
 
 from probq.codebooks import Grid
 from probq.codebooks.rounding.nearest import all_levels, nearest_level
+from probq.codebooks.rounding.vectors import Vectors
 from probq.utils.errors import ProbqError
 
 LEAST_SIZE, LARGEST_SIZE = 1e-12, 1e30  # of numbers that are quantized
@@ -58,7 +59,7 @@ def check_size(numbers: Tensor) -> None:
         )
 
 
-def best_log2_scale(values: Tensor, levels: Grid | Tensor, rows: int, multipliers: int = 1) -> Tensor:
+def best_log2_scale(values: Tensor, levels: Grid | Vectors | Tensor, rows: int, multipliers: int = 1) -> Tensor:
     """Return the logarithm (base 2) of the scale with the least squared rounding error, for each of `rows` rows.
 
     A row of zeros, which every scale fits, has one as if its largest value were that of all rows, or else 1.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,7 @@ def energy_of(q: Program, rows: Mapping[str, np.ndarray], label: str, unit: str 
         label: of the criterion.
         unit: of the rows.
     """
-    sites = {name: tuple(z.ladder.bits) for name, z in q.named_sites() if len(z.ladder) > 1}
+    sites: dict[str, Any] = {name: tuple(z.ladder.bits) for name, z in q.named_sites() if len(z.ladder) > 1}
     unary = tuple(rows[name] - rows[name][-1] if name in rows else np.zeros(len(bits)) for name, bits in sites.items())
     tensors = rounded_tensors(q, sites)
     return Energy(tuple(sites), tuple(sites.values()), unary, label=label, unit=unit, tensors=tensors)

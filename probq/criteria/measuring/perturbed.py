@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property, partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
@@ -48,7 +49,7 @@ class PerturbedNetwork:
         self._made_of = q, list(batches), of
         self.q, self.batches = copy.deepcopy(q).eval(), self._made_of[1]
         self.names, self.perturbed = quantizers_of(q, "both"), quantizers_of(q, of)
-        self.widths = tuple(tuple(self.q.quantizer(name).ladder.bits) for name in self.names)
+        self.widths: tuple[Any, ...] = tuple(self.q.quantizer(name).ladder.bits for name in self.names)
         self.operations = fingerprint(self.q.net, self.q.signature, self.q.form)
         self.norms = FloatStatistics(self.q, self.batches) if has_norms(self.q) else None
         self.forwards = 0
@@ -75,7 +76,7 @@ class PerturbedNetwork:
         """
         everything = {name: max(q.ladder.bits) for name, q in self.q.named_quantizers()} | dict(widths)
         everything |= {name: everything[site] for name, site in self.q.sites.items()}
-        shaped = {name: torch.full(q.gates, everything[name]).numpy() for name, q in self.q.named_quantizers()}
+        shaped = {name: np.full(q.gates, everything[name]) for name, q in self.q.named_quantizers()}
         fix_widths(self.q, shaped)
         self._first = self._first_touched(widths)
         with torch.no_grad():

@@ -19,7 +19,7 @@ from probq import cost as costs
 from probq.codebooks import Ladder
 from probq.network.tracing.layer import Layer
 from probq.utils.errors import ProbqError
-from probq.utils.numbers import format_number
+from probq.utils.numbers import exact_number, format_number
 
 Choice: TypeAlias = list[tuple[int, np.ndarray]]  # of each group a combination, and the rungs of its gates
 LayerTable: TypeAlias = tuple[tuple[str | None, ...], np.ndarray]
@@ -143,15 +143,15 @@ class Problem:
             return np.maximum(limits * (1 - 1e-12), cheapest)
         return limits
 
-    def widths(self, choice: Choice) -> dict[str, np.ndarray | int]:
+    def widths(self, choice: Choice) -> dict[str, np.ndarray | float]:
         """Return the bits of every quantizer for a choice, a combination and the gates' rungs for each group."""
-        result: dict[str, np.ndarray | int] = {}
+        result: dict[str, np.ndarray | float] = {}
         for group, (combination, rungs) in zip(self.groups, choice, strict=True):
             for name, rung in zip(group.shared, group.combinations[combination], strict=True):
                 result[name] = self.ladders[name].bits[int(rung)]
             for name, own in zip(group.leaves, np.split(rungs, np.cumsum(group.counts)[:-1]), strict=True):
                 bits = np.asarray(self.ladders[name].bits)[own]
-                result[name] = int(bits[0]) if len(bits) == 1 else bits
+                result[name] = exact_number(bits[0]) if len(bits) == 1 else bits
         return result | {name: result[site] for name, site in self.sites.items()}
 
     def value(self, choice: Choice) -> tuple[float, np.ndarray]:

@@ -84,7 +84,7 @@ def format_table(frame: pandas.DataFrame) -> str:
     return str(shown.rename_axis(None).to_string(max_colwidth=40)) + (f"\n{left_out}" if left_out else "")
 
 
-def _law(quantizer: Quantizer, probs: np.ndarray, widths: list[int]) -> dict[str, float]:
+def _law(quantizer: Quantizer, probs: np.ndarray, widths: list[float]) -> dict[str, float]:
     """Return the probabilities, moments and entropy of the rows `[gates, B]`."""
     bits = np.array(quantizer.ladder.bits, dtype=float)
     share = dict(zip(quantizer.ladder.bits, probs.mean(0), strict=True))

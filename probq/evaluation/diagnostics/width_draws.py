@@ -20,6 +20,7 @@ from probq.network.quantizers.weight import WeightQuantizer
 from probq.network.tracing.layer import Layer
 from probq.utils.arguments import is_count
 from probq.utils.errors import ProbqError
+from probq.utils.numbers import exact_number
 
 DRAWS = 10_000
 
@@ -87,7 +88,7 @@ def decided_widths(q: Program, budget: Budgets) -> dict[str, Any]:
     rungs = known_rungs(q, budget)
     if rungs is not None:
         bits = {name: np.array(q.quantizer(name).ladder.bits)[r.reshape(-1)] for name, r in rungs.items()}
-        return {name: int(b[0]) if len(b) == 1 else b for name, b in bits.items()}
+        return {name: exact_number(b[0]) if len(b) == 1 else b for name, b in bits.items()}
     width_probabilities(q)  # raises where they are NaN
     discrete = constrained_posterior(q, budget)
     return dict(discrete.problem.widths(discrete.most_probable()[0]))

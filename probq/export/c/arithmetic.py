@@ -14,7 +14,7 @@ from probq.export.c.code.elementwise import broadcast, cast, elementwise, operan
 from probq.export.c.code.program import CSource
 from probq.export.c.code.text import index, literal, loops, nest
 from probq.export.c.code.values import MOST, Type, View, dense
-from probq.export.c.kernels.weight_rows import rows
+from probq.export.c.kernels.vector_rows import rows
 from probq.integer import Node
 
 

@@ -11,6 +11,7 @@ from probq.export.c.code.text import loops
 from probq.export.c.code.values import ElementRange, View, channels_last
 from probq.export.c.kernels import bit_planes, byte_kernels
 from probq.export.c.kernels.product import Product, Tail
+from probq.export.c.kernels.vector_rows import has_vectors
 from probq.export.c.kernels.weight_rows import one_codebook
 from probq.integer import Node
 
@@ -22,6 +23,8 @@ def layer(p: CSource, node: Node, follower: Node | None) -> View:
     product = _linear(p, node, follower) if node.op == "linear" else _conv(p, node, follower)
     if bit_planes.fits(p, product):
         bit_planes.emit(p, product)
+    elif has_vectors(node):
+        byte_kernels.dots(p, product)  # a row at a time, as they are looked up
     elif product.groups > 1 and product.weight.shape[-1] == 1 and product.groups == product.outputs:
         byte_kernels.depthwise(p, product)
     elif _is_small(product):

@@ -3,6 +3,7 @@
 from typing import Any
 
 from probq.integer import IntegerModel
+from probq.integer.packing import VectorPacking
 from probq.utils.errors import ProbqError
 
 
@@ -38,6 +39,24 @@ def require_one_of_each(model: IntegerModel, target: str) -> None:
             f"{target} has one input and one output, and this model has {len(model.inputs)} and {len(model.outputs)}; "
             "write it as ONNX or as a C header, or lower a network that takes and returns one tensor"
         )
+
+
+def require_no_vectors(model: IntegerModel, target: str) -> None:
+    """Raise where codes of a weight are those of vectors.
+
+    Args:
+        model: the model.
+        target: what has no tables of vectors, for the message.
+
+    Raises:
+        ProbqError: naming the weight, and the targets that have them.
+    """
+    for node in model.every_node:
+        if isinstance(node.packing.get("weight"), VectorPacking):
+            raise ProbqError(
+                f"{target} has no tables of vectors, which the weight of {node.name} is looked up in; write it as ONNX "
+                "or as a C header, or give that layer a ladder of widths"
+            )
 
 
 def input_names(model: IntegerModel) -> dict[str, str]:

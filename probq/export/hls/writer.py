@@ -24,7 +24,7 @@ from probq.export import qonnx
 from probq.export.c.code.text import checked_name
 from probq.export.common import results
 from probq.export.common.artifact_folder import port, read_index, replace_folder, write_index
-from probq.export.common.model_argument import require_model, require_one_of_each
+from probq.export.common.model_argument import require_model, require_no_vectors, require_one_of_each
 from probq.export.hls.check import check_model
 from probq.export.hls.rewrite import rewritten
 from probq.export.qonnx.graph import width
@@ -79,6 +79,7 @@ def write(
     """
     require_model(model, "export.hls.write")
     require_one_of_each(model, "an hls4ml project")
+    require_no_vectors(model, "an hls4ml project")
     checked_name(name)
     if strategy not in STRATEGIES:
         raise ProbqError(f"there is no strategy {strategy!r:.80}; use 'Resource' or 'Latency'")

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from probq.export.common.artifact_folder import read_index, replace_folder, write_index
-from probq.export.common.model_argument import require_model, require_one_of_each
+from probq.export.common.model_argument import require_model, require_no_vectors, require_one_of_each
 from probq.export.memory import reader
 from probq.export.memory.words import width_of, write_words
 from probq.integer import IntegerModel, Node
@@ -50,6 +50,7 @@ def write(model: IntegerModel, path: str | PathLike[str], vectors: int = VECTORS
     """
     require_model(model, "export.memory.write")
     require_one_of_each(model, "a folder of memory files")
+    require_no_vectors(model, "a folder of memory files")
     found = model.ranges
     _check(model, found)
     words = vectors * sum(math.prod(reached.shape) for reached in found.values())

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from probq.export.onnx.graph import Edge, Graph
+from probq.export.onnx.vector_parameters import PlacedVectors, placed
 from probq.integer import Node
-from probq.integer.packing import Packing
+from probq.integer.packing import AnyPacking, Packing, smallest
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +27,7 @@ class Kernel:
     """
 
     weight: np.ndarray
-    packing: Packing
+    packing: AnyPacking | PlacedVectors
     attributes: dict[str, Any]
     spread: tuple[int, ...] = ()
     widen: tuple[tuple[int, int], ...] = ()
@@ -34,7 +35,12 @@ class Kernel:
 
     def reshaped(self, function: Callable[[np.ndarray], np.ndarray]) -> Kernel:
         """Return the kernel with a function applied that only moves the weight's elements."""
-        return replace(self, weight=function(self.weight), packing=moved(self.packing, self.weight.shape, function))
+        weight = function(self.weight)
+        if isinstance(self.packing, Packing):
+            return replace(self, weight=weight, packing=moved(self.packing, self.weight.shape, function))
+        before = self.packing if isinstance(self.packing, PlacedVectors) else placed(self.packing, self.weight.shape)
+        after = before.moved(function)
+        return replace(self, weight=weight, packing=after if after.can_be_transposed else smallest(weight))
 
     def rows(self, node: Node) -> np.ndarray:
         """Return the weight as `[outputs, products]`."""

@@ -6,13 +6,21 @@ Everything here works on constants, so ONNX Runtime computes it once, when it lo
 import numpy as np
 
 from probq.export.onnx.graph import Graph
-from probq.integer.packing import Levels, Packing, bits_of, pack, size_in_bits
+from probq.export.onnx.vector_parameters import PlacedVectors, placed
+from probq.integer.packing import AnyPacking, Levels, Packing, VectorPacking, bits_of, pack, size_in_bits
 
 UNPACKING = 800  # bytes that the operators which unpack a tensor take, about
 
 
-def parameter(graph: Graph, values: np.ndarray, type: str, packing: Packing, zero: int = 0) -> str:
-    """Add a tensor of parameters as `values + zero`, at its own width where the graph is packed and that pays."""
+def parameter(graph: Graph, values: np.ndarray, type: str, packing: AnyPacking | PlacedVectors, zero: int = 0) -> str:
+    """Add a tensor of parameters as `values + zero`, at its own width where the graph is packed and that pays.
+
+    Codes of vectors look them up in their table in every graph.
+    """
+    if isinstance(packing, VectorPacking):
+        packing = placed(packing, values.shape)
+    if isinstance(packing, PlacedVectors):
+        return packing.looked_up(graph, values, type, zero, _numbers)
     saved = values.size * np.dtype(type).itemsize - size_in_bits(values.shape, packing) / 8
     if graph.packed and saved > UNPACKING:
         return unpacked(graph, values, packing, type, zero)
@@ -43,6 +51,14 @@ def _levels(graph: Graph, values: np.ndarray, levels: Levels, type: str, zero: i
     if levels.step != 1:
         codes = graph.node("Mul", [codes, graph.constant(levels.step, "int32")])
     return graph.cast(graph.node("Add", [codes, graph.constant(levels.start + zero, "int32")]), type)
+
+
+def _numbers(graph: Graph, codes: np.ndarray, count: int) -> str:
+    """Return codes below a number, int32, packed where the graph is."""
+    levels = range(count)
+    if graph.packed and codes.size * bits_of(levels):
+        return _codes(graph, pack(codes, Packing((levels,), np.array(0))), codes.size, bits_of(levels))
+    return graph.cast(graph.constant(codes, "uint8" if count <= 256 else "uint16"), "int32")
 
 
 def _codes(graph: Graph, blob: np.ndarray, count: int, bits: int) -> str:

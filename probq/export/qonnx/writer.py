@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from probq.export.common import results
-from probq.export.common.model_argument import require_model, require_one_of_each
+from probq.export.common.model_argument import require_model, require_no_vectors, require_one_of_each
 from probq.export.common.requantization import pairs
 from probq.export.onnx.graph import IR_VERSION, OPSET, Graph
 from probq.export.qonnx.graph import DOMAIN, Wire
@@ -51,6 +51,7 @@ def write(model: IntegerModel, path: str | PathLike[str], flavour: str = "hls4ml
     """
     require_model(model, "export.qonnx.write")
     require_one_of_each(model, "QONNX")
+    require_no_vectors(model, "QONNX")
     if flavour not in ("hls4ml", "finn"):
         raise ProbqError(f"there is no flavour {flavour!r:.80}; use 'hls4ml' or 'finn'")
     library = require("onnx", "qonnx")
@@ -182,5 +183,5 @@ def _proto(graph: Graph, model: IntegerModel, output: Wire) -> Any:
 
 def _widths(node: Node) -> list[int]:
     """Return the bits of every codebook that a weight uses, ascending."""
-    packing = node.packing_of("weight")
+    packing: Any = node.packing_of("weight")
     return sorted({bits_of(packing.codebooks[k]) for k in np.unique(packing.rung)})

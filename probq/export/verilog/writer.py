@@ -19,7 +19,7 @@ import numpy as np
 
 from probq.export.c.code.text import checked_name
 from probq.export.common.artifact_folder import port, read_index, replace_folder, write_index
-from probq.export.common.model_argument import require_model, require_one_of_each
+from probq.export.common.model_argument import require_model, require_no_vectors, require_one_of_each
 from probq.export.verilog.trace import OPERATIONS, traced
 from probq.integer import IntegerModel
 from probq.integer.ranges import LAYERS, Range, accumulators
@@ -63,6 +63,7 @@ def write(model: IntegerModel, path: str | PathLike[str], name: str = NAME) -> N
     """
     require_model(model, "export.verilog.write")
     require_one_of_each(model, "Verilog by da4ml")
+    require_no_vectors(model, "Verilog by da4ml")
     checked_name(name)
     found = model.ranges
     _check(model, found)

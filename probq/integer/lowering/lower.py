@@ -169,7 +169,9 @@ def _expected(q: Quantized, assignment: Assignment, args: tuple[Any, ...]) -> tu
 
 
 def _metadata(q: Quantized, assignment: Assignment) -> dict[str, Any]:
-    widths = {name: bits if isinstance(bits, int) else _listed(bits) for name, bits in assignment.widths.items()}
+    widths = {
+        name: bits if isinstance(bits, int | float) else _listed(bits) for name, bits in assignment.widths.items()
+    }
     layers = []
     for layer in q.layers:
         own = {n: assignment.widths[n] for n in (layer.weight, layer.input or "") if n in assignment.widths}

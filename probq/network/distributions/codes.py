@@ -16,6 +16,7 @@ from torch import Tensor
 
 from probq.codebooks.rounding.nearest import Levels, decode, first_code, largest_count, nearest_level
 from probq.codebooks.rounding.stochastic import LevelGradient, log_difference, times_log, two_nearest
+from probq.codebooks.rounding.vectors import Vectors
 from probq.network.distributions.unbatched_law import UnbatchedLaw
 from probq.utils.errors import ProbqError
 
@@ -77,7 +78,7 @@ class Codes(UnbatchedLaw):
         if self.nearest == 1:
             return self.mode
         levels, log_probs = self.window()
-        return (levels * log_probs.exp()).sum(-1)
+        return self.for_weights((levels * log_probs.exp()).sum(-1))
 
     @property
     def variance(self) -> Tensor:
@@ -85,8 +86,17 @@ class Codes(UnbatchedLaw):
         levels, log_probs = self.window()
         return ((levels - self.mean.detach().unsqueeze(-1)).square() * log_probs.exp()).sum(-1)
 
+    def still(self) -> Codes:
+        """Return the same law without the gradient of its location and scale."""
+        return Codes(self.location.detach(), self.scale.detach(), self.levels, self.spread, self.nearest)
+
+    def for_weights(self, values: Tensor) -> Tensor:
+        """Return sums over the window, one for each number of the event, in the shape of the location."""
+        return values
+
     def window(self) -> tuple[Tensor, Tensor]:
         """Return the `m` levels around each location and their log-probabilities, both `[*location, m]`."""
+        assert not isinstance(self.levels, Vectors)  # which `VectorCodes` has
         u = self.location / self.scale
         first = first_code(u, self.levels, self.nearest)
         codes = first.unsqueeze(-1) + torch.arange(self.nearest, device=u.device)
@@ -147,7 +157,7 @@ class Codes(UnbatchedLaw):
 
     def draw_fused(self, kind: LevelGradient = LevelGradient.MEAN) -> Tensor:
         """Draw in one pass, which also gives entropy and log-probability; see `two_nearest` of `codebooks.rounding`."""
-        assert not isinstance(self.levels, Tensor)
+        assert not isinstance(self.levels, Tensor | Vectors)
         value, self._entropy, log_prob = two_nearest(self.location, self.scale, self.spread, self.levels, kind)
         self._drawn = (value, log_prob)
         return value
@@ -158,5 +168,5 @@ class Codes(UnbatchedLaw):
         probs = log_probs.exp()
         draw = torch.rand_like(probs[..., :1])
         code = (draw > probs.detach().cumsum(-1)).sum(-1, keepdim=True).clamp_max(self.nearest - 1)
-        mean, hard = (levels * probs).sum(-1), levels.gather(-1, code).squeeze(-1)
-        return hard.detach() + (mean - mean.detach())
+        mean, hard = (levels * probs).sum(-1), torch.take_along_dim(levels, code, -1).squeeze(-1)
+        return self.for_weights(hard.detach() + (mean - mean.detach()))

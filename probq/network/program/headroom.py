@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from probq.codebooks import Grid
-from probq.codebooks.rounding.nearest import BroadcastGrid
+from probq.codebooks.rounding.nearest import Levels, all_levels
+from probq.codebooks.rounding.vectors import Vectors
 from probq.network.quantizers.base import InputQuantizer, Rung
 from probq.network.tracing.layer import Layer
 
@@ -57,12 +58,12 @@ def _sums(layer: Layer, weight: Tensor, x: InputQuantizer | None) -> Tensor:
     return weight.abs().sum(others, dtype=torch.float64).max() * most.double()
 
 
-def _largest(levels: Grid | Tensor) -> float:
-    ends = (levels.start, levels.stop) if isinstance(levels, Grid) else levels.detach().tolist()
+def _largest(levels: Grid | Vectors | Tensor) -> float:
+    ends = (levels.start, levels.stop) if isinstance(levels, Grid) else all_levels(levels).detach().tolist()
     return float(max(abs(end) for end in ends))
 
 
-def _unit(levels: Grid | BroadcastGrid | Tensor) -> float:
+def _unit(levels: Levels) -> float:
     """Return the greatest power of two, 1 at most, that all levels are multiples of."""
     if not isinstance(levels, Tensor):
         return 1.0

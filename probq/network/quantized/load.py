@@ -26,8 +26,9 @@ from probq.network.quantized.save import LIKELIHOOD
 from probq.network.quantizers.activation import Activation
 from probq.network.quantizers.base import InputQuantizer
 from probq.network.quantizers.plan import Plan
+from probq.network.quantizers.vector import weight_quantizer
 from probq.network.quantizers.weight import WeightQuantizer
-from probq.network.tracing.layer import Layer
+from probq.network.tracing.layer import Layer, WeightTable
 from probq.network.tracing.plain import plain_copy
 from probq.network.tracing.product_calls import made_from
 from probq.utils.errors import ProbqError
@@ -96,7 +97,7 @@ def assemble(
 
 def _assembled(manifest: Mapping[str, Any], tensors: Mapping[str, Tensor], net: nn.Module) -> Quantized:
     """Return the object without the values of its tensors."""
-    layers = tuple(Layer(**{**entry, "shape": tuple(entry["shape"])}) for entry in manifest["layers"])
+    layers = tuple(_layer(entry) for entry in manifest["layers"])
     weights: dict[str, WeightQuantizer] = {}
     inputs: dict[str, InputQuantizer] = {}
     for name, entry in manifest["quantizers"].items():
@@ -126,6 +127,11 @@ def _assembled(manifest: Mapping[str, Any], tensors: Mapping[str, Tensor], net: 
         parameter.requires_grad_(parameter.is_floating_point() and name not in frozen)
     q.to(next((p.device for p in net.parameters()), torch.device("cpu")))
     return q if manifest["training"] else q.eval()
+
+
+def _layer(entry: Mapping[str, Any]) -> Layer:
+    tables = tuple(WeightTable(**one) for one in entry.get("tables", ()))
+    return Layer(**{**entry, "shape": tuple(entry["shape"]), "tables": tables})
 
 
 def _pairs(q: Quantized, tensors: Mapping[str, Tensor]) -> Tensor | None:
@@ -160,9 +166,8 @@ def _quantizer(entry: Mapping[str, Any]) -> WeightQuantizer | InputQuantizer:
         profile = entry.get("profile", "shift")
         laws = laws_from_entry(entry.get("laws", {})) | {"keep_zeros": entry.get("keep_zeros", False)}
         plan = Plan(weight=ladder, gates=shared, scales=scales, profile=profile, codes=entry["nearest"], **laws)
-        made: WeightQuantizer | InputQuantizer = WeightQuantizer(
-            torch.empty(shape, device="meta"), plan, entry["channel_axis"]
-        )
+        meta = torch.empty(shape, device="meta")
+        made: WeightQuantizer | InputQuantizer = weight_quantizer(meta, plan, entry["channel_axis"])
     else:
         laws = laws_from_entry(entry.get("laws", {}))
         made = InputQuantizer(ladder, torch.empty(0, device="meta"), laws.get("width_prior"), laws.get("estimator"))

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probq.codebooks.rounding.nearest import code_levels
+from probq.codebooks.rounding.nearest import code_levels, for_each_weight
 from probq.cost.budget import Budgets, budgets
 from probq.decisions.assignment import Assignment
 from probq.decisions.draw_warnings import count_untuned, warn_of_draws, warn_untuned
@@ -136,8 +136,9 @@ class Quantized(Program):
                 if self.weights[name].free_codes:
                     self.weights[name].place(int(chosen[name].argmax()), wanted)
                     continue
-                value = (code_levels(rung.levels, wanted.long()) * rung.scale).expand_as(wanted)
-                factor = torch.ones_like(value) if rung.factor is None else rung.factor.expand_as(wanted)
+                differ = for_each_weight(rung.levels, differ)
+                value = (code_levels(rung.levels, wanted.long()) * rung.scale).expand_as(differ)
+                factor = torch.ones_like(value) if rung.factor is None else rung.factor.expand_as(differ)
                 factor = torch.where(factor == 0, torch.ones_like(factor), factor)  # a dead channel: any weight will do
                 self.originals.keep(self.net, name)
                 weight = self.net.get_parameter(name)

@@ -95,9 +95,10 @@ def _tensors(q: Program, keep_likelihood: bool) -> tuple[dict[str, Tensor], dict
 
 
 def _layer_entry(layer: Layer) -> dict[str, Any]:
-    """Return what a file says of a layer; only a product of two tensors has numbers in a second one."""
+    """Return what a file says of a layer; few have numbers in a second tensor, a memory, or tables."""
     entry = asdict(layer)
     left_out = [*["others"] * (not layer.is_product), *["memory"] * (not layer.memory)]
+    left_out += ["tables"] * (not layer.tables)
     return {name: value for name, value in entry.items() if name not in left_out}
 
 

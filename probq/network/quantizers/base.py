@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from probq.codebooks import Grid, Ladder
 from probq.codebooks.rounding.nearest import BroadcastGrid, Levels, nearest_level
 from probq.codebooks.rounding.scales import attach_scale_gradient, best_log2_scale, hardware_scale, thinned
+from probq.codebooks.rounding.vectors import Vectors
 from probq.estimators import Estimator, SecondOrder, StraightThrough
 from probq.estimators.gate_gradients import Part, gate_gradient, inner_products, round_input
 from probq.network.distributions.widths import Widths
@@ -141,8 +142,8 @@ class Quantizer(nn.Module):
             raise ProbqError(f"a width of {widths} bits is not on the ladder {self.ladder.bits}")
         self.fixed = torch.as_tensor(np.searchsorted(self.ladder.bits, bits)).to(self.logits.device)
 
-    def levels(self, rung: int) -> Grid | Tensor:
-        """Return the levels of one rung: a grid, or a tensor `[K]` (learned ones rounded to multiples of 1/16)."""
+    def levels(self, rung: int) -> Grid | Vectors | Tensor:
+        """Return the levels of one rung: a grid, vectors, or a tensor `[K]` (learned ones are multiples of 1/16)."""
         book = self.ladder.rungs[rung]
         if isinstance(book, Grid):
             return book

@@ -104,6 +104,8 @@ class Plan:
                 raise ProbqError(
                     f"Plan({name}=...) takes a ladder such as probq.codebooks.ladder(2, 4, 8), not {value!r}"
                 )
+            if name != "weight" and value is not None and value.has_vectors:
+                raise ProbqError(f"Plan({name}=...) takes codebooks of single numbers; vectors are for weights alone")
         _one_of("gates", self.gates, GATES)
         _one_of("scales", self.scales, SCALES)
         if self.profile is not None:

@@ -95,11 +95,15 @@ class WeightQuantizer(Quantizer):
         """
         if not weight.any():
             weight = torch.full_like(weight, (self.shape[self.channel_axis] / weight.numel()) ** 0.5)
+        for k in range(len(self.ladder)):
+            self._calibrate_rung(k, weight)
+
+    def _calibrate_rung(self, rung: int, weight: Tensor) -> None:
+        """Set the scales of one rung."""
         shape = self.log2_scale.shape[1:]
         rows = weight.transpose(0, self.channel_axis) if shape else weight
-        for k in range(len(self.ladder)):
-            best = best_log2_scale(rows.contiguous(), self.levels(k), shape.numel(), self.multipliers)
-            self.log2_scale[k] = best.reshape(shape)
+        best = best_log2_scale(rows.contiguous(), self.levels(rung), shape.numel(), self.multipliers)
+        self.log2_scale[rung] = best.reshape(shape)
 
     @property
     def spread(self) -> Tensor:
@@ -190,7 +194,8 @@ class WeightQuantizer(Quantizer):
     def _laws(self, location: Tensor, scales: Tensor, part: Part) -> list[Codes]:
         """Return the posterior of a part of the codes on every rung, given that part of the location and the scales."""
         if self.free_codes:
-            return [CategoricalCodes(part(self.code_logits[str(k)]), s, self.levels(k)) for k, s in enumerate(scales)]
+            every: Any = [self.levels(k) for k in range(len(self.ladder))]
+            return [CategoricalCodes(part(self.code_logits[str(k)]), s, every[k]) for k, s in enumerate(scales)]
         spread = part(self.spread)
         return [Codes(location, s, self.levels(k), spread, self.nearest) for k, s in enumerate(scales)]
 

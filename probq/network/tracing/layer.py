@@ -3,6 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class WeightTable:
+    """A weight's table is what its codes of one width choose from, where they are codes of vectors.
+
+    Attributes:
+        width: of the weight in bits, without the table.
+        entry_bits: width of the numbers in the table, which are those that are multiplied.
+        bits: that the table takes.
+    """
+
+    width: float
+    entry_bits: int
+    bits: int
 
 
 @dataclass(frozen=True)
@@ -28,6 +46,7 @@ class Layer:
         others: of a product of two tensors, numbers in the second one, all calls together. `weight` is then the name of
             that one's quantizer, and `shape` is that of its last call. 0 for a layer with a weight.
         memory: whether the input is the memory of a recurrent cell, whose width is `Plan.state`.
+        tables: of the weight, for each width at which its codes are those of vectors.
     """
 
     name: str
@@ -47,6 +66,7 @@ class Layer:
     plain: bool = True
     others: int = 0
     memory: bool = False
+    tables: tuple[WeightTable, ...] = ()
 
     @property
     def is_product(self) -> bool:
@@ -57,3 +77,32 @@ class Layer:
     def channels(self) -> int:
         """Return the number of output channels that a weight can have widths of their own for."""
         return self.shape[self.channel_axis]
+
+    def multiplied_bits(self, weight_bits: Any) -> Any:
+        """Return the width of what is multiplied at a width of the weight, or at an array of them: entries of tables.
+
+        Example:
+            >>> table = WeightTable(width=1.5, entry_bits=8, bits=2048)
+            >>> Layer("fc", "fc.weight", "fc.input", 64, 64, 8, 8, (8, 8), tables=(table,)).multiplied_bits(1.5)
+            8
+        """
+        result = weight_bits
+        for table in self.tables:
+            result = _where(weight_bits, table.width, table.entry_bits, result)
+        return result
+
+    def table_bits(self, weight_bits: Any) -> Any:
+        """Return the bits of the table that belongs to a width of the weight, or to an array of them, 0 for most.
+
+        It counts where the weight itself does.
+        """
+        result: Any = 0
+        for table in self.tables if self.weights else ():
+            result = _where(weight_bits, table.width, table.bits, result)
+        return result
+
+
+def _where(bits: Any, width: float, value: int, other: Any) -> Any:
+    if isinstance(bits, np.ndarray):
+        return np.where(bits == width, value, other)
+    return value if bits == width else other

@@ -63,13 +63,13 @@ def name_columns(ax: Axes, names: Sequence[str]) -> None:
         ax.set_xlabel("layer, counted from the network's input")
 
 
-def colours_of(bits: Sequence[int]) -> dict[int, Any]:
+def colours_of(bits: Sequence[float]) -> dict[float, Any]:
     """Return a colour for each width, darker for more bits."""
     positions = np.linspace(0.97, 0.08, len(bits)) if len(bits) > 1 else [0.45]
     return dict(zip(bits, colormaps["viridis"](positions), strict=True))
 
 
-def widths_colours(q: Program) -> dict[int, Any]:
+def widths_colours(q: Program) -> dict[float, Any]:
     """Return the colours of all widths on a network's ladders, the same in every picture of it."""
     return colours_of(sorted({b for _, quantizer in q.named_quantizers() for b in quantizer.ladder.bits}))
 
@@ -103,9 +103,9 @@ def dot_size(count: int) -> float:
     return 30 if count <= PACKED else max(3.0, 30 * PACKED / count)
 
 
-def bits_text(b: int) -> str:
+def bits_text(b: float) -> str:
     """Return a width as text, `3 bits`."""
-    return "0 bits (pruned)" if b == 0 else f"{b} bit" if b == 1 else f"{b} bits"
+    return "0 bits (pruned)" if b == 0 else f"{b} bit" if b == 1 else f"{b:.3g} bits"
 
 
 def shortened(name: str) -> str:

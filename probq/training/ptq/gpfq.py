@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from probq.codebooks.rounding.nearest import Levels, code_indices, nearest_level
+from probq.codebooks.rounding.nearest import BroadcastGrid, Levels, code_indices, nearest_level
+from probq.codebooks.rounding.vectors import Vectors
 from probq.network.program.decided_codes import rung_onehots
 from probq.network.quantized.quantized import Quantized
 from probq.training.ptq.decided import check_decided, decided_inputs, float_network, unrounded
@@ -53,8 +54,8 @@ def gpfq(q: Quantized, batches: Iterable[Any], *, examples: int = 512) -> Quanti
         rung = result.rung(layer.weight, rung_onehots(result, assignment.widths)[layer.weight])
         scale = rung.scale.expand(layer.shape)
         weight = float_weight(meant, layer) / scale
-        if not isinstance(rung.levels, Tensor) and not isinstance(rung.levels.count, int):
-            continue  # weights with codebooks of their own
+        if isinstance(rung.levels, BroadcastGrid | Vectors):
+            continue  # weights with codebooks of their own, or whose codes are of several
         rounded = greedy(weight.flatten(1), plain, quantized, rung.levels)
         codes = code_indices(rung.levels, rounded.reshape(layer.shape)).int().cpu().numpy()
         result = result.at(replace(assignment, codes={**assignment.codes, layer.weight: codes}))

@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from probq.codebooks.rounding.nearest import code_indices, nearest_level
+from probq.codebooks.rounding.vectors import Vectors
 from probq.network.quantized.quantized import Quantized
 from probq.training.ptq.decided import decided_inputs, float_reference
 from probq.training.ptq.partial_run import PartialRun
@@ -95,17 +96,22 @@ def reconstruct(
 
 
 def _learned(run: PartialRun, names: list[str], steps: int, bar: Any) -> Mapping[str, Tensor]:
-    """Return the best levels of a unit's weights: learned, nearest, or those that they have."""
-    given = {name: run.levels[name] for name in names}
-    nearest, soft = {}, {}
+    """Return the best levels of a unit's weights: learned, nearest, or those that they have.
+
+    Vectors, which are rounded several weights at a time, stay those that they are.
+    """
+    given, nearest, soft = {}, {}, {}
     for name in names:
         rung, zeros = run.rungs[name], run.q.weights[name].zeros
+        if isinstance(rung.levels, Vectors):
+            continue
+        given[name] = run.levels[name]
         with torch.no_grad():
             u = run.reference.location(name, rung) / rung.scale
             nearest[name] = nearest_level(u, rung.levels).to(given[name])
             soft[name] = SoftRounding(u, rung.levels, zeros)
     least = run.objective(given)
-    if least > 0:
+    if least > 0 and soft:
         _descend(run, soft, steps, least / len(run.batches), bar)
     several = [given, nearest, {name: one.hard() for name, one in soft.items()}]
     return min(several, key=run.objective)  # the first of equal ones

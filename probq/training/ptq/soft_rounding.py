@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from probq.codebooks.rounding.nearest import Levels, clip_codes, code_levels, counts, first_code
+from probq.codebooks.rounding.nearest import LevelsOfOne, clip_codes, code_levels, counts, first_code
 
 STRETCH = 0.1  # by which the sigmoid is longer than from 0 to 1 on either side
 WITHIN = 0.01  # least distance of a start from both ends, where the gradient ends
@@ -26,7 +26,7 @@ class SoftRounding:
     Post-Training Quantization".
     """
 
-    def __init__(self, u: Tensor, levels: Levels, zeros: Tensor | None) -> None:
+    def __init__(self, u: Tensor, levels: LevelsOfOne, zeros: Tensor | None) -> None:
         below = first_code(u, levels, 2)
         above = clip_codes(below + 1, counts(levels) - 1)
         self.lower, self.upper = (code_levels(levels, codes).detach().to(u) for codes in (below, above))

@@ -35,6 +35,7 @@ class Rates:
         spread: logarithm of the code posteriors' spread.
         schedule: of the tuning and of each trial; None: a cosine that ends at 0.
         search_schedule: of the search; None: constant rates, or a cosine where each step takes several draws.
+        vectors: tables of vector codebooks, in units of their largest entry.
     """
 
     weights: float = 1e-3
@@ -43,6 +44,7 @@ class Rates:
     spread: float = 5e-3
     schedule: Schedule | None = None
     search_schedule: Schedule | None = None
+    vectors: float = 3e-2
 
 
 def check_optimizer(optimizer: Any) -> Optimizer:
@@ -93,7 +95,7 @@ def parameter_groups(q: Quantized, rates: Rates, searching: int | None) -> list[
         if quantizing:
             own = {"log2_scale": rates.scales, "log_spread": rates.spread, "logits": gates, "prior_logits": gates}
             rate = own.get(last, rates.weights)
-            rate = gates if ".code_logits." in name else rate
+            rate = gates if ".code_logits." in name else rates.vectors if ".vectors." in name else rate
         elif name.startswith("likelihood.") and name.removeprefix("likelihood.") in scales:
             rate = rates.scales
         chosen.setdefault(rate, []).append(parameter)

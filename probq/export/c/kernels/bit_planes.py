@@ -16,6 +16,7 @@ from probq.export.c.code.text import index, literal, loops
 from probq.export.c.code.values import I32, MOST, U8, U64, Buffer, View
 from probq.export.c.kernels.helper_text import COUNT, PACK, POPCOUNT
 from probq.export.c.kernels.product import Product
+from probq.export.c.kernels.vector_rows import has_vectors
 from probq.export.c.kernels.weight_rows import one_codebook
 from probq.integer.packing import bits_of, smallest
 
@@ -58,7 +59,7 @@ def _words(product: Product) -> tuple[int, int]:
 def fits(p: CSource, product: Product) -> bool:
     """Return whether a layer can be computed on bit planes, and is worth it."""
     x, w = _x_grid(product), _w_grid(product)
-    if x is None or w is None or product.groups != 1:
+    if x is None or w is None or product.groups != 1 or has_vectors(product.node):
         return False
     length = math.prod(product.weight.shape[1:])
     terms = (w.step * x.step * 9 * length, abs(w.first) * x.step * 3 * length, abs(x.first) * _largest_sum(product))

@@ -10,7 +10,8 @@ from probq.export.c.code.values import I16, I32, Buffer
 from probq.export.c.kernels.dot_text import dots as dot_products
 from probq.export.c.kernels.helper_text import PAIRS
 from probq.export.c.kernels.product import Product, bias, widened
-from probq.export.c.kernels.weight_rows import Rows, rows
+from probq.export.c.kernels.vector_rows import rows
+from probq.export.c.kernels.weight_rows import Rows
 
 PATCHES = 2**16  # elements of windows copied at once
 LONG = 3 * LINE  # elements from which copied windows begin on a line of the cache

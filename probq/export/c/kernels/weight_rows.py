@@ -10,7 +10,7 @@ from probq.export.c.code.program import CSource
 from probq.export.c.code.text import INDENT, literal
 from probq.export.c.code.values import I8, I16, I32, MOST, U8, Type, narrowest
 from probq.integer import Node
-from probq.integer.packing import Levels, Packing, bits_of, pack, smallest
+from probq.integer.packing import Levels, Packing, VectorPacking, bits_of, pack, smallest
 
 WEIGHTS = (I8, I16, I32)
 WIDEST = 24  # bits of a code that four bytes hold wherever it begins
@@ -50,6 +50,7 @@ class Rows:
 def rows(p: CSource, node: Node, arrange: Callable[[np.ndarray], np.ndarray]) -> Rows:
     """Return the weight of a node as the matrix that `arrange` makes of it, a row at a time in its own codebook."""
     weight, packing = node.tensors["weight"], node.packing_of("weight")
+    assert isinstance(packing, Packing)
     matrix = arrange(weight)
     books = _books(matrix, packing, arrange(np.broadcast_to(packing.rung, weight.shape)))
     book = books[0]
@@ -58,6 +59,11 @@ def rows(p: CSource, node: Node, arrange: Callable[[np.ndarray], np.ndarray]) ->
     if isinstance(book, tuple) and bits_of(book) <= 8:
         return _packed(p, matrix, book)
     return _packed(p, matrix, _regular(book, matrix))
+
+
+def packed(p: CSource, matrix: np.ndarray) -> Rows:
+    """Return a matrix of integers in the smallest codebook that has them all."""
+    return _packed(p, matrix, smallest(matrix).codebooks[0])
 
 
 def _books(matrix: np.ndarray, packing: Packing, rung: np.ndarray) -> list[Levels]:
@@ -140,7 +146,9 @@ def _unpacker(p: CSource, bits: int, kind: Type, table: str = "") -> str:
 
 
 def one_codebook(node: Node) -> Levels | None:
-    """Return the codebook of all weights, or None where they have several."""
+    """Return the codebook of all weights, or None where they have several, or are vectors."""
     packing: Any = node.packing_of("weight")
+    if isinstance(packing, VectorPacking):
+        return None
     used = np.unique(packing.rung)
     return packing.codebooks[int(used[0])] if used.size == 1 else None

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from probq.codebooks import Grid
 from probq.codebooks.rounding.scales import MULTIPLIERS
+from probq.codebooks.rounding.vectors import Vectors
 from probq.integer.lowering.operations.bounds import MOST
 from probq.integer.lowering.operations.elementwise import is_whole, limited
 from probq.integer.lowering.operations.pooling import many
 from probq.integer.lowering.operations.requantize import RoundingTarget
 from probq.integer.lowering.operations.requantizer import Requantizer
 from probq.integer.lowering.operations.values import Value, multiplied, refusal
-from probq.integer.packing import Packing
+from probq.integer.packing import AnyPacking, Packing, VectorPacking
 from probq.network.matrices.matrix import Matrix
 from probq.network.program.biases import accumulator_step, rounded_bias, weight_step
 from probq.network.program.network import Network
@@ -64,7 +65,7 @@ class Layers:
             raise refusal(where, f"what it multiplies is not what layer {layer.name} was called with")
         weight, finer, packing = self._weight(layer)
         module = self.q.net.get_submodule(layer.name)
-        if isinstance(module, Matrix):
+        if isinstance(module, Matrix) and isinstance(packing, Packing):  # `quantize` refuses vectors of a matrix
             weight = module.arranged_array(weight)
             packing = Packing(
                 packing.codebooks, module.arranged_array(packing.rung) if packing.rung.ndim else packing.rung
@@ -103,13 +104,15 @@ class Layers:
                 "(31 bits); use narrower widths for its weight or input"
             )
 
-    def _weight(self, layer: Layer) -> tuple[np.ndarray, int, Packing]:
+    def _weight(self, layer: Layer) -> tuple[np.ndarray, int, AnyPacking]:
         """Return the integer levels of a weight, a power of two, and how they are stored.
 
         The levels exceed the codebook's by that power.
         """
         quantizer = self.q.weights[layer.weight]
         index = self.onehots[layer.weight].argmax(-1)
+        if not quantizer.gates and isinstance(found := quantizer.levels(int(index)), Vectors):
+            return _looked_up(found, quantizer.ladder.rungs[int(index)], self.codes[layer.weight])
         books: list[range | tuple[int, ...]] = []
         finer = 0
         for k in range(len(quantizer.ladder)):
@@ -205,6 +208,13 @@ def _ids(x: Value, count: int, where: str) -> Value:
     return x if int(x.low.min()) >= 0 and int(x.high.max()) < count else limited(x, where, 0, count - 1)
 
 
+def _looked_up(vectors: Vectors, book: Any, codes: np.ndarray) -> tuple[np.ndarray, int, AnyPacking]:
+    """Return weights that codes look up in a table of vectors, as `Layers._weight` does."""
+    table = vectors.table.detach().round().long().cpu().numpy()
+    packing = VectorPacking(table, book.entry_bits)
+    return packing.values(codes.reshape(-1)).reshape(vectors.shape), 0, packing
+
+
 def _multiplier(step: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Return the steps as `m 2^e` with the least integer `m`, 1 where scales are powers of two."""
     fraction, exponent = np.frexp(step.detach().double().numpy())
@@ -216,7 +226,7 @@ def _multiplier(step: Tensor) -> tuple[np.ndarray, np.ndarray]:
 
 def _rescaled(
     values: np.ndarray, books: list[Any], rung: np.ndarray, ratio: np.ndarray
-) -> tuple[np.ndarray, int, Packing]:
+) -> tuple[np.ndarray, int, AnyPacking]:
     """Return weights with steps of their own as multiples of their channel's finest.
 
     Each rung and step has a codebook.

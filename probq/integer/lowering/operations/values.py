@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from probq.integer.packing import Packing
+from probq.integer.packing import AnyPacking
 from probq.utils.errors import ProbqError
 
 MOVED = frozenset({"reshape", "permute", "repeat", "slice"})  # operations that give numbers as they were
@@ -52,7 +52,7 @@ class Value:
     high: np.ndarray = field(default_factory=lambda: np.zeros((), np.int64))
     attributes: Mapping[str, Any] = field(default_factory=dict)
     tensors: Mapping[str, np.ndarray] = field(default_factory=dict)
-    packing: Mapping[str, Packing] = field(default_factory=dict)
+    packing: Mapping[str, AnyPacking] = field(default_factory=dict)
     limits: tuple[float | None, float | None] = (None, None)
     quantizer: str = ""
     body: Any = None

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from probq.network.distributions.observation import Observation
-from probq.network.distributions.uniform_codes import UniformCodes
 from probq.network.program.program import Program
 from probq.network.program.vectorized import vectorized_outputs
 from probq.network.program.width_prior import pair_energy
+from probq.priors import PriorCodes
 from probq.training.distillation.lessons import Lesson
 from probq.utils.errors import ProbqError
 from probq.utils.structures.tensors import arguments
@@ -134,14 +134,16 @@ def _drawn_codes(q: Program, onehots: Mapping[str, Tensor], draws: int) -> tuple
             levels[name] = law.mode.detach().expand(draws, *quantizer.shape)
             continue
         values, log_q = (tensor.flatten(end_dim=-2) for tensor in law.window())
-        index = torch.multinomial(log_q.detach().exp(), draws, replacement=True)  # [weights, draws]
-        levels[name] = values.gather(1, index).T.reshape(draws, *quantizer.shape)
+        index = torch.multinomial(log_q.detach().exp(), draws, replacement=True)  # [codes, draws]
+        each = values.reshape(len(log_q), -1, values.shape[-1])  # [codes, weights of a code, nearest]
+        drawn = torch.take_along_dim(each, index.unsqueeze(1), 2)
+        levels[name] = drawn.permute(2, 0, 1).reshape(draws, *quantizer.shape)
         score = score + log_q.gather(1, index).sum(0)
         of_codes: Any = q.code_prior(name, rung, onehots[name])
-        if type(of_codes) is UniformCodes:
-            prior = prior - of_codes.log_count()
-        else:
+        if isinstance(of_codes, PriorCodes):
             prior = prior + of_codes.log_probs(law.window()[0]).reshape(values.shape).gather(1, index).sum(0)
+        else:
+            prior = prior - of_codes.log_count()
     return levels, score, prior
 
 
