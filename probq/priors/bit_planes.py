@@ -19,7 +19,7 @@ from probq.utils.errors import ProbqError
 
 @dataclass(frozen=True)
 class BitPlanes(CodePrior):
-    """This prior has a charge for each bit of the levels' magnitudes, `|l| = sum_j 2^(J-j) bit_j(l)`, plane 1 the highest.
+    """This prior has a charge for each bit of a level's magnitude, `|l| = sum_j 2^(J-j) bit_j(l)`, plane 1 the highest.
 
         P(l) proportional to exp(-sum_j charge_j bit_j(l)),
 
