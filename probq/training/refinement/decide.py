@@ -52,8 +52,9 @@ def decide(
     the fewest rungs down of another one (among more than 64 quantizers, of the few that give up least
     log-probability). The order follows a Gaussian process on what was measured, whose mean is the
     posterior; it ends when no step helps, or nine in ten of the evaluations are spent. Then the choice that the
-    measured losses make the most probable is measured, again and again, until it is a known one. Where channels or weights have widths of their own, a step moves all of
-    them. So local steps can miss a better choice that lies two steps away.
+    measured losses make the most probable is measured, again and again, until it is a known one. Where channels or
+    weights have widths of their own, a step moves all of them. So local steps can miss a better choice that lies two
+    steps away.
 
     What was measured then updates the law of the widths in `q`: the log-probability of a choice falls with its loss, as
     far as a sum over quantizers can tell, in units of what that sum leaves unexplained. Where channels or weights have

@@ -9,7 +9,7 @@ from probq.decisions.constrained_posterior import constrain
 from probq.network.quantized.quantized import Quantized
 from probq.training.refinement.best_first import BestFirstSearch
 from probq.training.refinement.evidence import laws_of_the_best
-from probq.training.refinement.space import State, WidthSpace
+from probq.training.refinement.space import State
 
 
 def measure_favourites(q: Quantized, search: BestFirstSearch, budget: Budgets, progress: bool = False) -> State:

@@ -33,7 +33,9 @@ def searched(q: probq.Quantized, budget: Budget | None, seed: int, evaluations: 
 
     def loss(widths: dict[str, int]) -> float:
         own = np.random.default_rng([seed, *map(int, widths.values())]).random()
-        return 0.5 * own + sum(effects[name][list(q.quantizer(name).ladder.bits).index(b)] for name, b in widths.items())
+        return 0.5 * own + sum(
+            effects[name][list(q.quantizer(name).ladder.bits).index(b)] for name, b in widths.items()
+        )
 
     search = make_search(q, budget, loss, evaluations)
     search.run()
@@ -81,4 +83,3 @@ def test_gates_of_channels_have_no_favourite() -> None:
     before = dict(search.losses)
     assert measure_favourites(q, search, None) == search.best
     assert search.losses == before
-
