@@ -45,6 +45,11 @@ class Codebook:
         """Return whether training moves the levels."""
         return False
 
+    @property
+    def whole(self) -> bool:
+        """Return whether all levels are whole numbers and stay so in training."""
+        return not self.learned and torch.equal(self.levels(), self.levels().round())
+
     def levels(self) -> Tensor:
         """Return all levels in ascending order, shape `[K]`."""
         raise NotImplementedError

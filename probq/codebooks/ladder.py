@@ -24,7 +24,10 @@ class Ladder:
             raise ProbqError("a ladder needs at least one rung, for example ladder(2, 4, 8)")
         known = [rung.bits for rung in self.rungs if not rung.needs_row]
         if any(a >= b for a, b in pairwise(known)):
-            raise ProbqError(f"the widths of a ladder must grow from rung to rung, not {known}")
+            raise ProbqError(
+                f"the widths of a ladder must grow from rung to rung, not {known}: an assignment names a codebook "
+                "by its width, so give e.g. powers_of_two(3) beside uniform(4)"
+            )
 
     def __len__(self) -> int:
         return len(self.rungs)

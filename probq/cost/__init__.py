@@ -8,6 +8,7 @@ from probq.cost.layer_costs import name as name
 from probq.cost.measured import table
 from probq.cost.network_cost import as_network_cost as as_network_cost
 from probq.cost.pruned import Pruned, pruned_bops
+from probq.cost.share import Share
 from probq.cost.totals import full as full
 from probq.cost.totals import pairs as pairs
 from probq.cost.totals import part as part
@@ -18,6 +19,7 @@ __all__ = [
     "Cost",
     "Largest",
     "Pruned",
+    "Share",
     "activations",
     "bops",
     "ebops",

@@ -10,6 +10,7 @@ from probq.cost.layer_costs import Cost, activations, bops, ebops, name, storage
 from probq.cost.measured import CostTable
 from probq.cost.network_cost import as_network_cost
 from probq.cost.pruned import pruned_bops
+from probq.cost.share import Share
 
 NAMED: tuple[Cost, ...] = (bops, pruned_bops, ebops, storage, activations, largest_activation)
 
@@ -25,4 +26,6 @@ def from_entry(entry: Mapping[str, Any]) -> Cost:
     Raises:
         StopIteration: if there is no such cost.
     """
+    if "share" in entry:
+        return Share(entry["share"])
     return CostTable.from_entry(entry) if "table" in entry else next(c for c in NAMED if name(c) == entry["cost"])

@@ -92,8 +92,7 @@ def planes_of(levels: Tensor) -> Tensor:
 def check_planes(prior: CodePrior, ladder: Ladder) -> None:
     """Raise unless all levels of a ladder are whole numbers, now and after training."""
     for rung in ladder.rungs:
-        levels = rung.levels()
-        if rung.learned or not torch.equal(levels, levels.round()):
+        if not rung.whole:
             raise ProbqError(
                 f"{type(prior).__name__} counts bits of whole numbers, which the levels of the codebook of {rung.bits} "
                 "bits are not; use uniform, ternary or powers-of-two codebooks"

@@ -10,7 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from probq.codebooks import Grid
-from probq.codebooks.rounding.nearest import BroadcastGrid, Levels, all_levels, clip_codes, code_indices, code_levels
+from probq.codebooks.rounding.nearest import (
+    BroadcastGrid,
+    BroadcastTable,
+    Levels,
+    all_levels,
+    clip_codes,
+    code_indices,
+    code_levels,
+)
 from probq.codebooks.rounding.vectors import Vectors
 from probq.priors.nonuniform_codes import NonuniformCodes
 
@@ -66,6 +74,8 @@ class EnergyCodes(NonuniformCodes):
 
 def _books(levels: Levels, device: torch.device | None) -> tuple[Tensor, list[Grid | Tensor]]:
     """Return the codebook of each weight, as a place among the distinct ones, and these."""
+    if isinstance(levels, BroadcastTable):
+        return levels.row, list(levels.books)
     if not isinstance(levels, BroadcastGrid):
         assert not isinstance(levels, Vectors)  # whose prior is uniform
         return torch.zeros((), dtype=torch.int64, device=device), [levels]

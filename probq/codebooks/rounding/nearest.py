@@ -5,8 +5,9 @@ Rounding is half up everywhere, `floor(u + 1/2)`, as in the integers that leave 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import torch
@@ -26,7 +27,43 @@ class BroadcastGrid:
     count: Tensor
 
 
-LevelsOfOne: TypeAlias = Grid | BroadcastGrid | Tensor  # of single numbers
+@dataclass(frozen=True)
+class BroadcastTable:
+    """These are levels for each number, those of one of several codebooks.
+
+    Attributes:
+        books: the levels of each codebook, ascending.
+        row: the codebook of each number, broadcastable to the numbers, int64.
+    """
+
+    books: tuple[Tensor, ...]
+    row: Tensor
+
+    @cached_property
+    def count(self) -> Tensor:
+        """Return the number of levels of each number."""
+        return torch.tensor([len(book) for book in self.books], device=self.row.device)[self.row]
+
+    def at(self, row: Tensor, codes: Tensor) -> Tensor:
+        """Return the levels of codes of codebooks; a code above the last goes on at their mean distance."""
+        most = max(len(book) for book in self.books)
+        return torch.stack([_continued(book, most) for book in self.books])[row, codes]
+
+    def codes(self, find: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return for each number the code that `find` gives it on its codebook's levels `[K]`."""
+        found = find(self.books[0])
+        for k, book in enumerate(self.books[1:], 1):
+            found = torch.where(self.row == k, find(book), found)
+        return found
+
+
+def _continued(levels: Tensor, count: int) -> Tensor:
+    """Return ascending levels, and as many behind the last one as make `count`."""
+    distance = (levels[-1] - levels[0]) / (len(levels) - 1) if len(levels) > 1 else torch.ones_like(levels[0])
+    return torch.cat([levels, levels[-1] + distance * torch.arange(1, count - len(levels) + 1).to(levels)])
+
+
+LevelsOfOne: TypeAlias = Grid | BroadcastGrid | BroadcastTable | Tensor  # of single numbers
 Levels: TypeAlias = LevelsOfOne | Vectors
 
 
@@ -112,6 +149,8 @@ def _nearest(u: Tensor, levels: Levels) -> Tensor:
         return levels.nearest(u).to(u)
     if isinstance(levels, Tensor):
         return levels[encode(u, levels)]
+    if isinstance(levels, BroadcastTable):
+        return levels.at(levels.row, levels.codes(lambda book: encode(u, book)))
     if isinstance(levels.count, int):
         return levels.nearest(u.detach())
     codes = half_up((u.detach() - levels.start) / levels.step)
@@ -122,6 +161,8 @@ def _reach(levels: LevelsOfOne) -> Tensor | float:
     """Return the farthest distance of a value inside the range from its nearest level."""
     if isinstance(levels, Tensor):
         return float((levels[1:] - levels[:-1]).detach().max()) / 2 if levels.shape[0] > 1 else 0.0
+    if isinstance(levels, BroadcastTable):
+        return torch.tensor([_reach(book) for book in levels.books], device=levels.row.device)[levels.row]
     return levels.step / 2
 
 
@@ -138,6 +179,10 @@ def first_code(u: Tensor, levels: LevelsOfOne, nearest: int) -> Tensor:
         below = torch.bucketize(u.detach().contiguous(), levels.detach(), right=True) - 1
         centre = encode(u, levels.detach())
         last: int | Tensor = levels.shape[0] - nearest
+    elif isinstance(levels, BroadcastTable):
+        below = levels.codes(lambda book: torch.bucketize(u.detach().contiguous(), book, right=True)) - 1
+        centre = levels.codes(lambda book: encode(u, book))
+        last = levels.count - nearest
     else:
         t = (u.detach() - levels.start) / levels.step
         below, centre = torch.floor(t).long(), torch.floor(t + 0.5).long()
@@ -153,6 +198,10 @@ def decode(codes: Tensor, levels: Levels) -> tuple[Tensor, int | Tensor]:
         return levels.at(codes), levels.count - 1
     if isinstance(levels, Tensor):
         return levels[codes], levels.shape[0] - 1
+    if isinstance(levels, BroadcastTable):
+        window = codes.dim() > levels.row.dim()
+        row, end = (t.unsqueeze(-1) if window else t for t in (levels.row, levels.count - 1))
+        return levels.at(row, codes), end
     start, step, last = levels.start, levels.step, levels.count - 1
     if isinstance(last, Tensor) and codes.dim() > last.dim():
         start, step, last = (torch.as_tensor(v).unsqueeze(-1) for v in (start, step, last))
@@ -172,6 +221,8 @@ def code_indices(levels: Levels, values: Tensor) -> Tensor:
         return levels.codes(values)
     if isinstance(levels, Tensor):
         return encode(values, levels.detach())
+    if isinstance(levels, BroadcastTable):
+        return levels.codes(lambda book: encode(values, book))
     return torch.round((values - levels.start) / levels.step).long()
 
 

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from probq.codebooks.rounding.nearest import Levels, decode, first_code, largest_count, nearest_level
+from probq.codebooks import Grid
+from probq.codebooks.rounding.nearest import BroadcastGrid, Levels, decode, first_code, largest_count, nearest_level
 from probq.codebooks.rounding.stochastic import LevelGradient, log_difference, times_log, two_nearest
 from probq.codebooks.rounding.vectors import Vectors
 from probq.network.distributions.unbatched_law import UnbatchedLaw
@@ -36,7 +37,7 @@ class Codes(UnbatchedLaw):
     Args:
         location: real-valued locations, any shape; all of it is one event.
         scale: the step, positive, broadcastable to the location.
-        levels: a `Grid`, `BroadcastGrid` (one for each location) or ascending levels `[K]`.
+        levels: a `Grid`, `BroadcastGrid` or `BroadcastTable` (one for each location) or ascending levels `[K]`.
         spread: the spread of the law in steps, positive, broadcastable.
         nearest: number `m` of levels with positive probability.
 
@@ -153,11 +154,11 @@ class Codes(UnbatchedLaw):
     @property
     def fused(self) -> bool:
         """Return whether `draw_fused` takes this law, one of the two nearest levels of a grid."""
-        return not isinstance(self.levels, Tensor) and self.nearest == 2
+        return isinstance(self.levels, Grid | BroadcastGrid) and self.nearest == 2
 
     def draw_fused(self, kind: LevelGradient = LevelGradient.MEAN) -> Tensor:
         """Draw in one pass, which also gives entropy and log-probability; see `two_nearest` of `codebooks.rounding`."""
-        assert not isinstance(self.levels, Tensor | Vectors)
+        assert isinstance(self.levels, Grid | BroadcastGrid)
         value, self._entropy, log_prob = two_nearest(self.location, self.scale, self.spread, self.levels, kind)
         self._drawn = (value, log_prob)
         return value

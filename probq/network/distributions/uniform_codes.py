@@ -17,7 +17,7 @@ class UniformCodes(UnbatchedLaw):
 
     Args:
         shape: the shape of the weight; all of it is one event.
-        levels: a `Grid`, `BroadcastGrid` (one for each weight) or ascending levels `[K]`.
+        levels: a `Grid`, `BroadcastGrid` or `BroadcastTable` (one for each weight) or ascending levels `[K]`.
         device: where draws are made.
 
     `gate_term`, zero in value, carries the gradient of the divergence to the gates that drew the codebook.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from probq.codebooks.codebook import half_up
-from probq.codebooks.rounding.nearest import BroadcastGrid
+from probq.codebooks.rounding.nearest import BroadcastGrid, BroadcastTable
 from probq.network.matrices.matrix import Matrix
 from probq.network.program.folding import fold
 from probq.network.quantizers.base import Rung
@@ -35,7 +35,7 @@ def weight_step(layer: Layer, weight: Rung) -> Tensor:
     others = [axis for axis, n in enumerate(scale.shape) if n > 1 and axis != layer.channel_axis]
     if not others:
         return scale
-    if isinstance(weight.levels, BroadcastGrid):
+    if isinstance(weight.levels, BroadcastGrid | BroadcastTable):
         scale = torch.where(weight.levels.count > 1, scale, torch.inf)
     step = scale.amin(others, keepdim=True)
     return torch.where(step.isfinite(), step, weight.scale.detach().amin(others, keepdim=True))

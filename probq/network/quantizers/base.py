@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from probq.codebooks import Grid, Ladder
-from probq.codebooks.rounding.nearest import BroadcastGrid, Levels, nearest_level
+from probq.codebooks.rounding.nearest import BroadcastGrid, BroadcastTable, Levels, all_levels, nearest_level
 from probq.codebooks.rounding.scales import attach_scale_gradient, best_log2_scale, hardware_scale, thinned
 from probq.codebooks.rounding.vectors import Vectors
 from probq.estimators import Estimator, SecondOrder, StraightThrough
@@ -69,10 +69,10 @@ class Quantizer(nn.Module):
         self.width_prior, self.chosen_estimator = prior, estimator
         if prior is not None:
             prior.logits(ladder)  # raises where they do not fit
-        if gates and self.grids() is None:
+        if gates and not all(rung.whole for rung in ladder.rungs):
             raise ProbqError(
-                "gates per channel or weight need equally spaced codebooks (uniform, binary, ternary or pruned); "
-                'use Plan(gates="tensor") for powers of two and given levels'
+                "gates per channel or weight need codebooks of whole numbers (uniform, binary, ternary, pruned or "
+                'powers of two); use Plan(gates="tensor") for given levels and learned ones'
             )
         self.logits = nn.Parameter(torch.full((*gates, len(ladder) - 1), OPEN), requires_grad=len(ladder) > 1)
         self.log2_scale = nn.Parameter(torch.zeros(len(ladder), *scales))
@@ -168,10 +168,12 @@ class Quantizer(nn.Module):
             k = int(index)
             return Rung(self.levels(k), self.scales()[k], k)
         grids = self.grids()
-        assert grids is not None  # as was checked when it was made
+        scale = sum((index == k) * scale for k, scale in enumerate(self.scales()))
+        if grids is None:
+            books = tuple(all_levels(self.levels(k), self.log2_scale) for k in range(len(self.ladder)))
+            return Rung(BroadcastTable(books, index), scale)
         fields = torch.tensor([[g.start, g.step, g.count] for g in grids], device=index.device)
         start, step, count = fields[index].unbind(-1)
-        scale = sum((index == k) * scale for k, scale in enumerate(self.scales()))
         return Rung(BroadcastGrid(start, step, count), scale)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import probq
 from probq import Budget, Plan, ProbqError, Quantized, plot
-from probq.codebooks import ladder, learned, powers_of_two
+from probq.codebooks import ladder, learned, levels, powers_of_two
 from probq.network.tracing.layer import Layer
 from probq.testing import decided_copy, zoo
 
@@ -367,7 +367,7 @@ BAD: dict[str, tuple[Any, Any, Any, str]] = {
     "a plan of the wrong type": (net(), X, 8, "a plan is a probq.Plan"),
     "a planner of the wrong type": (net(), X, lambda layer: "8 bits", "a plan is a probq.Plan"),
     "a planner of nothing": (net(), X, lambda layer: None, "leaves every layer in float"),
-    "a table for channels": (net(), X, Plan(weight=ladder(powers_of_two(3)), gates="channel"), "equally spaced"),
+    "a table for channels": (net(), X, Plan(weight=ladder(levels([-0.5, 0, 2])), gates="channel"), "whole numbers"),
 }
 
 
