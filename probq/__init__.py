@@ -41,6 +41,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "training.svi.elbo.leave_one_out": ["leave_one_out"],
         "network.quantized.load": ["load"],
         "network.quantized.quantized": ["Quantized"],
+        "network.channels.resize": ["narrow", "widen"],
         "network.explicit_copy": ["explicit"],
         "network.quantize": ["quantize"],
         "network.quantizers.plan": ["Plan", "uniform"],
