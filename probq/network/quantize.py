@@ -174,6 +174,8 @@ def _weight_quantizer(net: nn.Module, layer: Layer, plan: Plan, found: Tracing) 
                 UserWarning,
                 stacklevel=4,
             )
+    if len({reader.channel_axis for reader in found.layers if reader.weight == layer.weight}) > 1:
+        plan = replace(plan, profile="shift")  # along a reader's inputs scales must divide one another
     importance = None
     if plan.weight.has_vectors:
         if isinstance(net.get_submodule(layer.name), Matrix):

@@ -106,8 +106,8 @@ class Neck(nn.Module):
 
 REFUSED = {
     "another interpolation": (
-        lambda x: F.interpolate(x, scale_factor=2, mode="bicubic"),
-        "upsample_bicubic2d in neck",
+        lambda x: F.interpolate(x, scale_factor=2, mode="bicubic", antialias=True),
+        "upsample_bicubic2d_aa in neck .*without antialias",
     ),
     "a fraction": (
         lambda x: F.interpolate(x, size=9),

@@ -31,7 +31,7 @@ _RECIPROCAL = (
     "only quotients by constants have an integer form; take a softmax or a normalisation, which divide, or a function "
     "of one number with a name of its own, such as torch.sigmoid"
 )
-_SIZES = "only nearest and linear resampling by whole factors have an integer form; resize outside of the network"
+_SIZES = "images are resampled by nearest, bilinearly or bicubically, without antialias; resize outside of the network"
 _SPREAD = "use a normalisation, such as nn.LayerNorm without gain and shift, or a mean of magnitudes"
 # Operations that people meet, and what to do about them.
 INSTEAD = MappingProxyType(

@@ -12,6 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from probq.network.explicit.resampled import RESAMPLED, has_own_weights, interpolate
+from probq.network.explicit.vectors import cosine_similarity, normalize
+
 
 def glu(input: Tensor, dim: int = -1) -> Tensor:
     """Return the first half times the sigmoid of the second."""
@@ -102,6 +105,25 @@ def letters(equation: str) -> tuple[str, str, str]:
     return (first, second, out) if once and known else ("", "", "")
 
 
+def embedding_bag(
+    input: Tensor, weight: Tensor, offsets: None = None, max_norm: None = None, norm_type: float = 2,
+    scale_grad_by_freq: bool = False, mode: str = "mean", sparse: bool = False, *rest: Any, **others: Any,
+) -> Tensor:  # fmt: skip
+    """Return sums or means of the rows of `weight` that each example names."""
+    rows = F.embedding(input, weight)
+    return rows.sum(1) if mode == "sum" else rows.mean(1)
+
+
+def is_sum_of_rows(
+    input: Tensor, weight: Tensor, offsets: Any = None, max_norm: Any = None, norm_type: float = 2,
+    scale_grad_by_freq: bool = False, mode: str = "mean", sparse: bool = False, per_sample_weights: Any = None,
+    include_last_offset: bool = False, padding_idx: Any = None,
+) -> bool:  # fmt: skip
+    """Return whether an embedding's bags are rows of a tensor `[batch, rows]`, summed or averaged."""
+    plain = mode in ("sum", "mean") and padding_idx is None and per_sample_weights is None and max_norm is None
+    return plain and input.dim() == 2 and offsets is None
+
+
 def prelu(input: Tensor, weight: Tensor) -> Tensor:
     """Return `relu(x) - weight relu(-x)`, with a weight for each channel or one for all."""
     if weight.numel() > 1:
@@ -112,8 +134,10 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
 # Each with its number of tensors that depend on the network's input, at least.
 EXPLICIT: Mapping[str, tuple[Callable[..., Tensor], int]] = MappingProxyType(
     {
-        "glu": (glu, 1), "scaled_dot_product_attention": (attention, 1), "addcmul": (addcmul, 2), "lerp": (lerp, 2),
+        "glu": (glu, 1), "scaled_dot_product_attention": (attention, 1), "addcmul": (addcmul, 1), "lerp": (lerp, 2),
         "baddbmm": (baddbmm, 2), "addmm": (addmm, 1), "einsum": (einsum, 1), "prelu": (prelu, 1),
+        "normalize": (normalize, 1), "cosine_similarity": (cosine_similarity, 1), "interpolate": (interpolate, 1),
+        "embedding_bag": (embedding_bag, 1),
     }
 )  # fmt: skip
 
@@ -124,4 +148,12 @@ def is_spelled_out(kind: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
         return bool(args) and isinstance(args[0], str) and bool(letters(args[0])[0]) and not kwargs
     if kind == "scaled_dot_product_attention":
         return len(args) >= 3 and not kwargs.get("enable_gqa")
+    if kind == "interpolate":
+        return has_own_weights(*args[:1], **(dict(zip(RESAMPLED, args[1:], strict=False)) | dict(kwargs)))
+    if kind == "normalize":
+        given = dict(zip(("p", "dim"), args[1:], strict=False)) | dict(kwargs)
+        dim = given.get("dim", 1)
+        return given.get("p", 2) == 2 and isinstance(dim, int) and dim % args[0].dim() > 0 and given.get("out") is None
+    if kind == "embedding_bag":
+        return is_sum_of_rows(*args, **kwargs)
     return "out" not in kwargs

@@ -79,3 +79,21 @@ def read_matrix(
             plain = tensor.dim() == 2 and axes == [0, 1]
             return name, [] if plain else axes, [] if plain else list(matrix.shape), None
     return list(matrix.shape), [], [], matrix
+
+
+def as_parameter(net: nn.Module, name: str) -> nn.Parameter:
+    """Return a parameter of a network; a buffer of that name becomes one under all its names, and is frozen.
+
+    Raises:
+        AttributeError: if the network has neither.
+    """
+    owner, _, own = name.rpartition(".")
+    buffer = net.get_submodule(owner)._buffers.get(own)
+    if buffer is None:
+        return net.get_parameter(name)
+    frozen = nn.Parameter(buffer, requires_grad=False)
+    for module in net.modules():
+        for key in [key for key, tensor in module._buffers.items() if tensor is buffer]:
+            del module._buffers[key]
+            module.register_parameter(key, frozen)
+    return frozen

@@ -95,7 +95,7 @@ class CallFinder(Calls):
 
     def called(self, frame: Frame, name: str, call: Call, func: Any, args: Any, kwargs: Any) -> Any:
         """Return what a call gives, and note it if it needs a stand-in."""
-        if call.kind in EXPLICIT:
+        if call.kind in EXPLICIT and (call.kind not in ALONE or is_spelled_out(call.kind, call.args, call.kwargs)):
             return self._spelled_out(frame, name, call, func)
         if call.kind in SHORTENED and (joined := self._joined(call)) is None:
             if places := self._constants(call):
@@ -195,7 +195,7 @@ class CallFinder(Calls):
         """Return what stands in for a call with a constant weight, and a bias that is a tensor of the network."""
         x, weight, bias = call.args
         own = {id(t): name for name, t in (*self.net.named_buffers(), *self.net.named_parameters())}
-        axes = 2 if call.kind == "linear" else weight.dim()
+        axes = {"embedding": 1, "linear": 2}.get(call.kind, weight.dim())
         if (bias is not None and id(bias) not in own) or x.dim() < axes:
             return None
         name = None if bias is None else own[id(bias)]

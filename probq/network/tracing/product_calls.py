@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from probq.network.matrices.matrix import Matrix
+from probq.network.matrices.views import as_parameter
 from probq.network.tracing.stand_ins import Entered, Explicit, Shortened, StandIn
 
 PRODUCTS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = MappingProxyType(
@@ -88,7 +89,7 @@ class Product(StandIn):
 
 # Functions that multiply with a weight, each with the module that computes the same and its arguments in order.
 LAYER_CALLS: Mapping[str, tuple[Any, tuple[str, ...]]] = MappingProxyType(
-    {"linear": (nn.Linear, ())}
+    {"linear": (nn.Linear, ()), "embedding": (nn.Embedding, ())}
     | {
         f"conv{axes}d": (kind, ("stride", "padding", "dilation", "groups"))
         for axes, kind in enumerate((nn.Conv1d, nn.Conv2d, nn.Conv3d), 1)
@@ -158,10 +159,15 @@ class LayerCall(StandIn):
         self.layer.bias = None if self.bias is None else as_parameter(net, self.bias)
 
     def _made(self, weight: nn.Parameter) -> Any:
-        kind, groups, transposed = LAYER_CALLS[self.kind][0], self.kwargs.get("groups", 1), "transpose" in self.kind
+        kind, groups, transposed = (
+            LAYER_CALLS[self.kind][0],
+            self.kwargs.get("groups", 1),
+            self.kind.startswith(("conv_t", "emb")),
+        )
         ends = (weight.shape[0], weight.shape[1] * groups)
         sizes = (*(ends if transposed else ends[::-1]), *([tuple(weight.shape[2:])] if weight.dim() > 2 else ()))
-        layer = kind(*sizes, bias=False, device="meta", **self.kwargs)
+        options = {} if kind is nn.Embedding else {"bias": False}
+        layer = kind(*sizes, device="meta", **options, **self.kwargs)
         layer.weight = weight
         return layer
 
@@ -216,30 +222,17 @@ class MatrixCall(LayerCall):
         return super().forward(x.transpose(-2, -1)).transpose(-2, -1)
 
 
-def as_parameter(net: nn.Module, name: str) -> nn.Parameter:
-    """Return a parameter of a network; a buffer of that name becomes one under all its names, and is frozen.
-
-    Raises:
-        AttributeError: if the network has neither.
-    """
-    owner, _, own = name.rpartition(".")
-    buffer = net.get_submodule(owner)._buffers.get(own)
-    if buffer is None:
-        return net.get_parameter(name)
-    frozen = nn.Parameter(buffer, requires_grad=False)
-    for module in net.modules():
-        for key in [key for key, tensor in module._buffers.items() if tensor is buffer]:
-            del module._buffers[key]
-            module.register_parameter(key, frozen)
-    return frozen
-
-
 def read_layer(
     name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
     """Return input, weight and bias of a call with a weight, and its options; None where a function is no such."""
     if name not in LAYER_CALLS:
         return None
+    if name == "embedding":
+        plain = len(args) < 4 and not kwargs.get(
+            "max_norm"
+        )  # the row of padding_idx is another one's in training alone
+        return ((*args[:2], None), {}) if plain and len(args) > 1 else None
     order = ("input", "weight", "bias", *LAYER_CALLS[name][1])
     given = dict(zip(order, args, strict=False)) | dict(kwargs)
     tensors = tuple(given.pop(part, None) for part in order[:3])

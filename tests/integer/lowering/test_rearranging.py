@@ -107,7 +107,7 @@ REFUSED = {
     ),
     "computed indices": (lambda a, b: a[:, :, (b[0, 0] * 0).long().flatten()], "changes the batch axis"),
     "aligned corners": (
-        lambda a, b: F.interpolate(a + b, scale_factor=2, mode="bilinear", align_corners=True),
+        lambda a, b: F.interpolate((a + b).flatten(2), scale_factor=2, mode="linear", align_corners=True).unsqueeze(3),
         "align_corners=False",
     ),
     "sign of an average": (lambda a, b: a.mean(1, keepdim=True).sign() + b, "sign in the network .*take a sum"),

@@ -30,11 +30,13 @@ def masked_fill(value: Any, where: str, shape: Shape, mask: Any, fill: Any) -> V
     """Return the value with a number in the places where a mask is true."""
     if isinstance(mask, Value) or isinstance(fill, Value):
         return selected(mask, where, shape, fill, value)
-    number, mask = float(fill), for_all(mask, where, shape)
-    keep = (~mask).double()
-    if number > MASKED:
-        kept = arithmetic.mul(numbers(where, value), where, shape, keep)
-        return arithmetic.add(kept, where, shape, (1 - keep) * number)
+    filled, mask = _numbers(fill, where, shape), for_all(mask, where, shape)
+    keep, hides = (~mask).double(), (filled <= MASKED) & mask.numpy()
+    if not hides.any():
+        added = torch.where(mask, torch.from_numpy(filled), 0.0)
+        return arithmetic.add(arithmetic.mul(numbers(where, value), where, shape, keep), where, shape, added)
+    if (hides != mask.numpy()).any():
+        raise refusal(where, "it fills in small numbers and some that hide scores from a softmax; fill in one by one")
     return _cut_off(numbers(where, value), where, shape, mask)
 
 

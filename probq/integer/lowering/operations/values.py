@@ -93,7 +93,7 @@ def layer_of(value: Value) -> str:
 def compressed(array: np.ndarray) -> np.ndarray:
     """Return the array with every axis along which it is constant shortened to length 1; a scalar if it is constant."""
     if array.size and (array == array.reshape(-1)[0]).all():
-        return array.reshape(-1)[0].reshape(())
+        return array.reshape(-1)[:1].reshape(())
     for axis in range(array.ndim):
         first = array.take([0], axis)
         if (array == first).all():
