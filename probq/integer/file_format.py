@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from probq.integer.loops.body import LOOP, every_node
+from probq.integer.loops.body import BODIES, every_node
 from probq.integer.node import Node
 from probq.integer.packing import MOST_ELEMENTS, AnyPacking, Levels, Packing, VectorPacking, pack, unpack, unpack_codes
 from probq.integer.packing.entries import Fields, check_fields, describe_levels, read_levels
@@ -140,7 +140,7 @@ def write(path: str | PathLike[str], manifest: str, blobs: Mapping[str, np.ndarr
 def read(path: str | PathLike[str]) -> tuple[dict[str, Any], list[tuple[dict[str, Any], Tensors]]]:
     """Return the manifest without format, version and nodes, and for each node its entry, tensors and their packing.
 
-    The entry of a loop has the same of each node of its body, in `body`.
+    The entry of a loop or a switch has the same of each node of its body, in `body`.
 
     Raises:
         ProbqError: there is no such file, or it is damaged, edited or of another kind.
@@ -185,7 +185,7 @@ def _nodes(entries: list[Any], blobs: dict[str, np.ndarray]) -> list[tuple[dict[
     found, allowance = [], _allowance(blobs)
     for k, entry in enumerate(entries):
         where = f"node {k} of the manifest"
-        body = isinstance(entry, dict) and entry.get("op") == LOOP
+        body = isinstance(entry, dict) and entry.get("op") in BODIES
         check_fields(entry, {**_NODE, "body": list} if body else _NODE, where)
         one, allowance = _node(entry, where, blobs, allowance)
         if body:

@@ -18,6 +18,7 @@ from probq.integer.node import Node
 from probq.integer.normalisers.meaning import log_softmax, normalise, softmax
 from probq.integer.operations import NORMALISE
 from probq.integer.ranges import exponentials_of
+from probq.integer.switches.meaning import run_switch
 from probq.integer.windows import blind, ceil_size, columns, pad, pool, span, upright
 from probq.utils.errors import ProbqError
 
@@ -289,6 +290,7 @@ OPERATIONS: Mapping[str, Callable[..., np.ndarray]] = MappingProxyType(
         "product": _product,
         "matmul": _matmul,
         "loop": lambda node, *inputs: run_loop(node, inputs, evaluate),
+        "switch": lambda node, *inputs: run_switch(node, inputs, evaluate),
         **MOVES,
     }
 )

@@ -111,7 +111,7 @@ class IntegerModel:
 
     @property
     def every_node(self) -> tuple[Node, ...]:
-        """Return the nodes, and after each loop those of its body."""
+        """Return the nodes, and after each loop or switch those of its body."""
         return tuple(every_node(self.nodes))
 
     @property

@@ -26,7 +26,8 @@ class Node:
         attributes: JSON-able; `probq.integer.operations` says which an operation takes. Shapes leave out the batch.
         tensors: integer arrays, kept as int64.
         packing: how tensors are stored; those not named here on the smallest contiguous codebook.
-        body: of a loop, the nodes that are computed at each time step (`probq.integer.loops.body`).
+        body: of a loop, the nodes that are computed at each time step (`probq.integer.loops.body`); of a switch, those
+            of its branches (`probq.integer.switches.body`).
         bound: largest magnitude of the output as its maker proved it, below 2^53; 0 where none is known. A file only
             claims it: what is proven again is `IntegerModel.ranges`.
 

@@ -157,6 +157,7 @@ SIGNATURES: Mapping[str, Signature] = MappingProxyType(
             frozenset({"given"}),
         ),
         "item": Signature(0),
+        "switch": Signature(None, {}, {"outputs": "a list of names"}),
         "state": Signature(0, {"first": ()}, {"shape": "a list of sizes"} | _LIMITS, frozenset({"first"})),
         "slice": Signature(
             1, {}, {"axis": "an integer", "start": "an integer", "stop": "an integer", "step": "a positive integer"}

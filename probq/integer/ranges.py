@@ -20,6 +20,8 @@ from probq.integer.normalisers.meaning import (
 )
 from probq.integer.operations import NORMALISE
 from probq.integer.shapes import Shape, axis_of
+from probq.integer.switches.body import SWITCH
+from probq.integer.switches.meaning import check_choice
 from probq.utils.errors import ProbqError
 
 LAYERS = ("linear", "conv")
@@ -64,6 +66,12 @@ def ranges(
     found = dict(begun)
     for node in nodes:
         values = [found[name] for name in node.inputs]
+        if node.op == SWITCH:
+            check_choice(node, values[0])
+            found |= ranges(node.body, shapes, found)
+            low, high = _hull(node, [found[name] for name in node.attributes["outputs"]])
+            found[node.name] = Range(low, high, shapes[node.name])
+            continue
         if node.body:
             found |= _of_body(node, values, shapes)
             output = found[node.attributes["output"]]

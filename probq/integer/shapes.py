@@ -7,6 +7,8 @@ from types import MappingProxyType
 from probq.integer.loops.body import BEGINS
 from probq.integer.loops.meaning import begin_shapes
 from probq.integer.node import Node
+from probq.integer.switches.body import SWITCH
+from probq.integer.switches.meaning import branch_shape
 from probq.integer.windows import blind, ceil_size, span
 from probq.utils.errors import ProbqError
 
@@ -26,23 +28,29 @@ def shape_of(node: Node, inputs: Sequence[Shape]) -> Shape:
 
 
 def shapes_of(nodes: Sequence[Node]) -> dict[str, Shape]:
-    """Return the shape of every node's output by name, bodies of loops included.
+    """Return the shape of every node's output by name, bodies of loops and switches included.
 
     Raises:
         ProbqError: as `shape_of`.
     """
     found: dict[str, Shape] = {}
+    _add_shapes(nodes, found)
+    return found
+
+
+def _add_shapes(nodes: Sequence[Node], found: dict[str, Shape]) -> None:
+    """Add the shapes of nodes to those that are known."""
     for node in nodes:
         inputs = [found[name] for name in node.inputs]
-        if node.body:
+        if node.op == SWITCH:
+            _add_shapes(node.body, found)
+            found[node.name] = branch_shape(node, found)
+        elif node.body:
             found |= begin_shapes(node, inputs)
-            for inner in node.body:
-                if inner.op not in BEGINS:
-                    found[inner.name] = shape_of(inner, [found[name] for name in inner.inputs])
+            _add_shapes([inner for inner in node.body if inner.op not in BEGINS], found)
             found[node.name] = (inputs[0][0], *found[node.attributes["output"]])
         else:
             found[node.name] = shape_of(node, inputs)
-    return found
 
 
 def axis_of(axis: int, shape: Shape) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from probq.integer.loops.body import results
 from probq.integer.node import Node
 from probq.integer.shapes import Shape, padded, spread
+from probq.integer.switches.body import SWITCH, branches
 from probq.utils.errors import ProbqError
 
 MOST_NODES = 2**12
@@ -18,7 +19,7 @@ MOST_INPUTS = 2**26  # for one example
 
 
 def check_count(count: int) -> None:
-    """Refuse a model of more nodes, bodies of loops included, than exporters and compilers take.
+    """Refuse a model of more nodes, bodies of loops and switches included, than exporters and compilers take.
 
     Raises:
         ProbqError: saying how many there are.
@@ -65,7 +66,8 @@ def _peak(
     nodes: Sequence[Node], shapes: Mapping[str, Shape], scratch: Mapping[str, int], outputs: Collection[str]
 ) -> int:
     """Return how many elements are held at once at most, where a value goes after its last use."""
-    last = {name: k for k, node in enumerate(nodes) for name in (*node.inputs, node.name)}
+    own = {node.name for node in nodes}  # the branches of a switch read what is held outside of it
+    last = {name: k for k, node in enumerate(nodes) for name in (*node.inputs, node.name) if name in own}
     last |= dict.fromkeys(outputs, len(nodes))
     ending: dict[int, int] = {}
     for name, k in last.items():
@@ -102,6 +104,8 @@ def _reach(node: Node, shape: Shape) -> Shape:
 def _work(node: Node, shapes: Mapping[str, Shape]) -> int:
     """Return how many products a layer, comparisons or additions a pool, or elements anything else takes."""
     count = math.prod(shapes[node.name])
+    if node.op == SWITCH:
+        return max(sum(_work(inner, shapes) for inner in branch) for branch in branches(node))
     if node.body:
         return shapes[node.name][0] * sum(_work(inner, shapes) for inner in node.body)
     if node.op == "linear":

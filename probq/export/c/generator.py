@@ -13,8 +13,10 @@ from probq.export.c.code.values import I8, I16, I32, LAYERS, U8, View, dense, na
 from probq.export.c.layers import follows, layer
 from probq.export.c.loops import loop
 from probq.export.c.ports import Port, about, names
+from probq.export.c.switches import switch
 from probq.integer import IntegerModel, Node
 from probq.integer.loops.body import BEGINS, results
+from probq.integer.switches.body import SWITCH
 
 EMITTERS: Mapping[str, Callable[[CSource, Node], View]] = MappingProxyType(
     {
@@ -61,7 +63,7 @@ def generated(model: IntegerModel, name: str) -> CSource:
 
 
 def _add(p: CSource, nodes: Sequence[Node], ends: Collection[str]) -> None:
-    """Add the steps of a model's nodes, or of those of a loop's body, and say where their values lie.
+    """Add the steps of a model's nodes, or of those of a body, and say where their values lie.
 
     Args:
         p: the program.
@@ -73,7 +75,9 @@ def _add(p: CSource, nodes: Sequence[Node], ends: Collection[str]) -> None:
     for node in nodes:
         if node.name in done or node.op in (*BEGINS, "input"):
             continue
-        if node.body:
+        if node.op == SWITCH:
+            p.views[node.name] = switch(p, node, lambda branch: _add(p, branch, {branch[-1].name}))
+        elif node.body:
             p.views[node.name] = loop(p, node, partial(_add, p, node.body, results(node)))
         elif node.op in LAYERS:
             follower = followers.get(node.name)

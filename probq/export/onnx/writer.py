@@ -21,16 +21,17 @@ import numpy as np
 from probq.export.common import results
 from probq.export.common.model_argument import input_names, require_model
 from probq.export.common.requantization import readers_among
+from probq.export.onnx.bodies import scan, switch
 from probq.export.onnx.graph import IR_VERSION, OPSET, OPSET_PACKED, Edge, Graph, tensor_type
 from probq.export.onnx.layers import FastForm, fast_form
 from probq.export.onnx.operations import OPERATIONS, input_type
 from probq.export.onnx.pooled_convolution import phases, pooled
 from probq.export.onnx.quantized_operators import fused, fused_linear
-from probq.export.onnx.scan import scan
 from probq.integer import IntegerModel, Node
 from probq.integer.loops.body import results as ends_of
 from probq.integer.ports.outputs import as_computed
 from probq.integer.ranges import LAYERS, Range
+from probq.integer.switches.body import SWITCH
 from probq.utils.atomic_write import replace_atomically
 from probq.utils.errors import ProbqError, sentence
 from probq.utils.optional_import import require
@@ -172,13 +173,18 @@ def _add(
     Args:
         graph: in the making.
         model: the model.
-        part: its nodes, or those of a loop's body, and the names of the results.
+        part: its nodes, or those of a body, and the names of the results.
         edges: those so far.
         forms: by layer.
     """
     found, behind, done = model.ranges, readers_among(*part), set(edges)
     for node in part[0]:
         if node.name in done:  # it came with the layer before it, or with what a body begins with
+            continue
+        if node.op == SWITCH:
+            values = [graph.settled(edges[name]) for name in node.inputs]
+            inside = partial(_add_branch, graph, model, forms)
+            edges[node.name] = switch(graph, node, values, found[node.name], inside)
             continue
         if node.body:
             add = partial(_add, graph, model, (node.body, ends_of(node)), forms=forms)
@@ -196,6 +202,13 @@ def _add(
             forms[node.name] = f"integer operators: {form}"
         inputs = [edges[name] if node.op in CLIPPED_LATER else graph.settled(edges[name]) for name in node.inputs]
         edges[node.name] = _single(graph, node, inputs, found[node.name])
+
+
+def _add_branch(
+    graph: Graph, model: IntegerModel, forms: dict[str, str], branch: Sequence[Node], edges: dict[str, Edge]
+) -> None:
+    """Add the nodes of a switch's branch."""
+    _add(graph, model, (branch, {branch[-1].name}), edges, forms)
 
 
 def _fused(
@@ -219,7 +232,9 @@ def _image(model: IntegerModel, name: str, edges: Mapping[str, Edge]) -> Edge | 
     node = next(node for node in model.every_node if node.name == name)
     if node.op != "reshape" or len(edges[name].shape) != 1 or node.inputs[0] in input_names(model):
         return None
-    image = edges[node.inputs[0]]
+    image = edges.get(node.inputs[0])
+    if image is None:  # a branch of a switch that does not read it
+        return None
     worthwhile = len(image.shape) > 1 and image.shape[0] < math.prod(image.shape)
     return image if worthwhile and image.type == "uint8" else None
 

@@ -13,16 +13,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+from probq.integer.switches.body import SWITCH, check_branches
 from probq.utils.errors import ProbqError
 
 LOOP, ITEM, STATE = "loop", "item", "state"
 BEGINS = (ITEM, STATE)
+BODIES = (LOOP, SWITCH)  # operations that have one
 
 T = TypeVar("T")
 
 
 def every_node(nodes: Iterable[Any]) -> Iterator[Any]:
-    """Yield nodes, and after each loop those of its body."""
+    """Yield nodes, and after each loop or switch those of its body."""
     for node in nodes:
         yield node
         yield from node.body
@@ -60,6 +62,8 @@ def after(loop: Any) -> list[tuple[Any, str]]:
 
 def results(node: Any) -> tuple[str, ...]:
     """Return the names of what the body of a node ends with; none where it has no body."""
+    if node.op == SWITCH:
+        return tuple(node.attributes["outputs"])
     return (node.attributes["output"], *node.attributes["next"]) if node.body else ()
 
 
@@ -75,19 +79,23 @@ def beginning(loop: Any, steps: Sequence[T], own: Mapping[str, T]) -> dict[str, 
 
 
 def check_body(loop: Any) -> None:
-    """Refuse a node whose body is not that of a loop.
+    """Refuse a node whose body is not that of a loop or a switch.
 
     Raises:
-        ProbqError: there is a body and no loop or the reverse; names repeat; a node takes what is none before it in the
-            body; a loop or an input is within; or the loop's items, states, output and next states do not fit.
+        ProbqError: there is a body and no loop or switch, or the reverse; names repeat; a node takes what is none
+            before it in the body; a body or an input is within; or the loop's items, states, output and next states do
+            not fit; or as `check_branches`.
     """
+    if loop.op == SWITCH:
+        check_branches(loop)
+        return
     if loop.op != LOOP:
         if loop.body:
-            raise ProbqError(f"{loop.op} takes no body; only loops have one")
+            raise ProbqError(f"{loop.op} takes no body; only loops and switches have one")
         return
     earlier: set[str] = set()
     for node in loop.body:
-        if node.op in (LOOP, "input"):
+        if node.op in (*BODIES, "input"):
             raise ProbqError(f"the body of a loop holds no {node.op}, as {node.name!r:.80} is")
         if node.name in earlier:
             raise ProbqError(f"two nodes of the body are named {node.name!r:.80}; names must be unique")

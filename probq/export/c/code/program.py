@@ -46,6 +46,7 @@ class CSource:
         helpers: texts of the helper functions in use, by their full names.
         ports: parameters of the function, inputs first.
         loops: first and last step of each loop, how many time steps it takes, and whether the last one comes first.
+        choices: first and last step of each branch of a switch, its choice, and the branch's number.
     """
 
     name: str
@@ -56,6 +57,7 @@ class CSource:
     helpers: dict[str, str] = field(default_factory=dict)
     ports: list[Any] = field(default_factory=list)
     loops: list[tuple[int, int, int, bool]] = field(default_factory=list)
+    choices: list[tuple[int, int, View, int]] = field(default_factory=list)
     buffers: int = 0
 
     def buffer(self, kind: Type, elements: int, fixed: str = "") -> Buffer:
@@ -116,13 +118,16 @@ def calls(program: CSource) -> tuple[list[str], dict[int, int]]:
         return buffer.fixed or (f"({buffer.type.name} *)({place})" if buffer.type in (I8, I64) else place)
 
     lines: list[str] = []
-    begins = {first: (count, reverse) for first, _, count, reverse in program.loops}
-    ends, inside = {last for _, last, _, _ in program.loops}, False
+    begins = {first: _counted(count, reverse) for first, _, count, reverse in program.loops}
+    begins |= {
+        first: f"if ({_element(pointer(choice.buffer), choice.offset)} == {number}) {{"
+        for first, _, choice, number in program.choices
+    }
+    ends = {last for _, last, _, _ in (*program.loops, *program.choices)}
+    inside = False
     for number, step in enumerate(program.steps):
         if number in begins:
-            count, reverse = begins[number]
-            head = f"int32_t t = {count - 1}; t >= 0; t--" if reverse else f"int32_t t = 0; t < {count}; t++"
-            lines.append(f"for ({head}) {{")
+            lines.append(begins[number])
             inside = True
         call = f"{program.name}_step{number}({', '.join([*map(pointer, step.buffers), *['t'] * step.timed])});"
         lines += indented([call]) if inside else [call]
@@ -130,6 +135,17 @@ def calls(program: CSource) -> tuple[list[str], dict[int, int]]:
             lines.append("}")
             inside = False
     return lines, sizes
+
+
+def _counted(count: int, reverse: bool) -> str:
+    """Return the line of C that begins a loop."""
+    head = f"int32_t t = {count - 1}; t >= 0; t--" if reverse else f"int32_t t = 0; t < {count}; t++"
+    return f"for ({head}) {{"
+
+
+def _element(pointer: str, place: int) -> str:
+    """Return an element at a pointer."""
+    return f"({pointer})[{place}]"
 
 
 def _placed(steps: Sequence[CStep]) -> tuple[dict[int, int], dict[int, int]]:

@@ -13,6 +13,7 @@ from probq.integer.interpreter import evaluate
 from probq.integer.loops.body import BEGINS, beginning, results, sequences, states
 from probq.integer.ranges import Range, reachable
 from probq.integer.shapes import shape_of
+from probq.integer.switches.body import SWITCH
 from probq.utils.errors import ProbqError
 
 MOST, LONG = 2**31 - 1, 2**62 - 1
@@ -102,6 +103,12 @@ def ranges(model: IntegerModel) -> Mapping[str, ElementRange]:
     def add(nodes: Iterable[Node]) -> None:
         for node in nodes:
             inputs = [found[name] for name in node.inputs]
+            if node.op == SWITCH:
+                add(node.body)
+                ends = [found[name] for name in results(node)]
+                low, high = np.minimum.reduce([x.low for x in ends]), np.maximum.reduce([x.high for x in ends])
+                found[node.name] = ElementRange(low, high, 0)
+                continue
             if node.body:
                 found.update(_begun(node, inputs))
                 add(inner for inner in node.body if inner.op not in BEGINS)

@@ -1,6 +1,9 @@
-"""A loop becomes a `Scan`, whose body is a graph of its own and takes parameters from the graph around it."""
+"""A loop becomes a `Scan`, and a switch an `If` for each branch; their bodies take parameters from the graph around.
 
-from collections.abc import Callable
+A branch is computed for those examples of the batch that chose it, and not at all where there are none.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +13,7 @@ from probq.export.onnx.graph import Edge, Graph, integer_type, tensor_type
 from probq.integer import Node
 from probq.integer.loops.body import after, beginning, first_states, sequences, states
 from probq.integer.ranges import Range
+from probq.integer.switches.body import branches
 from probq.utils.optional_import import require
 
 Edges = dict[str, Edge]
@@ -63,11 +67,6 @@ def _copied(graph: Graph, x: Edge) -> Edge:
     return replace(x, name=graph.node("Identity", [x.name]))
 
 
-def _described(edges: Any) -> list[Any]:
-    info = require("onnx.helper", "onnx").make_tensor_value_info
-    return [info(x.name, tensor_type(x.type), ["batch", *x.shape]) for x in edges]
-
-
 def _first(graph: Graph, sequence: Edge, state: Edge, node: Node) -> str:
     """Add what a state begins with for each example, zeros unless it has something else."""
     batch = graph.node("Gather", [graph.node("Shape", [sequence.name]), graph.constant([0], "int64")], axis=0)
@@ -76,6 +75,62 @@ def _first(graph: Graph, sequence: Edge, state: Edge, node: Node) -> str:
     zeros = graph.node("ConstantOfShape", [shape], value=value)
     first = node.tensors.get("first")
     return zeros if first is None else graph.node("Add", [zeros, graph.constant(first, state.type)])
+
+
+def switch(
+    graph: Graph, node: Node, inputs: list[Edge], reached: Range, add: Callable[[Sequence[Node], Edges], None]
+) -> Edge:
+    """Add a choice between branches for each example; no branch is computed that no example chose.
+
+    Args:
+        graph: in the making.
+        node: the switch.
+        inputs: its choice, and the values that branches read.
+        reached: its range.
+        add: adds nodes to the graph and to the edges that it is given, which are those that they begin with.
+    """
+    kind = integer_type(reached.low, reached.high)
+    choice = graph.node("Reshape", [graph.integers(inputs[0], "int32").name, graph.constant([-1], "int64")])
+    batch, sizes = graph.node("Shape", [choice]), graph.constant(list(reached.shape), "int64")
+    value = require("onnx.numpy_helper", "onnx").from_array(np.zeros(1, kind))
+    shape = graph.node("Concat", [batch, sizes], axis=0) if reached.shape else batch
+    name = graph.node("ConstantOfShape", [shape], value=value)
+    y = Edge(name, kind, 0, reached.low, reached.high, reached.shape)
+    for number, branch in enumerate(branches(node)):
+        rows = graph.node("NonZero", [graph.node("Equal", [choice, graph.constant(number, "int32")])])
+        rows = graph.node("Reshape", [rows, graph.constant([-1], "int64")])
+        y = _placed(graph, y, rows, dict(zip(node.inputs[1:], inputs[1:], strict=True)), branch, add)
+    return y
+
+
+def _placed(
+    graph: Graph, y: Edge, rows: str, values: Edges, branch: Sequence[Node],
+    add: Callable[[Sequence[Node], Edges], None],
+) -> Edge:  # fmt: skip
+    """Add the `If` that puts a branch's values for some examples where they belong, unless there are none."""
+    around, graph.nodes = graph.nodes, []
+    edges = {name: replace(x, name=graph.node("Gather", [x.name, rows], axis=0)) for name, x in values.items()}
+    add(branch, edges)
+    own = graph.integers(graph.settled(edges[branch[-1].name]), y.type)
+    places = graph.node("Reshape", [rows, graph.constant([-1, 1], "int64")])
+    then = replace(y, name=graph.node("ScatterND", [y.name, places, own.name]))
+    inside, graph.nodes = graph.nodes, []
+    otherwise = replace(y, name=graph.node("Identity", [y.name]))
+    passed, graph.nodes = graph.nodes, around
+    inside = _without_constants(graph, inside, [rows, y.name, *(x.name for x in values.values())])
+    some = graph.cast(graph.node("Shape", [rows]), "bool")
+    make = require("onnx.helper", "onnx").make_graph
+    taken: dict[str, Any] = {
+        "then_branch": make(inside, then.name, [], _described([then])),
+        "else_branch": make(passed, otherwise.name, [], _described([otherwise])),
+    }
+    return replace(y, name=graph.node("If", [some], **taken))
+
+
+def _described(edges: Iterable[Edge]) -> list[Any]:
+    """Return what a graph within a graph says of its inputs or outputs."""
+    info = require("onnx.helper", "onnx").make_tensor_value_info
+    return [info(x.name, tensor_type(x.type), ["batch", *x.shape]) for x in edges]
 
 
 def _without_constants(graph: Graph, inside: list[Any], begun: list[str]) -> list[Any]:

@@ -1,0 +1,1 @@
+"""Several integer models become one, with a switch between them."""
