@@ -53,6 +53,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "training.fit_steps": ["steps"],
         "training.step_memory": ["StepMemory", "step_memory"],
         "training.post_training": ["post_training"],
+        "training.selection.select": ["select"],
+        "training.selection.selection": ["Selection"],
         "training.refinement.decide": ["decide"],
         "training.svi.history": ["History", "Step"],
         "training.svi.learning_rates": ["Rates"],

@@ -1,0 +1,1 @@
+"""Widths depend on the input: a selector chooses one of several decided networks for each example."""
