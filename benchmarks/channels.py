@@ -1,9 +1,9 @@
 """Channels or widths: what a limit on bit operations buys on the digits at equal cost and epochs.
 
 The network is that of `probq demo`, two convolutions of 16 and 32 channels with batch normalisation and a linear layer,
-trained in float for 10 epochs. Each method has 40 more: "searched" `probq.search_channels` at 4 bits in three rounds of
-8, then 16 at its channels; "scaled" trains a network with the same share of all channels in float for 24 epochs and at 4
-bits for 16; "widths" keeps all channels and fits widths.
+trained in float for 10 epochs. Each method has 40 more: "searched" is `probq.search_channels` at 4 bits in three rounds
+of 8, then 16 at its channels; "scaled" trains a network with the same share of all channels in float for 24 epochs and
+at 4 bits for 16; "widths" keeps all channels and fits widths.
 
     python benchmarks/channels.py --seeds 3 --out channels.jsonl
 """

@@ -15,6 +15,7 @@ from typing import Any
 
 import against_uniform
 import budget_kept
+import channels
 import draws
 import growth
 import memory
@@ -176,6 +177,7 @@ PARTS: Mapping[str, Callable[[], str]] = MappingProxyType(
         "draws": partial(of, draws.table, "results_draws.jsonl"),
         "rules": partial(of, rules_kept.table, "results_rules_kept.jsonl"),
         "growth": partial(of, growth.table, "results_growth.json"),
+        "channels": partial(of, channels.table, "results_channels.jsonl"),
         "vectors": partial(of, vectors.table, "results_vectors.jsonl"),
         "memory": partial(of, memory.table, "results_memory.jsonl"),
         "inference": partial(of, inference, "results_inference.json"),

@@ -1,4 +1,4 @@
-"""At one low width a budget buys channels: those that the posterior closes go, and where it wants all, more are made."""
+"""At one low width a budget buys channels: those that the posterior closes go, and where it wants all, it gets more."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ def search_channels(
     """Return a network with other numbers of channels, found at one low width of all weights and inputs under a limit.
 
     In each round every output channel has a gate between 0 bits and `bits`, fitted under the limit on BOPs without
-    those of closed channels. Where the mean probability of a layer's channels to be there is 0.9 or more, the layer gets
-    half as many again, which compute the same as before (`widen`); channels with less than 0.5 go (`narrow`). The last
-    round only takes away. Layers that share channels change together, and keep a channel that one of them wants.
+    those of closed channels. Where the mean probability of a layer's channels to be there is 0.9 or more, the layer
+    gets half as many again, which compute the same as before (`widen`); channels with less than 0.5 go (`narrow`). The
+    last round only takes away. Layers that share channels change together, and keep a channel that one of them wants.
 
     Args:
         net: the trained float network; it is left untouched.
@@ -72,8 +72,8 @@ def search_channels(
         options: see `fit`.
 
     Raises:
-        ProbqError: if no layer's channels can change, a number is out of range, or the limit is not one on BOPs. Also as
-            `fit`.
+        ProbqError: if no layer's channels can change, a number is out of range, or the limit is not one on BOPs. Also
+            as `fit`.
 
     Source: S. Park, B. Kwon, J. Lim, K. Sim, T.-H. Kim, J. Choi, 2022, "Automatic Network Adaptation for Ultra-Low
     Uniform-Precision Quantization" (more channels where the search wants all); gates of channels as in M. van Baalen
