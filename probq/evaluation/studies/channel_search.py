@@ -59,7 +59,8 @@ def search_channels(
     In each round every output channel has a gate between 0 bits and `bits`, fitted under the limit on BOPs without
     those of closed channels. Where the mean probability of a layer's channels to be there is 0.9 or more, the layer
     gets half as many again, which compute the same as before (`widen`); channels with less than 0.5 go (`narrow`). The
-    last round only takes away. Layers that share channels change together, and keep a channel that one of them wants.
+    last round keeps the most probable channels, as many as the limit allows. Layers that share channels change
+    together, and keep a channel that one of them wants.
 
     Args:
         net: the trained float network; it is left untouched.
@@ -103,7 +104,7 @@ def search_channels(
         q = _fitted(net, example, data, pruned, epochs, groups, bits, options)
         there = {name: _probabilities(q, groups[name]) for name in groups}
         told.append({name: (len(own), float(own.mean())) for name, own in there.items()})
-        net = _resized(q.net, example, there, last=k == rounds - 1)
+        net = _within(q.net, example, there, bits, limit) if k == rounds - 1 else _resized(q.net, example, there)
     return ChannelSearch(net, tuple(told))
 
 
@@ -139,12 +140,43 @@ def _probabilities(q: Quantized, group: ChannelGroup) -> np.ndarray:
     return 1 - np.min(closed, 0)
 
 
-def _resized(net: nn.Module, example: Any, there: Mapping[str, np.ndarray], last: bool) -> nn.Module:
+def _resized(net: nn.Module, example: Any, there: Mapping[str, np.ndarray]) -> nn.Module:
     """Return the network of the next round: without closed channels, and with more where all are wanted."""
-    kept, wider = {}, {}
-    for name, own in there.items():
-        if own.mean() >= WANTED and not last:
-            wider[name] = round(FACTOR * len(own))
-        else:
-            kept[name] = sorted({*np.flatnonzero(own >= KEPT).tolist(), int(own.argmax())})
+    wider = {name: round(FACTOR * len(own)) for name, own in there.items() if own.mean() >= WANTED}
+    kept = {name: _above(own, KEPT) for name, own in there.items() if name not in wider}
     return widen(narrow(net, example, kept), example, wider)
+
+
+def _within(net: nn.Module, example: Any, there: Mapping[str, np.ndarray], bits: int, limit: float) -> nn.Module:
+    """Return the network with the most probable channels, at least one in each layer and as many as the limit allows.
+
+    Raises:
+        ProbqError: if one channel in each layer costs more than the limit.
+    """
+    levels = np.unique(np.concatenate(list(there.values())))
+    low, high, best = 0, len(levels), None  # levels[high] would keep one channel in each layer
+    while low <= high:
+        middle = (low + high) // 2
+        least = levels[middle] if middle < len(levels) else np.inf
+        tried = narrow(net, example, {name: _above(own, least) for name, own in there.items()})
+        if _uniform_cost(tried, example, bits) <= limit:
+            best, high = tried, middle - 1
+        else:
+            low = middle + 1
+    if best is None:
+        raise ProbqError(
+            f"one channel in each layer at {bits} bits costs more than the limit; raise it, or give fewer bits"
+        )
+    return best
+
+
+def _above(probabilities: np.ndarray, least: float) -> list[int]:
+    """Return the channels of at least a probability, and the most probable one in any case."""
+    return sorted({*np.flatnonzero(probabilities >= least).tolist(), int(probabilities.argmax())})
+
+
+def _uniform_cost(net: nn.Module, example: Any, bits: int) -> float:
+    """Return the BOPs with all weights and inputs at one width, the network's own input at 8 bits."""
+    return (
+        quantize(net, example, lambda layer: Plan(ladder(bits), ladder(bits, signed=layer.smallest < 0))).mode().cost()
+    )
