@@ -133,7 +133,7 @@ def test_every_update_trains_a_network_of_exact_integers(book: int, tmp_path: Pa
     start = quantized(book)
     before = loss_of(start)
     batches = [(X[:32], Y[:32]), (X[32:], Y[32:])] * 4
-    by_admm = admm(start, batches, epochs=8, rate=0.02, rho=0.01)
+    by_admm = admm(start, batches, epochs=8, rate=0.02)
     aware = quantized(book)
     probq.fit(
         aware, batches, epochs=8, optimizer=loss_aware(aware), rates=probq.Rates(weights=0.02), progress=False, seed=0

@@ -51,7 +51,7 @@ class ADMM:
     """
 
     def __init__(
-        self, weights: Mapping[str, Tensor], project: Callable[[str, Tensor], Tensor], rho: float = 1e-3
+        self, weights: Mapping[str, Tensor], project: Callable[[str, Tensor], Tensor], rho: float = 0.1
     ) -> None:
         if not (is_real(rho) and 0 < rho < math.inf):
             raise ProbqError(
@@ -85,7 +85,7 @@ def admm(
     batches: Iterable[Any],
     epochs: int = 1,
     *,
-    rho: float = 1e-3,
+    rho: float = 0.1,
     rate: float = 1e-3,
     every: int | None = None,
 ) -> Quantized:
