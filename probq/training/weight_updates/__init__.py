@@ -1,6 +1,6 @@
-"""Updates of weights at fixed widths: scales and levels in closed form, loss-aware Newton steps, and ADMM.
+"""Updates of weights at fixed widths take the place of straight-through tuning, or go before it.
 
-They take the place of straight-through tuning, or go before it.
+They are scales and levels in closed form, loss-aware Newton steps, and ADMM.
 """
 
 from probq.training.weight_updates.admm import ADMM, admm
