@@ -48,7 +48,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "network.quantizers.plan": ["Plan", "uniform"],
         "network.tracing.layer": ["Layer"],
         "network.tracing.trace": ["layers"],
-        "training": ["communication", "distillation", "lightning", "ptq"],
+        "training": ["communication", "distillation", "lightning", "ptq", "weight_updates"],
         "training.fit": ["fit"],
         "training.fit_options": ["FitOptions"],
         "training.fit_steps": ["steps"],

@@ -70,7 +70,8 @@ class BitPlanes(CodePrior):
     def check(self, ladder: Ladder) -> None:
         """Raise unless charges make a difference on some rung."""
         check_planes(self, ladder)
-        if not any(len(planes_of(rung.levels()).unique(dim=0)) > 1 for rung in ladder.rungs):
+        bits = [planes_of(rung.levels()) for rung in ladder.rungs]
+        if not any((each != each[:1]).any() for each in bits):
             raise ProbqError(
                 f"BitPlanes has no effect on codebooks of {', '.join(map(str, ladder.bits))} bits, whose levels have "
                 "the same magnitude; give wider ones, or leave code_prior out"
