@@ -23,6 +23,7 @@ import page
 import post_training_table
 import rank_table
 import rules_kept
+import selection
 import sequences
 import simulation
 import vectors
@@ -172,6 +173,7 @@ PARTS: Mapping[str, Callable[[], str]] = MappingProxyType(
         "against_uniform": partial(of, against_uniform.table, "results_against_uniform.jsonl"),
         "post_training": without_training,
         "sequences": partial(of, sequences.table, "results_sequences.jsonl"),
+        "selection": partial(of, selection.table, "results_selection.jsonl"),
         "rank": partial(of, rank_table.table, "results_rank.jsonl"),
         "budgets_kept": partial(of, budget_kept.table, "results_budget_kept.json"),
         "draws": partial(of, draws.table, "results_draws.jsonl"),
