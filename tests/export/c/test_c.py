@@ -57,9 +57,11 @@ def test_values_stay_within_their_ranges(seed):
 
 
 def test_random_models_hold_everything():
-    """Every operation, width, stride, padding, grouping, sign and kind of multiplier."""
+    """Every operation but switches, whose branches have random models of their own, and every width, stride, padding,
+    grouping, sign and kind of multiplier.
+    """
     found = set().union(*(features(seeded(seed)) for seed in range(400)))
-    assert found >= EVERYTHING | {f"op {op}" for op in OPERATIONS}
+    assert found >= EVERYTHING | {f"op {op}" for op in OPERATIONS if op != "switch"}
 
 
 def test_a_model_that_differs_is_shrunk_to_its_cause(tmp_path, monkeypatch):
