@@ -18,6 +18,7 @@ import budget_kept
 import channels
 import draws
 import growth
+import ideas
 import memory
 import page
 import post_training_table
@@ -180,6 +181,7 @@ PARTS: Mapping[str, Callable[[], str]] = MappingProxyType(
         "rules": partial(of, rules_kept.table, "results_rules_kept.jsonl"),
         "growth": partial(of, growth.table, "results_growth.json"),
         "channels": partial(of, channels.table, "results_channels.jsonl"),
+        "ideas": partial(of, ideas.table, "results_ideas.jsonl"),
         "vectors": partial(of, vectors.table, "results_vectors.jsonl"),
         "memory": partial(of, memory.table, "results_memory.jsonl"),
         "inference": partial(of, inference, "results_inference.json"),

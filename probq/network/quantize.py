@@ -103,14 +103,18 @@ def quantize(
     tables = activations(copied, found, plans)
     sites = tied_sites(ties, weights, inputs)
     quantized = Quantized(copied, tuple(layers), weights, inputs, tuple(notes), likelihood, tables, sites)
-    quantized.steps.take(dict(stand_ins(copied)), found.calls)
-    quantized.signature, quantized.example = signature(example), first_rows(example)
-    quantized.form = form_of(example)
-    quantized.held, quantized.uncounted = held_norms(copied), found.uncounted
-    quantized.notes += constant_note(quantized)
+    _tell(quantized, found, example)
     _set_energy(quantized, [own for own in plans.values() if own is not None])
     _foresee(quantized, warn=all(own is not None and own.activation for own in plans.values()))
     return quantized.train(net.training)
+
+
+def _tell(q: Quantized, found: Tracing, example: Any) -> None:
+    """Tell a network what was found on its example."""
+    q.steps.take(dict(stand_ins(q.net)), found.calls)
+    q.signature, q.example, q.form = signature(example), first_rows(example), form_of(example)
+    q.held, q.uncounted = held_norms(q.net), found.uncounted
+    q.notes += constant_note(q)
 
 
 def _explicit_note(name: str, net: nn.Module) -> str:

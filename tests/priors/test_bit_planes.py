@@ -14,21 +14,13 @@ from torch.distributions import kl_divergence
 
 import probq
 from probq import priors
-from probq.codebooks import Grid, binary, ladder, learned, levels, powers_of_two, pruned, ternary, uniform
+from probq.codebooks import Grid, ladder, learned, levels, powers_of_two, uniform
 from probq.network.distributions.codes import Codes
 from probq.priors import OnRung
 from tests.exact_integers import assert_exact
+from tests.prior_cases import BOOKS, X, Y
 
-X = torch.tensor([[0.3, 0.9, -0.2], [0.7, 0.2, 0.4], [0.1, 0.5, -1.0], [1.0, -0.3, 0.2]])
-Y = torch.tensor([0, 1, 1, 0])
-BOOKS = {
-    "pruned": pruned(),
-    "binary": binary(),
-    "ternary": ternary(),
-    "4 bits": uniform(4),
-    "unsigned": uniform(3, signed=False),
-    "powers": powers_of_two(3),
-}
+OWN_BOOKS = {**BOOKS, "unsigned": uniform(3, signed=False), "powers": powers_of_two(3)}
 CHARGES = (0.4, -1.1, 2.0)
 
 
@@ -65,7 +57,7 @@ KINDS: dict[str, tuple[priors.CodePrior, Callable[..., np.ndarray]]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("book", BOOKS.values(), ids=BOOKS)
+@pytest.mark.parametrize("book", OWN_BOOKS.values(), ids=OWN_BOOKS)
 def test_probabilities_bit_by_bit(kind: str, book: Any) -> None:
     prior, by_hand = KINDS[kind]
     values = book.levels()

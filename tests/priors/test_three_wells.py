@@ -13,21 +13,14 @@ from torch.distributions import kl_divergence
 
 import probq
 from probq import priors
-from probq.codebooks import binary, ladder, learned, levels, pruned, ternary, uniform
+from probq.codebooks import ladder, learned, levels, ternary, uniform
 from probq.codebooks.rounding.nearest import BroadcastGrid
 from probq.network.distributions.codes import Codes
 from probq.priors import OnRung
 from tests.exact_integers import assert_exact
+from tests.prior_cases import BOOKS, X, Y
 
-X = torch.tensor([[0.3, 0.9, -0.2], [0.7, 0.2, 0.4], [0.1, 0.5, -1.0], [1.0, -0.3, 0.2]])
-Y = torch.tensor([0, 1, 1, 0])
-BOOKS = {
-    "pruned": pruned(),
-    "binary": binary(),
-    "ternary": ternary(),
-    "4 bits": uniform(4),
-    "uneven": levels([-3, 0.5, 2]),
-}
+OWN_BOOKS = {**BOOKS, "uneven": levels([-3, 0.5, 2])}
 
 
 def law_of(prior: priors.ThreeWells, book: Any, weights: int = 1, **own: torch.Tensor) -> Any:
@@ -47,7 +40,7 @@ def by_hand(values: Any, depth: float, steepness: float, power: float) -> np.nda
     return np.array(weights) / sum(weights)
 
 
-@pytest.mark.parametrize("book", BOOKS.values(), ids=BOOKS)
+@pytest.mark.parametrize("book", OWN_BOOKS.values(), ids=OWN_BOOKS)
 @pytest.mark.parametrize(("depth", "steepness", "power"), [(0.0, 1.0, 1.0), (1.3, 0.0, 1.0), (-4.0, 5.0, 2.0)])
 def test_probabilities_by_a_sum_over_levels(book: Any, depth: float, steepness: float, power: float) -> None:
     values = book.levels()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,9 +19,11 @@ from probq.network.quantize import quantize
 from probq.network.quantized.quantized import Quantized
 from probq.network.quantizers.plan import Plan
 from probq.network.tracing.layer import Layer
+from probq.network.tracing.trace import layers
 from probq.training.fit import fit
 from probq.utils.arguments import check_number, is_count
 from probq.utils.errors import ProbqError
+from probq.utils.numbers import format_number
 
 WANTED = 0.9  # mean probability of a channel to be there, from which on a layer gets more
 FACTOR = 1.5  # of the number of channels
@@ -73,8 +75,8 @@ def search_channels(
         options: see `fit`.
 
     Raises:
-        ProbqError: if no layer's channels can change, a number is out of range, or the limit is not one on BOPs. Also
-            as `fit`.
+        ProbqError: if no layer's channels can change, a number is out of range, or the limit is not one on BOPs or
+            below the cost of one channel in each layer. Also as `fit`.
 
     Source: S. Park, B. Kwon, J. Lim, K. Sim, T.-H. Kim, J. Choi, 2022, "Automatic Network Adaptation for Ultra-Low
     Uniform-Precision Quantization" (more channels where the search wants all); gates of channels as in M. van Baalen
@@ -93,7 +95,7 @@ def search_channels(
         raise ProbqError(f"a search for channels has 1 round or more and 1 to {ENDS} bits, not {rounds!r} and {bits!r}")
     if budget.cost is not costs.bops:
         raise ProbqError("a search for channels has a limit on BOPs: give Budget(percent=...) or Budget(limit=...)")
-    limit = budget.absolute(quantize(net, example, Plan(ladder(bits), ladder(bits))).layers)
+    limit = budget.absolute(layers(net, example))
     pruned = Budget(limit=limit, cost=costs.pruned_bops)
     data = batches if hasattr(batches, "__len__") else list(batches)
     told = []
@@ -101,6 +103,11 @@ def search_channels(
         groups = {name: group for name, group in channel_groups(net, example).items() if not group.fixed}
         if not groups:
             raise ProbqError("the number of channels can change in no layer; probq.widen says why, layer by layer")
+        if _cost(narrow(net, example, {name: [0] for name in groups}), example, bits) > limit:
+            raise ProbqError(
+                f"one channel in each layer at {bits} bits costs more than the limit of {format_number(limit)} BOPs; "
+                "raise it, or give fewer bits"
+            )
         q = _fitted(net, example, data, pruned, epochs, groups, bits, options)
         there = {name: _probabilities(q, groups[name]) for name in groups}
         told.append({name: (len(own), float(own.mean())) for name, own in there.items()})
@@ -119,14 +126,7 @@ def _fitted(
     options: Mapping[str, Any],
 ) -> Quantized:
     """Return the posterior over the channels of layers that can change."""
-
-    def plan(layer: Layer) -> Plan:
-        inputs = ladder(bits, signed=layer.smallest < 0)
-        if layer.name in groups:
-            return Plan(ladder(0, bits), inputs, gates="channel")
-        return Plan(ladder(bits), inputs)
-
-    q = quantize(net, example, plan)
+    q = quantize(net, example, _planner(bits, groups))
     fit(q, data, budget, epochs, **{"search": 1.0, **options})
     return q
 
@@ -148,25 +148,18 @@ def _resized(net: nn.Module, example: Any, there: Mapping[str, np.ndarray]) -> n
 
 
 def _within(net: nn.Module, example: Any, there: Mapping[str, np.ndarray], bits: int, limit: float) -> nn.Module:
-    """Return the network with the most probable channels, at least one in each layer and as many as the limit allows.
-
-    Raises:
-        ProbqError: if one channel in each layer costs more than the limit.
-    """
+    """Return the network with the most probable channels, one or more in each layer and as many as the limit allows."""
     levels = np.unique(np.concatenate(list(there.values())))
     low, high, best = 0, len(levels), None  # levels[high] would keep one channel in each layer
     while low <= high:
         middle = (low + high) // 2
         least = levels[middle] if middle < len(levels) else np.inf
         tried = narrow(net, example, {name: _above(own, least) for name, own in there.items()})
-        if _uniform_cost(tried, example, bits) <= limit:
+        if _cost(tried, example, bits) <= limit:
             best, high = tried, middle - 1
         else:
             low = middle + 1
-    if best is None:
-        raise ProbqError(
-            f"one channel in each layer at {bits} bits costs more than the limit; raise it, or give fewer bits"
-        )
+    assert best is not None  # one channel in each layer keeps the limit
     return best
 
 
@@ -175,8 +168,16 @@ def _above(probabilities: np.ndarray, least: float) -> list[int]:
     return sorted({*np.flatnonzero(probabilities >= least).tolist(), int(probabilities.argmax())})
 
 
-def _uniform_cost(net: nn.Module, example: Any, bits: int) -> float:
+def _cost(net: nn.Module, example: Any, bits: int) -> float:
     """Return the BOPs with all weights and inputs at one width, the network's own input at 8 bits."""
-    return (
-        quantize(net, example, lambda layer: Plan(ladder(bits), ladder(bits, signed=layer.smallest < 0))).mode().cost()
-    )
+    return quantize(net, example, _planner(bits)).mode().cost()
+
+
+def _planner(bits: int, gated: Collection[str] = ()) -> Callable[[Layer], Plan]:
+    """Return the plan of one width, with a gate for each output channel of some layers."""
+
+    def plan(layer: Layer) -> Plan:
+        inputs = ladder(bits, signed=layer.smallest < 0)
+        return Plan(ladder(0, bits), inputs, gates="channel") if layer.name in gated else Plan(ladder(bits), inputs)
+
+    return plan

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from scipy.cluster.hierarchy import DisjointSet
 from torch import Tensor, nn
 
-from probq.network.tracing.channel_sources import ELEMENTWISE, FLATTENS, NORM_NODES, POOLS, flattens, over_places
+from probq.network.tracing.channel_sources import (
+    ELEMENTWISE,
+    FLATTENS,
+    NORM_NODES,
+    fits,
+    flattens,
+    kind_of,
+    pools,
+)
 from probq.network.tracing.example_run import run_example
-from probq.network.tracing.module_kinds import CONVOLUTIONS, NORMS, QUANTIZABLE
+from probq.network.tracing.module_kinds import NORMS, QUANTIZABLE
 from probq.utils.structures.tensors import arguments, tensors_in
 
 JOINING = frozenset(["Add", "Sub", "Mul"])  # of two tensors, channel by channel
@@ -74,6 +82,21 @@ def channels_of(module: Any) -> int:
     return int(next(getattr(module, name) for name in names if hasattr(module, name)))
 
 
+class _Sources(NamedTuple):
+    """Sources are the layers whose channels a tensor has.
+
+    Attributes:
+        makers: their names.
+        flattened, pooled: whether it is so on the way.
+        fixed: why the channels cannot change; empty where they can.
+    """
+
+    makers: list[str]
+    flattened: bool
+    pooled: bool
+    fixed: str
+
+
 @dataclass
 class _Walk:
     """A walk holds what one run has told so far.
@@ -109,20 +132,19 @@ class _Walk:
     def ends(self, output: Any) -> None:
         """Note that the network's outputs cannot change."""
         for tensor in tensors_in(output):
-            for source in self._sources(tensor)[0]:
+            for source in self._sources(tensor).makers:
                 self.fixed.setdefault(source, OUTPUT)
 
     def _read(self, name: str, module: Any, x: Tensor) -> None:
         self.joined.add(name)
-        sources, flattened, why = self._sources(x)
+        sources, flattened, pooled, why = self._sources(x)
         if isinstance(module, nn.Embedding):
             why = why or "an embedding takes them as indices"
         if getattr(module, "groups", 1) > 1 and not is_depthwise(module):
             why = why or f"{name} reads them in groups"
             self.fixed.setdefault(name, "it is a grouped convolution")
         for source in sources:
-            maker = self.modules[source]
-            if not why and not _aligned(module, maker, flattened):
+            if not why and not is_depthwise(module) and not fits(module, self.modules[source], x, flattened, pooled):
                 why = f"{name} does not read them one by one"
         self._note(sources, why)
         for source in sources:
@@ -133,9 +155,9 @@ class _Walk:
         if is_depthwise(module) and not sources:
             self.fixed.setdefault(name, "its input's channels come from no layer")
 
-    def _sources(self, x: Tensor) -> tuple[list[str], bool, str]:
-        """Return the layers whose channels a tensor has, whether it is flattened, and why they cannot change."""
-        found, norms, why, flattened = list[str](), set[str](), "", False
+    def _sources(self, x: Tensor) -> _Sources:
+        """Return the layers whose channels a tensor has, and what became of them on the way."""
+        found, norms, why, flattened, pooled = list[str](), set[str](), "", False, False
         nodes, seen = [x.grad_fn], set[Any]()
         while nodes:
             node = nodes.pop()
@@ -146,7 +168,7 @@ class _Walk:
             if name and isinstance(self.modules[name], QUANTIZABLE):
                 found.append(name)
                 continue
-            kind = node.name().rstrip("0123456789").removesuffix("Backward")
+            kind = kind_of(node)
             before = [parent for parent, _ in node.next_functions]
             if kind in NORM_NODES and name:
                 norms.add(name)
@@ -155,7 +177,9 @@ class _Walk:
                 why = why or "a parameter of its own meets them"
             elif kind in FLATTENS and flattens(node, x):
                 flattened = True
-            elif not (kind in ELEMENTWISE | JOINING or (kind in POOLS and (kind != "Mean" or over_places(node)))):
+            elif pools(node):
+                pooled = True
+            elif kind not in ELEMENTWISE | JOINING:
                 why = why or f"{kind.lower()} reads them"
             nodes += before
         if len({channels_of(self.modules[source]) for source in found}) > 1:
@@ -164,7 +188,7 @@ class _Walk:
         for source in found:
             self.joined.merge(found[0], source)
             self.norms.setdefault(source, set()).update(norms)
-        return found, flattened, why
+        return _Sources(found, flattened, pooled, why)
 
     def _note(self, sources: Iterable[str], why: str) -> None:
         for source in sources if why else ():
@@ -183,12 +207,3 @@ class _Walk:
             group = ChannelGroup(channels_of(self.modules[ordered[0]]), tuple(ordered), norms, readers, why)
             found.update(dict.fromkeys(ordered, group))
         return {name: found[name] for name in self.modules if name in found}
-
-
-def _aligned(module: Any, maker: Any, flattened: bool) -> bool:
-    """Return whether the channels that a layer makes are the axis that another one sums over, or its only part."""
-    if isinstance(maker, CONVOLUTIONS):
-        if isinstance(module, CONVOLUTIONS):
-            return not flattened and module.in_channels == channels_of(maker)
-        return flattened and module.in_features % channels_of(maker) == 0
-    return not flattened and getattr(module, "in_features", 0) == channels_of(maker)

@@ -140,13 +140,11 @@ def _resize(net: nn.Module, group: ChannelGroup, index: Tensor, shares: Tensor) 
     for name in group.makers:
         module = modules[name]
         depthwise = is_depthwise(module)
-        axis = 1 if isinstance(module, nn.Embedding) or (isinstance(module, TRANSPOSED) and not depthwise) else 0
+        axis = 1 if isinstance(module, TRANSPOSED) and not depthwise else 0
         _select(module, "weight", index, axis)
         _select(module, "bias", index, 0)
         count = len(index)
-        if isinstance(module, nn.Embedding):
-            module.embedding_dim = count
-        elif isinstance(module, nn.Linear):
+        if isinstance(module, nn.Linear):
             module.out_features = count
         else:
             module.out_channels = count

@@ -68,12 +68,12 @@ def channel_source(module: Any, x: Tensor, made: Mapping[Any, tuple[str, Any]]) 
         return None
     node, flattened, pooled = x.grad_fn, False, False
     while node is not None and node not in made:
-        kind = node.name().rstrip("0123456789").removesuffix("Backward")
+        kind = kind_of(node)
         if kind in FLATTENS:
             if flattened or not flattens(node, x):
                 return None
             flattened = True
-        elif kind in POOLS and (kind != "Mean" or over_places(node)):
+        elif pools(node):
             pooled = True
         elif kind not in ELEMENTWISE | NORM_NODES:
             return None
@@ -85,6 +85,18 @@ def channel_source(module: Any, x: Tensor, made: Mapping[Any, tuple[str, Any]]) 
         return None
     name, producer = made[node]
     return name if fits(module, producer, x, flattened, pooled) else None
+
+
+def kind_of(node: Any) -> str:
+    """Return autograd's name of what a node computes, such as `Relu`."""
+    name: str = node.name()
+    return name.rstrip("0123456789").removesuffix("Backward")
+
+
+def pools(node: Any) -> bool:
+    """Return whether a node pools places and leaves channels where they are."""
+    kind = kind_of(node)
+    return kind in POOLS and (kind != "Mean" or over_places(node))
 
 
 def flattens(node: Any, x: Tensor) -> bool:
