@@ -30,8 +30,7 @@ def measure_favourites(q: Quantized, search: BestFirstSearch, budget: Budgets, p
 
     Source: J. Mockus, V. Tiesis, A. Zilinskas, 1978, "The application of Bayesian methods for seeking the extremum".
     """
-    left = search.evaluations - len(search.losses)
-    with tqdm(total=left, disable=not progress, unit="network", desc="favourites", dynamic_ncols=True) as bar:
+    with tqdm(disable=not progress, unit="network", desc="favourites", dynamic_ncols=True) as bar:
         while len(search.losses) < search.evaluations:
             state = _favourite(q, search, budget)
             if state is None or state in search.losses:
