@@ -133,7 +133,7 @@ def test_every_update_trains_a_network_of_exact_integers(book: int, tmp_path: Pa
     start = quantized(book)
     before = loss_of(start)
     batches = [(X[:32], Y[:32]), (X[32:], Y[32:])] * 4
-    by_admm = admm(start, batches, epochs=8, rate=0.02)
+    by_admm = admm(start, batches, epochs=8, rate=0.02, progress=False)
     aware = quantized(book)
     probq.fit(
         aware, batches, epochs=8, optimizer=loss_aware(aware), rates=probq.Rates(weights=0.02), progress=False, seed=0
@@ -184,6 +184,8 @@ def test_scales_and_levels_of_networks_leave_less_error() -> None:
     [
         (lambda: admm(quantized(), [(X, Y)], rho=0.0), "rho must be a number above 0"),
         (lambda: admm(quantized(), [(X, Y)], epochs=0), "epochs"),
+        (lambda: admm(quantized(), [(X, Y)], every=0), "every"),
+        (lambda: admm(quantized(), [(X, Y)], rate=-1.0), "rate is a learning rate above 0"),
         (lambda: fit_levels(quantized()), "no effect on a network without learned levels"),
         (lambda: loss_aware(probq.quantize(nn.Sequential(nn.Linear(4, 2)), X)), "widths are fixed"),
         (lambda: fit_scales(quantized(2, free_codes=True)), "free_codes"),

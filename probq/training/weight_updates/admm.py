@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from probq.network.distributions.observation import Observation
 from probq.network.program.substitution import running
@@ -88,6 +89,7 @@ def admm(
     rho: float = 0.1,
     rate: float = 1e-3,
     every: int | None = None,
+    progress: bool = True,
 ) -> Quantized:
     """Return the network at its fixed widths, its weights trained by ADMM and left at codes.
 
@@ -101,9 +103,10 @@ def admm(
         rho: strength of the penalty in nats for each squared unit of a weight, above 0.
         rate: learning rate of Adam.
         every: steps between projections; by default those of a tenth of all.
+        progress: show a progress bar.
 
     Raises:
-        ProbqError: if a width is not fixed, `rho` is not above 0, or the loss is not finite.
+        ProbqError: if a width is not fixed, a number is out of range, or the loss is not finite.
 
     Source: as `ADMM`.
 
@@ -111,9 +114,13 @@ def admm(
         >>> import probq
         >>> batch = torch.rand(8, 4), torch.arange(8) % 2
         >>> q = probq.quantize(torch.nn.Sequential(torch.nn.Linear(4, 2)), batch[0], probq.uniform(2, 4))
-        >>> tuned = admm(q, [batch], epochs=10)
+        >>> tuned = admm(q, [batch], epochs=10, progress=False)
     """
     check_number("epochs", epochs, 1)
+    if every is not None:
+        check_number("every", every, 1)
+    if not (is_real(rate) and 0 < rate < math.inf):
+        raise ProbqError(f"rate is a learning rate above 0, not {rate!r}")
     result, data = copied(q, "admm"), Batches(batches, q.device)
     weights = {name: result.net.get_parameter(name) for name in result.weights}
 
@@ -128,7 +135,8 @@ def admm(
     optimizer = torch.optim.Adam([p for p in result.net.parameters() if p.requires_grad], rate)
     between = every or max(1, total // 10)
     result.train()
-    for number, (x, y) in enumerate(batch for _ in range(epochs) for batch in data):
+    steps = tqdm((batch for _ in range(epochs) for batch in data), "admm", total, disable=not progress, unit="step")
+    for number, (x, y) in enumerate(steps):
         optimizer.zero_grad()
         loss = _loss(result, x, y) + turns.penalty()
         if not torch.isfinite(loss):
