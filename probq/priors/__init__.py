@@ -6,11 +6,12 @@ from probq.priors.codes import Laplace, Normal, RoundedPrior, SpikeSlab
 from probq.priors.drop_bits import DropBits
 from probq.priors.energy_codes import EnergyCodes
 from probq.priors.entries import from_entry, to_entry
-from probq.priors.prior_codes import PriorCodes
+from probq.priors.prior_codes import BeforeRounding, PriorCodes
 from probq.priors.three_wells import ThreeWells
 from probq.priors.widths import Energy, Geometric, WidthPrior
 
 __all__ = [
+    "BeforeRounding",
     "BitPlanes",
     "CodePrior",
     "DropBits",
