@@ -1,14 +1,16 @@
-"""What one inference of LeNet-5 takes, as a ratio to float32 in ONNX Runtime: generated C and ONNX integers.
+"""What one inference takes, as a ratio to float32 in ONNX Runtime: generated C and ONNX integers.
 
-CPU time of one thread, batch 1 and 64, interleaved repetitions. The network is 32C5-MP2-64C5-MP2-512-10 on 28x28 (4.3
-MMAC) with random weights: no kernel here depends on their values. "C 1x2" has 1-bit weights and 2-bit inputs in the
-hidden layers (conv2 and fc1), 8 bits in the first and last; "4x8, 2x4, 8x4, 8x8" names the four layers. Each row
-includes one call from Python: through ctypes for C, through ONNX Runtime's binding for ONNX; "nothing" is a graph of
-one Identity on the same input.
+CPU time of one thread, batch 1 and 64, interleaved repetitions. Weights are random: no kernel here depends on their
+values. LeNet-5 is 32C5-MP2-64C5-MP2-512-10 on 28x28 (4.3 MMAC); its "C 1x2" has 1-bit weights and 2-bit inputs in the
+hidden layers (conv2 and fc1), 8 bits in the first and last; "4x8, 2x4, 8x4, 8x8" names the four layers. ResNet-8,
+DS-CNN and the Transformer of `sequences.py` have one width in all layers, and come from `probq.quantize` and
+`probq.lower`. Each row includes one call from Python: through ctypes for C, through ONNX Runtime's binding for ONNX;
+"nothing" is a graph of one Identity on the same input.
 
-    python benchmarks/inference.py --repetitions 300 --out inference.json
+    python benchmarks/inference.py --repetitions 300 --out results_inference.json
+    python benchmarks/inference.py --network ResNet-8 DS-CNN Transformer --out results_inference_networks.json
 
-Needs onnx, onnxruntime (`pip install "probq[onnx]"`) and a C compiler.
+Needs onnx, onnxruntime (`pip install "probq[onnx]"`), a C compiler and, for networks other than LeNet-5, onnxscript.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+from inference_networks import NETWORKS, integer_network, write_float
 from integer_lenet import LAYERS, integer_lenet
 from onnx import TensorProto, helper, numpy_helper
 
@@ -35,6 +38,7 @@ from probq.export.c.compiler import build
 from probq.export.onnx import writer as exported
 from probq.integer import IntegerModel
 
+Subjects = dict[str, tuple[Callable[[np.ndarray], Any], type]]
 WARM_UP = 20
 WIDTHS = {
     "C 8x8": ((8, 8, 8, 8), (8, 8, 8, 8)),
@@ -48,6 +52,8 @@ ONNX_WIDTHS = {
     "ONNX 4x4": ((8, 4, 4, 8), (8, 4, 4, 8)),
     "ONNX 4x8, 2x4, 8x4, 8x8": ((4, 2, 8, 8), (8, 4, 4, 8)),
 }
+UNIFORM = (8, 4, 2)  # bits of the other networks in C
+UNIFORM_ONNX = (8, 4)
 SHARED = """\
 #include "net.h"
 void infer(const uint8_t *x, int32_t *y, long n)
@@ -92,8 +98,10 @@ def session(model: bytes | str) -> Any:
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def in_c(model: IntegerModel, folder: Path, flags: Sequence[str]) -> Callable[[np.ndarray], np.ndarray]:
+def in_c(model: IntegerModel, folder: Path, flags: Sequence[str], x: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """The generated C as a function of a batch, checked against the interpreter."""
+    expected = model.run(x)
+    shape = expected.shape[1:]
     folder.mkdir()
     c.write(model, folder / "net.h")
     (folder / "net.c").write_text(SHARED, encoding="ascii")
@@ -102,47 +110,75 @@ def in_c(model: IntegerModel, folder: Path, flags: Sequence[str]) -> Callable[[n
     function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_long]
 
     def run(x: np.ndarray) -> np.ndarray:
-        y = np.empty((len(x), 10), np.int32)
+        y = np.empty((len(x), *shape), np.int32)
         function(x.ctypes.data, y.ctypes.data, len(x))
         return y
 
-    x = np.random.default_rng(1).integers(0, 256, (100, 1, 28, 28)).astype(np.uint8)
-    if not np.array_equal(run(x), model.run(x)):
+    if not np.array_equal(run(x), expected):
         raise SystemExit("the generated C differs from the interpreter")
     return run
 
 
-def subjects(folder: Path, flags: Sequence[str]) -> dict[str, tuple[Callable[[np.ndarray], Any], type]]:
-    """What is measured: a function of a batch and the type it takes."""
+def in_onnx(model: IntegerModel, path: Path, x: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """The ONNX integers as a function of a batch, checked against the interpreter."""
+    exported.write(model, path)
+    integer = session(str(path))
+
+    def run(x: np.ndarray) -> np.ndarray:
+        return integer.run(None, {"input": x})[0]
+
+    if not np.array_equal(run(x), model.run(x)):
+        raise SystemExit("ONNX Runtime differs from the interpreter")
+    return run
+
+
+def lenet(folder: Path, flags: Sequence[str]) -> Subjects:
+    """What is measured of LeNet-5: a function of a batch and the type it takes."""
     rng = np.random.default_rng(0)
     plain = session(float_lenet(rng))
     nothing = session(model_of([helper.make_node("Identity", ["input"], ["same"])], "same", 0, {}))
-    found: dict[str, tuple[Callable[[np.ndarray], Any], type]] = {
+    found: Subjects = {
         "ONNX Runtime float32": (lambda x: plain.run(None, {"input": x}), np.float32),
         "ONNX Runtime, nothing": (lambda x: nothing.run(None, {"input": x}), np.float32),
     }
+    x = inputs("LeNet-5", 100)
     for name, widths in WIDTHS.items():
-        model = integer_lenet(*widths, rng)
-        found[name] = (in_c(model, folder / name.replace(" ", ""), flags), np.uint8)
+        found[name] = (in_c(integer_lenet(*widths, rng), folder / name.replace(" ", ""), flags, x), np.uint8)
     for name, widths in ONNX_WIDTHS.items():
-        exported.write(integer_lenet(*widths, rng), folder / "net.onnx")
-        integer = session(str(folder / "net.onnx"))
-        found[name] = (lambda x, s=integer: s.run(None, {"input": x}), np.uint8)
+        found[name] = (in_onnx(integer_lenet(*widths, rng), folder / "net.onnx", x), np.uint8)
     return found
 
 
-def measure(
-    runs: dict[str, tuple[Callable[[np.ndarray], Any], type]], batch: int, repetitions: int
-) -> list[dict[str, Any]]:
+def others(network: str, folder: Path, flags: Sequence[str]) -> Subjects:
+    """The same of another network."""
+    write_float(network, folder / "float.onnx")
+    plain, x = session(str(folder / "float.onnx")), inputs(network, 100)
+    real, whole = (np.float32, np.uint8) if NETWORKS[network].count is None else (np.int64, np.int64)
+    found: Subjects = {"ONNX Runtime float32": (lambda x: plain.run(None, {"input": x}), real)}
+    models = {bits: integer_network(network, bits) for bits in UNIFORM}
+    for bits in UNIFORM:
+        found[f"C {bits}x{bits}"] = (in_c(models[bits], folder / f"C{bits}", flags, x), np.uint8)
+    for bits in UNIFORM_ONNX:
+        found[f"ONNX {bits}x{bits}"] = (in_onnx(models[bits], folder / f"{bits}.onnx", x.astype(whole)), whole)
+    return found
+
+
+def inputs(network: str, batch: int) -> np.ndarray:
+    """Random integers that the network reads, uint8."""
+    if network in NETWORKS:
+        return NETWORKS[network].integers(batch)
+    return np.random.default_rng(2).integers(0, 256, (batch, 1, 28, 28)).astype(np.uint8)
+
+
+def measure(runs: Subjects, x: np.ndarray, repetitions: int) -> list[dict[str, Any]]:
     """Medians over interleaved repetitions, in microseconds an example, and ratios to the first subject."""
-    x = np.random.default_rng(2).integers(0, 256, (batch, 1, 28, 28))
-    inputs = {name: np.ascontiguousarray(x.astype(kind)) for name, (_, kind) in runs.items()}
+    batch, given = len(x), {name: np.ascontiguousarray(x.astype(kind)) for name, (_, kind) in runs.items()}
     times: dict[str, list[float]] = {name: [] for name in runs}
     for repetition in range(WARM_UP + repetitions):
         for name, (run, _) in runs.items():
-            run(inputs[name])  # weights and tables are in the cache again, as in a loop of one's own
+            run(given[name])  # weights and tables are in the cache again, as in a loop of one's own
             start = time.thread_time()
-            run(inputs[name])
+            run(given[name])
             if repetition >= WARM_UP:
                 times[name].append((time.thread_time() - start) * 1e6 / batch)
     first = next(iter(times.values()))
@@ -156,22 +192,24 @@ def measure(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--network", nargs="+", choices=["LeNet-5", *NETWORKS], default=["LeNet-5"])
     parser.add_argument("--repetitions", type=int, default=300)
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 64])
     parser.add_argument("--flags", default="-O3 -march=native", help="for the C compiler")
     parser.add_argument("--out", type=Path, help="a JSON file for the records")
     options = parser.parse_args()
+    flags = options.flags.split()
     records = []
-    with tempfile.TemporaryDirectory() as folder:
-        runs = subjects(Path(folder), options.flags.split())
-        for batch in options.batch:
-            print(f"\nbatch {batch:<20} {'us / example':>12} {'ratio':>8}   quartiles of the ratio")
-            for row in measure(runs, batch, max(options.repetitions // batch, 20)):
-                low, high = row["quartiles"]
-                print(
-                    f"{row['subject']:<26} {row['microseconds']:>12.1f} {row['ratio']:>8.2f}   {low:.2f} - {high:.2f}"
-                )
-                records.append(row)
+    for network in options.network:
+        with tempfile.TemporaryDirectory() as folder:
+            subjects = others(network, Path(folder), flags) if network in NETWORKS else lenet(Path(folder), flags)
+            for batch in options.batch:
+                print(f"\n{network}, batch {batch:<10} {'us / example':>12} {'ratio':>8}   quartiles of the ratio")
+                for row in measure(subjects, inputs(network, batch), max(options.repetitions // batch, 20)):
+                    low, high = row["quartiles"]
+                    about = f"{row['microseconds']:>12.1f} {row['ratio']:>8.2f}   {low:.2f} - {high:.2f}"
+                    print(f"{row['subject']:<26} {about}", flush=True)
+                    records.append({"network": network, **row})
     if options.out:
         versions = {
             "onnxruntime": onnxruntime.__version__,

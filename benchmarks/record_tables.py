@@ -57,25 +57,37 @@ def joined(head: str, rows: list[list[str]]) -> str:
     return "\n".join([head, "|" + "---|" * (head.count("|") - 1), *(f"| {' | '.join(row)} |" for row in rows)])
 
 
-def inference(record: Mapping[str, Any]) -> str:
-    """A row for each network: its ratios at batch 1 and 64 with their quartiles, and the target."""
+def inference(record: Mapping[str, Any], targets: Mapping[str, float] = TARGETS) -> str:
+    """A row for each subject: its ratios at batch 1 and 64 with their quartiles, and the target, if there are any."""
     rows = []
     batches = list(dict.fromkeys(row["batch"] for row in record["rows"]))
     for subject in dict.fromkeys(row["subject"] for row in record["rows"]):
         own = [next(r for r in record["rows"] if (r["subject"], r["batch"]) == (subject, batch)) for batch in batches]
         ratios = [f"{r['ratio']:.2f} ({r['quartiles'][0]:.2f} - {r['quartiles'][1]:.2f})" for r in own]
-        rows.append([subject, *ratios, *(f"{r['microseconds']:.1f}" for r in own), against(subject, own)])
+        told = [against(subject, own, targets)] if targets else []
+        rows.append([subject, *ratios, *(f"{r['microseconds']:.1f}" for r in own), *told])
     times = " | ".join(f"batch {batch}" for batch in batches)
     micro = " | ".join(f"us an example, batch {batch}" for batch in batches)
-    return joined(f"| | {times} | {micro} | target |", rows)
+    return joined(f"| | {times} | {micro} |{' target |' if targets else ''}", rows)
 
 
-def against(subject: str, own: list[Mapping[str, Any]]) -> str:
+def inferences() -> str:
+    """A table of LeNet-5, and one of each other network."""
+    names = "results_inference.json", "results_inference_networks.json"
+    record = records(names[1])
+    parts = [of(inference, names[0])]
+    for network in dict.fromkeys(row["network"] for row in record["rows"]):
+        own = [row for row in record["rows"] if row["network"] == network]
+        parts.append(f"{network}:\n\n{inference({'rows': own}, {})}")
+    return "\n\n".join([*parts, page.wrapped(f"Records: `{names[1]}`.")])
+
+
+def against(subject: str, own: list[Mapping[str, Any]], targets: Mapping[str, float]) -> str:
     """A target, and by how much it is missed."""
-    if subject not in TARGETS:
+    if subject not in targets:
         return "-"
-    missed = [round(row["ratio"], 2) - TARGETS[subject] for row in own if round(row["ratio"], 2) > TARGETS[subject]]
-    return f"{TARGETS[subject]:g}" + (f" (missed by {' and '.join(f'{by:.2f}' for by in missed)})" if missed else "")
+    missed = [round(row["ratio"], 2) - targets[subject] for row in own if round(row["ratio"], 2) > targets[subject]]
+    return f"{targets[subject]:g}" + (f" (missed by {' and '.join(f'{by:.2f}' for by in missed)})" if missed else "")
 
 
 def calibrated(runs: list[dict[str, Any]]) -> str:
@@ -184,7 +196,7 @@ PARTS: Mapping[str, Callable[[], str]] = MappingProxyType(
         "ideas": partial(of, ideas.table, "results_ideas.jsonl"),
         "vectors": partial(of, vectors.table, "results_vectors.jsonl"),
         "memory": partial(of, memory.table, "results_memory.jsonl"),
-        "inference": partial(of, inference, "results_inference.json"),
+        "inference": inferences,
         "simulation": simulated,
         "ensembles": partial(of, ensembles, "results_ensemble_lenet5.jsonl"),
     }
