@@ -23,7 +23,7 @@ from probq.integer.lowering.operations.layers import Layers, geometry
 from probq.integer.lowering.operations.tables import argument, table
 from probq.integer.lowering.operations.together import Factors, joined
 from probq.integer.lowering.operations.values import Value, common, layer_of, refusal
-from probq.integer.lowering.ports import Ports, origin_of
+from probq.integer.lowering.ports import Ports, entering
 from probq.integer.lowering.products.factors import product, seen_from
 from probq.integer.lowering.recurrences import KINDS, Recurrences
 from probq.integer.lowering.refusals import check_not_random, results_of, why_no_form, why_no_norm
@@ -33,6 +33,7 @@ from probq.network.quantizers.affine_norms import affine_norms
 from probq.network.tracing.call_finder import SHAPED
 from probq.network.tracing.product_calls import Operand
 from probq.utils.errors import ProbqError
+from probq.utils.structures.tensors import tensors_in
 from probq.utils.structures.walk import map_leaves
 
 CONVERSIONS = frozenset({"to", "_to_copy"})
@@ -81,7 +82,8 @@ class Walk:
             check_not_random(node)
         for node in self.graph.nodes:
             if node.op == "placeholder" and node.name in self.graph.inputs:
-                self.values[node], self.places[node] = self._input(node), 0
+                given = dict(zip(self.graph.inputs, tensors_in(self.q.example), strict=False)).get(node.name)
+                self.values[node], self.places[node] = entering(node, self.graph.nodes, given), 0
             elif self.recurrences.begins(node) or self._depends(node):
                 before = [self.places[each] for each in node.all_input_nodes if each in self.values]
                 self.places[node] = place_of(node, before, where_of(node))
@@ -101,14 +103,6 @@ class Walk:
         """Return what the integer model takes and gives."""
         used = [node.name for node in self.graph.nodes if node.op == "placeholder" and node.name in self.graph.inputs]
         return Ports(self.graph.arguments, self.graph.returned, tuple(used))
-
-    def _input(self, node: Any) -> Value:
-        value = node.meta["val"]
-        shape, name = tuple(int(n) for n in value.shape[1:]), origin_of(node.name)
-        if value.is_floating_point():
-            return Value("real", (), shape, name)
-        ends = (0, 1) if value.dtype == torch.bool else (torch.iinfo(value.dtype).min, torch.iinfo(value.dtype).max)
-        return Value("index", (), shape, name, low=np.array(ends[0]), high=np.array(ends[1]))
 
     def _output(self, node: Any) -> Value:
         value = self.values.get(node)

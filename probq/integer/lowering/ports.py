@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import numpy as np
+import torch
 from torch import Tensor
 from torch.export.graph_signature import InputKind, OutputKind, TensorArgument
 from torch.utils import _pytree
 
 from probq.integer import Node
+from probq.integer.lowering.operations.elementwise import WIDEST
+from probq.integer.lowering.operations.values import Value
 from probq.integer.ports.inputs import argument_of
 from probq.utils.errors import ProbqError
 from probq.utils.structures.tensors import Keywords
@@ -138,3 +142,38 @@ class Ports:
         """Return an input of the integer model that reads a tensor, by its place among the tensors of the arguments."""
         read = {argument_of(node): node for node in reversed(inputs)}
         return {k: read[name] for k, name in enumerate(self.names.values()) if name in read}
+
+
+def entering(node: Any, needed: Collection[Any], given: Tensor | None) -> Value:
+    """Return the symbolic value of a tensor that the network is called with.
+
+    Args:
+        node: its placeholder.
+        needed: the graph's nodes that count.
+        given: the example; None where there is none, as of a posterior that was loaded.
+    """
+    value = node.meta["val"]
+    shape, name = tuple(int(n) for n in value.shape[1:]), origin_of(node.name)
+    if value.is_floating_point():
+        return Value("real", (), shape, name)
+    ends = (0, 1) if value.dtype == torch.bool else (torch.iinfo(value.dtype).min, torch.iinfo(value.dtype).max)
+    if ends[1] > WIDEST and given is not None and _is_mask(node, needed, given):
+        return Value("index", (), shape, name, high=np.array(1), attributes={"count": 2})
+    return Value("index", (), shape, name, low=np.array(ends[0]), high=np.array(ends[1]))
+
+
+def _is_mask(node: Any, needed: Collection[Any], given: Tensor) -> bool:
+    """Return whether whole numbers are a mask: computed with as real ones, and 0 or 1 in the example.
+
+    Those that are only compared may be any, and so may ids, which choose rows of an embedding.
+    """
+    whole, computed = [node], False
+    for each in whole:  # which grows
+        for user in set(each.users).intersection(needed).difference(whole):
+            if getattr(user.target, "_opname", "") == "embedding":
+                return False
+            kind = getattr(user.meta["val"], "dtype", torch.bool)
+            computed = computed or kind.is_floating_point
+            if kind != torch.bool and not kind.is_floating_point:
+                whole.append(user)
+    return computed and bool(((given == 0) | (given == 1)).all())

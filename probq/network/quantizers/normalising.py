@@ -7,7 +7,7 @@ rounds it again, as it does with every other value.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import floor, isfinite, log2
+from math import floor, log2
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,7 @@ from probq.network.quantizers.base import error_of_sums
 from probq.network.quantizers.rounding_step import Step, round_to_step
 from probq.network.tracing.stand_ins import StandIn
 
+HIDDEN = 2.0**64  # masks have added it, or more
 FINER = 8  # binary digits by which gains may be finer than what is added to them
 
 
@@ -58,8 +59,8 @@ class NormalisingStep(Step):
         self.set(entering, 0.0)
 
     def set(self, entering: float, leaving: float) -> None:
-        """Set the step of what enters by the largest magnitude; an infinite one, of a mask, sets none."""
-        super().set(entering if isfinite(entering) else 0.0, 0.0)
+        """Set the step of what enters by the largest magnitude; one that only a mask has, as infinity, sets none."""
+        super().set(entering if entering < HIDDEN else 0.0, 0.0)
 
     @property
     def is_softmax(self) -> bool:

@@ -182,6 +182,8 @@ class CallFinder(Calls):
             kind = "rsub" if kind == "sub" else "sub"
         if kind not in ARITHMETIC or (operand and kind == "div") or not _needs_step(constant, kind, raw):
             return None
+        if kind == "mul" and not raw and isinstance(constant, float) and constant <= MASKED and _is_truth(x):
+            return None  # what it makes is a mask to add
         return StandIn(kind, operand, raw)
 
     def _entered(self, call: Call) -> StandIn | None:
@@ -248,6 +250,11 @@ def is_mask(constant: Any) -> bool:
     if not isinstance(constant, Tensor) or not constant.is_floating_point() or constant.requires_grad:
         return False
     return bool(((constant == 0) | (constant <= MASKED)).all() and (constant != 0).any())
+
+
+def _is_truth(x: Tensor) -> bool:
+    """Return whether a tensor holds 0 and 1 alone."""
+    return bool(((x == 0) | (x == 1)).all())
 
 
 def holds_numbers(tensor: Tensor) -> bool:

@@ -54,6 +54,13 @@ def _own_input(net, x):
     return net.out(torch.cat([net.a(x), wide, net.b(torch.cat([x[:, :3], net.a(x)[:, 3:]], 1))], 1))
 
 
+def _filled_up(net, x, seen):
+    a, b = net.a(x), net.b(x)
+    lowest = torch.finfo(a.dtype).min
+    first = (a + (1 - seen) * -10000.0).softmax(1) + (b + (1.0 - seen.to(b.dtype)) * lowest).softmax(1)
+    return net.out(first * seen + a.masked_fill(seen == 0, -1e4).softmax(1)), (b * seen.float()).sum(1, keepdim=True)
+
+
 def _places(net, x):
     a = net.a(x)
     return a, a.argmax(1), net.b(x).view(-1, 2, 3).min(2)[1]
@@ -62,6 +69,7 @@ def _places(net, x):
 NETWORKS = {
     "compared": (lambda: Net(_compared), (REAL,)),
     "hidden": (lambda: Net(_hidden), (REAL, SEEN)),
+    "masks of 64 bits": (lambda: Net(_filled_up), (REAL, SEEN.long())),
     "tokens": (lambda: Net(_tokens, "table out"), (IDS,)),
     "the network's own input": (lambda: Net(_own_input, width=15), (REAL,)),
     "places": (lambda: Net(_places, "a b"), (REAL,)),
@@ -121,6 +129,26 @@ def test_ids_are_checked_and_those_of_a_column_are_cut_off():
     assert np.array_equal(model(np.array([[8, 1]])), model(np.array([[3, 1]])))
     with pytest.raises(probq.ProbqError, match=r"0 \.\. 9 leave the range 0 \.\. 8"):
         model(np.array([[0, 9]]))
+
+
+@pytest.mark.filterwarnings("ignore:probq.lower will refuse")
+def test_a_mask_of_64_bits_takes_0_and_1_alone(tmp_path):
+    """The example says that it is a mask, which a posterior that was loaded lacks; what is compared may be anything."""
+    example = (REAL, SEEN.long())
+    q = probq.quantize(Net(_filled_up).eval(), example)
+    with pytest.raises(probq.ProbqError, match=r"given_1.* 0 \.\. 2 leave the range 0 \.\. 1"):
+        probq.lower(q)((REAL, 2 * SEEN.long()))
+    q.save(tmp_path / "q.safetensors")
+    loaded = probq.load(tmp_path / "q.safetensors", Net(_filled_up))
+    with pytest.raises(probq.ProbqError, match=r"whole numbers of any size.*a mask of which the example holds 0 and 1"):
+        probq.lower(loaded)
+    again, model = probq.lower(loaded, example=example), probq.lower(q)
+    assert all(np.array_equal(a, b) for a, b in zip(again(example), model(example), strict=True))
+    compared = Net(lambda net, x, kind: net.out(net.a(x).masked_fill(kind == 0, 0.0)), "a out")
+    assert probq.lower(probq.quantize(compared.eval(), example))((REAL, 5 * SEEN.long())).shape == (16, 3)
+    bytes_ = Net(lambda net, x, seen: net.out(net.a(x).add((1.0 - seen.float()) * -1e9).softmax(1)), "a out")
+    with pytest.raises(probq.ProbqError, match="may hold more than 0 and 1; give it as bool, or in 64 bits"):
+        probq.lower(probq.quantize(bytes_.eval(), (REAL, SEEN.byte())))
 
 
 REFUSED = {

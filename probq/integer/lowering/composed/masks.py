@@ -15,7 +15,7 @@ from torch import Tensor
 
 from probq.integer.lowering.composed.comparisons import for_all, inverted, is_truth
 from probq.integer.lowering.operations import arithmetic
-from probq.integer.lowering.operations.elementwise import numbers
+from probq.integer.lowering.operations.elementwise import is_whole, numbers
 from probq.integer.lowering.operations.rearranging import spread
 from probq.integer.lowering.operations.values import MOVED, Value, aligned, common, compressed, constant, refusal
 from probq.integer.normalisers.tables import ARGUMENT_BITS, WIDEST_ARGUMENT
@@ -99,7 +99,9 @@ def mul(first: Any, where: str, shape: Shape, second: Any) -> Value:
         if is_truth(one) and isinstance(other, Value):
             return _chosen(one, where, shape, other, 0.0)
     truth, number = (first, second) if isinstance(first, Value) else (second, first)
-    if is_truth(truth) and isinstance(number, int | float) and number <= MASKED:
+    if isinstance(truth, Value) and is_whole(truth) and isinstance(number, int | float) and number <= MASKED:
+        if not is_truth(truth):
+            raise refusal(where, "its mask may hold more than 0 and 1; give it as bool, or in 64 bits")
         number = HIDING
     return arithmetic.mul(truth, where, shape, number)
 

@@ -37,18 +37,21 @@ def whole_numbers(given: Any, where: str) -> Any:
     value = counted(given)
     if isinstance(value, Value) and are_ids(value):
         raise refusal(
-            where, "it computes with whole numbers of any size; give bool, uint8, or 16 bits at most, or real numbers"
+            where,
+            "it computes with whole numbers of any size; give bool, uint8, or 16 bits at most, real numbers, or a mask "
+            "of which the example holds 0 and 1 alone (of a posterior that was loaded: lower(q, example=...))",
         )
     return value
 
 
 def counted(given: Any) -> Any:
-    """Return an operand likewise; whole numbers of any size become ids, which an integer model checks."""
+    """Return an operand likewise; masks and whole numbers of any size become ids, which a model checks."""
     if not isinstance(given, Value) or given.op != "index":
         return given
-    if given.bound > WIDEST:
-        ids = {"shape": list(given.shape), "index": True, "count": MOST_IDS}
-        return Value("input", (), given.shape, given.where, high=np.array(MOST_IDS - 1), attributes=ids)
+    if given.bound > WIDEST or "count" in given.attributes:
+        count = given.attributes.get("count", MOST_IDS)
+        ids = {"shape": list(given.shape), "index": True, "count": count}
+        return Value("input", (), given.shape, given.where, high=np.array(count - 1), attributes=ids)
     attributes = {"shape": list(given.shape), "scale": 1.0, "lo": int(given.low), "hi": int(given.high)}
     return Value("input", (), given.shape, given.where, low=given.low, high=given.high, attributes=attributes)
 
@@ -56,7 +59,7 @@ def counted(given: Any) -> Any:
 def are_ids(value: Value) -> bool:
     """Return whether a value is one of ids, moved, added to, or both."""
     if value.op == "input":
-        return bool(value.attributes.get("index"))
+        return value.bound > WIDEST and bool(value.attributes.get("index"))
     return value.bound > WIDEST and is_whole(value) and any(map(are_ids, value.parents))
 
 
