@@ -33,16 +33,21 @@ _RECIPROCAL = (
 )
 _SIZES = "images are resampled by nearest, bilinearly or bicubically, without antialias; resize outside of the network"
 _SPREAD = "use a normalisation, such as nn.LayerNorm without gain and shift, or a mean of magnitudes"
+_ROOT = (
+    "roots and variances have an integer form in a normalisation alone: call F.layer_norm or F.rms_norm, or write "
+    "(x - x.mean(axis, keepdim=True)) / (x.var(axis, unbiased=False, keepdim=True) + eps).sqrt(), or x * torch.rsqrt("
+    "x.pow(2).mean(axis, keepdim=True) + eps), with a number eps above 0 inside the root, and take no part elsewhere"
+)
 # Operations that people meet, and what to do about them.
 INSTEAD = MappingProxyType(
     dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), _RECURRENT)
     | dict.fromkeys(("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"), _RECURRENT)
     | dict.fromkeys(("layer_norm", "native_layer_norm", "rms_norm", "group_norm", "native_group_norm"), _COMPUTED)
     | dict.fromkeys(("upsample_bicubic2d", "grid_sampler", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"), _SIZES)
-    | dict.fromkeys(("std", "var", "linalg_vector_norm", "norm"), _SPREAD)
+    | dict.fromkeys(("linalg_vector_norm", "norm"), _SPREAD)
+    | dict.fromkeys(("std", "var", "std_mean", "var_mean", "sqrt", "rsqrt"), _ROOT)
     | {
         "reciprocal": _RECIPROCAL,
-        "rsqrt": _RECIPROCAL,
         "instance_norm": _TRACKED,
         "scaled_dot_product_attention": _MASKED,
     }

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from probq.network.explicit.functions import EXPLICIT
 from probq.network.normalisers.kinds import NORMALISERS, are_options
+from probq.network.normalisers.masks import holds_numbers
+from probq.network.normalisers.written import is_written
 from probq.network.quantized.energy_entry import energy_from_entry
-from probq.network.tracing.call_finder import holds_numbers
 from probq.network.tracing.product_calls import LAYER_CALLS, PRODUCTS
 from probq.network.tracing.stand_ins import ARITHMETIC, ENTERED, FUNCTIONS, SHORTENED, is_stand_in
 from probq.utils.errors import ProbqError
@@ -98,6 +99,10 @@ def _call(name: str, entry: Any, tensors: Mapping[str, Tensor]) -> None:
     if isinstance(entry, list) and entry[:1] == ["explicit"]:
         if len(entry) != 2 or entry[1] not in EXPLICIT or not is_stand_in(name):
             raise ProbqError(f"the call {name!r} is none that can be spelled out")
+        return
+    if isinstance(entry, list) and entry[:1] == ["written"]:
+        if not is_written(entry) or not is_stand_in(name):
+            raise ProbqError(f"the call {name!r} is none that ends a normalisation")
         return
     if isinstance(entry, list) and entry[:1] == ["shortened"]:
         _, kind, places = entry if len(entry) == 3 else ("",) * 3

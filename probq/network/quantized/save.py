@@ -15,6 +15,7 @@ from probq.cost.entries import to_entry as cost_to_entry
 from probq.likelihoods import Likelihood
 from probq.likelihoods.entries import to_entry as likelihood_to_entry
 from probq.network.explicit.modules import spelled_out
+from probq.network.normalisers.masks import holds_numbers
 from probq.network.program.program import Program
 from probq.network.quantized.energy_entry import energy_to_entry
 from probq.network.quantized.file_format import write
@@ -24,7 +25,6 @@ from probq.network.quantized.law_entries import laws_to_entry
 from probq.network.quantized.network_entry import place
 from probq.network.quantizers.base import Quantizer
 from probq.network.quantizers.weight import WeightQuantizer
-from probq.network.tracing.call_finder import holds_numbers
 from probq.network.tracing.layer import Layer
 from probq.network.tracing.stand_ins import stand_ins
 from probq.utils.errors import ProbqError

@@ -13,6 +13,8 @@ from probq.codebooks.rounding.short_numbers import LARGEST_FACTOR, whole_factors
 from probq.network.explicit.functions import EXPLICIT, is_spelled_out
 from probq.network.matrices.views import read_matrix
 from probq.network.normalisers.kinds import NORMALISERS
+from probq.network.normalisers.masks import MASKED, is_mask, is_truth
+from probq.network.normalisers.written import WrittenNorms
 from probq.network.tracing.arguments import own_copy
 from probq.network.tracing.example_run import run_example
 from probq.network.tracing.module_kinds import QUANTIZABLE, TABLES
@@ -27,6 +29,7 @@ from probq.network.tracing.stand_ins import (
     Explicit,
     Shortened,
     StandIn,
+    Written,
     place_stand_ins,
     short,
 )
@@ -41,7 +44,6 @@ COMPUTED = (
 
 # Functions that take the shape of a tensor alone, or its type.
 SHAPED = frozenset(f"{kind}_like" for kind in ("zeros", "ones", "full")) | {"new_zeros", "new_ones", "new_full"}
-MASKED = -1e4  # what masks add at most: far below the least argument of a softmax, -2^11
 
 
 @dataclass(frozen=True)
@@ -64,10 +66,17 @@ class CallFinder(Calls):
     Attributes:
         found: the calls by the names of their stand-ins.
         explicit: functions that are to be spelled out, by the names that they have to have.
+        written: normalisations that forwards spell out.
+
+    Args:
+        net: the network.
+        args: the example.
+        unused: names of calls whose values nothing needs.
     """
 
-    def __init__(self, net: nn.Module, args: tuple[Any, ...]) -> None:
+    def __init__(self, net: nn.Module, args: tuple[Any, ...], unused: frozenset[str] = frozenset()) -> None:
         super().__init__(net)
+        self.unused, self.written = unused, WrittenNorms()
         self.found: dict[str, Found] = {}
         self.explicit: dict[str, Explicit] = {}
         # which tensors depend on the input, and whether they are more than the input; alive, so that ids stay theirs
@@ -88,6 +97,14 @@ class CallFinder(Calls):
             self._note(changed, any(given) or name.startswith(COMPUTED))
         return out
 
+    def seen(self, name: str, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+        """Note what may be part of a normalisation that is spelled out."""
+        self.written.called(name, str(getattr(func, "__name__", "")), args, kwargs, out)
+
+    def _leave(self, module: nn.Module, args: Any, out: Any) -> None:
+        self.written.left(out)
+        super()._leave(module, args, out)
+
     def _note(self, out: Any, computed: bool) -> None:
         for tensor in tensors_in(out):
             self._computed[id(tensor)] = computed or self._computed.get(id(tensor), False)
@@ -95,6 +112,10 @@ class CallFinder(Calls):
 
     def called(self, frame: Frame, name: str, call: Call, func: Any, args: Any, kwargs: Any) -> Any:
         """Return what a call gives, and note it if it needs a stand-in."""
+        if isinstance(module := frame.module._modules.get(name), Written):
+            return self.entered(module, args, kwargs)
+        if f"{frame.name}.{name}".removeprefix(".") in self.unused:
+            return self.other(func, args, kwargs)
         if call.kind in EXPLICIT and (call.kind not in ALONE or is_spelled_out(call.kind, call.args, call.kwargs)):
             return self._spelled_out(frame, name, call, func)
         if call.kind in SHORTENED and (joined := self._joined(call)) is None:
@@ -182,7 +203,7 @@ class CallFinder(Calls):
             kind = "rsub" if kind == "sub" else "sub"
         if kind not in ARITHMETIC or (operand and kind == "div") or not _needs_step(constant, kind, raw):
             return None
-        if kind == "mul" and not raw and isinstance(constant, float) and constant <= MASKED and _is_truth(x):
+        if kind == "mul" and not raw and isinstance(constant, float) and constant <= MASKED and is_truth(x):
             return None  # what it makes is a mask to add
         return StandIn(kind, operand, raw)
 
@@ -221,18 +242,24 @@ class CallFinder(Calls):
 def find_calls(net: nn.Module, args: tuple[Any, ...]) -> dict[str, Found]:
     """Return the calls of a network's forwards that need a stand-in, by the name that it has to have.
 
-    Functions that multiply tensors inside are spelled out in the network; the calls in them are found by another run.
+    Functions that multiply tensors inside are spelled out in the network, and normalisations that forwards spell out
+    become one call each; the calls in both are found by another run.
 
     Raises:
         ProbqError: if the network cannot run on the arguments.
     """
+    unused: frozenset[str] | None = None
     while True:
         own = own_copy(args)
-        finder = CallFinder(net, own)
+        finder = CallFinder(net, own, unused or frozenset())
         run_example(net, own, finder.watching())
-        if not finder.explicit:
+        made: dict[str, StandIn] = dict(finder.explicit)
+        if unused is None:  # normalisations that forwards spell out are looked for once
+            norms, unused = finder.written.found()
+            made |= {name: Written(norm) for name, norm in norms.items()}
+        if not made:
             return finder.found
-        place_stand_ins(net, finder.explicit)
+        place_stand_ins(net, made)
 
 
 def _product(call: Call) -> Product | None:
@@ -243,25 +270,6 @@ def _product(call: Call) -> Product | None:
     if call.kind not in PRODUCTS or not real or x.dim() != y.dim() or x.dim() < axes or len(x) != len(y):
         return None
     return Product(call.kind, x is y)
-
-
-def is_mask(constant: Any) -> bool:
-    """Return whether a tensor that is added leaves scores as they are, or takes them beyond what a softmax knows."""
-    if not isinstance(constant, Tensor) or not constant.is_floating_point() or constant.requires_grad:
-        return False
-    return bool(((constant == 0) | (constant <= MASKED)).all() and (constant != 0).any())
-
-
-def _is_truth(x: Tensor) -> bool:
-    """Return whether a tensor holds 0 and 1 alone."""
-    return bool(((x == 0) | (x == 1)).all())
-
-
-def holds_numbers(tensor: Tensor) -> bool:
-    """Return whether all that a tensor holds is finite, or it is a mask of zeros and minus infinity."""
-    if not (tensor.is_floating_point() or tensor.is_complex()) or tensor.isfinite().all():
-        return True
-    return tensor.is_floating_point() and bool(((tensor == 0) | (tensor == -torch.inf)).all() and (tensor == 0).any())
 
 
 def _needs_step(constant: Any, kind: str, raw: bool) -> bool:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from probq.network.matrices.matrix import Matrix
 from probq.network.matrices.views import as_parameter
-from probq.network.tracing.stand_ins import Entered, Explicit, Shortened, StandIn
+from probq.network.normalisers.written import WrittenNorm
+from probq.network.tracing.stand_ins import Entered, Explicit, Shortened, StandIn, Written
 
 PRODUCTS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = MappingProxyType(
     {"mul": torch.mul, "matmul": torch.matmul}
@@ -282,6 +283,9 @@ def made_from(entry: Any) -> StandIn:
         return Shortened(*entry[1:])
     if entry[0] == "entered":
         return Entered(*entry[1:])
+    if entry[0] == "written":
+        kind, operand, axes, eps = entry[1:]
+        return Written(WrittenNorm(kind, operand, tuple(axes), eps))
     return Explicit(entry[1]) if entry[0] == "explicit" else StandIn(*entry)
 
 

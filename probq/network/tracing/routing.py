@@ -113,8 +113,17 @@ class Calls(TorchFunctionMode):
             return func(*args, **kwargs)
         call = read_call(func, args, kwargs) if self.frames else None
         if call is None:
-            return self.other(func, args, kwargs)
-        return self.called(self.frames[-1], self.frames[-1].count(call.kind), call, func, args, kwargs)
+            out = self.other(func, args, kwargs)
+            self.seen("", func, args, kwargs, out)
+            return out
+        frame = self.frames[-1]
+        name = frame.count(call.kind)
+        out = self.called(frame, name, call, func, args, kwargs)
+        self.seen(f"{frame.name}.{name}".removeprefix("."), func, args, kwargs, out)
+        return out
+
+    def seen(self, name: str, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+        """Note what any call gave, by the name of the call if it has one."""
 
     def entered(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         """Return what a module gives that this mode calls in the place of a function, and sees the calls of."""

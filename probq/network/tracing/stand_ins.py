@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from probq.codebooks.rounding.short_numbers import short_addend, short_factor, short_number, short_step
 from probq.network.explicit.functions import EXPLICIT
 from probq.network.normalisers.kinds import NORMALISERS, SOFTMAXES
+from probq.network.normalisers.written import WrittenNorm
 
 Constant: TypeAlias = float | Tensor
 
@@ -155,6 +156,35 @@ class Explicit(StandIn):
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Return what the call computes."""
         return EXPLICIT[self.kind][0](*args, **kwargs)
+
+
+class Written(Explicit):
+    """A normalisation that a forward spells out is computed as a whole in the place of one of its calls.
+
+    Args:
+        norm: what the call stands for.
+    """
+
+    def __init__(self, norm: WrittenNorm) -> None:
+        super().__init__(norm.kind)
+        self.norm = norm
+
+    @property
+    def entry(self) -> list[Any]:
+        """Return what `made_from` makes the same of."""
+        return ["written", self.norm.kind, self.norm.operand, list(self.norm.axes), self.norm.eps]
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the normalised operand, or the operand itself where that is done."""
+        x: Tensor = args[self.norm.operand]
+        if self.kind == "done":
+            return x
+        axes, last = list(self.norm.axes), list(range(-len(self.norm.axes), 0))
+        normalise = F.layer_norm if self.kind == "layer_norm" else F.rms_norm
+        size = [x.shape[axis] for axis in axes]
+        if axes == last:
+            return normalise(x, size, eps=self.norm.eps)
+        return normalise(x.movedim(axes, last), size, eps=self.norm.eps).movedim(last, axes)
 
 
 # Functions that are exact where their constants have few binary digits; a list of operands is the first argument.

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from probq.network.explicit.modules import can_be_explicit, plain_calls, spell_out
+from probq.network.normalisers.masks import holds_numbers
 from probq.network.tracing.arguments import own_copy
-from probq.network.tracing.call_finder import Found, find_calls, holds_numbers
+from probq.network.tracing.call_finder import Found, find_calls
 from probq.network.tracing.example_run import run_example
 from probq.network.tracing.layer import Layer
 from probq.network.tracing.module_kinds import QUANTIZABLE, TABLES, TRANSPOSED, channel_axis_of

@@ -116,8 +116,8 @@ REFUSED = {
         "max in the network .*its indices have no integer form",
     ),
     "comparison of means": (lambda a, b: torch.where(a.mean(1, True) > 0, a, b), "gt in the network .*an average"),
-    "root": (lambda a, b: torch.rsqrt(a.relu() + 1) + b, "rsqrt in the network .*only quotients by constants"),
-    "deviation": (lambda a, b: a.std((2, 3), keepdim=True) + b, "std in the network .*use a normalisation"),
+    "root": (lambda a, b: torch.rsqrt(a.relu() + 1) + b, "rsqrt in the network .*in a normalisation alone"),
+    "deviation": (lambda a, b: a.std((2, 3), keepdim=True) + b, "std in the network .*in a normalisation alone"),
     "largest of the batch": (lambda a, b: a + b.amax(0), "batch"),
 }
 

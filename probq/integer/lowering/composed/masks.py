@@ -19,7 +19,7 @@ from probq.integer.lowering.operations.elementwise import is_whole, numbers
 from probq.integer.lowering.operations.rearranging import spread
 from probq.integer.lowering.operations.values import MOVED, Value, aligned, common, compressed, constant, refusal
 from probq.integer.normalisers.tables import ARGUMENT_BITS, WIDEST_ARGUMENT
-from probq.network.tracing.call_finder import MASKED, is_mask
+from probq.network.normalisers.masks import MASKED, is_mask
 
 Shape = tuple[int, ...]
 HIDING = -(2.0**14)  # which stands for all numbers that are MASKED or less
