@@ -1,10 +1,11 @@
-"""Ideas of the literature against the defaults at equal cost: binary or ternary layers, bit planes, mixed rows.
+"""Ideas of the literature against the defaults at equal cost: binary or ternary layers, bit planes, mixed rows, steps.
 
 For each seed a float network is trained; each idea then has as many epochs as its control, which gets a limit of just
-what the idea's network costs. On the digits (the seed also splits the images) networks are a perceptron and small
-convolutions; on MNIST a LeNet-5, the first 12,000 images for training. Inputs have 4 bits, the images 8. All figures
-are those of integer models on test images. A record that is there already is not made again; one takes 5 to 60 s of
-one core on the digits, some 4 minutes on MNIST.
+what the idea's network costs. Steps set from spreads, without training, have those of least squared error as control.
+On the digits (the seed also splits the images) networks are a perceptron and small convolutions; on MNIST a LeNet-5,
+the first 12,000 images for training. Inputs have 4 bits, the images 8. All figures are those of integer models on test
+images. A record that is there already is not made again; one takes 5 to 60 s of one core on the digits, some 4 minutes
+on MNIST.
 
     python benchmarks/ideas.py --seeds 3 --out results_ideas.jsonl
     python benchmarks/ideas.py --seeds 1 --data DIR --network LeNet-5 --out results_ideas.jsonl
@@ -115,6 +116,25 @@ def rows(subject: Subject) -> Fitted:
     return subject.fit(q, [probq.Budget(percent=30, cost=Share(4)), probq.Budget(percent=5, cost=Share(8))])
 
 
+def spreads(bits: int) -> Callable[[Subject], Fitted]:
+    """No training: scales of weights and inputs from how widely each channel's numbers are spread."""
+    return lambda subject: _as_it_is(probq.ptq.deviations(_untrained(subject, bits), subject.batches))
+
+
+def squares(bits: int) -> Callable[[Subject], Fitted]:
+    """No training: scales of least squared error."""
+    return lambda subject: _as_it_is(probq.ptq.ranges(_untrained(subject, bits), subject.batches))
+
+
+def _untrained(subject: Subject, bits: int) -> probq.Quantized:
+    q = subject.quantized(ladder(bits))
+    return q.at(q.mode())
+
+
+def _as_it_is(q: probq.Quantized) -> Fitted:
+    return q, q.mode()
+
+
 METHODS: Mapping[str, Callable[[Subject], Fitted]] = MappingProxyType(
     {
         "all binary": uniform(1),
@@ -124,7 +144,11 @@ METHODS: Mapping[str, Callable[[Subject], Fitted]] = MappingProxyType(
         **{f"bit planes, temperature {t}": planes(priors.BitPlanes(), t) for t in TEMPERATURES},
         "dropped bits, temperature 1.0": planes(priors.DropBits(), 1.0),
         "mixed rows": rows,
+        **{f"steps from spreads, {bits} bits": spreads(bits) for bits in (2, 3, 4)},
     }
+)
+CONTROLS: Mapping[str, Callable[[Subject], Fitted]] = MappingProxyType(  # of those whose control is no fit in a budget
+    {f"steps from spreads, {bits} bits": squares(bits) for bits in (2, 3, 4)}
 )
 ON_MNIST = ("all binary", "all ternary", "three wells, temperature 1.0", "three wells, half the way")
 NETWORKS = ("perceptron", "convolutions", "LeNet-5")
@@ -179,7 +203,9 @@ def one(network: str, method: str, seed: int, epochs: int, folder: Path | None) 
     record: dict[str, Any] = {"network": network, "method": method, "seed": seed, "epochs": subject.epochs}
     q, decision = METHODS[method](subject)
     record["idea"] = scored(q, decision, subject.test)
-    if not method.startswith("all "):
+    if method in CONTROLS:
+        record["default"] = scored(*CONTROLS[method](subject), subject.test)
+    elif not method.startswith("all "):
         budget = probq.Budget(limit=decision.cost())
         lowest = 0 if any(np.any(np.asarray(w) == 0) for n, w in decision.widths.items() if n in q.weight_names) else 1
         control = subject.quantized(ladder(*range(lowest, 7), 8))

@@ -20,7 +20,7 @@ BINS = 2048
 
 
 @torch.no_grad()
-def log2_range(sample: Tensor, levels: Grid | Vectors | Tensor, method: str, percentile: float) -> int:
+def log2_range(sample: Tensor, levels: Grid | Vectors | Tensor, method: str, percentile: float = 100) -> int:
     """Return the exponent of the power of two that a method chooses as the scale of numbers.
 
     Args:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from probq.codebooks.rounding.ranges import log2_range
 from probq.network.program.folding import as_shipped, per_channel
 from probq.network.quantized.quantized import Quantized
 from probq.network.tracing.layer import Layer
@@ -67,7 +69,7 @@ def equalize(q: Quantized, batches: Iterable[Any], *, examples: int = 512) -> Qu
         quantizer = result.weights[layer.weight]
         quantizer.calibrate(as_shipped(result.net, layer, quantizer.multipliers))
     if pairs:
-        set_ranges(result, inputs, decided=False)
+        set_ranges(result, inputs, False, partial(log2_range, method="mse"))
     return result
 
 

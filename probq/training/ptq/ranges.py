@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -56,7 +57,7 @@ def ranges(
     inputs = decided_inputs(q, batches, examples, "ranges")
     check_method(method, percentile)
     result = copy.deepcopy(q)
-    set_ranges(result, inputs, True, method, percentile)
+    set_ranges(result, inputs, True, partial(log2_range, method=method, percentile=percentile))
     return result
 
 
@@ -69,21 +70,20 @@ def check_method(method: str, percentile: float) -> None:
 
 
 @torch.no_grad()
-def set_ranges(q: Program, inputs: list[Any], decided: bool, method: str = "mse", percentile: float = 100) -> None:
+def set_ranges(q: Program, inputs: list[Any], decided: bool, exponent: Callable[[Tensor, Any], int]) -> None:
     """Set the scales of inputs, and those around non-linear functions, of a network in place.
 
     Args:
         q: a network.
         inputs: batches of inputs.
         decided: whether the network runs as decided, or in float.
-        method: as in `ranges`.
-        percentile: as in `ranges`.
+        exponent: from numbers and the levels of their codebook to the exponent of the scale.
     """
     layers = {name.removesuffix(".input"): quantizer for name, quantizer in q.inputs.items()}
 
     def fit(quantizer: InputQuantizer, sample: Tensor) -> None:
         for k in range(len(quantizer.ladder)):
-            quantizer.log2_scale[k] = log2_range(sample, quantizer.levels(k), method, percentile)
+            quantizer.log2_scale[k] = exponent(sample, quantizer.levels(k))
 
     for name in call_order(q, [*layers, *q.activations], inputs[0]):
         sample = entering(q, name, inputs, decided)

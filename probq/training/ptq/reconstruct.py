@@ -14,9 +14,9 @@ from probq.codebooks.rounding.nearest import code_indices, nearest_level
 from probq.codebooks.rounding.vectors import Vectors
 from probq.network.quantized.quantized import Quantized
 from probq.training.ptq.decided import decided_inputs, float_reference
-from probq.training.ptq.partial_run import PartialRun
-from probq.training.ptq.soft_rounding import SoftRounding
-from probq.training.ptq.units import units
+from probq.training.ptq.reconstruction.partial_run import PartialRun
+from probq.training.ptq.reconstruction.soft_rounding import SoftRounding
+from probq.training.ptq.reconstruction.units import units
 from probq.utils.arguments import check_number, check_seed
 from probq.utils.random_stream import Stream
 

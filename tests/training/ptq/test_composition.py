@@ -16,7 +16,15 @@ from probq.network.program.biases import accumulator_step
 from probq.training.ptq.decided import float_network
 
 learned = partial(probq.ptq.reconstruct, steps=10, progress=False)
-FUNCTIONS = (probq.ptq.gpfq, probq.ptq.bias, probq.ptq.norms, probq.ptq.equalize, probq.ptq.ranges, learned)
+FUNCTIONS = (
+    probq.ptq.gpfq,
+    probq.ptq.bias,
+    probq.ptq.norms,
+    probq.ptq.equalize,
+    probq.ptq.ranges,
+    learned,
+    probq.ptq.deviations,
+)
 
 
 def images(count: int = 48, seed: int = 0) -> Tensor:
@@ -92,7 +100,14 @@ def test_learned_rounding_behind_greedy_rounding_starts_from_the_float_weights()
 
 
 @pytest.mark.parametrize(
-    ("function", "profile"), [(probq.ptq.equalize, "dyadic"), (probq.ptq.equalize, "shift"), (probq.ptq.norms, "shift")]
+    ("function", "profile"),
+    [
+        (probq.ptq.equalize, "dyadic"),
+        (probq.ptq.equalize, "shift"),
+        (probq.ptq.deviations, "dyadic"),
+        (probq.ptq.deviations, "shift"),
+        (probq.ptq.norms, "shift"),
+    ],
 )
 def test_what_rounds_to_nearest_forgets_other_rounding(function: Callable[..., Quantized], profile: str) -> None:
     q = decided(network(), profile=profile)

@@ -15,8 +15,8 @@ from probq import ProbqError, Quantized
 from probq.codebooks import ladder
 from probq.codebooks.powers_of_two import powers_of_two
 from probq.testing.zoo import Residual, TiedEmbedding, Twice
-from probq.training.ptq.partial_run import PartialRun
-from probq.training.ptq.units import units
+from probq.training.ptq.reconstruction.partial_run import PartialRun
+from probq.training.ptq.reconstruction.units import units
 
 
 def decided(net: nn.Module, x: Tensor, plan: Any = None) -> Quantized:
