@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -80,10 +79,18 @@ def best_log2_scale(values: Tensor, levels: Grid | Vectors | Tensor, rows: int, 
     sizes = values.abs().amax(1)
     sizes = torch.where(sizes > 0, sizes, sizes.max() if bool(sizes.any()) else 1.0)
     top = torch.ceil(torch.log2(sizes.clamp_min(LEAST_SIZE) / reach))
-    best, best_error = top.clone(), torch.full_like(top, math.inf)
-    for lower in np.arange(0, 8, 1 if multipliers == 1 else 1 / 8):
-        scale = hardware_scale(top - lower, multipliers).unsqueeze(1)
-        error = (values - scale * nearest_level(values / scale, levels)).square().sum(1)
-        better = error < best_error
-        best, best_error = torch.where(better, top - lower, best), torch.where(better, error, best_error)
-    return best
+    steps = torch.arange(0, 8, 1 if multipliers == 1 else 1 / 8, device=top.device, dtype=top.dtype)
+    tried = top - steps.unsqueeze(1)
+    scales = hardware_scale(tried, multipliers).unsqueeze(2)
+    # sub-vectors are found in one tensor at a time; of others, several candidates are tried in one pass
+    at_once = 1 if isinstance(levels, Vectors) else max(1, MOST_NUMBERS // max(values.numel(), 1))
+    errors = [_errors(values, each, levels) for each in scales.split(at_once)]
+    return tried.gather(0, torch.cat(errors).argmin(0, keepdim=True)).squeeze(0)
+
+
+def _errors(values: Tensor, scales: Tensor, levels: Grid | Vectors | Tensor) -> Tensor:
+    """Return the squared rounding error of each row at each of some scales, shape `[scales, rows]`."""
+    if isinstance(levels, Vectors):
+        (scale,) = scales
+        return (values - scale * nearest_level(values / scale, levels)).square().sum(1).unsqueeze(0)
+    return (values - scales * nearest_level(values / scales, levels)).square().sum(2)
