@@ -7,6 +7,7 @@ ARGS   ?=
 PIP    ?= -qq --disable-pip-version-check
 
 BIN = $(VENV)/bin
+# One process runs all tests of a file, which share what they have quantized and lowered.
 # One thread per process: JOBS test processes do not fight over the cores, and small networks are faster so.
 ONE_THREAD = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
@@ -25,7 +26,7 @@ demo: $(VENV)/.installed-demo  ## train, decide, lower and check a small network
 	$(ONE_THREAD) $(BIN)/probq demo --out demo-output $(ARGS)
 
 test: $(VENV)/.installed-test  ## run the tests (JOBS=2 processes; ARGS="-k word" for some of them)
-	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 test-gpu: $(VENV)/.installed-test  ## run the tests of devices on a GPU, where there is one
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 0 -rs tests/gpu $(ARGS)

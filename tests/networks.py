@@ -1,6 +1,7 @@
 """Plans and networks that lowering and every exporter are tested with."""
 
 from dataclasses import replace
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -106,6 +107,7 @@ def trained(make):
     return net.eval()
 
 
+@cache
 def lowered(network, plan, draws=0):
     """Integer models of a network of `NETWORKS` at its mode and at some draws, and 50 inputs."""
     make, data = network

@@ -23,6 +23,7 @@ from deployed_models import NETWORKS, PROFILES, SMALL, STRUCTURES, arrays, lower
 import probq
 from probq import IntegerModel
 from probq.export import c, certify, hls, memory, onnx, qonnx, verify, verilog
+from probq.integer.loops.body import every_node
 
 
 class Target(NamedTuple):
@@ -52,7 +53,7 @@ class Target(NamedTuple):
 
 ONNX_RUNS = (partial(onnx.run, optimize=False), onnx.run)
 TARGETS = (
-    Target("c", c.write, (partial(c.run, flags=("-O1",)),), "m.h", ("gcc",)),
+    Target("c", c.write, (partial(c.run, flags=("-O1", "-Werror")),), "m.h", ("gcc",)),
     Target("onnx", onnx.write, ONNX_RUNS, "m.onnx", ("onnxruntime",)),
     Target("onnx, packed", partial(onnx.write, packed=True), ONNX_RUNS, "m.onnx", ("onnxruntime",)),
     Target("qonnx, hls4ml", partial(qonnx.write, flavour="hls4ml"), (qonnx.run,), "m.onnx", ("qonnx",)),
@@ -157,6 +158,16 @@ def test_the_same_integers_or_the_known_refusal(network: str, profile: str, targ
 @every_cell
 def test_the_same_integers_of_a_small_network(profile: str, target: Target, tmp_path: Path) -> None:
     check(SMALL, profile, target, tmp_path / target.file)
+
+
+def test_profiles_differ_in_their_multipliers() -> None:
+    for network in NETWORKS:
+        for profile in PROFILES:
+            model, _, expected = lowered(network, profile)
+            nodes = [node for node in every_node(model.nodes) if node.op in ("requantize", "multiply")]
+            weights = {m for node in nodes for m in node.tensors["multiplier"].flat}
+            assert profile == "shift" or any(m & (m - 1) for m in weights)
+            assert max(len(np.unique(each)) for each in expected) > 2
 
 
 def check(network: str, profile: str, target: Target, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from functools import cache
 
 import arviz
 import matplotlib
@@ -36,6 +37,12 @@ def closed() -> Iterator[None]:
 BITS = (0, 1, 2, 4, 8)
 
 
+@cache
+def deep() -> probq.Quantized:
+    """A network of 200 layers, for pictures, which change nothing."""
+    return quantized(200)
+
+
 @given(st.lists(st.integers(0, 60), min_size=5, max_size=5).filter(lambda counts: sum(counts) > 0))
 def test_interval_is_that_of_a_sample(counts: list[int]) -> None:
     """As short as ArviZ's interval of a sample with these very shares, which leaves one draw more outside."""
@@ -55,7 +62,7 @@ def test_interval_is_that_of_a_sample(counts: list[int]) -> None:
 @pytest.mark.filterwarnings("ignore:probq.lower will refuse")
 @pytest.mark.parametrize("layers", [1, 3, 200])
 def test_depth_is_the_table(layers: int) -> None:
-    q = quantized(layers)
+    q = deep() if layers == 200 else quantized(layers)
     ax, frame = plot.depth(q), probq.table(q)
     frame = frame[frame["kind"] == "weight"]
     heights = np.array([bar.get_height() for bar in ax.patches]).reshape(3, layers)  # type: ignore[attr-defined]
@@ -114,7 +121,7 @@ def test_forest_shows_mean_interval_and_decision(gates: str) -> None:
 @pytest.mark.filterwarnings("ignore:probq.lower will refuse")
 @pytest.mark.parametrize("picture", [plot.widths, plot.forest, plot.depth, plot.cost])
 def test_200_layers_fit_a_page(picture: object) -> None:
-    ax: Axes = picture(quantized(200))  # type: ignore[operator]
+    ax: Axes = picture(deep())  # type: ignore[operator]
     assert max(ax.figure.get_size_inches()) <= 12.1  # type: ignore[union-attr]
     ax.figure.canvas.draw()  # type: ignore[union-attr]
     boxes = [label.get_window_extent() for label in ax.get_yticklabels() if label.get_text()]

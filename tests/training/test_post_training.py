@@ -156,8 +156,11 @@ def test_it_is_ahead_of_uniform_widths_of_the_same_cost(criterion, tmp_path: Pat
 def test_the_network_keeps_the_energy_that_chose_its_widths(tmp_path: Path) -> None:
     net, budget = network(), Budget(percent=2)
     batches = [(images(40), torch.arange(40) % 3)]
-    own = probq.post_training(net, batches, budget, criterion=probq.criteria.clado, rounding=[], progress=False)
-    free = probq.quantize(net, images(40))
+    plan = Plan(weight=ladder(2, 4, 8), input=ladder(4, 8, signed=False))
+    own = probq.post_training(
+        net, batches, budget, plan=plan, criterion=probq.criteria.clado, rounding=[], progress=False
+    )
+    free = probq.quantize(net, images(40), plan)
     again = probq.criteria.clado(free, batches, progress=False)
     assert own.energy is not None
     assert (own.energy.names, own.energy.widths, own.energy.label) == (again.names, again.widths, "clado")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -39,16 +40,24 @@ def kept(q: probq.Quantized, laws: dict[str, Tensor], *several: Budget) -> dict[
     return dict(keep_expected(q, laws, [BudgetConstraint(q, own) for own in several]))
 
 
-def expectation(q: probq.Quantized, laws: dict[str, Tensor], cost: costs.Cost) -> float:
-    """The expected cost by enumeration."""
-    names, bits = list(laws), [q.quantizer(n).ladder.bits for n in laws]
-    total = 0.0
-    for rungs in itertools.product(*(range(len(own)) for own in bits)):
+@cache
+def choices(q: probq.Quantized, names: tuple[str, ...], cost: costs.Cost) -> tuple[np.ndarray, np.ndarray]:
+    """Every choice of rungs, and what it costs."""
+    bits = [q.quantizer(n).ladder.bits for n in names]
+    every = list(itertools.product(*(range(len(own)) for own in bits)))
+    totals = []
+    for rungs in every:
         widths = {n: own[r] for n, own, r in zip(names, bits, rungs, strict=True)}
         widths |= {n: widths[site] for n, site in q.sites.items()}
-        chance = math.exp(sum(float(laws[n][r]) for n, r in zip(names, rungs, strict=True)))
-        total += chance * costs.total(q.layers, widths, cost)
-    return total
+        totals.append(costs.total(q.layers, widths, cost))
+    return np.array(every), np.array(totals, dtype=float)
+
+
+def expectation(q: probq.Quantized, laws: dict[str, Any], cost: costs.Cost) -> float:
+    """The expected cost by enumeration."""
+    every, totals = choices(q, tuple(laws), cost)
+    chances = np.exp(sum(np.asarray(law)[rungs] for law, rungs in zip(laws.values(), every.T, strict=True)))
+    return float(chances @ totals)
 
 
 def divergence(laws: dict[str, Any], others: dict[str, Tensor]) -> float:
@@ -86,7 +95,7 @@ def test_no_law_within_the_limit_on_bit_operations_is_nearer(seed: int, tied: bo
         return {n: log_softmax(part) for n, part in zip(laws, np.split(x, ends[:-1]), strict=True)}
 
     def room(x: np.ndarray) -> float:
-        return 1 - expectation(q, {n: torch.as_tensor(law) for n, law in split(x).items()}, costs.bops) / limit
+        return 1 - expectation(q, split(x), costs.bops) / limit
 
     best = minimize(
         lambda x: divergence(split(x), laws),

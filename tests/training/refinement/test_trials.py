@@ -59,13 +59,13 @@ def test_trials_take_a_quarter_of_the_tuning_or_are_not_made(tuning: int, number
 @pytest.mark.parametrize("number", [2, 4])
 def test_a_fit_takes_the_best_of_trials_made_by_hand(norm: bool, number: int) -> None:
     q, searched = network(norm), network(norm)
-    records = list(probq.steps(q, PAIRS, BUDGET, 64, validation=HELD, search=0.5, trials=number, **HOW))
-    only_search(searched, 64)
+    records = list(probq.steps(q, PAIRS, BUDGET, 32, validation=HELD, search=0.5, trials=number, **HOW))
+    only_search(searched, 32)
     held, data = Batches(HELD, q.device), Batches(PAIRS, q.device)
     search = make_search(searched, BUDGET, ValidationLoss(searched, held, data, None), 100)
     search.run()
     widths = [search.space.widths(state) for state in find_candidates(searched, search, number)]
-    epochs = steps_per_trial(96, number) // 3
+    epochs = steps_per_trial(48, number) // 3
     losses, networks = [], []
     for own in widths:
         tuned = searched.at(with_widths(searched, own, BUDGET))
@@ -75,10 +75,10 @@ def test_a_fit_takes_the_best_of_trials_made_by_hand(norm: bool, number: int) ->
             losses.append(float(nn.functional.cross_entropy(tuned(XS[48:]), YS[48:])))
     best = min(range(number), key=losses.__getitem__)
     assert q.mode().widths == widths[best]
-    list(probq.steps(networks[best], PAIRS, None, 24, **HOW))
+    list(probq.steps(networks[best], PAIRS, None, 12, **HOW))
     assert torch.equal(q(XS), networks[best](XS))
-    assert [r.phase for r in records] == ["search"] * 96 + ["trial"] * 24 + ["tune"] * 72
-    assert [r.step for r in records] == list(range(192))
+    assert [r.phase for r in records] == ["search"] * 48 + ["trial"] * 12 + ["tune"] * 36
+    assert [r.step for r in records] == list(range(96))
 
 
 @pytest.mark.parametrize("percent", [0.5, 0.6, 0.8, 3.0, 100.0])
