@@ -4,6 +4,7 @@ Both are monotone step functions of the accumulator, so they agree everywhere if
 """
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,8 +62,7 @@ def float_form(rule: IntegerRounding, low: np.ndarray, high: np.ndarray) -> Floa
         low: least accumulator of each output, `[outputs]`.
         high: the greatest.
     """
-    m, a, n = rule.multiplier, rule.add, rule.shift
-    if (m <= 0).any() or (m >= WIDEST_MULTIPLIER).any() or (n > WIDEST_SHIFT).any() or (abs(a) >= WIDEST_ADD).any():
+    if _too_wide(rule):
         return "its multiplier, addend or shift takes too many bits"
     zero, failed = max(-rule.lo, 0), ""
     for offset in sorted({0, zero}):
@@ -100,12 +100,52 @@ def misplaced(rule: IntegerRounding, form: FloatForm, low: np.ndarray, high: np.
     The rule reaches code y from the accumulator `ceil((y 2^n - a) / m)` on: the form must reach it there, and not one
     before.
     """
+    wrong = _start_elsewhere(rule, form.level, low, high)
+    ends = [end[:, None] + form.add[:, None] for end in (low, high)]
+    wrong |= np.maximum(abs(ends[0]), abs(ends[1])) > INT32  # the sum is formed in 32 bits
+    return np.where(wrong.any(1), wrong.argmax(1), -1)
+
+
+def _start_elsewhere(
+    rule: IntegerRounding, level: Callable[[np.ndarray], np.ndarray], low: np.ndarray, high: np.ndarray
+) -> np.ndarray:
+    """Return which codes, `[outputs, codes]`, a non-decreasing function reaches from another accumulator on."""
     m, a, n, low, high = (array[:, None] for array in (rule.multiplier, rule.add, rule.shift, low, high))
     codes = np.arange(rule.lo + 1, max(rule.hi, rule.lo + 1) + 1)
     start = np.clip(-((a - np.left_shift(codes, n)) // m), low, high + 1)
-    reached = (start > high) | (form.level(np.minimum(start, high)) >= codes)
-    early = (start > low) & (form.level(np.maximum(start - 1, low)) >= codes)
-    wrong = ~reached | early
-    ends = [end + form.add[:, None] for end in (low, high)]
-    wrong |= np.maximum(abs(ends[0]), abs(ends[1])) > INT32  # the sum is formed in 32 bits
-    return np.where(wrong.any(1), wrong.argmax(1), -1)
+    reached = (start > high) | (level(np.minimum(start, high)) >= codes)
+    early = (start > low) & (level(np.maximum(start - 1, low)) >= codes)
+    return ~reached | early
+
+
+@dataclass(frozen=True)
+class FlooredForm:
+    """This is `code = clip(floor(acc scale + add), lo, hi)`, each step in float32; arrays `[outputs]`."""
+
+    scale: np.ndarray
+    add: np.ndarray
+
+    def level(self, accumulator: np.ndarray) -> np.ndarray:
+        """Return the codes of accumulators `[outputs, ...]` before the clip, as float32 hardware finds them; int64."""
+        shape = [-1] + [1] * (accumulator.ndim - 1)
+        product = accumulator.astype(np.float32) * self.scale.reshape(shape)
+        return np.floor(product + self.add.reshape(shape)).astype(np.float64).astype(np.int64)
+
+
+def floored_form(rule: IntegerRounding, low: np.ndarray, high: np.ndarray) -> FlooredForm | None:
+    """Return the floor in float32 that gives the rule's code for every accumulator from low to high, or None.
+
+    Where codes are few, the product and the sum are often exact, which rounding to nearest is not at ties.
+    """
+    if _too_wide(rule):
+        return None
+    scale, add = (np.ldexp(part.astype(np.float64), -rule.shift) for part in (rule.multiplier, rule.add))
+    form = FlooredForm(scale.astype(np.float32), add.astype(np.float32))
+    return None if _start_elsewhere(rule, form.level, low, high).any() else form
+
+
+def _too_wide(rule: IntegerRounding) -> bool:
+    """Return whether a requantization's numbers are beyond what is tried."""
+    m, a, n = rule.multiplier, rule.add, rule.shift
+    wide = (m >= WIDEST_MULTIPLIER).any() or (n > WIDEST_SHIFT).any() or (abs(a) >= WIDEST_ADD).any()
+    return bool((m <= 0).any() or wide)

@@ -15,6 +15,7 @@ from probq.integer.ranges import Range, accumulators
 from probq.utils.errors import ProbqError
 
 SATURATED = 32767  # where x86 without VNNI saturates the sum of two products
+FLOAT32 = 2**24  # float32 holds every integer up to it
 
 
 @dataclass(frozen=True)
@@ -99,9 +100,13 @@ def levels(graph: Graph, codes: Edge, node: Node) -> Edge:
 def layer(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> Edge:
     """Add a layer as a sum of 8-bit integer products, exact for any width: `x w = sum_jk x_j w_k 256^(j + k)`.
 
+    A convolution whose sums stay within 24 bits is one of float32.
+
     Raises:
         ProbqError: one product's accumulator could leave 31 bits.
     """
+    if node.op == "conv" and _in_float32(node, inputs[0]):
+        return _float_convolution(graph, node, inputs[0], reached)
     terms = []
     for j, x in enumerate(_digits(graph, inputs[0])):
         for k, shaped in enumerate(_weight_digits(kernel(node), x)):
@@ -124,18 +129,58 @@ def layer(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> Edge:
     return Edge(total, type, 0, reached.low, reached.high, reached.shape)
 
 
+def _in_float32(node: Node, x: Edge) -> bool:
+    """Return whether float32 holds every sum of a convolution's products and bias, in whatever order they are added.
+
+    One of single pixels is the product of two matrices, which ONNX Runtime has for bytes.
+    """
+    if stored(node.tensors["weight"], 0) and node.attributes["groups"] == 1 and not _spatial(node.tensors["weight"]):
+        return False
+    bias = np.abs(node.tensors["bias"]).astype(object)
+    rows = np.abs(kernel(node).rows(node)).astype(object).sum(1)
+    return int((rows * max(-x.low, x.high) + bias).max(initial=0)) <= FLOAT32
+
+
+def _spatial(weight: np.ndarray) -> bool:
+    """Return whether a convolution's kernel has more than one element."""
+    return any(size > 1 for size in weight.shape[2:])
+
+
+def _float_convolution(graph: Graph, node: Node, x: Edge, reached: Range) -> Edge:
+    """Add a convolution of integers that float32 holds.
+
+    ONNX Runtime has none of integers that is as fast, and takes the channels of grouped ones one by one. The weight is
+    stored as integers, which are converted when the file is loaded.
+    """
+    whole, shaped = graph.integers(x), kernel(node)
+    whole = replace(whole, name=graph.cast(whole.name, "float32"), type="float32")
+    parts = [(shaped.weight, shaped.packing), (node.tensors["bias"], smallest(node.tensors["bias"]))]
+    stored = [graph.cast(parameter(graph, part, _narrowest(part), packing), "float32") for part, packing in parts]
+    name = graph.node("Conv", [shaped.prepared(graph, whole), *stored], **shaped.attributes)
+    return Edge(graph.cast(name, "int32"), "int32", 0, reached.low, reached.high, reached.shape)
+
+
+def _narrowest(values: np.ndarray) -> str:
+    """Return the narrowest signed type that holds integers of at most 31 bits."""
+    low, high = (int(values.min()), int(values.max())) if values.size else (0, 0)
+    return next(type for type in ("int8", "int16", "int32") if np.iinfo(type).min <= low and high <= np.iinfo(type).max)
+
+
 def _product(graph: Graph, op: str, shaped: Kernel, x: Edge) -> str:
     source = shaped.prepared(graph, x)
     if op == "linear":
         shaped = shaped.reshaped(np.transpose)
-    weight, zero = weights(graph, shaped, x)
+    weight, zero = weights(graph, shaped, x, unsigned=op == "conv")
     inputs = [source, weight, graph.constant(x.zero, "uint8"), zero]
     return graph.node("MatMulInteger" if op == "linear" else "ConvInteger", inputs, **shaped.attributes)
 
 
-def weights(graph: Graph, shaped: Kernel, x: Edge) -> tuple[str, str]:
-    """Return the names of a weight and of its zero point."""
-    how = stored(shaped.weight, x.high + x.zero)
+def weights(graph: Graph, shaped: Kernel, x: Edge, unsigned: bool = False) -> tuple[str, str]:
+    """Return the names of a weight and of its zero point.
+
+    They are unsigned for `ConvInteger`, which multiplies signed weights by unsigned inputs one by one.
+    """
+    how = stored(shaped.weight, 2**32 if unsigned else x.high + x.zero)
     if how is None:
         raise ProbqError("its weight takes more than 8 bits")
     type, zero = how

@@ -1,6 +1,7 @@
 """Every other operation of an integer model is in ONNX's integer operators, exact for any range below 2^63."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -9,12 +10,15 @@ import numpy as np
 
 from probq.export.onnx.convolution import sliced
 from probq.export.onnx.data_movement import argmax, pad, piece, repeat, table, where
+from probq.export.onnx.float_rounding import INT32, IntegerRounding, floored_form
 from probq.export.onnx.graph import Edge, Graph, integer_type, zero_point
 from probq.export.onnx.layers import layer, levels
 from probq.export.onnx.normalisers import log_softmax, normalise, softmax
 from probq.export.onnx.packed_parameters import parameter
 from probq.integer import Node
 from probq.integer.ranges import Range
+
+FLOATS = (("float32", 2**24), ("float64", 2**53))  # integers up to which each holds all
 
 Operation = Callable[[Graph, Node, list[Edge], Range], Edge]
 
@@ -57,10 +61,14 @@ def _requantize(graph: Graph, node: Node, inputs: list[Edge], reached: Range) ->
 
     It is made non-negative by a multiple of `2^n`, shifted as unsigned, and brought back.
 
-    With `v = x m + a >= -K 2^n`: `v >> n = ((v + K 2^n) >> n) - K`.
+    With `v = x m + a >= -K 2^n`: `v >> n = ((v + K 2^n) >> n) - K`. Where float32 is certain to find the same codes, it
+    does: ONNX Runtime shifts numbers one by one.
     """
     x = inputs[0]
     parts = np.broadcast_arrays(*(np.atleast_1d(node.tensors[name]) for name in ("multiplier", "add", "shift")))
+    floored = _floored(graph, node, x, parts)
+    if floored is not None:
+        return levels(graph, floored, node)
     m, a, n = (part.astype(object) for part in parts)  # integers without end, not of 64 bits
     products = np.stack([m * x.low, m * x.high])
     back = np.maximum(-((products + a).min(0) >> n), 0)
@@ -80,6 +88,29 @@ def _requantize(graph: Graph, node: Node, inputs: list[Edge], reached: Range) ->
     unclipped = Edge(name, type, 0, min(reach, default=0), max(reach, default=0), x.shape)
     codes = graph.limited(unclipped, node.attributes["lo"], node.attributes["hi"])
     return _narrowed(graph, levels(graph, codes, node))
+
+
+def _floored(graph: Graph, node: Node, x: Edge, parts: Sequence[np.ndarray]) -> Edge | None:
+    """Add the codes of a requantization to at most 8 bits as a floor in float32, where that is certified.
+
+    Behind the floor, `QuantizeLinear` only clips to uint8.
+    """
+    lo, hi = node.attributes["lo"], node.attributes["hi"]
+    zero = max(-lo, 0)
+    if x.type == "uint8" or max(-x.low, x.high) > INT32 or hi < 0 or hi + zero > 255:
+        return None
+    multiplier, add, shift = (part.astype(np.int64).reshape(-1) for part in parts)
+    low, high = (np.full(len(multiplier), end) for end in (x.low, x.high))
+    form = floored_form(IntegerRounding(multiplier, add, shift, lo, hi), low, high)
+    if form is None:
+        return None
+    name = graph.cast(graph.integers(x).name, "float32")
+    for op, numbers in (("Mul", form.scale), ("Add", form.add)):
+        name = graph.node(op, [name, _compact(graph, numbers.reshape(parts[0].shape), "float32")])
+    ends = [graph.constant(1, "float32"), graph.constant(zero, "uint8")]
+    name = graph.node("QuantizeLinear", [graph.node("Floor", [name]), *ends])
+    limits = (lo + zero if lo + zero > 0 else None, hi + zero if hi + zero < 255 else None)
+    return graph.settled(Edge(name, "uint8", zero, lo, hi, x.shape, limits))
 
 
 def _compact(graph: Graph, numbers: np.ndarray, type: str) -> str:
@@ -161,6 +192,9 @@ def pool_pads(spec: Mapping[str, Any], sizes: tuple[int, ...]) -> list[int]:
 
 def _sum_pool(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> Edge:
     spec, type = node.attributes, integer_type(reached.low, reached.high)
+    spatial = len(spec["kernel"])
+    if list(spec["kernel"]) == list(inputs[0].shape[-spatial:]) and not any(map(any, spec["padding"])):
+        return _reduced(graph, inputs[0], list(range(-spatial, 0)), True, reached)
     pads = [low for low, _ in spec["padding"]] + [high for _, high in spec["padding"]]
     x = graph.integers(inputs[0], type)
     name = _windows(graph, x, spec, pads, 0, lambda a, b: graph.node("Add", [a, b]), reached.shape)
@@ -168,12 +202,23 @@ def _sum_pool(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> E
 
 
 def _sum(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> Edge:
-    type = integer_type(reached.low, reached.high)
-    name = graph.integers(inputs[0], type).name
     axes = behind_batch(node.attributes["axes"])
     if axes:
-        keep = int(node.attributes["keepdims"])
-        name = graph.node("ReduceSum", [name, graph.constant(axes, "int64")], keepdims=keep)
+        return _reduced(graph, inputs[0], axes, bool(node.attributes["keepdims"]), reached)
+    type = integer_type(reached.low, reached.high)
+    return Edge(graph.integers(inputs[0], type).name, type, 0, reached.low, reached.high, reached.shape)
+
+
+def _reduced(graph: Graph, x: Edge, axes: list[int], keep: bool, reached: Range) -> Edge:
+    """Add a sum over some axes, in floating point where that holds all partial sums: ONNX Runtime vectorizes that."""
+    count = math.prod(x.shape[axis - 1 if axis > 0 else axis] for axis in axes)
+    most = count * max(-x.low, x.high)
+    type = integer_type(reached.low, reached.high)
+    summed = next((real for real, limit in FLOATS if most <= limit), type)
+    name = graph.integers(x).name if summed != type else graph.integers(x, type).name
+    name = graph.cast(name, summed) if summed != type else name
+    name = graph.node("ReduceSum", [name, graph.constant(axes, "int64")], keepdims=int(keep))
+    name = graph.cast(name, type) if summed != type else name
     return Edge(name, type, 0, reached.low, reached.high, reached.shape)
 
 

@@ -1,7 +1,8 @@
-"""ONNX files have standard operators only, with integers throughout, for ONNX Runtime and all else that reads ONNX.
+"""ONNX files have standard operators only, exact on integers, for ONNX Runtime and all else that reads ONNX.
 
 A layer with its requantization becomes one `QLinearConv` (a linear layer is a 1x1 convolution) where that is proven
-exact level by level; everything else becomes exact operators on int32 and int64. No operator compares integers of 64
+exact level by level; everything else becomes exact operators on int32 and int64, or on whole numbers in floating point
+where that is proven to hold every partial sum: convolutions, sums, requantizations. No operator compares integers of 64
 bits, because ONNX Runtime does that wrongly on x86 (seen in 1.31.1): what is clipped is held in 32 bits or clipped by
 its sign bit (`Graph.limited`).
 """

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from probq.export.onnx.float_rounding import FloatForm, IntegerRounding, float_form, misplaced
+from probq.export.onnx.float_rounding import FloatForm, IntegerRounding, float_form, floored_form, misplaced
 
 REACH = 700
 
@@ -61,6 +61,29 @@ def test_a_form_is_refused_exactly_where_it_is_wrong(drawn, more, change, offset
     wrong = (in_float(form, rule, every) != codes(rule, every)).any(1)
     event(f"wrong: {wrong.any()}")
     assert (misplaced(rule, form, low, high) >= 0).tolist() == wrong.tolist()
+
+
+@given(rules())
+@settings(max_examples=100)
+def test_a_floor_that_is_certified_is_right_for_every_accumulator(drawn):
+    """The floor of the product and the sum, each rounded to float32; what is refused is wrong somewhere."""
+    rule, low, high = drawn
+    m, a, n = rule.multiplier, rule.add, rule.shift
+    every = np.stack([np.arange(a, b + 1) for a, b in zip(low, high, strict=True)])
+    scale, add = ((part / 2.0**n).astype(np.float32)[:, None] for part in (m, a))
+    found = np.clip(np.floor(every.astype(np.float32) * scale + add), rule.lo, rule.hi).astype(int)
+    form = floored_form(rule, low, high)
+    event("certified" if form else "refused")
+    assert np.array_equal(found, codes(rule, every)) == (form is not None)
+
+
+@pytest.mark.parametrize("multiplier", range(1, 32))
+def test_a_floor_is_right_where_rounding_to_nearest_is_not(multiplier):
+    """Products of 24 bits at most are exact, and half more is too: `2^8 2^16`."""
+    rule, reach = one(multiplier, 2**15, 16, 0, 255), np.array([2**21])
+    assert floored_form(rule, -reach, reach) is not None
+    if multiplier == 31:
+        assert isinstance(float_form(rule, -reach, reach), str)
 
 
 def one(multiplier, add, shift, lo, hi):

@@ -200,6 +200,38 @@ def test_products_that_saturate_without_vnni_are_stored_unsigned(value, tmp_path
     assert differing(model, tmp_path / "m.onnx", inputs(model)) == [0, 0]
 
 
+@pytest.mark.parametrize("bias", [0, 1])
+@pytest.mark.parametrize(("kernel", "groups"), [(3, 1), (3, 4), (1, 1), (1, 4)])
+def test_convolutions_at_the_last_integer_of_float32(kernel, groups, bias, tmp_path):
+    """Sums that reach 2^24 are of float32, one more takes operators of integers; products of matrices always do."""
+    rng = np.random.default_rng(0)
+    weight = rng.integers(-100, 100, (4, 4 // groups, kernel, kernel))
+    weight[2] = 0
+    weight.reshape(4, -1)[2, 0] = 128
+    spec = {"stride": [1, 1], "padding": [[1, 1]] * 2, "dilation": [1, 1], "groups": groups, "transposed": False}
+    tensors = {"weight": weight, "bias": np.array([7, -7, 2**24 - 128 * 255 + bias, 0])}
+    model = IntegerModel([four(0, 255, (4, 5, 5)), Node("conv", "conv", ("x",), spec, tensors)], "conv", 1.0)
+    write(model, tmp_path / "m.onnx")
+    found = {node.op_type for node in onnx.load(str(tmp_path / "m.onnx")).graph.node}
+    assert ("Conv" in found) == (bias == 0 and (kernel, groups) != (1, 1))
+    x = np.concatenate([np.full((1, 4, 5, 5), 255), rng.integers(0, 256, (3, 4, 5, 5))])
+    assert differing(model, tmp_path / "m.onnx", x) == [0, 0]
+
+
+@pytest.mark.parametrize("most", [2**24 // 20, 2**24 // 20 + 1, 2**31 - 1, 2**53 // 20 + 1])
+def test_sums_at_the_last_integers_of_floating_point(most, tmp_path):
+    """The sum of 20 numbers next to the largest, all odd, over an image and over its features."""
+    spec = {"kernel": [4, 5], "stride": [4, 5], "padding": [[0, 0]] * 2}
+    wide = Node("wide", "multiply", ("x",), {}, {"multiplier": np.array(most)})
+    pool, total = Node("s", "sum_pool", ("wide",), spec), {"axes": [1, 2], "keepdims": False}
+    for node in (pool, Node("s", "sum", ("wide",), total)):
+        model = IntegerModel([four(-1, 1, (2, 4, 5)), wide, node], "s", 1.0)
+        write(model, tmp_path / "m.onnx")
+        x = np.ones((2, 2, 4, 5), int)
+        x[1] = np.random.default_rng(0).integers(-1, 2, (2, 4, 5))
+        assert differing(model, tmp_path / "m.onnx", x) == [0, 0]
+
+
 def test_how_weights_are_stored():
     assert stored(np.array([-64, 64]), 255) == ("int8", 0)
     assert stored(np.array([-65]), 255) == ("uint8", 128)
@@ -209,7 +241,7 @@ def test_how_weights_are_stored():
     assert stored(np.array([-200, 56]), 1) is None
 
 
-@pytest.mark.parametrize("op", ["ConvInteger", "MatMulInteger", "QLinearConv"])
+@pytest.mark.parametrize("op", ["Conv", "MatMulInteger", "QLinearConv"])
 def test_only_standard_operators_of_opset_13(op, tmp_path):
     model = lowered(NETWORKS["residual"], PLANS["tensor"])[0][0]
     write(model, tmp_path / "m.onnx")
