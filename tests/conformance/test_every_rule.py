@@ -96,8 +96,7 @@ def test_a_rule_finds_the_constrained_optimum(rule: Rule) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:at 0 bits of")
-@pytest.mark.parametrize("percent", [0.2, 0.5, 2.0])
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(("seed", "percent"), [(0, 0.2), (1, 0.5), (0, 2.0)])
 @every_rule
 def test_every_rule_meets_the_limit(rule: Rule, seed: int, percent: float) -> None:
     q, _ = fitted(seed, Budget(percent=percent), rule=rule)

@@ -53,7 +53,7 @@ class Target(NamedTuple):
 
 ONNX_RUNS = (partial(onnx.run, optimize=False), onnx.run)
 TARGETS = (
-    Target("c", c.write, (partial(c.run, flags=("-O1", "-Werror")),), "m.h", ("gcc",)),
+    Target("c", c.write, (partial(c.run, flags=("-O0", "-Werror")),), "m.h", ("gcc",)),
     Target("onnx", onnx.write, ONNX_RUNS, "m.onnx", ("onnxruntime",)),
     Target("onnx, packed", partial(onnx.write, packed=True), ONNX_RUNS, "m.onnx", ("onnxruntime",)),
     Target("qonnx, hls4ml", partial(qonnx.write, flavour="hls4ml"), (qonnx.run,), "m.onnx", ("qonnx",)),

@@ -1,5 +1,6 @@
 """What a decided network computes in float64 is what its integers are, also with wide biases and scales far apart."""
 
+import copy
 from fractions import Fraction
 
 import numpy as np
@@ -47,11 +48,11 @@ def test_biases_of_more_than_24_bits_are_rounded_as_fractions(plan, normalised):
 @pytest.mark.parametrize("plan", ["tensor", "tensor, shift", "narrow"])
 def test_scales_and_biases_far_apart(network, plan):
     make, data = NETWORKS[network]
-    compared = 0
+    compared, x = 0, data(16)
+    quantized = probq.quantize(trained(make), x, plan=PLANS[plan])
     for seed in range(3):
         torch.manual_seed(seed)
-        x = data(16)
-        q = probq.quantize(trained(make), x, plan=PLANS[plan])
+        q = copy.deepcopy(quantized)
         for _, quantizer in q.named_quantizers():
             quantizer.log2_scale.data += 3 * torch.randn(quantizer.log2_scale.shape)
         for name, parameter in q.net.named_parameters():

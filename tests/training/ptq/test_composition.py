@@ -1,7 +1,7 @@
 """Functions of decided networks one after the other, in any order: each follows the float network."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +48,12 @@ def decided(net: nn.Module, bits: int = 2, profile: str = "dyadic") -> Quantized
     return q.at(q.mode())
 
 
+@cache
+def after(function: Callable[..., Quantized]) -> Quantized:
+    """A decided network that one function has changed, for others, which leave it as it is."""
+    return function(decided(network()), [images()])
+
+
 def same(a: Quantized, b: Quantized) -> bool:
     """Whether all that ships is the same."""
     ours, theirs = a.mode(), b.mode()
@@ -68,8 +74,7 @@ def test_twice_is_once(function: Callable[..., Quantized]) -> None:
 def test_after_any_two_the_float_network_is_that_of_the_user(
     first: Callable[..., Quantized], second: Callable[..., Quantized]
 ) -> None:
-    net = network()
-    q = second(first(decided(net), [images()]), [images()])
+    net, q = network(), second(after(first), [images()])
     with torch.no_grad():
         torch.testing.assert_close(float_network(q).net(images()), net(images()), atol=1e-5, rtol=1e-5)
 
@@ -77,8 +82,7 @@ def test_after_any_two_the_float_network_is_that_of_the_user(
 @pytest.mark.parametrize("first", [probq.ptq.gpfq, learned])
 def test_corrected_means_are_those_of_the_user_s_network(first: Callable[..., Quantized]) -> None:
     """Of the outputs, up to half a step of the last accumulator, which the bias is rounded to."""
-    net = network()
-    q = probq.ptq.bias(first(decided(net), [images()]), [images()])
+    net, q = network(), probq.ptq.bias(after(first), [images()])
     with torch.no_grad():
         shift = (q(images()) - net(images())).mean(0).abs()
     layer = q.layers[-1]

@@ -102,7 +102,7 @@ def steps(space: WidthSpace, state: State, keeps: Callable[[State], bool]) -> se
 
 
 @pytest.mark.filterwarnings("ignore:probq.lower will refuse")
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_larger_problems_end_where_no_step_helps(seed: int) -> None:
     q, budget, measured = network(4, seed=seed), Budget(percent=1.5), []
     of_widths = random_loss(seed)

@@ -133,7 +133,7 @@ def test_a_fit_is_the_same_where_gradients_are_off(mode: Any) -> None:
     for context in (torch.enable_grad, mode):
         own = copy.deepcopy(q)
         with context():
-            probq.fit(own, PAIRS, epochs=2, seed=0, validation=PAIRS, progress=False)
+            probq.fit(own, PAIRS, epochs=2, seed=0, validation=PAIRS, evaluations=20, progress=False)
         states.append(own.state_dict())
         assert own.mode() == own.mode()
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
