@@ -1,14 +1,14 @@
 """Ideas of the literature against the defaults at equal cost: binary or ternary layers, bit planes, mixed rows, steps.
 
 For each seed a float network is trained; each idea then has as many epochs as its control, which gets a limit of just
-what the idea's network costs. Steps set from spreads, without training, have those of least squared error as control.
-On the digits (the seed also splits the images) networks are a perceptron and small convolutions; on MNIST a LeNet-5,
-the first 12,000 images for training. Inputs have 4 bits, the images 8. All figures are those of integer models on test
-images. A record that is there already is not made again; one takes 5 to 60 s of one core on the digits, some 4 minutes
-on MNIST.
+what the idea's network costs. Updates of weights at fixed widths have straight-through tuning from the same start as
+control, and steps set from spreads, without training, those of least squared error. On the digits (the seed also splits
+the images) networks are a perceptron and small convolutions; on MNIST a LeNet-5, the first 12,000 images for training.
+Inputs have 4 bits, the images 8. All figures are those of integer models on test images. A record that is there already
+is not made again; one takes 5 to 60 s of one core on the digits, some 4 minutes on MNIST.
 
     python benchmarks/ideas.py --seeds 3 --out results_ideas.jsonl
-    python benchmarks/ideas.py --seeds 1 --data DIR --network LeNet-5 --out results_ideas.jsonl
+    python benchmarks/ideas.py --seeds 3 --data DIR --network LeNet-5 --out results_ideas.jsonl
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import probq
-from probq import priors
+from probq import priors, weight_updates
 from probq.cli import demo
-from probq.codebooks import ladder, powers_of_two, ternary
+from probq.codebooks import ladder, learned, powers_of_two, ternary
 from probq.cost import Share
 
 INPUTS = 4  # bits of all inputs but the images
@@ -69,11 +69,6 @@ class Subject(NamedTuple):
         given = {"seed": self.seed, "progress": False, "trials": 0, **options}
         probq.fit(q, self.batches, budget, epochs or self.epochs, **given)
         return q, q.mode(budget)
-
-
-def uniform(bits: int) -> Callable[[Subject], Fitted]:
-    """All weights of one width."""
-    return lambda subject: subject.fit(subject.quantized(ladder(bits)))
 
 
 def wells(temperature: float, share: float | None = None) -> Callable[[Subject], Fitted]:
@@ -116,6 +111,47 @@ def rows(subject: Subject) -> Fitted:
     return subject.fit(q, [probq.Budget(percent=30, cost=Share(4)), probq.Budget(percent=5, cost=Share(8))])
 
 
+def tuned(books: tuple[Any, ...], scales: str = "channel") -> Callable[[Subject], Fitted]:
+    """Straight-through tuning at fixed widths."""
+    return lambda subject: subject.fit(_started(subject, books, scales))
+
+
+def closed_form(books: tuple[Any, ...]) -> Callable[[Subject], Fitted]:
+    """Scales of least squared error in closed form, XNOR's of binary weights, then straight-through tuning."""
+    return lambda subject: subject.fit(weight_updates.fit_scales(_started(subject, books)))
+
+
+def levels_first(books: tuple[Any, ...]) -> Callable[[Subject], Fitted]:
+    """Learned levels that are means of their weights, then straight-through tuning."""
+    return lambda subject: subject.fit(weight_updates.fit_levels(_started(subject, books, "tensor")))
+
+
+def newton(books: tuple[Any, ...]) -> Callable[[Subject], Fitted]:
+    """Loss-aware proximal Newton steps in place of Adam's."""
+
+    def run(subject: Subject) -> Fitted:
+        q = _started(subject, books)
+        return subject.fit(q, optimizer=weight_updates.loss_aware(q))
+
+    return run
+
+
+def multipliers(books: tuple[Any, ...]) -> Callable[[Subject], Fitted]:
+    """ADMM for half of the epochs, straight-through tuning for the other half."""
+
+    def run(subject: Subject) -> Fitted:
+        torch.manual_seed(subject.seed)
+        half = subject.epochs // 2
+        start = _started(subject, books)
+        return subject.fit(weight_updates.admm(start, subject.batches, half, progress=False), epochs=half)
+
+    return run
+
+
+def _started(subject: Subject, books: tuple[Any, ...], scales: str = "channel") -> probq.Quantized:
+    return subject.quantized(ladder(*books), scales=scales)
+
+
 def spreads(bits: int) -> Callable[[Subject], Fitted]:
     """No training: scales of weights and inputs from how widely each channel's numbers are spread."""
     return lambda subject: _as_it_is(probq.ptq.deviations(_untrained(subject, bits), subject.batches))
@@ -135,20 +171,31 @@ def _as_it_is(q: probq.Quantized) -> Fitted:
     return q, q.mode()
 
 
+FIXED: Mapping[str, tuple[Any, ...]] = MappingProxyType({"binary": (1,), "ternary": (2,)})
+LEVELS = (learned([-1.5, -0.5, 0.5, 1.5]),)
 METHODS: Mapping[str, Callable[[Subject], Fitted]] = MappingProxyType(
     {
-        "all binary": uniform(1),
-        "all ternary": uniform(2),
+        "all binary": tuned((1,)),
+        "all ternary": tuned((2,)),
         **{f"three wells, temperature {t}": wells(t) for t in TEMPERATURES},
         "three wells, half the way": wells(0.1, 0.5),
         **{f"bit planes, temperature {t}": planes(priors.BitPlanes(), t) for t in TEMPERATURES},
         "dropped bits, temperature 1.0": planes(priors.DropBits(), 1.0),
         "mixed rows": rows,
         **{f"steps from spreads, {bits} bits": spreads(bits) for bits in (2, 3, 4)},
+        "closed-form scales, binary": closed_form((1,)),
+        **{f"loss-aware, {name}": newton(books) for name, books in FIXED.items()},
+        **{f"ADMM, {name}": multipliers(books) for name, books in FIXED.items()},
+        "levels fitted, 2 bits": levels_first(LEVELS),
     }
 )
 CONTROLS: Mapping[str, Callable[[Subject], Fitted]] = MappingProxyType(  # of those whose control is no fit in a budget
-    {f"steps from spreads, {bits} bits": squares(bits) for bits in (2, 3, 4)}
+    {
+        **{f"steps from spreads, {bits} bits": squares(bits) for bits in (2, 3, 4)},
+        "closed-form scales, binary": tuned((1,)),
+        **{f"{update}, {name}": tuned(books) for update in ("loss-aware", "ADMM") for name, books in FIXED.items()},
+        "levels fitted, 2 bits": tuned(LEVELS, "tensor"),
+    }
 )
 ON_MNIST = ("all binary", "all ternary", "three wells, temperature 1.0", "three wells, half the way")
 NETWORKS = ("perceptron", "convolutions", "LeNet-5")
