@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from fractions import Fraction
-from functools import partial
 from types import MappingProxyType
 
 from probq.export.c import arithmetic, data_movement, normalisers
@@ -11,12 +10,12 @@ from probq.export.c.code.elementwise import copied
 from probq.export.c.code.program import CSource
 from probq.export.c.code.values import I8, I16, I32, LAYERS, U8, View, dense, narrowest, ranges
 from probq.export.c.layers import follows, layer
-from probq.export.c.loops import loop
+from probq.export.c.loops import begin_loop, end_loop
 from probq.export.c.ports import Port, about, names
-from probq.export.c.switches import switch
+from probq.export.c.switches import begin_switch, end_branch, end_switch
 from probq.integer import IntegerModel, Node
 from probq.integer.loops.body import BEGINS, results
-from probq.integer.switches.body import SWITCH
+from probq.integer.switches.body import SWITCH, branches
 
 EMITTERS: Mapping[str, Callable[[CSource, Node], View]] = MappingProxyType(
     {
@@ -76,9 +75,16 @@ def _add(p: CSource, nodes: Sequence[Node], ends: Collection[str]) -> None:
         if node.name in done or node.op in (*BEGINS, "input"):
             continue
         if node.op == SWITCH:
-            p.views[node.name] = switch(p, node, lambda branch: _add(p, branch, {branch[-1].name}))
+            p.views[node.name] = begin_switch(p, node)
+            for number, branch in enumerate(branches(node)):
+                first, result = len(p.steps), branch[-1].name
+                _add(p, branch, {result})
+                end_branch(p, node, number, result, p.views[node.name], first)
+            end_switch(p, node, p.views[node.name])
         elif node.body:
-            p.views[node.name] = loop(p, node, partial(_add, p, node.body, results(node)))
+            begun = begin_loop(p, node)
+            _add(p, node.body, results(node))
+            p.views[node.name] = end_loop(p, node, begun)
         elif node.op in LAYERS:
             follower = followers.get(node.name)
             last = follower or node

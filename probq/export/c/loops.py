@@ -1,6 +1,7 @@
 """A loop becomes a `for` in C around the steps of its body, with memory for one time step and for the states."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,17 +13,27 @@ from probq.integer import Node
 from probq.integer.loops.body import first_states, items, sequences, states
 
 
-def loop(p: CSource, node: Node, add: Callable[[], None]) -> View:
-    """Compute the outputs of all time steps.
+class Begun(NamedTuple):
+    """This is a loop whose body is to follow.
 
-    Args:
-        p: the program.
-        node: the loop.
-        add: adds the steps of the body.
+    Attributes:
+        first: number of the first step that is repeated.
+        y: the outputs of all time steps.
+        over: the sequences.
+        states: memory of the states.
     """
-    inputs, shape = [p.views[name] for name in node.inputs], p.ranges[node.name].low.shape
+
+    first: int
+    y: View
+    over: list[View]
+    states: list[View]
+
+
+def begin_loop(p: CSource, node: Node) -> Begun:
+    """Add what stands in front of a loop's body: the states, and what each time step reads."""
+    inputs = [p.views[name] for name in node.inputs]
     over, begun = sequences(node, inputs), first_states(node, inputs)
-    y = p.view(p.ranges[node.name].type, shape)
+    y = p.view(p.ranges[node.name].type, p.ranges[node.name].low.shape)
     parts = [p.view(x.buffer.type, x.shape[1:]) for x in over]
     own = [p.view(p.ranges[state.name].type, p.ranges[state.name].low.shape) for state in states(node)]
     p.views |= {item.name: view for item, view in zip(items(node), parts, strict=True)}
@@ -38,17 +49,22 @@ def loop(p: CSource, node: Node, add: Callable[[], None]) -> View:
     lines = [line for k, (x, part) in enumerate(zip(over, parts, strict=True)) for line in
              _moved(part, f"y{k}", x, f"x{k}", x.strides[0])]  # fmt: skip
     p.step(f"{node.name}: a time step", _named("x", over), _named("y", parts), lines, timed=True)
-    add()
+    return Begun(first, y, over, own)
+
+
+def end_loop(p: CSource, node: Node, begun: Begun) -> View:
+    """Add what each time step leaves behind its body, and return the outputs of all."""
+    y, own = begun.y, begun.states
     output, ends = p.views[node.attributes["output"]], [p.views[name] for name in node.attributes["next"]]
     kept = {view.buffer.key for view in own}
     ends = [_apart(p, node.name, view) if view.buffer.key in kept else view for view in ends]
     output = _apart(p, node.name, output) if output.buffer.key in kept else output
-    lines = _moved(View(y.buffer, shape[1:], y.strides[1:]), "y", output, "x", 0, y.strides[0])
+    lines = _moved(View(y.buffer, y.shape[1:], y.strides[1:]), "y", output, "x", 0, y.strides[0])
     lines += [line for k, (end, view) in enumerate(zip(ends, own, strict=True)) for line in
               _moved(view, f"s{k}", end, f"n{k}", 0)]  # fmt: skip
-    read = {"x": output.buffer} | _named("n", ends) | _named("q", over)
+    read = {"x": output.buffer} | _named("n", ends) | _named("q", begun.over)
     p.step(f"{node.name}: what it leaves", read, {"y": y.buffer} | _named("s", own), lines, timed=True)
-    p.loops.append((first, len(p.steps) - 1, shape[0], bool(node.attributes["reverse"])))
+    p.loops.append((begun.first, len(p.steps) - 1, y.shape[0], bool(node.attributes["reverse"])))
     return y
 
 

@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ import numpy as np
 from probq.export.common import results
 from probq.export.common.model_argument import input_names, require_model
 from probq.export.common.requantization import readers_among
-from probq.export.onnx.bodies import scan, switch
+from probq.export.onnx.bodies import begin_branch, begin_scan, begin_switch, end_branch, end_scan
 from probq.export.onnx.graph import IR_VERSION, OPSET, OPSET_PACKED, Edge, Graph, tensor_type
 from probq.export.onnx.layers import FastForm, fast_form
 from probq.export.onnx.operations import OPERATIONS, input_type
@@ -32,7 +31,7 @@ from probq.integer import IntegerModel, Node
 from probq.integer.loops.body import results as ends_of
 from probq.integer.ports.outputs import as_computed
 from probq.integer.ranges import LAYERS, Range
-from probq.integer.switches.body import SWITCH
+from probq.integer.switches.body import SWITCH, branches
 from probq.utils.atomic_write import replace_atomically
 from probq.utils.errors import ProbqError, sentence
 from probq.utils.optional_import import require
@@ -183,14 +182,19 @@ def _add(
         if node.name in done:  # it came with the layer before it, or with what a body begins with
             continue
         if node.op == SWITCH:
-            values = [graph.settled(edges[name]) for name in node.inputs]
-            inside = partial(_add_branch, graph, model, forms)
-            edges[node.name] = switch(graph, node, values, found[node.name], inside)
+            choice, y = begin_switch(graph, graph.settled(edges[node.inputs[0]]), found[node.name])
+            values = {name: graph.settled(edges[name]) for name in node.inputs[1:]}
+            for number, branch in enumerate(branches(node)):
+                rows, begun = begin_branch(graph, choice, number, values)
+                _add(graph, model, (branch, {branch[-1].name}), begun.edges, forms)
+                y = end_branch(graph, y, rows, branch[-1].name, begun)
+            edges[node.name] = y
             continue
         if node.body:
-            add = partial(_add, graph, model, (node.body, ends_of(node)), forms=forms)
-            sequences = [graph.settled(edges[name]) for name in node.inputs]
-            edges[node.name] = scan(graph, node, sequences, found, add)
+            inputs = [graph.settled(edges[name]) for name in node.inputs]
+            begun = begin_scan(graph, node, inputs, found)
+            _add(graph, model, (node.body, ends_of(node)), begun.edges, forms)
+            edges[node.name] = end_scan(graph, node, inputs, found[node.name], begun)
             continue
         reader = behind.get(node.name)
         form = fast_form(node, reader, edges[node.inputs[0]], found[node.name]) if node.op in LAYERS else ""
@@ -203,13 +207,6 @@ def _add(
             forms[node.name] = f"integer operators: {form}"
         inputs = [edges[name] if node.op in CLIPPED_LATER else graph.settled(edges[name]) for name in node.inputs]
         edges[node.name] = _single(graph, node, inputs, found[node.name])
-
-
-def _add_branch(
-    graph: Graph, model: IntegerModel, forms: dict[str, str], branch: Sequence[Node], edges: dict[str, Edge]
-) -> None:
-    """Add the nodes of a switch's branch."""
-    _add(graph, model, (branch, {branch[-1].name}), edges, forms)
 
 
 def _fused(
