@@ -82,6 +82,15 @@ class Quantizer(nn.Module):
         self.tuned: Tensor | None  # rungs that the last fit tuned the network at
         self.register_buffer("tuned", None)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Quantizer:
+        """Convert or move all tensors; those of five axes have no format of memory, as none of them is an image."""
+
+        def converted(tensor: Tensor) -> Tensor:
+            return fn(tensor.reshape(-1)).view(tensor.shape) if tensor.dim() == 5 else fn(tensor)
+
+        super()._apply(converted, recurse)
+        return self
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Take decided rungs as they stand in the state: of other shape than here, or none, as before any decision."""
         if f"{prefix}log2_scale" in state_dict:

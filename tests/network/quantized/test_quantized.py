@@ -465,3 +465,19 @@ def test_a_network_that_is_one_layer_keeps_its_weight() -> None:
     q(X)
     assert q.net.weight is weight
     assert torch.equal(weight.detach(), before)
+
+
+@pytest.mark.parametrize("gates", ["tensor", "channel", "weight"])
+def test_channels_last_is_for_weights_and_images_alone(gates: Literal["tensor", "channel", "weight"]) -> None:
+    """Scales and logits of a convolution have five axes, which torch would refuse; outputs stay the same."""
+    torch.manual_seed(3)
+    images, inner = torch.rand(2, 3, 8, 8), nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)).eval()
+    q = probq.quantize(inner, images, Plan(gates=gates, codes=3))
+    before, state = q(images), {name: value.clone() for name, value in q.state_dict().items()}
+    q.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    assert q.net[0].weight.is_contiguous(memory_format=torch.channels_last)  # type: ignore[index, operator, union-attr]
+    assert any(value.dim() == 5 for value in state.values())
+    assert all(torch.equal(value, state[name]) for name, value in q.state_dict().items())
+    assert torch.allclose(q(images.to(memory_format=torch.channels_last)), before, atol=1e-6)
+    q.double()
+    assert all(value.dtype == torch.float64 for value in q.state_dict().values() if value.is_floating_point())
