@@ -16,6 +16,7 @@ from typing import Any
 import against_uniform
 import budget_kept
 import channels
+import distillation
 import draws
 import growth
 import ideas
@@ -193,6 +194,7 @@ PARTS: Mapping[str, Callable[[], str]] = MappingProxyType(
         "rules": partial(of, rules_kept.table, "results_rules_kept.jsonl"),
         "growth": partial(of, growth.table, "results_growth.json"),
         "channels": partial(of, channels.table, "results_channels.jsonl"),
+        "distillation": partial(of, distillation.table, "results_distillation.jsonl"),
         "ideas": partial(of, ideas.table, "results_ideas.jsonl"),
         "vectors": partial(of, vectors.table, "results_vectors.jsonl"),
         "memory": partial(of, memory.table, "results_memory.jsonl"),
