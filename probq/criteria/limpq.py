@@ -90,7 +90,7 @@ def limpq(
     gaps = {name: _gaps(q, name) for name, _ in q.named_quantizers() if q.sites.get(name, name) in sites}
     with Stream(seed).training():
         own = still_copy(q, data)
-        _train(own, data, gaps, tqdm(range(steps), disable=not progress, unit="step", dynamic_ncols=True))
+        _train(own, data, gaps, tqdm(range(steps), disable=not progress, unit="step", desc="limpq", dynamic_ncols=True))
     rows: dict[str, Any] = {}
     for name, gap in gaps.items():
         site, factor = own.sites.get(name, name), alpha if name in own.weight_names else 1.0

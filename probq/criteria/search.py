@@ -88,7 +88,7 @@ def search(
         own = still_copy(q, data)
         _free(own, names)
         own.temperature = temperature * size
-        bar = tqdm(range(steps), disable=not progress, unit="step", dynamic_ncols=True)
+        bar = tqdm(range(steps), disable=not progress, unit="step", desc="search", dynamic_ncols=True)
         return energy_of(q, _searched(own, data, size, names, bar), "search", "nats of log-odds")
 
 

@@ -8,11 +8,13 @@ import numpy as np
 
 from probq.network.quantized.quantized import Quantized
 from probq.training.refinement.best_first import BestFirstSearch
+from probq.training.refinement.evidence import best_first
+from probq.training.refinement.experts import Experts
 from probq.training.refinement.space import State, WidthSpace
 
 
-def find_candidates(q: Quantized, search: BestFirstSearch, number: int) -> list[State]:
-    """A number of different choices worth tuning, if there are so many, the decision of `probq.decide` first.
+def find_candidates(q: Quantized, search: BestFirstSearch, number: int, experts: Experts | None = None) -> list[State]:
+    """A number of different choices worth tuning, if there are so many, the best one first.
 
     What is measured before the tuning favours networks close to those that were searched. So up to half of the
     candidates are the widest uniform widths that keep the budget, with steps up where those leave room.
@@ -21,8 +23,9 @@ def find_candidates(q: Quantized, search: BestFirstSearch, number: int) -> list[
         q: the network.
         search: of the best widths, run; the uniform ones are measured, too.
         number: greatest number of candidates.
+        experts: who have a say in what is best, or None.
     """
-    measured = search.ranked
+    measured = best_first(search.space, search.losses, experts)
     best = measured[: number - number // 2]
     plain = [state for state in uniform_states(q, search.space) if state not in best] if number > 1 else []
     plain = sorted(plain, key=search.loss)[: number // 2]

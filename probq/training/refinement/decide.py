@@ -30,7 +30,8 @@ from probq.utils.arguments import check_number
 from probq.utils.batches import Batches
 
 STARTS = 10
-SURVEY, FAVOURITES = 0.4, 0.1  # of the evaluations
+SURVEY, FAVOURITES = 0.4, 0.2  # of the evaluations
+DRAWN, SPENT, LEAST = 400, 0.75, 20  # choices; the least share of a limit that they spend, and their least number
 
 
 def decide(
@@ -51,7 +52,7 @@ def decide(
     uniformly, then come steps from the best so far: one quantizer a rung up or down, or a rung up paid for by
     the fewest rungs down of another one (among more than 64 quantizers, of the few that give up least
     log-probability). The order follows a Gaussian process on what was measured, whose mean is the
-    posterior; it ends when no step helps, or nine in ten of the evaluations are spent. Then the choice that the
+    posterior; it ends when no step helps, or four in five of the evaluations are spent. Then the choice that the
     measured losses make the most probable is measured, again and again, until it is a known one. Where channels or
     weights have widths of their own, a step moves all of them. So local steps can miss a better choice that lies two
     steps away.
@@ -162,6 +163,13 @@ def make_search(
         return BestFirstSearch(space, first, measure, evaluations)
     survey = _survey(q, space, budget, int(SURVEY * evaluations))
     return BestFirstSearch(space, first, measure, evaluations, survey, int(FAVOURITES * evaluations))
+
+
+def spending_states(q: Quantized, space: WidthSpace, budget: Budgets) -> np.ndarray:
+    """Return choices `[N, quantizers]` that spend the budget, always the same; all are drawn if few of them do."""
+    drawn = _survey(q, space, budget, DRAWN)
+    spent = space.fullness(drawn) >= SPENT if space.limits else np.ones(len(drawn), dtype=bool)
+    return np.array(drawn)[spent if spent.sum() >= LEAST else slice(None)]
 
 
 def _survey(q: Quantized, space: WidthSpace, budget: Budgets, number: int) -> list[State]:

@@ -12,6 +12,7 @@ import torch
 from probq.cost.budget import Budgets, budgets
 from probq.network.quantized.quantized import Quantized
 from probq.training.refinement.expected_limits import keep_expected
+from probq.training.refinement.experts import Experts, sums
 from probq.training.refinement.space import State, WidthSpace
 from probq.training.svi.budget_constraint import BudgetConstraint, enforce_chance
 
@@ -104,7 +105,9 @@ def with_trials(losses: Mapping[State, float], tried: Mapping[State, float]) -> 
     return {**losses, **{state: tried[state] + fallen for state in finite}}
 
 
-def take_evidence(q: Quantized, space: WidthSpace, losses: Mapping[State, float], budget: Budgets) -> None:
+def take_evidence(
+    q: Quantized, space: WidthSpace, losses: Mapping[State, float], budget: Budgets, experts: Experts | None = None
+) -> None:
     """Give the gates the law under which a choice of widths is the best one, as far as measured losses tell.
 
     A choice has the score of the sum of its effects and of an error. If errors have a Gumbel law with the standard
@@ -112,16 +115,18 @@ def take_evidence(q: Quantized, space: WidthSpace, losses: Mapping[State, float]
 
         P(w) proportional to exp(-sum_i effect_i(w_i) / scale),   scale = sqrt(6) / pi * error,
 
-    which is a product over quantizers. It knows nothing of limits: the gates take the nearest product whose expected
-    cost keeps each limit, or where a budget promises a chance, they move down until it is kept, as at the end of a
-    search. Networks whose channels or weights have widths of their own keep their laws, as do those of which fewer than
-    four choices were measured.
+    which is a product over quantizers. Experts add theirs to the effects, each with the spread that the effects have
+    over choices that spend the budget. The law knows nothing of limits: the gates take the nearest product whose
+    expected cost keeps each limit, or where a budget promises a chance, they move down until it is kept, as at the end
+    of a search. Networks whose channels or weights have widths of their own keep their laws, as do those of which fewer
+    than four choices were measured.
 
     Args:
         q: the network, its widths not fixed.
         space: its choices of widths, with the laws that the gates have.
         losses: of some choices, in nats.
         budget: that the widths are decided under.
+        experts: on the same space, or None.
 
     Warns:
         UserWarning: if the promised probability cannot be kept.
@@ -129,7 +134,7 @@ def take_evidence(q: Quantized, space: WidthSpace, losses: Mapping[State, float]
     Source: J. I. Yellott, 1977, "The Relationship between Luce's Choice Axiom, Thurstone's Theory of Comparative
     Judgment, and the Double Exponential Distribution".
     """
-    laws = laws_of_the_best(q, space, losses, budget)
+    laws = laws_of_the_best(q, space, losses, budget, experts)
     if laws is None:
         return
     with torch.no_grad():
@@ -140,24 +145,50 @@ def take_evidence(q: Quantized, space: WidthSpace, losses: Mapping[State, float]
 
 
 def laws_of_the_best(
-    q: Quantized, space: WidthSpace, losses: Mapping[State, float], budget: Budgets
+    q: Quantized, space: WidthSpace, losses: Mapping[State, float], budget: Budgets, experts: Experts | None = None
 ) -> Mapping[str, torch.Tensor] | None:
     """Return the law that `take_evidence` gives, before chances: log-probabilities `[B]` for each quantizer, float64.
 
     None if channels or weights have widths of their own, or too little was measured.
     """
+    learned = _learned(space, losses)
+    if learned is None:
+        return None
+    _, effects = learned
+    rows = effects.rows
+    if experts is not None:
+        rows = tuple(own + said for own, said in zip(rows, experts.beside(rows), strict=True))
+    best = {
+        name: torch.log_softmax(torch.as_tensor(-row / (GUMBEL * effects.error), device=q.device), -1)
+        for name, row in zip(space.names, rows, strict=True)
+    }
+    return keep_expected(q, best, [BudgetConstraint(q, own) for own in budgets(budget)])
+
+
+def best_first(space: WidthSpace, losses: Mapping[State, float], experts: Experts | None = None) -> list[State]:
+    """Return measured states, that of the least score first, to which experts add what they do to the law's effects.
+
+    Without experts, or where no law can be learned, that is the order of the losses; among equals the more probable
+    one is first.
+    """
+    learned, states = _learned(space, losses), list(losses)
+    totals = np.array(list(losses.values()))
+    if learned is not None and experts is not None:
+        scored, effects = learned
+        totals = scored + sums(experts.beside(effects.rows), np.array(states))
+    keys = {state: (total, -space.log_prob(state), state) for state, total in zip(states, totals, strict=True)}
+    return sorted(states, key=keys.__getitem__)
+
+
+def _learned(space: WidthSpace, losses: Mapping[State, float]) -> tuple[np.ndarray, Effects] | None:
+    """Return the scores of the losses and their effects, or None if no law can be learned."""
     values = np.array(list(losses.values()))
     if space.has_own_gates or len(values) < FEWEST or not np.isfinite(values).any():
         return None
     scored = scores(values)
     if np.ptp(scored) == 0:
         return None
-    effects = measured_effects(space, np.array(list(losses)), scored)
-    best = {
-        name: torch.log_softmax(torch.as_tensor(-row / (GUMBEL * effects.error), device=q.device), -1)
-        for name, row in zip(space.names, effects.rows, strict=True)
-    }
-    return keep_expected(q, best, [BudgetConstraint(q, own) for own in budgets(budget)])
+    return scored, measured_effects(space, np.array(list(losses)), scored)
 
 
 def chain_logits(log_probs: torch.Tensor) -> torch.Tensor:

@@ -9,10 +9,17 @@ from probq.decisions.constrained_posterior import constrain
 from probq.network.quantized.quantized import Quantized
 from probq.training.refinement.best_first import BestFirstSearch
 from probq.training.refinement.evidence import laws_of_the_best
+from probq.training.refinement.experts import Experts
 from probq.training.refinement.space import State
 
 
-def measure_favourites(q: Quantized, search: BestFirstSearch, budget: Budgets, progress: bool = False) -> State:
+def measure_favourites(
+    q: Quantized,
+    search: BestFirstSearch,
+    budget: Budgets,
+    progress: bool = False,
+    experts: Experts | None = None,
+) -> State:
     """Measure the choice that the measured losses make the most probable within the budget, until it is a known one.
 
     A sum of effects may promise more of a choice than that holds. Once it was measured, the effects know, and another
@@ -24,6 +31,7 @@ def measure_favourites(q: Quantized, search: BestFirstSearch, budget: Budgets, p
         search: that has run.
         budget: that the widths are decided under.
         progress: show a progress bar.
+        experts: who have a say in what is probable, or None.
 
     Returns:
         The state of least measured loss.
@@ -32,7 +40,7 @@ def measure_favourites(q: Quantized, search: BestFirstSearch, budget: Budgets, p
     """
     with tqdm(disable=not progress, unit="network", desc="favourites", dynamic_ncols=True) as bar:
         while len(search.losses) < search.evaluations:
-            state = _favourite(q, search, budget)
+            state = _favourite(q, search, budget, experts)
             if state is None or state in search.losses:
                 break
             search.loss(state)
@@ -40,8 +48,8 @@ def measure_favourites(q: Quantized, search: BestFirstSearch, budget: Budgets, p
     return search.best
 
 
-def _favourite(q: Quantized, search: BestFirstSearch, budget: Budgets) -> State | None:
-    laws = laws_of_the_best(q, search.space, search.losses, budget)
+def _favourite(q: Quantized, search: BestFirstSearch, budget: Budgets, experts: Experts | None) -> State | None:
+    laws = laws_of_the_best(q, search.space, search.losses, budget, experts)
     if laws is None:
         return None
     discrete = constrain(q, budgets(budget), laws={name: law.cpu().numpy() for name, law in laws.items()})
