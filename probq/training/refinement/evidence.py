@@ -115,11 +115,12 @@ def take_evidence(
 
         P(w) proportional to exp(-sum_i effect_i(w_i) / scale),   scale = sqrt(6) / pi * error,
 
-    which is a product over quantizers. Experts add theirs to the effects, each with the spread that the effects have
-    over choices that spend the budget. The law knows nothing of limits: the gates take the nearest product whose
-    expected cost keeps each limit, or where a budget promises a chance, they move down until it is kept, as at the end
-    of a search. Networks whose channels or weights have widths of their own keep their laws, as do those of which fewer
-    than four choices were measured.
+    which is a product over quantizers. Where experts have a say, the effects are the mean of the measured ones and of
+    theirs, each with the spread that the measured ones have over choices that spend the budget, and the error falls by
+    the square root of their number, as for independent estimates. The law knows nothing of limits: the gates take the
+    nearest product whose expected cost keeps each limit, or where a budget promises a chance, they move down until it
+    is kept, as at the end of a search. Networks whose channels or weights have widths of their own keep their laws, as
+    do those of which fewer than four choices were measured.
 
     Args:
         q: the network, its widths not fixed.
@@ -155,11 +156,12 @@ def laws_of_the_best(
     if learned is None:
         return None
     _, effects = learned
-    rows = effects.rows
+    rows, scale = effects.rows, GUMBEL * effects.error
     if experts is not None:
         rows = tuple(own + said for own, said in zip(rows, experts.beside(rows), strict=True))
+        scale *= math.sqrt(1 + len(experts.opinions))  # the mean of all, and its error
     best = {
-        name: torch.log_softmax(torch.as_tensor(-row / (GUMBEL * effects.error), device=q.device), -1)
+        name: torch.log_softmax(torch.as_tensor(-row / scale, device=q.device), -1)
         for name, row in zip(space.names, rows, strict=True)
     }
     return keep_expected(q, best, [BudgetConstraint(q, own) for own in budgets(budget)])

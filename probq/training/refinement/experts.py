@@ -73,14 +73,14 @@ def _has_steps(q: Quantized) -> bool:
 class Experts:
     """Experts speak in units of their own, and are given one spread over the choices that spend the budget.
 
-    A product of experts is a law whose log-probability is the sum of theirs, up to a constant: what one of them thinks
-    little of is improbable.
+    Each estimates how good a choice is, with an error of its own. Where these errors are independent and alike, the
+    mean of `K` estimates has `1 / sqrt(K)` times the error of one.
 
     Attributes:
         opinions: of each expert, the less the better.
         states: choices that spend the budget, `[N, quantizers]`.
 
-    Source: G. E. Hinton, 2002, "Training Products of Experts by Minimizing Contrastive Divergence".
+    Source: J. M. Bates, C. W. J. Granger, 1969, "The Combination of Forecasts".
     """
 
     opinions: Sequence[Rows]

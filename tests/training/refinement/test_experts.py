@@ -94,17 +94,15 @@ def measured(own: WidthSpace, number: int = 30) -> dict[tuple[int, ...], float]:
     return {tuple(map(int, s)): float(1 + generator.random() + s[0]) for s in chosen}
 
 
-def test_the_law_is_the_product_of_theirs_and_that_of_the_measured_losses() -> None:
+def test_the_law_is_that_of_the_mean_of_three_independent_estimates() -> None:
     q = quantized()
     own = space_of(q)
     losses, both, states = measured(own), two(own), states_of(own)
     effects = measured_effects(own, np.array(list(losses)), scores(np.array(list(losses.values()))))
     unit = sums(effects.rows, states).std()
-    exponents = sums(effects.rows, states)
-    for opinion in both.opinions:
-        said = sums(opinion, states)
-        exponents = exponents + said * unit / said.std()
-    expected = np.exp(-exponents / (GUMBEL * effects.error))
+    said = [sums(opinion, states) for opinion in both.opinions]
+    mean = np.mean([sums(effects.rows, states), *(s * unit / s.std() for s in said)], axis=0)
+    expected = np.exp(-mean / (GUMBEL * effects.error / 3**0.5))
     expected /= expected.sum()
     laws = laws_of_the_best(q, own, losses, None, both)
     assert laws is not None

@@ -14,7 +14,9 @@ from probq import Budget, Plan, ProbqError, Quantized, Rates
 from probq.codebooks import ladder
 from probq.decisions.within_budget import with_widths
 from probq.training.refinement.candidates import find_candidates, uniform_states
-from probq.training.refinement.decide import make_search
+from probq.training.refinement.decide import make_search, spending_states
+from probq.training.refinement.experts import Experts, ask_experts
+from probq.training.refinement.favourites import measure_favourites
 from probq.training.refinement.trials import Trials, steps_per_trial
 from probq.training.refinement.validation_loss import ValidationLoss
 from probq.training.svi.course import Course
@@ -63,8 +65,12 @@ def test_a_fit_takes_the_best_of_trials_made_by_hand(norm: bool, number: int) ->
     only_search(searched, 32)
     held, data = Batches(HELD, q.device), Batches(PAIRS, q.device)
     search = make_search(searched, BUDGET, ValidationLoss(searched, held, data, None), 100)
+    experts = Experts(
+        ask_experts(searched, PAIRS, search.space, 100, progress=False), spending_states(searched, search.space, BUDGET)
+    )
     search.run()
-    widths = [search.space.widths(state) for state in find_candidates(searched, search, number)]
+    measure_favourites(searched, search, BUDGET, experts=experts)
+    widths = [search.space.widths(state) for state in find_candidates(searched, search, number, experts)]
     epochs = steps_per_trial(48, number) // 3
     losses, networks = [], []
     for own in widths:
