@@ -1,4 +1,4 @@
-"""What was measured about widths is kept, so that a fit that was killed measures none of it again."""
+"""Measurements of widths outlive a fit that was killed, which measures none of them again."""
 
 from __future__ import annotations
 
