@@ -79,6 +79,9 @@ def without_batch(tensor: Tensor, place: int, where: str) -> tuple[int, ...]:
     Raises:
         ProbqError: if that is no axis of it.
     """
+    if tensor.dim() > place and tensor.shape[place] > BATCH and tensor.shape[place] % BATCH == 0:
+        advice = "keep pieces of an example, such as windows, on an axis behind it"
+        raise refusal(where, f"it changes the batch axis; {advice}")
     if tensor.dim() <= place or tensor.shape[place] != BATCH:
         raise refusal(where, "it changes the batch axis")
     return tuple(int(n) for k, n in enumerate(tensor.shape) if k != place)

@@ -99,6 +99,10 @@ def test_convolutions_pad_the_network_s_own_input(mode):
 REFUSED = {
     "flip of the batch": (lambda a, b: a.flip(0) + b, "flip in the network .*reorders the batch"),
     "roll of all": (lambda a, b: a.roll(1) + b, "roll in the network .*name the axes"),
+    "windows in the batch": (
+        lambda a, b: (a + b).unflatten(2, (2, -1)).movedim(2, 1).flatten(0, 1),
+        "changes the batch axis; keep pieces of an example, such as windows, on an axis behind it",
+    ),
     "many pieces": (lambda a, b: (a + b).flatten(1).flip(1).unflatten(1, (4, 6, 6)), "144 pieces"),
     "larger of all": (lambda a, b: a + b.max(), "max in the network .*changes the batch axis"),
     "lists apart": (
