@@ -1,5 +1,6 @@
-"""One thread and one seed for every test; nobody leaves parameters in Pyro's global store."""
+"""One thread and one seed for every test; nobody leaves parameters in Pyro's global store, or a figure open."""
 
+import sys
 from collections.abc import Iterator
 
 import pyro
@@ -17,3 +18,5 @@ def _seeded() -> Iterator[None]:
     torch.manual_seed(0)
     yield
     assert not pyro.get_param_store().keys()
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    assert pyplot is None or not pyplot.get_fignums()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import torch
+from matplotlib import pyplot
 from torch import nn
 
 ROOT = Path(__file__).parents[2]
@@ -21,6 +22,7 @@ def test_the_example_runs_as_it_stands(tmp_path, monkeypatch):
     names = {"net": net, "example": x, "batches": data, "held": data, "x": x}
     (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     exec(example, names)
+    pyplot.close(names["axes"].figure)
     assert names["decision"].percent() <= names["budget"].percent
     assert (names["integers"] * names["model"].output_scale == names["q"](x).double().numpy()).all()
     assert (tmp_path / "model.safetensors").exists()
