@@ -8,7 +8,7 @@ import numpy as np
 
 from probq.network.quantized.quantized import Quantized
 from probq.training.refinement.best_first import BestFirstSearch
-from probq.training.refinement.evidence import best_first
+from probq.training.refinement.evidence import ranked
 from probq.training.refinement.experts import Experts
 from probq.training.refinement.space import State, WidthSpace
 
@@ -25,7 +25,7 @@ def find_candidates(q: Quantized, search: BestFirstSearch, number: int, experts:
         number: greatest number of candidates.
         experts: who have a say in what is best, or None.
     """
-    measured = best_first(search.space, search.losses, experts)
+    measured = ranked(search.space, search.losses, experts)
     best = measured[: number - number // 2]
     plain = [state for state in uniform_states(q, search.space) if state not in best] if number > 1 else []
     plain = sorted(plain, key=search.loss)[: number // 2]

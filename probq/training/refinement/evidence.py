@@ -167,7 +167,7 @@ def laws_of_the_best(
     return keep_expected(q, best, [BudgetConstraint(q, own) for own in budgets(budget)])
 
 
-def best_first(space: WidthSpace, losses: Mapping[State, float], experts: Experts | None = None) -> list[State]:
+def ranked(space: WidthSpace, losses: Mapping[State, float], experts: Experts | None = None) -> list[State]:
     """Return measured states, that of the least score first, to which experts add what they do to the law's effects.
 
     Without experts, or where no law can be learned, that is the order of the losses; among equals the more probable

@@ -16,7 +16,7 @@ from probq import cost as costs
 from probq.codebooks import ladder
 from probq.training.refinement import experts as experts_module
 from probq.training.refinement.decide import make_search, spending_states
-from probq.training.refinement.evidence import GUMBEL, best_first, laws_of_the_best, measured_effects, scores
+from probq.training.refinement.evidence import GUMBEL, laws_of_the_best, measured_effects, ranked, scores
 from probq.training.refinement.experts import Experts, ask_experts, sums
 from probq.training.refinement.space import WidthSpace
 
@@ -113,14 +113,14 @@ def test_the_law_is_that_of_the_mean_of_three_independent_estimates() -> None:
 def test_the_order_is_that_of_scores_and_of_what_they_add() -> None:
     own = space_of(quantized())
     losses, both = measured(own), two(own)
-    assert best_first(own, losses) == sorted(losses, key=lambda s: losses[s])
+    assert ranked(own, losses) == sorted(losses, key=lambda s: losses[s])
     scored = scores(np.array(list(losses.values())))
     effects = measured_effects(own, np.array(list(losses)), scored)
     added = both.beside(effects.rows)
     total = {s: scored[k] + sum(row[o] for row, o in zip(added, s, strict=True)) for k, s in enumerate(losses)}
-    assert best_first(own, losses, both) == sorted(losses, key=total.__getitem__)
+    assert ranked(own, losses, both) == sorted(losses, key=total.__getitem__)
     alike = dict.fromkeys(losses, 1.0)  # nothing can be learned from these
-    assert best_first(own, alike, both) == best_first(own, alike)
+    assert ranked(own, alike, both) == ranked(own, alike)
 
 
 @pytest.mark.parametrize("percent", [1.0, 3.0, None])
