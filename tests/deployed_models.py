@@ -11,6 +11,7 @@ from torch import nn
 import probq
 from probq import IntegerModel
 from probq.codebooks import ladder
+from probq.integer.lowering.switches.several_models import switched
 from probq.testing import deployed, deployed_structures
 from probq.utils.structures.walk import leaves, map_leaves
 
@@ -34,7 +35,9 @@ def networks() -> Iterator[tuple[str, nn.Module, Any]]:
     yield "perceptron", nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)).eval(), torch.randn(16, 5)
 
 
+SWITCH = "widths that depend on the input"
 NETWORKS = {name: (net, example) for name, net, example in networks()}
+NETWORKS[SWITCH] = NETWORKS[SMALL]  # at two assignments
 STRUCTURES = [name for name, _, _ in deployed_structures()]
 
 
@@ -48,6 +51,13 @@ def arrays(outputs: Any) -> list[np.ndarray]:
     return [each for each in leaves(outputs) if isinstance(each, np.ndarray)]
 
 
+def switch(q: probq.Quantized, example: torch.Tensor) -> IntegerModel:
+    """A network at two assignments, and a layer that chooses one of them for each example."""
+    torch.manual_seed(4)
+    chosen = probq.quantize(nn.Linear(5, 2).eval(), example, probq.Plan(ladder(4), ladder(4), profile="shift"))
+    return switched(probq.lower(chosen), np.zeros(2, np.int64), [probq.lower(q, a) for a in q.sample(2, seed=1)], {})
+
+
 @cache
 def lowered(network: str, profile: str) -> tuple[IntegerModel, Any, list[np.ndarray]]:
     """A random decision's integer model, integers far beyond the example, and its outputs."""
@@ -57,7 +67,10 @@ def lowered(network: str, profile: str) -> tuple[IntegerModel, Any, list[np.ndar
     torch.manual_seed(3)
     for _, quantizer in q.named_quantizers():
         quantizer.logits.data.normal_(1.5, 1.5)
-    (a,) = q.sample(1, seed=1)
-    model = probq.lower(q, a)
+    if network == SWITCH:
+        model = switch(q, example)
+    else:
+        (a,) = q.sample(1, seed=1)
+        model = probq.lower(q, a)
     x = model.quantize_input(map_leaves(beyond, example))
     return model, x, arrays(model.run(x))

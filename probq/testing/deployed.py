@@ -37,7 +37,17 @@ from probq.testing.deployed_images import (
     video,
     windows,
 )
-from probq.testing.deployed_sequences import Causal, Conformer, Dilated, LastOutput, Reader, Rotary, Translator
+from probq.testing.deployed_sequences import (
+    Causal,
+    Conformer,
+    Dilated,
+    LastOutput,
+    Reader,
+    Rotary,
+    Spelled,
+    Switched,
+    Translator,
+)
 
 NORMALISATIONS = (*NORMS, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.InstanceNorm2d, ChannelNorm)
 
@@ -251,6 +261,8 @@ DEPLOYED: tuple[tuple[str, Callable[[], nn.Module], tuple[int, ...]], ...] = (
     ("conformer", lambda: Conformer(6), (5, 6)),
     ("llama", lambda: Rotary(4), (4, 8)),
     ("convolutional and recurrent", Reader, (1, 8, 8)),
+    ("normalisations spelled out", lambda: Spelled(6), (4, 6)),
+    ("experts, one chosen", lambda: Switched(5), (6,)),
 )
 
 

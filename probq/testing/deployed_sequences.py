@@ -166,3 +166,41 @@ class Reader(nn.Module):
         """Return logarithms of probabilities of characters at each column."""
         columns = self.look(x).permute(0, 3, 1, 2).flatten(2)
         return self.out(self.read(columns)[0]).log_softmax(-1)
+
+
+class Spelled(nn.Module):
+    """Normalisations are spelled out: by the mean square before a perceptron, by mean and variance behind it.
+
+    Source: B. Zhang and R. Sennrich, 2019, "Root Mean Square Layer Normalization"; J. Ba et al., 2016, "Layer
+    Normalization".
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gain, self.scale = (nn.Parameter(0.8 + 0.5 * torch.randn(width)) for _ in range(2))
+        self.shift = nn.Parameter(0.3 * torch.randn(width))
+        self.inner, self.outer, self.out = nn.Linear(width, 12), nn.Linear(12, width), nn.Linear(width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return class scores of each place."""
+        y = self.gain * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6))
+        x = x + self.outer(F.gelu(self.inner(y)))
+        mean, variance = x.mean(-1, keepdim=True), x.var(-1, keepdim=True, unbiased=False)
+        return self.out(self.scale * ((x - mean) / torch.sqrt(variance + 1e-5)) + self.shift)
+
+
+class Switched(nn.Module):
+    """For each example and number, a gate decides which of two perceptrons counts.
+
+    Source: R. Jacobs et al., 1991, "Adaptive Mixtures of Local Experts", with a hard choice.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gate, self.left, self.right = (nn.Linear(6, width) for _ in range(3))
+        self.out = nn.Linear(width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return class scores."""
+        y = torch.where(self.gate(x) > 0, F.relu(self.left(x)), torch.tanh(self.right(x)))
+        return self.out(y)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from deployed_models import NETWORKS, PROFILES, SMALL, STRUCTURES, arrays, lowered
+from deployed_models import NETWORKS, PROFILES, SMALL, STRUCTURES, SWITCH, arrays, lowered
 
 import probq
 from probq import IntegerModel
@@ -65,12 +65,13 @@ TARGETS = (
 
 SHIFTS = r"no power of two, and FPGA flows only shift"  # also of averages over other numbers than powers of two
 TREES = r"no power of two, and adder trees only shift"
-ADD, CONCAT, SUM_POOL = (f"{op} has no memory form" for op in ("add", "concat", "sum_pool"))
+ADD, CONCAT, SUM_POOL, WHERE = (f"{op} has no memory form" for op in ("add", "concat", "sum_pool", "where"))
 NORMALISE, NO_NORMALISE = "normalise has no memory form", "QONNX has no normalise"
 TRANSPOSED = "transposed .* no memory form"
 PRODUCT, PERMUTE, SUM = (f"{op} has no memory form" for op in ("product", "permute", "sum"))
 NO_TABLE, NO_PAD, NO_REPEAT, NO_SLICE = (f"QONNX has no {op}" for op in ("table", "pad", "repeat", "slice"))
 ONE = "one input and one output, and this model has"
+ARGMAX = "argmax has no memory form"
 NO_MATMUL, NO_LOOP, LOOP = "QONNX has no matmul", "QONNX has no loop", "loop has no memory form"
 WIDE = "24 bits of float32"
 
@@ -116,9 +117,12 @@ REFUSED = {
     "conformer": {"qonnx": (NO_NORMALISE, NO_NORMALISE), "memory": (NORMALISE, NORMALISE)},
     "llama": {"qonnx": (NO_NORMALISE, NO_NORMALISE), "memory": (NORMALISE, NORMALISE)},
     "convolutional and recurrent": {"qonnx": (NO_LOOP, SHIFTS), "memory": (PERMUTE, PERMUTE)},
+    "normalisations spelled out": {"qonnx": (NO_NORMALISE, NO_NORMALISE), "memory": (NORMALISE, NORMALISE)},
+    "experts, one chosen": {"qonnx": (NO_TABLE, SHIFTS), "memory": (WHERE, WHERE)},
     **{name: {"qonnx": (ONE, ONE), "memory": (ONE, ONE)} for name in STRUCTURES},
     "plain": {"qonnx": ("", SHIFTS), "memory": ("", "")},
     "perceptron": {"qonnx": ("", SHIFTS), "memory": ("", ""), "hls": ("", SHIFTS), "verilog": ("", TREES)},
+    SWITCH: {"qonnx": (SHIFTS, SHIFTS), "memory": (ARGMAX, ARGMAX)},
 }
 
 
