@@ -1,4 +1,4 @@
-"""Five small networks with their data and scores: two language models, rows of digits, a detector, finer images.
+"""Small networks with their data and scores: two language models, rows of digits, detectors, finer images.
 
 All data is made from what Python and scikit-learn ship: the topics of Python's own help, the 8x8 digits, and the two
 photographs.
@@ -91,20 +91,62 @@ class Head(nn.Module):
         return {"classes": self.classes(y), "boxes": self.boxes(y)}
 
 
-class Detector(nn.Module):
-    """Heads at two scales of a feature pyramid say which digit has its centre in a cell, and where its box is."""
+class SharedHead(nn.Module):
+    """One head for all scales; each of them has a normalisation of its own, or all have one.
+
+    Source: P. Chen et al., 2021, "AQD: Towards Accurate Quantized Object Detection".
+    """
+
+    def __init__(self, norms: int) -> None:
+        super().__init__()
+        self.tower = nn.Conv2d(24, 24, 3, padding=1, bias=False)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(24) for _ in range(norms))
+        self.classes, self.boxes = nn.Conv2d(24, 11, 1), nn.Conv2d(24, 4, 1)
+
+    def forward(self, x: Tensor, scale: int) -> dict[str, Tensor]:
+        """What `Head` says, of the cells of one scale."""
+        y = self.norms[scale % len(self.norms)](self.tower(x)).relu()
+        return {"classes": self.classes(y), "boxes": self.boxes(y)}
+
+
+class Pyramid(nn.Module):
+    """Features at two scales, the coarse ones added to the fine ones."""
 
     def __init__(self) -> None:
         super().__init__()
         self.stem, self.down = nn.Sequential(reduced(1, 8), reduced(8, 16)), reduced(16, 24)
         self.side, self.top, self.up = nn.Conv2d(16, 24, 1), nn.Conv2d(24, 24, 1), nn.Upsample(scale_factor=2)
+
+    def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Of 24 channels each, fine ones first."""
+        fine = self.stem(x)
+        coarse = self.top(self.down(fine))
+        return (self.side(fine) + self.up(coarse)).relu(), coarse.relu()
+
+
+class Detector(Pyramid):
+    """Heads at two scales of a feature pyramid say which digit has its centre in a cell, and where its box is."""
+
+    def __init__(self) -> None:
+        super().__init__()
         self.small, self.large = Head(), Head()
 
     def forward(self, x: Tensor) -> list[dict[str, Tensor]]:
         """What both heads say, of small objects first."""
-        fine = self.stem(x)
-        coarse = self.top(self.down(fine))
-        return [self.small((self.side(fine) + self.up(coarse)).relu()), self.large(coarse.relu())]
+        fine, coarse = self.features(x)
+        return [self.small(fine), self.large(coarse)]
+
+
+class OneHead(Pyramid):
+    """The detector with one head for both scales."""
+
+    def __init__(self, norms: int) -> None:
+        super().__init__()
+        self.head = SharedHead(norms)
+
+    def forward(self, x: Tensor) -> list[dict[str, Tensor]]:
+        """What the head says, of small objects first."""
+        return [self.head(y, scale) for scale, y in enumerate(self.features(x))]
 
 
 class Finer(nn.Module):
@@ -320,12 +362,15 @@ def of_scales() -> PerOutput:
 
 
 _LANGUAGE = (windows, lambda: Categorical(axis=-1), loss_of_text, perplexity, "perplexity")
+_DETECTION = (scenes, of_scales, loss_of_scales, detected, "F1, %", 30, 6)
 TASKS: Mapping[str, Task] = MappingProxyType(
     {
         "Transformer, text": Task(Transformer, *_LANGUAGE, 24, 3, batch=128),
         "LSTM, text": Task(Memory, *_LANGUAGE, 24, 2, batch=128),
         "GRU, rows of digits": Task(Rows, digits, Categorical, F.cross_entropy, accuracy, "accuracy, %", 60, 24),
-        "detector, two scales": Task(Detector, scenes, of_scales, loss_of_scales, detected, "F1, %", 30, 6, rate=1e-2),
+        "detector, two scales": Task(Detector, *_DETECTION, rate=1e-2),
+        "detector, one head": Task(lambda: OneHead(1), *_DETECTION, rate=1e-2),
+        "detector, one head, a norm of each scale": Task(lambda: OneHead(2), *_DETECTION, rate=1e-2),
         "super-resolution": Task(Finer, patches, Normal, F.mse_loss, decibels, "PSNR, dB", 12, 3),
     }
 )

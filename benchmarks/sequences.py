@@ -1,4 +1,4 @@
-"""Language models, rows of digits, a detector, finer images: integers at 8/8, 4/4 and learned widths against float.
+"""Language models, rows of digits, detectors, finer images: integers at 8/8, 4/4 and learned widths against float.
 
 For each network and seed a float network is trained once. Uniform widths (of weights/inputs) and learned ones, under a
 limit of just what the uniform widths cost, are then fitted alike, from that network and with the defaults of

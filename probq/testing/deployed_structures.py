@@ -44,6 +44,27 @@ class Detector(nn.Module):
         return [Detections(self.boxes(y), self.classes(y)) for y in (merged, coarse)]
 
 
+class OneHead(nn.Module):
+    """A detector has one head for all scales of a pyramid, in which each scale has a batch normalisation of its own.
+
+    Source: P. Chen et al., 2021, "AQD: Towards Accurate Quantized Object Detection".
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(*conv_norm(3, 6, 3, 2), nn.ReLU())
+        self.down = nn.Sequential(*conv_norm(6, 6, 3, 2), nn.ReLU())
+        self.tower = nn.Conv2d(6, 6, 3, padding=1, bias=False)
+        self.norms = nn.ModuleList(conv_norm(6, 6, 1)[1] for _ in range(2))
+        self.boxes, self.classes = nn.Conv2d(6, 4, 3, padding=1), nn.Conv2d(6, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> list[Detections]:
+        """Return detections, fine ones first."""
+        fine = self.stem(x)
+        towers = [norm(self.tower(y)).relu() for norm, y in zip(self.norms, (fine, self.down(fine)), strict=True)]
+        return [Detections(self.boxes(y), self.classes(y)) for y in towers]
+
+
 class Towers(nn.Module):
     """Two towers, of pixels and of token ids, meet in a vector of scores; a mask leaves out tokens."""
 
@@ -190,6 +211,7 @@ STRUCTURES: tuple[tuple[str, Callable[[], nn.Module], Callable[[], Any]], ...] =
     ("stream", Stream, lambda: (torch.randn(16, 4, 3), (torch.randn(16, 4), 2 * torch.randn(16, 4)))),
     ("bert, masked", Masked, _sentences),
     ("wide and deep", WideAndDeep, _categories),
+    ("detector, norms of its scales", OneHead, lambda: torch.randn(16, 3, 12, 12)),
 )
 
 

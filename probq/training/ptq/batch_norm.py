@@ -51,11 +51,10 @@ def _averages(q: Program, data: Iterable[Any], run: Callable[[Any], Any]) -> Non
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
+        norm.momentum = None  # the mean of all calls, several of one batch where a norm is shared
         norm.train()
     try:
-        for number, (x, _) in enumerate(islice(data, NORM_BATCHES), 1):
-            for norm in norms:
-                norm.momentum = 1 / number
+        for x, _ in islice(data, NORM_BATCHES):
             with running(x):
                 run(x)
     finally:

@@ -41,6 +41,19 @@ class Pyramid(nn.Module):
         return self.last(fine.mean((2, 3)) + coarse.mean((2, 3)))  # type: ignore[no-any-return]
 
 
+class Scales(Pyramid):
+    """A head that is one convolution, with a batch normalisation of each resolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.BatchNorm2d(4) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x))
+        y = zip(self.norms, (x, F.max_pool2d(x, 2)), strict=True)
+        return self.last(sum(F.relu(norm(self.heads[0](one))).mean((2, 3)) for norm, one in y))  # type: ignore[no-any-return]
+
+
 def twice(shared: nn.Module) -> nn.Sequential:
     return nn.Sequential(nn.Linear(4, 4), shared, nn.ReLU(), nn.Linear(4, 4), shared, nn.ReLU(), nn.Linear(4, 3))
 
@@ -53,6 +66,7 @@ def sequence() -> nn.Sequential:
 NETS = {
     "layer": (sequence, [4]),
     "head in a list": (Pyramid, [1, 8, 8]),
+    "norms of each resolution": (Scales, [1, 8, 8]),
     "tied bias": (TiedBias, [4]),
     "tied weight": (lambda: TiedBias("weight"), [4]),
     "layer with its own activation": (lambda: twice(nn.Sequential(nn.Linear(4, 4), nn.Sigmoid())), [4]),
