@@ -43,7 +43,9 @@ STRUCTURES = [name for name, _, _ in deployed_structures()]
 
 def beyond(x: Any) -> Any:
     """A tensor of the example, and three times the same; whole numbers twice."""
-    return torch.cat([x, 3 * x if x.is_floating_point() else x]) if isinstance(x, torch.Tensor) else x
+    if not isinstance(x, torch.Tensor):
+        return x
+    return torch.cat([x, 3 * x if x.is_floating_point() else x], 0 if len(x) == 16 else 1)
 
 
 def arrays(outputs: Any) -> list[np.ndarray]:

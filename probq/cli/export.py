@@ -141,7 +141,7 @@ def inputs(model: IntegerModel, number: int, seed: int, step: int) -> Iterator[A
     for start in range(0, number, step):
         count = min(step, number - start)
         drawn = {name: _drawn(node, count, start == 0, generator) for name, node in sorted(readers.items())}
-        yield put_together_call(model.arguments, drawn)
+        yield put_together_call(model.arguments, drawn, model.axes)
 
 
 def _drawn(node: Node, count: int, ends: bool, generator: np.random.Generator) -> np.ndarray:

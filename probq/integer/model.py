@@ -13,6 +13,7 @@ from probq.integer.interpreter import as_array, evaluate, quantize
 from probq.integer.loops.body import BEGINS, every_node
 from probq.integer.node import Node, metadata_copy
 from probq.integer.operations import LAYERS
+from probq.integer.ports.axes import checked_axes, with_batch_first
 from probq.integer.ports.entries import ports_from_entry, ports_to_entry
 from probq.integer.ports.inputs import (
     check_arguments,
@@ -22,7 +23,7 @@ from probq.integer.ports.inputs import (
     quantized_inputs,
     split_inputs,
 )
-from probq.integer.ports.outputs import Output, by_name, checked_scales, outputs_of, put_together
+from probq.integer.ports.outputs import Output, by_name, checked_scales, outputs_of, put_together, returned
 from probq.integer.ranges import Range, ranges
 from probq.integer.shapes import shapes_of
 from probq.integer.sizes import check_count, check_sizes
@@ -51,6 +52,8 @@ class IntegerModel:
         metadata: free JSON-able information, as widths, cost and versions.
         arguments: how the inputs are given: a tuple of the network's arguments, or a dictionary by keyword, of names
             that input nodes have, or have as `argument`, where several read one; by default the input itself.
+        axes: the axis of the batch in what the model is called with and returns, where it is not the first, as of
+            states `[layers, batch, features]`; by the names of arguments and of `outputs`. Integers have it first.
 
     Raises:
         ProbqError: names repeat, an input is not an earlier node, there is no input node, or several without
@@ -74,6 +77,7 @@ class IntegerModel:
         output_scale: Structure,
         metadata: Mapping[str, Any] | None = None,
         arguments: Structure = None,
+        axes: Mapping[str, int] | None = None,
     ) -> None:
         self.nodes = tuple(nodes)
         self.output, self.arguments = output, arguments
@@ -84,6 +88,7 @@ class IntegerModel:
         shapes = shapes_of(self.nodes)
         check_sizes(self.nodes, shapes, {output.node for output in self.outputs})
         self.ranges: Mapping[str, Range] = ranges(self.nodes, shapes)
+        self.axes = checked_axes(axes, self.inputs, {one.name: self.ranges[one.node].shape for one in self.outputs})
         self._largest = max(math.prod(shape) for shape in shapes.values())
 
     def _check_graph(self) -> None:
@@ -151,7 +156,8 @@ class IntegerModel:
 
     def _given(self, x: Any) -> dict[str, np.ndarray]:
         """Return what each input node reads of what the model was called with."""
-        return {name: as_array(one) for name, one in given_inputs(self.inputs, self.arguments, x).items()}
+        found = {name: as_array(one) for name, one in given_inputs(self.inputs, self.arguments, x).items()}
+        return with_batch_first(self.inputs, found, self.axes)
 
     def __call__(self, x: Any) -> Any:
         """Return the output for a batch of real inputs (or indices), int64 `[batch, ...]`, in units of `output_scale`.
@@ -163,10 +169,10 @@ class IntegerModel:
         Raises:
             ProbqError: as `quantize_input`; or an operation does not fit its values, or would not be exact.
         """
-        return self._in_parts(self._given(x), self._quantized)
+        return returned(self.output, self._in_parts(self._given(x), self._quantized), self.axes)
 
     def run(self, integers: Any) -> Any:
-        """Return the output for integers that `quantize_input` gave, int64 `[batch, ...]`.
+        """Return the output for integers that `quantize_input` gave, int64 `[batch, ...]`, as artefacts compute it.
 
         Raises:
             ProbqError: as `__call__`; or the integers leave the input's range.
@@ -237,7 +243,7 @@ class IntegerModel:
             raise ProbqError(f"{path} is not a valid integer model: {error}") from error
 
     def _content(self) -> tuple[str, dict[str, np.ndarray]]:
-        ports = ports_to_entry(self.output, self.output_scale, self.arguments)
+        ports = ports_to_entry(self.output, self.output_scale, self.arguments, self.axes)
         return file_format.describe(self.nodes, ports, self.metadata)
 
     def sha256(self) -> str:

@@ -143,6 +143,19 @@ class Stream(nn.Module):
         return self.out(y[:, -1]), (h[0], c[0])
 
 
+class Layered(nn.Module):
+    """The states of all layers and directions are given, and returned, as torch has them: the batch is second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory, self.out = nn.GRU(2, 3, 2, batch_first=True, bidirectional=True), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor, state: Tensor) -> dict[str, Tensor]:
+        """Return scores, and the states `[layers, batch, features]` after the last step."""
+        y, state = self.memory(x, state)
+        return {"scores": self.out(y[:, -1]), "state": state}
+
+
 class Masked(nn.Module):
     """Tokens see one another, but not what fills up short sentences; the largest score is a tag of each token.
 
@@ -209,6 +222,7 @@ STRUCTURES: tuple[tuple[str, Callable[[], nn.Module], Callable[[], Any]], ...] =
     ("siamese", Twins, lambda: (torch.randn(16, 1, 8, 8), torch.randn(16, 1, 8, 8))),
     ("sequence to sequence", Sequences, lambda: (torch.randn(16, 4, 2), torch.randint(0, 7, (16, 3)))),
     ("stream", Stream, lambda: (torch.randn(16, 4, 3), (torch.randn(16, 4), 2 * torch.randn(16, 4)))),
+    ("stream, layers first", Layered, lambda: (torch.randn(16, 4, 2), 2 * torch.randn(4, 16, 3))),
     ("bert, masked", Masked, _sentences),
     ("wide and deep", WideAndDeep, _categories),
     ("detector, norms of its scales", OneHead, lambda: torch.randn(16, 3, 12, 12)),

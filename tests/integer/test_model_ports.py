@@ -67,6 +67,23 @@ def test_what_does_not_fit_is_told(changed, message):
         model(**changed)
 
 
+def test_the_batch_may_be_another_axis():
+    """Every number is told from every other by its place, before and behind."""
+    made = IntegerModel(NODES, OUTPUT, SCALE, arguments=("b", {"a": "a"}), axes={"a": 1, "output.sum": 1})
+    plain, (b, a) = model(), (np.arange(6).reshape(3, 2) % 4, np.arange(6.0).reshape(3, 2) / 2)
+    found, expected = made((b, {"a": a.T})), plain((b, {"a": a}))
+    assert np.array_equal(found.sum, expected.sum.T)
+    assert np.array_equal(found.twice, expected.twice)
+    integers = made.quantize_input((b, {"a": a.T}))
+    assert all(np.array_equal(integers[k], one) for k, one in plain.quantize_input((b, {"a": a})).items())
+    assert np.array_equal(made.run(integers).sum, expected.sum)
+    assert np.array_equal(made.real_output(found).sum, 0.5 * found.sum)
+    with pytest.raises(ProbqError, match=r"a: the input has shape \[3\], but the model takes \[2, batch\]"):
+        made((b, {"a": a[:, 0]}))
+    with pytest.raises(ProbqError, match="different lengths"):
+        made((b, {"a": a}))
+
+
 def nested(depth: int) -> Any:
     entry: Any = "sum"
     for _ in range(depth):
@@ -92,6 +109,10 @@ HOSTILE = {
     "scales of names": ("output_scale", {"tuple": ["sum", "twice"]}, "no part of a structure"),
     "arguments of numbers": ("arguments", {"tuple": ["b", {"dict": [["a", 3]]}]}, "not among the arguments"),
     "arguments of lists": ("arguments", ["a", "b"], "no part of a structure"),
+    "axes of nothing": ("axes", {"z": 1}, "'z', which is no argument"),
+    "axes beyond": ("axes", {"a": 2}, "batch of a is on none of its axes from 1 to 1: 2"),
+    "axes that are text": ("axes", {"a": "1"}, "batch of a is on none"),
+    "axes of a number": ("axes", 3, "3 is no mapping"),
 }
 
 

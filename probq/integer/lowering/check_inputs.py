@@ -11,6 +11,7 @@ from torch import Tensor
 from probq.integer import Node
 from probq.integer.lowering.exported import BATCH
 from probq.network.program.network import Network
+from probq.network.tracing.arguments import shapes_of_batch
 from probq.utils.structures.tensors import some_rows, with_tensors
 
 MOST_ROWS, WORK = 16, 2**26  # multiply-accumulates of one comparison
@@ -34,10 +35,8 @@ def check_inputs(
         yield some_rows(q.example, 0, rows)
     generator = torch.Generator().manual_seed(0)
     for size in (1, rows + (2 if rows == BATCH - 1 else 1)):  # a forward may look at the size of its batch
-        numbered = enumerate(q.signature)
-        drawn = [
-            _random(sources.get(k), (size, *shape), dtype, generator, rows_looked_up) for k, (shape, dtype) in numbered
-        ]
+        numbered = enumerate(shapes_of_batch(q.signature, q.form, size))
+        drawn = [_random(sources.get(k), shape, dtype, generator, rows_looked_up) for k, (shape, dtype) in numbered]
         yield tuple(with_tensors(q.form, drawn))
 
 

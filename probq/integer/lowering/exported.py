@@ -19,10 +19,11 @@ from probq.integer.lowering.ports import Arguments, structures_of, tensor_names
 from probq.network.program.network import Network
 from probq.network.program.substitution import hooked
 from probq.network.quantizers.affine_norms import affine_norms
+from probq.network.tracing.arguments import shapes_of_batch
 from probq.network.tracing.stand_ins import is_stand_in
 from probq.utils.errors import ProbqError
 from probq.utils.random_stream import exclusive
-from probq.utils.structures.tensors import call, tensors_in, with_tensors
+from probq.utils.structures.tensors import call, rows_of, tensors_in, with_tensors
 from probq.utils.structures.walk import Structure
 
 BATCH = 3
@@ -146,11 +147,23 @@ def _why_not(q: Network, error: Exception) -> str:
     lengths = sorted({len(tensor) for tensor in tensors_in(q.example) if tensor.dim()})
     if len(lengths) > 1:
         return (
-            "the network cannot be lowered: the batch is the first axis of every tensor that it is called with, and "
-            f"those of its example have lengths {', '.join(map(str, lengths))}; give states of recurrent modules as "
-            "[batch, layers, ...], and transpose them inside"
+            "the network cannot be lowered: the batch is the first axis of every tensor that it is called with, or "
+            "the second of states [layers, batch, features], and the tensors of its example have lengths "
+            f"{', '.join(map(str, lengths))}; transpose others inside the network"
         )
-    return f"torch.export cannot trace the network, so it cannot be lowered: {str(error).splitlines()[0]}"
+    return f"torch.export cannot trace the network, so it cannot be lowered: {str(error).splitlines()[0]}" + unclear(q)
+
+
+def unclear(q: Network) -> str:
+    """Return the end of a refusal where a tensor of the example may be states `[layers, batch, features]` or none."""
+    rows = rows_of(q.example)
+    for tensor in list(tensors_in(q.example))[1:]:
+        if tensor.shape[:2] == (rows, rows) and tensor.dim() == 3:
+            return (
+                f". Its example has a tensor of shape {tuple(tensor.shape)}, whose first axis is taken for the batch; "
+                "if that is the second, quantize with another number of examples"
+            )
+    return ""
 
 
 @contextmanager
@@ -218,7 +231,7 @@ def _other_view(node: Any) -> bool:
 
 def _zeros(q: Network) -> tuple[Any, ...]:
     """Return the arguments of a batch of zeros; what is no tensor among them is as in the example."""
-    zeros = (torch.zeros(BATCH, *shape, dtype=dtype) for shape, dtype in q.signature)
+    zeros = (torch.zeros(shape, dtype=dtype) for shape, dtype in shapes_of_batch(q.signature, q.form, BATCH))
     return tuple(with_tensors(q.form, zeros))
 
 

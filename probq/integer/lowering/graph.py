@@ -30,6 +30,7 @@ from probq.integer.lowering.refusals import check_not_random, results_of, why_no
 from probq.network.matrices.matrix import Matrix
 from probq.network.program.network import Network
 from probq.network.quantizers.affine_norms import affine_norms
+from probq.network.tracing.arguments import axis_in
 from probq.network.tracing.call_finder import SHAPED
 from probq.network.tracing.product_calls import Operand
 from probq.utils.errors import ProbqError
@@ -44,6 +45,8 @@ class Walk:
     """A walk holds the values of the graph's nodes so far.
 
     Attributes:
+        axes: the axis of the batch in each tensor that the network is called with, and once `outputs` was called in
+            each that it returns, by its name in the graph.
         endings: each softmax left in float that the network ends with, by its name in the graph.
 
     Args:
@@ -60,6 +63,7 @@ class Walk:
         self.graph = export_graph(q)
         self.values, self.endings = dict[Any, Any](), dict[str, Any]()
         self.places: dict[Any, int] = {}  # axis of the batch in each node's tensor; values have it first
+        self.axes = dict(zip(self.graph.inputs, map(axis_in, tensors_in(q.form)), strict=False))
         self.recurrences = Recurrences(q, self.graph, self.values, self._called, self._constant)
         self.tensors = dict(_all_tensors(q.net))
         modules = dict(q.net.named_modules(remove_duplicate=False))
@@ -83,7 +87,8 @@ class Walk:
         for node in self.graph.nodes:
             if node.op == "placeholder" and node.name in self.graph.inputs:
                 given = dict(zip(self.graph.inputs, tensors_in(self.q.example), strict=False)).get(node.name)
-                self.values[node], self.places[node] = entering(node, self.graph.nodes, given), 0
+                self.places[node] = self.axes[node.name]
+                self.values[node] = entering(node, self.graph.nodes, given, self.places[node])
             elif self.recurrences.begins(node) or self._depends(node):
                 before = [self.places[each] for each in node.all_input_nodes if each in self.values]
                 self.places[node] = place_of(node, before, where_of(node))
@@ -92,6 +97,7 @@ class Walk:
         if not self.graph.outputs:
             raise ProbqError("the network returns no tensor; there is nothing to lower")
         made = {name: self._output(nodes.get(name)) for name in dict.fromkeys(self.graph.outputs)}
+        self.axes |= {name: self.places[nodes[name]] for name in self.graph.outputs}
         return [made[name] for name in self.graph.outputs]
 
     def _depends(self, node: Any) -> bool:
@@ -102,12 +108,10 @@ class Walk:
     def ports(self) -> Ports:
         """Return what the integer model takes and gives."""
         used = [node.name for node in self.graph.nodes if node.op == "placeholder" and node.name in self.graph.inputs]
-        return Ports(self.graph.arguments, self.graph.returned, tuple(used))
+        return Ports(self.graph.arguments, self.graph.returned, tuple(used), self.axes)
 
     def _output(self, node: Any) -> Value:
         value = self.values.get(node)
-        if self.places.get(node):
-            raise ProbqError("the network returns a tensor whose first axis is not the batch; transpose it")
         if isinstance(value, LookUp):
             value = self._operand(node)  # which refuses it
         if not isinstance(value, Value):

@@ -14,9 +14,9 @@ from probq.decisions.assignment import Assignment
 from probq.integer import IntegerModel
 from probq.integer.lowering.check_inputs import check_inputs
 from probq.integer.lowering.emit import emit_nodes
-from probq.integer.lowering.exported import named_arguments, operation, where_of
+from probq.integer.lowering.exported import named_arguments, operation, unclear, where_of
 from probq.integer.lowering.graph import Walk
-from probq.integer.lowering.operations.values import reduced
+from probq.integer.lowering.operations.values import Value, reduced
 from probq.integer.lowering.ports import scales_like
 from probq.integer.ports.outputs import by_name
 from probq.network.program.decided_codes import decided_codes, rung_onehots
@@ -69,15 +69,29 @@ def lower(q: Quantized, assignment: Assignment | None = None, *, example: Any = 
         if not np.array_equal(own[name], assignment.codes[name]):
             raise ProbqError(f"the codes of {name} do not fit the network; decide again after training")
     walk = Walk(fixed, rung_onehots(fixed, assignment.widths), assignment.codes)
-    outputs = walk.outputs()
+    outputs = _outputs(walk)
     integers = {id(output): reduced(output) for output in outputs}
     nodes, names = emit_nodes([integers[id(output)][0] for output in outputs], walk.ports.origins)
     scales = [integers[id(output)][1] * 2.0 ** int(output.exponent) / output.divisor for output in outputs]
-    output, arguments = walk.ports.structures([node for node in nodes if node.op == "input"], names)
+    inputs = [node for node in nodes if node.op == "input"]
+    output, arguments = walk.ports.structures(inputs, names)
     metadata = _metadata(q, assignment) | _endings(walk, output)
-    model = IntegerModel(nodes, output, scales_like(output, scales), metadata, arguments)
+    axes = walk.ports.axes(inputs, output)
+    model = IntegerModel(nodes, output, scales_like(output, scales), metadata, arguments, axes)
     _check_integers(fixed, assignment, model, walk)
     return model
+
+
+def _outputs(walk: Walk) -> list[Value]:
+    """Return the symbolic integers that a network returns.
+
+    Raises:
+        ProbqError: as `Walk.outputs`, with a sentence more where the batch may be another axis than was taken.
+    """
+    try:
+        return walk.outputs()
+    except ProbqError as error:
+        raise ProbqError(f"{error}{unclear(walk.q)}") from error
 
 
 def _take_example(q: Quantized, example: Any) -> None:
@@ -87,7 +101,10 @@ def _take_example(q: Quantized, example: Any) -> None:
         ProbqError: if they are built otherwise, or of other types.
     """
     built, before = (
-        [(name, leaf.dtype if isinstance(leaf, Tensor) else leaf) for name, leaf in named_leaves(form, "")]
+        [
+            (name, (leaf.dtype, leaf.dim()) if isinstance(leaf, Tensor) else leaf)
+            for name, leaf in named_leaves(form, "")
+        ]
         for form in (form_of(example), q.form)
     )
     if built != before:

@@ -17,9 +17,10 @@ from probq.integer import Node
 from probq.integer.lowering.operations.elementwise import WIDEST
 from probq.integer.lowering.operations.values import Value
 from probq.integer.ports.inputs import argument_of
+from probq.integer.ports.outputs import NAME as OUTPUT
 from probq.utils.errors import ProbqError
 from probq.utils.structures.tensors import Keywords
-from probq.utils.structures.walk import Structure, leaves, map_leaves
+from probq.utils.structures.walk import Structure, leaves, map_leaves, named_leaves
 
 Arguments: TypeAlias = tuple[Sequence[Structure], Mapping[str, Structure]]
 
@@ -76,17 +77,19 @@ class Ports:
         arguments: what the network is called with, positional and by keyword; a `TensorArgument` names a placeholder.
         returned: what it returns; a `TensorArgument` names a node.
         used: names of the placeholders on which what is returned depends.
+        batch: the axis of the batch in each tensor, by the name of its placeholder or node.
     """
 
     arguments: Arguments
     returned: Structure
     used: tuple[str, ...]
+    batch: Mapping[str, int]
 
     @property
     def reads_one(self) -> bool:
         """Return whether outputs depend on one tensor alone, a positional argument, which a model is called with."""
         alone = [one.name for one in self.arguments[0] if isinstance(one, TensorArgument)]
-        return len(self.used) == 1 and self.used[0] in alone
+        return len(self.used) == 1 and self.used[0] in alone and not self.batch[self.used[0]]
 
     @property
     def names(self) -> dict[str, str]:
@@ -118,6 +121,19 @@ class Ports:
             output = map_leaves(lambda leaf: next(left) if isinstance(leaf, TensorArgument) else leaf, self.returned)
         return output, None if self.reads_one and len(inputs) == 1 else self._arguments()
 
+    def axes(self, inputs: Sequence[Node], output: Structure) -> dict[str, int]:
+        """Return the axis of the batch in what an integer model is called with and returns, where it is not the first.
+
+        Args:
+            inputs: nodes of the model.
+            output: of the model.
+        """
+        read = {argument_of(node) for node in inputs}
+        found = {name: self.batch[own] for own, name in self.names.items() if name in read}
+        names = [name for name, leaf in named_leaves(output, OUTPUT) if isinstance(leaf, str)]
+        found |= {name: self.batch[own] for name, own in zip(names, tensor_names(self.returned), strict=True)}
+        return {name: axis for name, axis in found.items() if axis}
+
     def _arguments(self) -> Structure:
         positional, by_keyword = self.arguments
         whole: Any = dict(by_keyword) if by_keyword else tuple(positional)
@@ -144,16 +160,17 @@ class Ports:
         return {k: read[name] for k, name in enumerate(self.names.values()) if name in read}
 
 
-def entering(node: Any, needed: Collection[Any], given: Tensor | None) -> Value:
+def entering(node: Any, needed: Collection[Any], given: Tensor | None, axis: int = 0) -> Value:
     """Return the symbolic value of a tensor that the network is called with.
 
     Args:
         node: its placeholder.
         needed: the graph's nodes that count.
         given: the example; None where there is none, as of a posterior that was loaded.
+        axis: of the batch.
     """
     value = node.meta["val"]
-    shape, name = tuple(int(n) for n in value.shape[1:]), origin_of(node.name)
+    shape, name = tuple(int(n) for k, n in enumerate(value.shape) if k != axis), origin_of(node.name)
     if value.is_floating_point():
         return Value("real", (), shape, name)
     ends = (0, 1) if value.dtype == torch.bool else (torch.iinfo(value.dtype).min, torch.iinfo(value.dtype).max)

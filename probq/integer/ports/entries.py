@@ -8,17 +8,19 @@ from typing import Any
 from probq.utils.structure_entries import from_entry, to_entry
 from probq.utils.structures.walk import Structure
 
-OPTIONAL = frozenset({"arguments"})  # of the manifest
+OPTIONAL = frozenset({"arguments", "axes"})  # of the manifest
 
 
-def ports_to_entry(output: Structure, scales: Structure, arguments: Structure) -> dict[str, Any]:
+def ports_to_entry(
+    output: Structure, scales: Structure, arguments: Structure, axes: Mapping[str, int]
+) -> dict[str, Any]:
     """Return the manifest's part."""
-    entry = {"output": to_entry(output), "output_scale": to_entry(scales)}
+    entry = {"output": to_entry(output), "output_scale": to_entry(scales)} | ({"axes": dict(axes)} if axes else {})
     return entry if arguments is None else entry | {"arguments": to_entry(arguments)}
 
 
-def ports_from_entry(manifest: Mapping[str, Any]) -> dict[str, Structure]:
-    """Return `output`, `output_scale` and `arguments` of a manifest.
+def ports_from_entry(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `output`, `output_scale`, `arguments` and `axes` of a manifest.
 
     Raises:
         ProbqError: one of them is no structure, or has other leaves.
@@ -27,6 +29,7 @@ def ports_from_entry(manifest: Mapping[str, Any]) -> dict[str, Structure]:
         "output": from_entry(manifest["output"], _is_name),
         "output_scale": from_entry(manifest["output_scale"], _is_scale),
         "arguments": from_entry(manifest.get("arguments"), _is_name),
+        "axes": manifest.get("axes"),
     }
 
 

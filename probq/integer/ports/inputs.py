@@ -78,12 +78,19 @@ def quantized_inputs(
     return found
 
 
-def put_together_call(arguments: Structure, values: Mapping[str, Any]) -> Any:
-    """Return what a model is called with, of what is given for each argument by name; zeros where no node reads it."""
+def put_together_call(arguments: Structure, values: Mapping[str, np.ndarray], axes: Mapping[str, int]) -> Any:
+    """Return what a model is called with; zeros where no node reads it.
+
+    Args:
+        arguments: of the model.
+        values: what is given for each argument by name, the batch first.
+        axes: of the batch in what the model is called with, where it is not the first.
+    """
     if arguments is None:
         return next(iter(values.values()))
+    given = {name: np.moveaxis(value, 0, axes.get(name, 0)) for name, value in values.items()}
     count = len(next(iter(values.values())))
-    return map_leaves(lambda name: values.get(name, np.zeros(count)) if isinstance(name, str) else name, arguments)
+    return map_leaves(lambda name: given.get(name, np.zeros(count)) if isinstance(name, str) else name, arguments)
 
 
 def joined_inputs(inputs: Sequence[Any], integers: Mapping[str, np.ndarray]) -> Any:

@@ -12,7 +12,7 @@ from probq.integer.ports.matching import matched
 from probq.utils.errors import ProbqError
 from probq.utils.structures.walk import Structure, leaves, map_leaves, named_leaves, parts
 
-OUTPUT = "the output"
+OUTPUT, NAME = "the output", "output"
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def _checked_scale(name: Any, scale: Any) -> float | None:
 
 def outputs_of(output: Structure, scales: Structure) -> tuple[Output, ...]:
     """Return the outputs in order, constants left out."""
-    named = zip(named_leaves(output, "output"), leaves(scales), strict=True)
+    named = zip(named_leaves(output, NAME), leaves(scales), strict=True)
     return tuple(Output(name, node, scale) for (name, node), scale in named if isinstance(node, str))
 
 
@@ -86,12 +86,23 @@ def by_name(output: Structure, values: Any) -> dict[str, np.ndarray]:
         ProbqError: they are not.
     """
     found = matched(output, values, OUTPUT)
-    return {name: np.asarray(found[node]) for name, node in named_leaves(output, "output") if isinstance(node, str)}
+    return {name: np.asarray(found[node]) for name, node in named_leaves(output, NAME) if isinstance(node, str)}
 
 
 def put_together(output: Structure, values: Mapping[str, Any]) -> Any:
     """Return a structure of what each node gave."""
     return map_leaves(lambda leaf: values[leaf] if isinstance(leaf, str) else leaf, output)
+
+
+def returned(output: Structure, values: Any, axes: Mapping[str, int]) -> Any:
+    """Return what `put_together` gives with the batch moved from the first axis to its own, by the outputs' names."""
+    if not axes:
+        return values
+    names = iter([name for name, leaf in named_leaves(output, NAME) if isinstance(leaf, str)])
+    return map_leaves(
+        lambda leaf, value: np.moveaxis(value, 0, axes.get(next(names), 0)) if isinstance(leaf, str) else value,
+        output, values,
+    )  # fmt: skip
 
 
 def as_computed(values: Sequence[np.ndarray]) -> Any:

@@ -15,7 +15,7 @@ from probq.network.program.foldable import tensors_of
 from probq.network.program.network import Network
 from probq.network.program.substitution import hooked
 from probq.network.program.width_prior import listed
-from probq.network.tracing.arguments import own_copy
+from probq.network.tracing.arguments import own_copy, shapes_of_batch
 from probq.utils.random_stream import Stream
 from probq.utils.structures.tensors import arguments, call, map_tensors, some_rows, with_tensors
 
@@ -90,7 +90,8 @@ def _example(q: Network) -> tuple[Any, ...]:
     if q.example:
         few = some_rows(own_copy(q.example), 0, ROWS)
         return tuple(map_tensors(lambda a: a.to(q.device), few))
-    zeros = (torch.zeros((ROWS, *shape), dtype=dtype, device=q.device) for shape, dtype in q.signature)
+    whole = shapes_of_batch(q.signature, q.form, ROWS)
+    zeros = (torch.zeros(shape, dtype=dtype, device=q.device) for shape, dtype in whole)
     return tuple(with_tensors(q.form, zeros))
 
 

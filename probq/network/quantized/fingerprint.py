@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from probq.network.tracing.arguments import shapes_of_batch
 from probq.utils.random_stream import Stream
 from probq.utils.structures.tensors import call, tensors_in, with_tensors
 
@@ -32,15 +33,15 @@ def fingerprint(
     Args:
         net: the network; it is left untouched.
         signature: shape without the batch, and type, of the tensors among its arguments.
-        form: the arguments with anything in the place of the tensors; by default tensors alone.
+        form: the arguments as `form_of` gives them; by default tensors alone.
     """
     copied = copy.deepcopy(net).eval()
     like = next((p for p in copied.parameters() if p.is_floating_point()), torch.empty(0))
     args = [
-        torch.ones((BATCH, *shape), dtype=like.dtype, device=like.device)
+        torch.ones(shape, dtype=like.dtype, device=like.device)
         if dtype.is_floating_point
-        else torch.zeros((BATCH, *shape), dtype=dtype, device=like.device)
-        for shape, dtype in signature
+        else torch.zeros(shape, dtype=dtype, device=like.device)
+        for shape, dtype in shapes_of_batch(signature, form, BATCH)
     ]
     recorder = _CallRecorder(copied, args)
     try:

@@ -9,17 +9,19 @@ import torch
 from torch import Tensor
 
 from probq.network.program.network import Network
+from probq.network.tracing.arguments import axis_in, empty
 from probq.utils.errors import ProbqError
 from probq.utils.structure_entries import from_entry, to_entry
 from probq.utils.structures.tensors import Keywords
 from probq.utils.structures.walk import leaves, map_leaves
 
 TENSOR, TEXT = "tensor", "text:"  # a leaf that is a tensor, and the beginning of one that is a text
+SECOND = "tensor, batch second"  # a leaf that is a tensor `[layers, batch, features]`
 
 
 def form_to_entry(q: Network) -> dict[str, Any]:
     """Return the part of the manifest, which is empty for tensors alone."""
-    if all(isinstance(one, Tensor) for one in q.form):
+    if all(isinstance(one, Tensor) and not axis_in(one) for one in q.form):
         return {}
     named = q.form[-1] if isinstance(q.form[-1], Keywords) else {}
     positional = q.form[:-1] if named else q.form
@@ -29,7 +31,7 @@ def form_to_entry(q: Network) -> dict[str, Any]:
 def _written(structure: Any) -> Any:
     def leaf(one: Any) -> Any:
         if isinstance(one, Tensor):
-            return TENSOR
+            return SECOND if axis_in(one) else TENSOR
         if isinstance(one, str):
             return TEXT + one
         return one if type(one) in (bool, int, float) else None  # None itself, and what no file holds
@@ -47,24 +49,26 @@ def form_from_entry(manifest: Mapping[str, Any], dtypes: list[torch.dtype]) -> t
     Raises:
         ProbqError: if they are not those of so many tensors.
     """
-    empty = [torch.empty(0, dtype=dtype) for dtype in dtypes]
     entry = manifest.get("arguments")
     if entry is None:
-        return tuple(empty)
+        return tuple(empty(dtype) for dtype in dtypes)
     if set(entry) != {"positional", "keywords"}:
         raise ProbqError("its arguments are not positional ones and keywords")
     positional, named = (from_entry(entry[part], _is_leaf) for part in ("positional", "keywords"))
     if not isinstance(positional, tuple) or not isinstance(named, dict):
         raise ProbqError("its arguments are not positional ones and keywords")
-    left = iter(empty)
+    left = iter(dtypes)
     form: tuple[Any, ...] = (*positional, Keywords(named)) if named else positional
-    if sum(one == TENSOR for one in leaves(form)) != len(dtypes):
+    if sum(one in (TENSOR, SECOND) for one in leaves(form)) != len(dtypes):
         raise ProbqError(f"its arguments do not hold {len(dtypes)} tensors, of which it has the shapes")
-    return tuple(map_leaves(lambda one: next(left) if one == TENSOR else _read(one), form))
+    return tuple(
+        map_leaves(lambda one: empty(next(left), int(one == SECOND)) if one in (TENSOR, SECOND) else _read(one), form)
+    )
 
 
 def _is_leaf(leaf: Any) -> bool:
-    return isinstance(leaf, bool | int | float | None) or leaf == TENSOR or (isinstance(leaf, str) and TEXT in leaf[:5])
+    known = isinstance(leaf, bool | int | float | None) or leaf in (TENSOR, SECOND)
+    return known or (isinstance(leaf, str) and TEXT in leaf[:5])
 
 
 def _read(leaf: Any) -> Any:

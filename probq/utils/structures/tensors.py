@@ -52,6 +52,17 @@ def rows_of(inputs: Any) -> int:
     return next((len(a) for a in tensors_in(inputs) if a.dim()), 0)
 
 
+def batch_axis(tensor: Tensor, rows: int) -> int | None:
+    """Return the axis of the examples: the first, or the second of what states of recurrent modules are like.
+
+    Those are three axes of real numbers, `[layers, batch, features]`. The result is None where neither is as long as
+    there are examples.
+    """
+    if tensor.shape[:1] == (rows,):
+        return 0
+    return 1 if tensor.dim() == 3 and tensor.is_floating_point() and tensor.shape[1] == rows else None
+
+
 def some_rows(inputs: tuple[Any, ...], start: int, stop: int) -> tuple[Any, ...]:
     """Return a network's arguments for some examples of a batch; what has no axis of the examples stays as it is.
 
@@ -61,7 +72,12 @@ def some_rows(inputs: tuple[Any, ...], start: int, stop: int) -> tuple[Any, ...]
         stop: the one behind the last.
     """
     rows = rows_of(inputs)
-    return tuple(map_tensors(lambda a: a[start:stop] if a.shape[:1] == (rows,) else a, inputs))
+
+    def cut(tensor: Tensor) -> Tensor:
+        axis = batch_axis(tensor, rows)
+        return tensor if axis is None else tensor.movedim(axis, 0)[start:stop].movedim(0, axis)
+
+    return tuple(map_tensors(cut, inputs))
 
 
 def described(inputs: Any) -> list[Any]:

@@ -168,16 +168,43 @@ def test_what_floating_point_may_miss_is_refused(case):
         probq.lower(probq.quantize(Net(function, "a").eval(), REAL))
 
 
+class States(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.GRU(3, 4, batch_first=True)
+
+    def forward(self, x, h):
+        return self.rnn(x, h)[0][:, -1]
+
+
+class Added(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.out = nn.Linear(3, 4)
+
+    def forward(self, x, table):
+        return self.out(x + table[:4])
+
+
+UNCLEAR = {
+    "a layer and an example": (
+        States,
+        (1, 4, 3),
+        (1, 1, 4),
+        r"Its example .*\(1, 1, 4\).* with another number of exam",
+    ),
+    "no batch": (
+        Added,
+        (16, 4, 3),
+        (5, 3),
+        r"the second of states \[layers, batch, features\].*lengths 5, 16; transpose",
+    ),
+}
+
+
 @pytest.mark.filterwarnings("ignore:probq.lower will refuse")
-def test_states_with_another_axis_in_front_are_refused():
-    class States(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.rnn = nn.GRU(3, 4, batch_first=True)
-
-        def forward(self, x, h):
-            return self.rnn(x, h)[0][:, -1]
-
-    q = probq.quantize(States().eval(), (torch.randn(16, 4, 3), torch.randn(1, 16, 4)))
-    with pytest.raises(probq.ProbqError, match=r"lengths 1, 16; give states of recurrent modules as \[batch, layers"):
+@pytest.mark.parametrize(("net", "x", "other", "message"), UNCLEAR.values(), ids=UNCLEAR)
+def test_inputs_whose_batch_is_not_found_are_refused(net, x, other, message):
+    q = probq.quantize(net().eval(), (torch.randn(x), torch.randn(other)))
+    with pytest.raises(probq.ProbqError, match=message):
         probq.lower(q)

@@ -1,5 +1,6 @@
 """Networks that have the sequence as first axis inside, and the batch behind it, are lowered too."""
 
+import numpy as np
 import pytest
 import torch
 from exact_integers import assert_exact
@@ -40,6 +41,14 @@ def test_integers_are_what_the_network_computes(forward, profile, tmp_path):
     assert_exact(q, torch.cat([X, 3 * X]), tmp_path)
 
 
+def test_a_sequence_is_returned_first():
+    q = probq.quantize(Turned(lambda net, x: net.layer(x.transpose(0, 1))).eval(), X)
+    model = probq.lower(q)
+    assert model.axes == {"output": 1}
+    assert model.run(model.quantize_input(X)).shape[:2] == tuple(X.shape[:2]) != model(X).shape[:2]
+    assert np.array_equal(model.real_output(model(X)), q(X.double()).detach().numpy())
+
+
 REFUSED = {
     "reshaped": (
         lambda net, x: x.transpose(0, 1).reshape(5, -1, 2, 4).mean(0).flatten(1),
@@ -47,7 +56,6 @@ REFUSED = {
     ),
     "two places": (lambda net, x: (x.transpose(0, 1)[:1] + x[:, :1]).mean(1), "another axis of each"),
     "over the batch": (lambda net, x: x.transpose(0, 1).mean(1), "mean in the network .*batch axis"),
-    "returned so": (lambda net, x: x.transpose(0, 1), "first axis is not the batch"),
 }
 
 
