@@ -191,13 +191,15 @@ def of_search(own: Subject, drawn: Mapping[float, list[dict[str, int]]], seed: i
 
 
 def of_default_fit(own: Subject, drawn: Mapping[float, list[dict[str, int]]], seed: int) -> Values:
-    """The posterior after a default fit under the limit with held-out images."""
-    values: dict[float, list[float]] = {}
+    """The posterior after a default fit under the limit with held-out images, and what the limit has not changed."""
+    values: Values = {"posterior, default fit": {}, "posterior within the limit": {}}
     for limit, several in drawn.items():
         q, budget = copy.deepcopy(own.q), probq.Budget(percent=limit)
         probq.fit(q, own.batches, budget, EPOCHS, validation=own.decide, seed=seed, progress=False)
-        values[limit] = [-with_widths(q, widths, budget).log_prob for widths in several]
-    return {"posterior, default fit": values}
+        values["posterior, default fit"][limit] = [-with_widths(q, widths, budget).log_prob for widths in several]
+        assert q.energy is not None  # losses were measured
+        values["posterior within the limit"][limit] = [q.energy(widths) for widths in several]  # up to a constant
+    return values
 
 
 def of_prior(own: Subject, drawn: Mapping[float, list[dict[str, int]]], seed: int) -> Values:

@@ -53,8 +53,11 @@ def call(q: Quantized, folder: Any, batches: Any = None, **options: Any) -> prob
 
 
 def tensors(q: Quantized) -> dict[str, Tensor]:
-    """All tensors of a network."""
-    return {name: tensor.clone() for name, tensor in q.state_dict().items()}
+    """All tensors of a network, and the energy that its fit has measured."""
+    rows = {} if q.energy is None else dict(zip(q.energy.names, map(torch.tensor, q.energy.unary), strict=True))
+    return {name: tensor.clone() for name, tensor in q.state_dict().items()} | {
+        f"energy.{n}": r for n, r in rows.items()
+    }
 
 
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:

@@ -16,7 +16,11 @@ from torch import Tensor
 
 from probq import cost as costs
 from probq.cost.budget import Budget, Budgets, budgets
-from probq.decisions.allocation.conditional_sampling import conditional_draws, probability_within
+from probq.decisions.allocation.conditional_sampling import (
+    conditional_draws,
+    exact_probability_within,
+    probability_within,
+)
 from probq.decisions.allocation.most_probable import check_reachable, most_probable
 from probq.decisions.allocation.problem import Choice, Problem, make_problem
 from probq.network.program.program import Program
@@ -157,6 +161,10 @@ class ConstrainedPosterior:
         number = max(100, min(draws, 2000))
         found = conditional_draws(self.problem, self.limits, number, np.random.default_rng(seed))
         return inside * float(np.mean([self.keeps(choice) for choice in found]))
+
+    def exact_probability(self) -> float | None:
+        """Return `P(all limits are kept)` of a draw, None where that is no sum over few costs."""
+        return None if self.coupled else exact_probability_within(self.problem, self.limits)
 
 
 def constrained_posterior(q: Program, budget: Budgets) -> ConstrainedPosterior:

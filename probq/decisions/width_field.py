@@ -14,7 +14,8 @@ from torch import Tensor
 from probq.cost.budget import Budgets, budgets
 from probq.cost.expectation import CostTables
 from probq.cost.network_cost import as_network_cost
-from probq.decisions.constrained_posterior import constrain
+from probq.decisions.allocation.problem import Choice
+from probq.decisions.constrained_posterior import ConstrainedPosterior, constrain
 from probq.network.program.program import Program, check_posterior
 from probq.network.program.width_prior import check_energy, check_nats
 from probq.priors.energies.elimination import Elimination, draws, marginals
@@ -23,6 +24,7 @@ from probq.utils.arguments import check_number, check_seed
 from probq.utils.errors import ProbqError
 
 MOST_ENUMERATED = 2**20  # choices
+DRAWS = 10_000  # for marginals, where they are independent
 CHAINS, SWEEPS = 256, 100
 
 
@@ -33,15 +35,17 @@ class WidthField:
 
     It is a Markov random field, a graph of quantizers with an edge for each pair that has an energy. Up to about a
     million choices are enumerated. Without a budget, quantizers are eliminated one after the other where the graph is
-    thin enough. Otherwise draws come from Gibbs sampling over pairs of quantizers, and marginals from such draws.
+    thin enough. Within a budget and without pairs, draws are exact, and marginals come from them. Otherwise draws come
+    from Gibbs sampling over pairs of quantizers, and marginals from such draws.
 
     Args:
         q: the network that the energy was made for.
-        energy: in nats, such as `len(data) * probq.criteria.loss(q, batches)`.
+        energy: in nats, such as `len(data) * probq.criteria.loss(q, batches)`, or `q.energy`, which `fit` and `decide`
+            have measured.
         budget: the limit, or a list of limits that all hold; None for no limit.
 
     Attributes:
-        exact: whether marginals and draws are exact.
+        exact: whether marginals are exact.
 
     Raises:
         ProbqError: if the energy is of another network or plan or has another unit, or no choice keeps the budget.
@@ -66,12 +70,12 @@ class WidthField:
         if not isinstance(energy, Energy):
             raise ProbqError(f"WidthField takes an Energy, such as probq.criteria.loss(q, batches), not {energy!r:.80}")
         check_energy(q, energy)
-        check_nats(energy)
+        check_nats(energy, of_choices=True)
         self.energy, self.limits = energy, _limits(q, budget)
         edges = [pair for pair in combinations(range(len(energy.names)), 2) if self._block(*pair).any()]
         self._elimination = Elimination([len(bits) for bits in energy.widths], edges)
         self.exact = self._enumerable or (not self.limits and self._elimination.feasible)
-        self._start = _inside(q, energy, budget)
+        self._additive = _additive(q, energy, budget)
 
     @property
     def _enumerable(self) -> bool:
@@ -85,9 +89,12 @@ class WidthField:
         """
         if self._enumerable:
             return float(np.logaddexp.reduce(self._choices[1]))
-        if not self.exact:
+        if self.exact:
+            return float(self._elimination.log_partition(self._unary, self._pairs))
+        inside = None if self._pairs else self._additive.exact_probability()
+        if not inside:
             raise ProbqError("the sum over all choices of widths is too large; marginals() and draws() sample")
-        return float(self._elimination.log_partition(self._unary, self._pairs))
+        return math.log(inside) + float(sum(np.logaddexp.reduce(-row) for row in self.energy.unary))
 
     def log_prob(self, widths: Mapping[str, float]) -> float:
         """Return the log-probability of a choice of widths in nats, `-inf` where it exceeds the budget.
@@ -113,8 +120,8 @@ class WidthField:
         elif self.exact:
             sums = [law[0].numpy() for law in marginals(self._elimination, self._unary, self._pairs)]
         else:
-            rungs = self._sampled(CHAINS, seed)
-            share = np.full(CHAINS, 1 / CHAINS)
+            rungs = self._sampled(CHAINS, seed) if self._pairs else self._drawn(DRAWS, seed)
+            share = np.full(len(rungs), 1 / len(rungs))
             sums = [np.bincount(rungs[:, k], share, len(bits)) for k, bits in enumerate(self.energy.widths)]
         return dict(zip(self.energy.names, sums, strict=True))
 
@@ -135,7 +142,7 @@ class WidthField:
             generator = torch.Generator().manual_seed(seed)
             drawn = draws(self._elimination, self._unary, self._pairs, n, generator).numpy()
         else:
-            drawn = self._sampled(n, seed)
+            drawn = self._sampled(n, seed) if self._pairs else self._drawn(n, seed)
         return [{m: b[k] for m, b, k in zip(self.energy.names, self.energy.widths, row, strict=True)} for row in drawn]
 
     def keeps(self, rungs: np.ndarray) -> np.ndarray:
@@ -177,13 +184,23 @@ class WidthField:
     def _pairs(self) -> dict[tuple[int, int], Tensor]:
         return {pair: torch.as_tensor(self._block(*pair)) for pair in self._elimination.edges}
 
+    def _drawn(self, n: int, seed: int) -> np.ndarray:
+        """Return independent draws of an energy without pairs, `[n, quantizers]`."""
+        return np.array([self._rungs(c) for c in self._additive.draws(n, np.random.default_rng(seed))])
+
+    def _rungs(self, choice: Choice) -> list[int]:
+        """Return the rungs of a choice, whose gates are all on one."""
+        widths = self._additive.problem.widths(choice)
+        bits = [int(np.asarray(widths[name]).reshape(-1)[0]) for name in self.energy.names]
+        return [own.index(b) for own, b in zip(self.energy.widths, bits, strict=True)]
+
     def _sampled(self, n: int, seed: int) -> np.ndarray:
         """Return the ends of independent chains of Gibbs sampling, `[n, quantizers]`.
 
         A step draws two quantizers given all others, so that one can pay for the other within a budget.
         """
         generator, last = np.random.default_rng(seed), len(self.energy.names) - 1
-        rungs = np.tile(self._start, (n, 1))
+        rungs = np.tile(self._rungs(self._additive.most_probable()[0]), (n, 1))
         for _ in range(SWEEPS * last):
             i, j = sorted(generator.choice(last + 1, 2, replace=False))
             options = np.stack(np.meshgrid(*(np.arange(len(self.energy.widths[k])) for k in (i, j))), -1).reshape(-1, 2)
@@ -216,11 +233,11 @@ def _limits(q: Program, budget: Budgets) -> list[tuple[CostTables, float]]:
     return found
 
 
-def _inside(q: Program, energy: Energy, budget: Budgets) -> np.ndarray:
-    """Return the rungs of a choice within the limits, all gates of a tensor on one."""
+def _additive(q: Program, energy: Energy, budget: Budgets) -> ConstrainedPosterior:
+    """Return the law without pairs under the limits, all gates of a tensor on one rung."""
     laws = {name: np.zeros(len(quantizer.ladder)) for name, quantizer in q.named_sites()}
+    laws |= dict(zip(energy.names, (-row - np.logaddexp.reduce(-row) for row in energy.unary), strict=True))
     discrete = constrain(q, budgets(budget), laws=laws)
     assert discrete is not None  # it raises otherwise
-    widths = discrete.problem.widths(discrete.most_probable()[0])
-    bits = [int(np.asarray(widths[name]).reshape(-1)[0]) for name in energy.names]
-    return np.array([own.index(b) for own, b in zip(energy.widths, bits, strict=True)])
+    discrete.check()
+    return discrete

@@ -49,8 +49,8 @@ def fit(
         validation: like `batches`; evaluated at the mode after each epoch. The widths to tune for are then those of
             `probq.decide`, or in longer fits those that came out best of trials (see `steps`), and `q.mode(budget)`
             returns them; the laws of the widths then know what was measured, and what `probq.criteria.search` and
-            `limpq` say at the weights of the search. `evaluations=0` takes the most probable ones and leaves the laws
-            as the search learned them.
+            `limpq` say at the weights of the search, and `q.energy` is that before any limit. `evaluations=0` takes the
+            most probable ones and leaves the laws as the search learned them.
         progress: show a progress bar.
         checkpoint: a folder, which is a path without a suffix, for checkpoints of all that the fit depends on: the same
             call made again goes on where it was stopped or killed, and its result is the same to the last bit on the

@@ -32,6 +32,7 @@ def run_phases(
     try:
         q.train()
         if searching and not course.past("search"):
+            q.energy = None  # what was measured at other weights
             yield from trainer.search(loop, searching, course)
         if left and not course.past("tune"):
             if not fixed and not course.past("trial"):

@@ -13,6 +13,7 @@ import probq
 from probq import Budget, Energy, Plan, ProbqError, Quantized, WidthField
 from probq import cost as costs
 from probq.codebooks import ladder
+from probq.priors.energies.energy import OF_CHOICES
 
 RUNGS = (2, 4, 8)
 
@@ -157,3 +158,50 @@ def test_bad_input_is_told() -> None:
         WidthField(q, 3)  # type: ignore[arg-type]
     with pytest.raises(ProbqError, match="n must be"):
         WidthField(q, energy_for(q)).draws(0)
+
+
+def additive(q: Quantized, seed: int) -> Energy:
+    """A random energy without pairs."""
+    paired = energy_for(q, seed, scale=1.5)
+    return Energy(paired.names, paired.widths, paired.unary)
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [[Budget(percent=1.0)], [Budget(percent=2.0), Budget(limit=50, cost=costs.largest_activation)]],
+    ids=["one", "two"],
+)
+def test_draws_without_pairs_are_exact_within_the_budget(limits: list[Budget], monkeypatch: pytest.MonkeyPatch) -> None:
+    q = network()
+    energy = additive(q, 4)
+    expected = enumerated(q, energy, limits)
+    monkeypatch.setattr("probq.decisions.width_field.MOST_ENUMERATED", 1)
+    field = WidthField(q, energy, limits)
+    assert not field.exact
+    drawn = [tuple(widths[n] for n in energy.names) for widths in field.draws(4000)]
+    assert set(drawn) <= set(expected)
+    assert agree([drawn.count(bits) for bits in expected], list(expected.values()))
+    for bits, p in expected.items():
+        assert field.log_prob(dict(zip(energy.names, bits, strict=True))) == pytest.approx(math.log(p), abs=1e-9)
+    for found, law in zip(field.marginals().values(), laws(expected, energy), strict=True):
+        np.testing.assert_allclose(found, law, atol=0.02)
+
+
+def test_an_energy_that_moves_far_beyond_the_budget_is_drawn_within_it() -> None:
+    q = network(13)
+    names, widths = zip(*((n, z.ladder.bits) for n, z in q.named_sites() if len(z.ladder) > 1), strict=True)
+    energy = Energy(names, widths, tuple(np.array([12.0, 6.0, 0.0]) for _ in names))
+    budget = Budget(percent=1.0)
+    field = WidthField(q, energy, budget)
+    assert field.log_prob(dict(zip(names, (2,) * len(names), strict=True))) > -12 * len(names)
+    for drawn in field.draws(50):
+        assert costs.total(q.layers, {**{n: 8 for n, _ in q.named_quantizers()}, **drawn}) <= budget.absolute(q.layers)
+
+
+def test_what_a_fit_measured_needs_no_number_of_examples() -> None:
+    q = network()
+    energy = additive(q, 5)
+    measured = Energy(energy.names, energy.widths, energy.unary, label="measured losses", unit=OF_CHOICES)
+    assert WidthField(q, measured).log_partition() == WidthField(q, energy).log_partition()
+    with pytest.raises(ProbqError, match="nats for one example, and that of measured losses"):
+        probq.fit(q, [(torch.rand(8, 6), torch.rand(8, 4))], prior=measured, epochs=1, progress=False)

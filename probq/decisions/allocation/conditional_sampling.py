@@ -98,9 +98,15 @@ def _draw(probs: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 def probability_within(problem: Problem, limit: Limits, draws: int = 20000, seed: int = 0) -> float:
     """Return `P(cost <= limit)` under the posterior: exact where the costs take few values, else from `draws` draws."""
     limits = np.broadcast_to(np.asarray(limit, float), problem.full.shape)
+    exact = exact_probability_within(problem, limits)
+    return _drawn_probability(problem, limits, draws, seed) if exact is None else exact
+
+
+def exact_probability_within(problem: Problem, limits: np.ndarray) -> float | None:
+    """Return `P(cost <= limits)` under the posterior, None where the costs take too many values to sum over."""
     every = [_states(group) for group in problem.groups]
     if any(states is None for states in every):
-        return _drawn_probability(problem, limits, draws, seed)
+        return None
     states = [found for found in every if found is not None]
     least, most = (_behind([end(costs, 0) for costs, _ in states], limits) for end in (np.min, np.max))
     mass = np.cumprod([1.0, *(of_group.sum() for _, of_group in states[:0:-1])])[::-1]  # below 1 where rungs are barred
@@ -108,7 +114,7 @@ def probability_within(problem: Problem, limit: Limits, draws: int = 20000, seed
     slack = 1e-9 * np.abs(limits)
     for place, (own_costs, own_probs) in enumerate(states):
         if len(costs) * len(own_probs) * len(limits) ** 2 > 4_000_000:
-            return _drawn_probability(problem, limits, draws, seed)
+            return None
         costs, probs = _together(costs, probs, own_costs, own_probs)
         inside = (costs + most[place] <= limits - slack).all(1)  # whatever the rest takes
         sure += float(probs[inside].sum()) * mass[place]

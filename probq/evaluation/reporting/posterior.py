@@ -16,6 +16,7 @@ from probq.evaluation.diagnostics.table import table as width_table
 from probq.evaluation.reporting.page import Cell, Content, Figure, Table, figure, number, table
 from probq.network.program.program import Program
 from probq.plot.common.style import unit
+from probq.priors.energies.energy import OF_CHOICES
 
 UNFITTED = "The posterior was never fitted: its widths are those it started from, and no ground for a decision."
 DRAWN = 3  # weights whose codes are drawn, those of the most expensive layers
@@ -126,12 +127,14 @@ def measured(q: Program) -> list[Figure]:
         return []
     decided = width_draws.decided_widths(q, q.budget)
     single = all(len(np.unique(decided[name])) == 1 for name in q.energy.names)
-    text = (
-        f"What each width of each tensor adds, in {q.energy.unit}, all else at its widest, by the criterion "
-        f"{q.energy.label}."
-    )
+    if q.energy.unit == OF_CHOICES:
+        does, text = "take", "What each width of each tensor takes off the log-probability of being the best choice, "
+        text += f"whatever it costs, by {q.energy.label}, in nats; below 0 it adds."
+    else:
+        does, text = "add", f"What each width of each tensor adds, in {q.energy.unit}, all else at its widest, by the "
+        text += f"criterion {q.energy.label}."
     if single:
-        text += f" All decided widths together add {q.energy(decided):.3g} {q.energy.unit}."
+        text += f" All decided widths together {does} {q.energy(decided):.3g} {q.energy.unit}."
     if q.energy.pairwise is not None:
         text += " Beside it, for each pair of tensors, what the sum of both misses most."
     return [figure(plot.energy(q.energy, decided if single else None), text)]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from probq.network.program.network import Network
 from probq.priors import Energy as RungEnergies
-from probq.priors.energies.energy import NATS, Energy
+from probq.priors.energies.energy import NATS, OF_CHOICES, Energy
 from probq.utils.errors import ProbqError
 
 
@@ -44,13 +44,17 @@ def check_energy(q: Network, energy: Energy) -> None:
             )
 
 
-def check_nats(energy: Energy) -> None:
+def check_nats(energy: Energy, of_choices: bool = False) -> None:
     """Raise unless an energy is in nats, as a law `exp(-energy)` needs it.
+
+    Args:
+        energy: the energy.
+        of_choices: whether nats of log-probability will do, which no number of examples multiplies.
 
     Raises:
         ProbqError: with what to do.
     """
-    if energy.unit != NATS:
+    if energy.unit != NATS and not (of_choices and energy.unit == OF_CHOICES):
         raise ProbqError(
             f"a prior takes energies in {NATS}, and that of {energy.label} is in {energy.unit}: say what one of these "
             "is worth, energy.to_nats(factor), or measure with probq.criteria.loss or kl; probq.allocate needs no unit"

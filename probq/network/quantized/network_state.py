@@ -11,6 +11,7 @@ from torch import Tensor
 from probq.network.program.originals import Originals
 from probq.network.quantized.quantized import Quantized
 from probq.network.quantizers.base import Quantizer
+from probq.priors.energies.energy import Energy
 from probq.utils.errors import ProbqError
 
 DECIDED = ("fixed", "tuned")  # buffers of quantizers, which come and go
@@ -24,6 +25,7 @@ def network_state(q: Quantized) -> dict[str, Any]:
         "folded": q.folded,
         "rounding": q.rounding,
         "calibrated": q.calibrated,
+        "energy": None if q.energy is None else dict(vars(q.energy)),
     }
 
 
@@ -48,6 +50,8 @@ def restore_network(q: Quantized, state: Mapping[str, Any]) -> None:
     for name, tensor in here.items():
         tensor.copy_(tensors[name])
     q.folded, q.rounding, q.calibrated = state["folded"], state["rounding"], state["calibrated"]
+    energy = state.get("energy")  # checkpoints of before know none
+    q.energy = None if energy is None else Energy(**energy)
 
 
 class NetworkState:

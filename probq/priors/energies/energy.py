@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pandas
 
 NATS = "nats for one example"
+OF_CHOICES = "nats of log-probability"  # of a choice of widths, whatever the number of examples
 LEAST_RISE = 1e-6  # from a rung to the next narrower one; what float32 leaves of equal losses
 
 

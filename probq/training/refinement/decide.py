@@ -58,8 +58,8 @@ def decide(
     steps away.
 
     What was measured then updates the law of the widths in `q`: the log-probability of a choice falls with its loss, as
-    far as a sum over quantizers can tell, in units of what that sum leaves unexplained. Where channels or weights have
-    widths of their own, their laws stay.
+    far as a sum over quantizers can tell, in units of what that sum leaves unexplained. `q.energy` is minus that
+    log-probability, whatever choices cost. Where channels or weights have widths of their own, their laws stay.
 
     Args:
         q: from `quantize` or `fit`. Fixed widths are returned as they are.

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from probq.cost.budget import Budgets, budgets
+from probq.network.program.width_prior import rounded_tensors
 from probq.network.quantized.quantized import Quantized
+from probq.priors.energies.energy import OF_CHOICES, Energy
 from probq.training.refinement.expected_limits import keep_expected
 from probq.training.refinement.experts import Experts, sums
 from probq.training.refinement.space import State, WidthSpace
@@ -21,6 +23,7 @@ GUMBEL = math.sqrt(6) / math.pi  # scale of a Gumbel law for one unit of standar
 LEAST_ERROR = 1e-3  # of the spread of what was measured
 FEWEST = 4  # measurements to learn from
 MOST_LOG_ODDS = 20.0
+MEASURED = "measured losses"  # label of the energy
 
 
 class Effects(NamedTuple):
@@ -117,10 +120,10 @@ def take_evidence(
 
     which is a product over quantizers. Where experts have a say, the effects are the mean of the measured ones and of
     theirs, each with the spread that the measured ones have over choices that spend the budget, and the error falls by
-    the square root of their number, as for independent estimates. The law knows nothing of limits: the gates take the
-    nearest product whose expected cost keeps each limit, or where a budget promises a chance, they move down until it
-    is kept, as at the end of a search. Networks whose channels or weights have widths of their own keep their laws, as
-    do those of which fewer than four choices were measured.
+    the square root of their number, as for independent estimates. The law knows nothing of limits; as it is, it is kept
+    in `q.energy`. The gates take the nearest product whose expected cost keeps each limit, or where a budget promises a
+    chance, they move down until it is kept, as at the end of a search. Networks whose channels or weights have widths
+    of their own keep their laws, as do those of which fewer than four choices were measured.
 
     Args:
         q: the network, its widths not fixed.
@@ -135,9 +138,10 @@ def take_evidence(
     Source: J. I. Yellott, 1977, "The Relationship between Luce's Choice Axiom, Thurstone's Theory of Comparative
     Judgment, and the Double Exponential Distribution".
     """
-    laws = laws_of_the_best(q, space, losses, budget, experts)
-    if laws is None:
+    rows = _rows_of_the_best(space, losses, experts)
+    if rows is None:
         return
+    q.energy, laws = _energy(q, space, rows), _within_expectation(q, space, rows, budget)
     with torch.no_grad():
         for name, law in laws.items():
             if len(law) > 1:
@@ -152,6 +156,14 @@ def laws_of_the_best(
 
     None if channels or weights have widths of their own, or too little was measured.
     """
+    rows = _rows_of_the_best(space, losses, experts)
+    return None if rows is None else _within_expectation(q, space, rows, budget)
+
+
+def _rows_of_the_best(
+    space: WidthSpace, losses: Mapping[State, float], experts: Experts | None
+) -> tuple[np.ndarray, ...] | None:
+    """Return what each option takes off the log-probability of being the best choice, in nats, up to constants."""
     learned = _learned(space, losses)
     if learned is None:
         return None
@@ -160,11 +172,31 @@ def laws_of_the_best(
     if experts is not None:
         rows = tuple(own + said for own, said in zip(rows, experts.beside(rows), strict=True))
         scale *= math.sqrt(1 + len(experts.opinions))  # the mean of all, and its error
+    return tuple(row / scale for row in rows)
+
+
+def _within_expectation(
+    q: Quantized, space: WidthSpace, rows: Sequence[np.ndarray], budget: Budgets
+) -> Mapping[str, torch.Tensor]:
+    """Return the laws nearest to `exp(-rows)` whose expected costs keep the limits."""
     best = {
-        name: torch.log_softmax(torch.as_tensor(-row / scale, device=q.device), -1)
+        name: torch.log_softmax(torch.as_tensor(-row, device=q.device), -1)
         for name, row in zip(space.names, rows, strict=True)
     }
     return keep_expected(q, best, [BudgetConstraint(q, own) for own in budgets(budget)])
+
+
+def _energy(q: Quantized, space: WidthSpace, rows: Sequence[np.ndarray]) -> Energy | None:
+    """Return the rows of quantizers that have a choice, 0 at their widest rung.
+
+    None if there are none, or a width is no whole number of bits, which an energy cannot hold.
+    """
+    free = {name: row - row[-1] for name, row in zip(space.names, rows, strict=True) if len(row) > 1}
+    ladders = [q.quantizer(name).ladder.bits for name in free]
+    if not free or any(bits != int(bits) for own in ladders for bits in own):
+        return None
+    widths = tuple(tuple(map(int, own)) for own in ladders)
+    return Energy(tuple(free), widths, tuple(free.values()), None, MEASURED, OF_CHOICES, rounded_tensors(q, free))
 
 
 def ranked(space: WidthSpace, losses: Mapping[State, float], experts: Experts | None = None) -> list[State]:

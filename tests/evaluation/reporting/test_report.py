@@ -121,6 +121,14 @@ def test_energy(tmp_path: Path, pairs: Any) -> None:
     assert "Energy" not in Page(probq.report(q, tmp_path / "r.html")).text
 
 
+def test_what_a_fit_measured_is_told_as_a_probability(tmp_path: Path) -> None:
+    q, data = posterior(), [(torch.rand(16, 4), torch.arange(16) % 2)]
+    probq.decide(q, probq.Budget(percent=4), data, progress=False)
+    text = Page(probq.report(q, tmp_path / "r.html")).text
+    assert "log-probability of being the best choice, whatever it costs, by measured losses" in text
+    assert f"together take {q.energy(q.mode().widths):.3g} nats" in text
+
+
 def test_page_asks_for_nothing(tmp_path: Path) -> None:
     page = Page(probq.report(posterior(), tmp_path / "r.html"))
     for _, attributes in page.tags:

@@ -189,3 +189,32 @@ def test_a_promised_probability_is_kept_by_what_was_measured(function: str, prob
     own = places(q)
     inside = [s for s in states_of(own) if costs.total(q.layers, own.widths(s)) <= budget.absolute(q.layers)]
     assert sum(math.exp(q.log_prob(own.widths(s))) for s in inside) >= probability - 1e-6
+
+
+def test_the_law_within_a_budget_is_that_of_the_best_choice_there() -> None:
+    q, budget = quantized(), Budget(percent=1.0)
+    own, generator = places(q), np.random.default_rng(1)
+    states = states_of(own)
+    losses = {s: 1 - float(np.dot(s, [0.1, 0.2, 0.05, 0.1])) + 0.1 * generator.random() for s in states}
+    effects = measured_effects(own, np.array(states), scores(np.array(list(losses.values()))))
+    take_evidence(q, own, losses, budget)
+    field = probq.WidthField(q, q.energy, budget)
+    inside = [s for s in states if costs.total(q.layers, own.widths(s)) <= budget.absolute(q.layers)]
+    assert 3 < len(inside) < len(states)
+    means = np.array([sum(row[k] for row, k in zip(effects.rows, s, strict=True)) for s in inside])
+    errors = gumbel_r(scale=GUMBEL * effects.error).rvs((200_000, len(inside)), random_state=1)
+    wins = np.bincount((errors - means).argmax(1), minlength=len(inside)) / 200_000
+    laws = np.exp([field.log_prob(own.widths(s)) for s in inside])
+    np.testing.assert_allclose(laws, wins, atol=5 * math.sqrt(0.25 / 200_000))
+
+
+def test_a_new_search_forgets_what_was_measured_at_other_weights() -> None:
+    q, data = quantized(), [(torch.rand(16, 4), torch.arange(16) % 3)]
+    probq.fit(q, data, Budget(percent=2), 4, validation=data, seed=0, progress=False)
+    measured = q.energy
+    assert measured is not None
+    assert measured.label == "measured losses"
+    probq.fit(q.at(q.mode()), data, epochs=1, seed=0, progress=False)
+    assert q.energy is measured  # tuning asks nothing anew
+    probq.fit(q, data, Budget(percent=2), 4, search=0.5, seed=0, progress=False)
+    assert q.energy is None
