@@ -92,9 +92,10 @@ def _classes(data: Iterable[Batch]) -> Tensor:
     """
     targets = [y for _, y in data if y is not None]
     for y in targets:
-        if y.is_floating_point() or y.dim() != 1:
+        if not isinstance(y, Tensor) or y.is_floating_point() or y.dim() != 1:
+            given = f"{y.dtype} {tuple(y.shape)}" if isinstance(y, Tensor) else "targets of several outputs"
             raise ProbqError(
-                f"criteria.csmpq takes one class for each example, integers [batch], not {y.dtype} {tuple(y.shape)}; "
+                f"criteria.csmpq takes one class for each example, integers [batch], not {given}; "
                 "without classes use probq.criteria.ompq or kl"
             )
     every = torch.cat(targets)

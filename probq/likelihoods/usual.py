@@ -44,16 +44,16 @@ def for_targets(targets: Structure, output: Any) -> Likelihood:
     """Return the usual likelihood of each target, for those of several outputs.
 
     Args:
-        targets: tensors in a tuple, list or dictionary.
+        targets: tensors in a tuple, list or dictionary, None where an output has none.
         output: of the network for them, built alike.
 
     Raises:
         ProbqError: if it is not, or two would do for one of them.
     """
-    left = iter([name for name, _ in named_leaves(targets, "obs")])
+    left = iter([None if target is None else name for name, target in named_leaves(targets, "obs")])
     names = map_leaves(lambda _: next(left), targets)
     given = by_output(names, output)
-    return PerOutput(map_leaves(lambda target, name: for_target(target, given[name]), targets, names))
+    return PerOutput(map_leaves(lambda y, name: None if y is None else for_target(y, given[name]), targets, names))
 
 
 def _without(output: Tensor, axis: int) -> torch.Size:

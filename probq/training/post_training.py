@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.distributions import kl_divergence
 
 from probq.cost.budget import Budgets, budgets
 from probq.criteria import kl, loss
@@ -19,6 +18,7 @@ from probq.decisions.widths import widths_are_fixed
 from probq.decisions.within_budget import check_budget_reachable
 from probq.evaluation.diagnostics.held_out import scores
 from probq.likelihoods import Likelihood
+from probq.network.distributions.kl import total_divergence
 from probq.network.program.substitution import substitute
 from probq.network.quantize import quantize
 from probq.network.quantized.quantized import Quantized
@@ -185,5 +185,5 @@ def _divergence(q: Quantized, data: Batches, reference: Quantized) -> float:
     for x, _ in data:
         with reference.evaluating():
             law = q.law(substitute(reference.net, {}, {}, {}, *arguments(x)))
-        total += float(kl_divergence(law, q.law(call(q, arguments(x)))).sum())
+        total += total_divergence(law, q.law(call(q, arguments(x))))
     return total

@@ -184,11 +184,14 @@ def with_targets(found: Iterable[tuple[Any, Tensor | None]]) -> list[tuple[Any, 
 
 
 def as_pair(batch: Any) -> Any:
-    """Return a dictionary that holds `labels` as a pair of inputs and targets, and several targets as `Targets`."""
+    """Return a dictionary that holds `labels` as a pair of inputs and targets, and several targets as `Targets`.
+
+    None among these stands for an output that has none.
+    """
     if isinstance(batch, Mapping) and LABELS in batch:
         batch = ({key: value for key, value in batch.items() if key != LABELS}, batch[LABELS])
     if isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[1], Mapping | tuple | list):
-        found = list(leaves(batch[1]))
+        found = [leaf for leaf in leaves(batch[1]) if leaf is not None]
         if found and all(isinstance(y, Tensor) and y.dim() for y in found) and len({len(y) for y in found}) == 1:
             return batch[0], Targets(batch[1])
     return batch
@@ -196,12 +199,11 @@ def as_pair(batch: Any) -> Any:
 
 def _unlabelled(batch: Any) -> tuple[Any, Tensor | None]:
     """Return the inputs of a batch, and its targets if it has any."""
-    if isinstance(batch, Mapping):
-        batch = as_pair(batch)
+    batch = as_pair(batch)
     if isinstance(batch, tuple | list) and len(batch) == 1:
         return batch[0], None
-    if isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[1], Tensor | None):
-        return batch[0], batch[1]
+    if isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[1], Tensor | Targets | None):
+        return batch[0], cast(Any, batch[1])
     return batch, None
 
 

@@ -14,6 +14,7 @@ import probq
 from probq import Plan, ProbqError, Quantized, criteria
 from probq.codebooks import ladder
 from probq.criteria.measuring.perturbed import PerturbedNetwork
+from probq.likelihoods import Normal, PerOutput, categorical
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*energies of")  # of networks that were never trained
 X, Y = torch.randn(40, 1, 6, 6, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 3
@@ -106,6 +107,53 @@ def test_kl_is_torchs_and_needs_no_labels() -> None:
 
     for name, bits, row in zip(energy.names, energy.widths, energy.unary, strict=True):
         np.testing.assert_allclose(row, [divergence({name: b}) - divergence({}) for b in bits], atol=2e-6)
+
+
+class Split(nn.Module):
+    """Two outputs, for likelihoods of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        y = self.layer(x)
+        return {"kind": y[:, :3], "size": y[:, 3:]}
+
+
+def test_those_of_several_outputs_are_sums() -> None:
+    torch.manual_seed(0)
+    x, kind, size = torch.rand(12, 4), torch.arange(12) % 3, torch.rand(12, 2)
+    likelihood = PerOutput({"kind": categorical, "size": Normal(0.5)})
+    plan, batches = Plan(weight=ladder(2, 8), input=ladder(8, signed=True)), [(x, {"kind": kind, "size": size})]
+    q = probq.quantize(Split(), x, plan, likelihood=likelihood)
+    next(probq.steps(q, batches, epochs=1))  # sets the scales of inputs
+    own = PerturbedNetwork(q, batches)
+    (narrow, _), (wide, _) = (next(own.outputs(widths)) for widths in ({"layer.weight": 2}, {}))
+    (real,) = own.float_outputs()
+
+    def divergence(found: dict[str, Tensor]) -> float:
+        kl = F.kl_div(found["kind"].log_softmax(-1), real["kind"].log_softmax(-1), log_target=True, reduction="sum")
+        return float(kl + (found["size"] - real["size"]).square().sum() / (2 * 0.5**2)) / 12
+
+    def loss(found: dict[str, Tensor]) -> float:
+        squares = (found["size"] - size).square().sum() / (2 * 0.5**2)
+        return float(F.cross_entropy(found["kind"], kind, reduction="sum") + squares) / 12
+
+    for criterion, measure in ((criteria.kl, divergence), (criteria.loss, loss)):
+        energy = criterion(q, batches, progress=False)
+        row = dict(zip(energy.names, energy.unary, strict=True))["layer.weight"]
+        np.testing.assert_allclose(row, [measure(narrow) - measure(wide), 0], rtol=1e-4)
+
+
+def test_a_law_without_divergence_is_told() -> None:
+    q = probq.quantize(nn.Linear(4, 3), torch.rand(8, 4), Plan(weight=ladder(2, 8)), likelihood=own_law)
+    with pytest.raises(ProbqError, match=r"no divergence of a StudentT from a StudentT law; give .*criteria\.loss"):
+        criteria.kl(q, [torch.rand(8, 4)], progress=False)
+
+
+def own_law(output: Tensor) -> torch.distributions.Distribution:
+    return torch.distributions.StudentT(3.0, output)
 
 
 def test_what_lies_upstream_is_computed_once() -> None:

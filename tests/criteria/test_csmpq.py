@@ -51,5 +51,7 @@ def test_what_is_no_class_is_told() -> None:
         criteria.csmpq(q, [x], progress=False)
     with pytest.raises(ProbqError, match="one class for each example"):
         criteria.csmpq(q, [(x, torch.rand(8))], progress=False)
+    with pytest.raises(ProbqError, match="targets of several outputs"):
+        criteria.csmpq(q, [(x, (torch.arange(8), torch.arange(8)))], progress=False)
     with pytest.raises(ProbqError, match="8 examples have 1"):
         criteria.csmpq(q, [(x, torch.zeros(8, dtype=torch.long))], progress=False)

@@ -183,7 +183,7 @@ def test_chains_of_other_options_are_not_compared() -> None:
 def test_calibration_takes_every_observed_target() -> None:
     q, x, y, _ = case("images")
     q = q.at(q.mode())
-    probabilities, classes, _ = predicted(q, [(x, y)], 2)
+    probabilities, classes, _, _ = predicted(q, [(x, y)], 2)
     kept = (y != -100).flatten()
     np.testing.assert_array_equal(classes, y.flatten()[kept].numpy())
     expected = torch.stack([o.softmax(1) for o in q.outputs(q.sample(2, seed=0), x)]).mean(0)

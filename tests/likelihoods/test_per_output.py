@@ -128,8 +128,6 @@ def test_what_needs_one_output_says_so():
     assert ensemble.outputs(X)["kind"].shape == (2, 24, 3)
     with pytest.raises(ProbqError, match=r"several outputs, output\.size, output\.kind, output\.hidden"):
         ensemble.classes(X)
-    with pytest.raises(ProbqError, match=r"calibration needs one output of classes, .* targets=y\['kind'\]"):
-        probq.report(q, "report.html", validation=[(X, Y)])
 
 
 def test_arviz_gets_a_variable_for_each_output():

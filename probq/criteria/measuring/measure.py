@@ -8,7 +8,6 @@ from collections.abc import Generator, Iterable, Mapping
 from os import PathLike
 
 import numpy as np
-from torch.distributions import kl_divergence
 from tqdm import tqdm
 
 from probq.criteria.measuring import measurement_file
@@ -17,6 +16,7 @@ from probq.criteria.measuring.measurement_file import Choice
 from probq.criteria.measuring.perturbed import Batch, PerturbedNetwork
 from probq.criteria.measuring.processes import Measure, in_processes
 from probq.evaluation.diagnostics.held_out import scores
+from probq.network.distributions.kl import total_divergence
 from probq.network.quantized.quantized import Quantized
 from probq.priors.energies.energy import Energy
 from probq.utils.arguments import check_number
@@ -106,7 +106,7 @@ def mean_divergence(network: PerturbedNetwork, widths: Mapping[str, int]) -> flo
     """Return the divergence of a network's outputs at given widths from those of the float one for one example."""
     total = rows = 0.0
     for law, (output, (x, _)) in zip(network.float_laws, network.outputs(widths), strict=True):
-        total += float(kl_divergence(law, network.q.law(output)).sum())
+        total += total_divergence(law, network.q.law(output))
         rows += rows_of(x)
     return total / rows
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -53,9 +53,11 @@ def report(
         path: the path of the page; an existing one is replaced.
         net: the network of a posterior's file, as in `probq.load`; without it, its weights are not drawn.
         history: the history of the fit, to be drawn.
-        predictions: confidences `[N]` or probabilities of classes `[N, C]`, see `probq.plot.reliability`.
-        targets: to confidences whether each was right, to probabilities the classes.
-        validation: instead of predictions, batches `(input, classes)` on which to predict.
+        predictions: confidences `[N]` or probabilities of classes `[N, C]`, see `probq.plot.reliability`; of several
+            outputs a dictionary of them.
+        targets: to confidences whether each was right, to probabilities the classes; likewise.
+        validation: instead of predictions, batches `(input, classes)` on which to predict. Targets of several outputs
+            are built like these; each output of classes has a sentence and a picture.
         draws: networks drawn from a posterior for that.
         certified: files of certificates, written beside artefacts by `certify` or `probq export --verify`.
         title: the title of the page, by default one with the file's name.
@@ -72,13 +74,14 @@ def report(
             the page cannot be written.
     """
     model, found = _loaded(subject, net)
+    left_out: Sequence[str] = ()
     if (predictions is None) != (targets is None) or (predictions is not None and validation is not None):
         raise ProbqError("calibration takes predictions with targets, or validation batches alone")
     said = _said(model, title, subject)
     if history is not None:
         said.figures.append(figure(plot.history(history), "Loss and expected cost, step for step."))
     if validation is not None:
-        predictions, targets, caution = calibration.predicted(model, validation, draws)
+        predictions, targets, caution, left_out = calibration.predicted(model, validation, draws)
         if caution:
             said.warnings.append(caution)
             warnings.warn(caution, UserWarning, stacklevel=2)
@@ -88,7 +91,7 @@ def report(
         Section("Layers", said.tables),
         Section("Energy", measured(model) if isinstance(model, Quantized) else ()),
         Section("Pictures", said.figures),
-        Section("Calibration", calibration.elements(predictions, targets) if predictions is not None else ()),
+        Section("Calibration", calibration.elements(predictions, targets, left_out) if predictions is not None else ()),
         Section("Exports", certificates.elements(proofs, known is not None)),
     ]
     text = page(said, sections, f"Written by probq {probq_version()}.")

@@ -1,13 +1,32 @@
-"""Kullback-Leibler divergences of the posterior from the prior are exact here, and in nats."""
+"""Kullback-Leibler divergences are exact here, and in nats: of the posterior from the prior, and of laws of targets."""
 
 from __future__ import annotations
 
 from torch import Tensor
-from torch.distributions import register_kl
+from torch.distributions import Distribution, kl_divergence, register_kl
 
+from probq.likelihoods.per_output import OutputLaws
 from probq.network.distributions.codes import Codes
 from probq.network.distributions.uniform_codes import UniformCodes
 from probq.network.distributions.widths import Widths
+from probq.utils.errors import ProbqError
+
+
+def total_divergence(p: Distribution, q: Distribution) -> float:
+    """Return `KL(p || q)` of all targets in nats; that of several outputs is the sum of theirs.
+
+    Raises:
+        ProbqError: if there is none in closed form.
+    """
+    if isinstance(p, OutputLaws) and isinstance(q, OutputLaws):
+        return sum(total_divergence(law, q.laws[name]) for name, law in p.laws.items())
+    try:
+        return float(kl_divergence(p, q).sum())
+    except NotImplementedError as error:
+        raise ProbqError(
+            f"torch knows no divergence of a {type(p).__name__} from a {type(q).__name__} law; give batches of "
+            "(input, target), and probq.criteria.loss where a criterion is asked for"
+        ) from error
 
 
 @register_kl(Widths, Widths)

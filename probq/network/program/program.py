@@ -11,7 +11,7 @@ from pyro import poutine
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
-from probq.likelihoods import categorical, for_target, is_usual, only_tensor
+from probq.likelihoods import categorical, for_target, for_targets, is_usual, only_tensor
 from probq.network.distributions.observation import Observation, as_targets
 from probq.network.distributions.unbatched_law import ONE_DRAW
 from probq.network.distributions.uniform_codes import UniformCodes
@@ -21,6 +21,8 @@ from probq.network.program.width_prior import pair_energy
 from probq.network.quantizers.base import Quantizer, Rung
 from probq.network.quantizers.weight import WeightQuantizer
 from probq.utils.errors import ProbqError, sentence
+from probq.utils.structures.targets import Targets
+from probq.utils.structures.tensors import tensors_in
 
 PAIRS = "width.pairs"  # the site of the prior's pairs of widths
 
@@ -161,16 +163,22 @@ class Program(Network):
         """Return the expected energy of pairs of widths in nats, exactly, a float64 scalar with gradients."""
         return pair_energy(self, {name: quantizer.probs() for name, quantizer in self.named_sites()})
 
-    def law(self, output: Any, y: Tensor | None = None) -> Distribution:
+    def law(self, output: Any, y: Any = None) -> Distribution:
         """Return the law of the targets given the network's output.
 
         Where no likelihood was given, targets decide which it is, as in `fit`; the output is then a tensor, or holds
-        one alone.
+        one alone, or targets are `Targets` of classes.
 
         Raises:
             ProbqError: if there is no law for such an output.
         """
         likelihood = self.likelihood
+        if (
+            likelihood is None
+            and isinstance(y, Targets)
+            and not any(one.is_floating_point() for one in tensors_in(y.of))
+        ):
+            likelihood = for_targets(y.of, output)
         if likelihood is None:
             if y is not None and y.is_floating_point():
                 raise ProbqError(

@@ -24,6 +24,7 @@ from probq.evaluation.reporting.page import page as write
 from probq.export.certificate import certify
 from probq.export.verification import Report
 from probq.integer import IntegerModel, Node
+from probq.likelihoods import Normal, PerOutput, categorical
 
 HOSTILE = '</td><script>document.title="owned"</script><img src=x onerror=alert(1)>\ud800\u202e"'
 
@@ -205,6 +206,43 @@ def test_calibration_of_posterior_and_integers(tmp_path: Path) -> None:
     with pytest.raises(probq.ProbqError, match="predictions with targets"):
         probq.report(q, tmp_path / "w.html", predictions=[0.5])
     assert not (tmp_path / "w.html").exists()
+
+
+class Parts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.kind, self.side, self.place = nn.Linear(4, 3), nn.Linear(4, 2), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> dict[str, Any]:
+        return {"kind": self.kind(x), "of": (self.place(x), self.side(x))}
+
+
+@pytest.mark.filterwarnings("ignore:the posterior was never fitted", "ignore:.*draws have other widths")
+def test_each_output_of_classes_has_a_calibration(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x, kind, side = torch.rand(40, 4), torch.arange(40) % 3, torch.arange(40) % 2
+    likelihood = PerOutput({"kind": categorical, "of": (Normal(0.5), categorical)})
+    q = probq.quantize(Parts(), x, likelihood=likelihood)
+    y = {"kind": kind, "of": (torch.rand(40, 2), side)}
+    model, accuracies = probq.lower(q), {}
+    for subject, found in ((q, q.predict(x, 3, seed=0)), (model, model.real_output(model(x)))):
+        page = Page(probq.report(subject, tmp_path / "r.html", validation=[(x, y)], draws=3))
+        for name, output, target in (("kind", found["kind"], kind), ("of.1", found["of"][1], side)):
+            logits = torch.as_tensor(output).reshape(-1, 40, output.shape[-1])
+            right = logits.softmax(-1).mean(0).argmax(1) == target
+            accuracies[name] = 100 * float(right.double().mean())
+            assert f"{name}: On 40 examples the accuracy is {accuracies[name]:.4g} %" in page.text
+        assert "which these outputs have not: of.0." in page.text
+    given = {"kind": np.full((3, 2), 0.5), "of": np.array([0.5])}
+    page = Page(probq.report(model, tmp_path / "r.html", predictions=given, targets={"kind": [0, 1, 1], "of": [1]}))
+    assert "kind: On 3 examples" in page.text
+    assert "of: On 1 examples" in page.text
+    wrong = ({"kind": y["of"][0]}, "kind have none"), ({"kind": [0, 1]}, "are tensors"), (kind, "several outputs")
+    for target, message in wrong:
+        with pytest.raises(probq.ProbqError, match=message):
+            probq.report(model, tmp_path / "w.html", validation=[(x, target)])
+    with pytest.raises(probq.ProbqError, match="the same keys"):
+        probq.report(model, tmp_path / "w.html", predictions=given, targets={"kind": [0, 1, 1]})
 
 
 @pytest.mark.filterwarnings("ignore:probq.lower will refuse")
