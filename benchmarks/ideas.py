@@ -35,6 +35,8 @@ from probq.codebooks import ladder, learned, powers_of_two, ternary
 from probq.cost import Share
 
 INPUTS = 4  # bits of all inputs but the images
+WIDTHS = (1, 2, 3, 4, 5, 6, 8)  # of weights, where all are searched
+FACTORS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)  # of the numbers of channels
 MNIST_TRAINING = 12_000
 TEMPERATURES = (0.1, 1.0)  # at which a prior is heard
 Fitted = tuple[probq.Quantized, Any]
@@ -50,6 +52,7 @@ class Subject(NamedTuple):
         test: images and labels.
         epochs: of each fit.
         seed: of each fit.
+        held: held-out images and labels, which one idea alone looks at.
     """
 
     net: nn.Module
@@ -58,17 +61,23 @@ class Subject(NamedTuple):
     test: tuple[Tensor, Tensor]
     epochs: int
     seed: int
+    held: tuple[Tensor, Tensor] | None = None
 
     def quantized(self, weight: Any, **options: Any) -> probq.Quantized:
         """The network with a ladder for its weights."""
-        plans = [probq.Plan(weight, ladder(INPUTS, signed=signed), **options) for signed in (True, False)]
-        return probq.quantize(self.net, self.example, lambda layer: plans[0] if layer.smallest < 0 else plans[1])
+        return probq.quantize(self.net, self.example, planner(weight, **options))
 
     def fit(self, q: probq.Quantized, budget: Any = None, epochs: int | None = None, **options: Any) -> Fitted:
         """The network after a fit, and its decision."""
         given = {"seed": self.seed, "progress": False, "trials": 0, **options}
         probq.fit(q, self.batches, budget, epochs or self.epochs, **given)
         return q, q.mode(budget)
+
+
+def planner(weight: Any, **options: Any) -> Callable[[probq.Layer], probq.Plan]:
+    """A plan with a ladder for all weights."""
+    plans = [probq.Plan(weight, ladder(INPUTS, signed=signed), **options) for signed in (True, False)]
+    return lambda layer: plans[0] if layer.smallest < 0 else plans[1]
 
 
 def wells(temperature: float, share: float | None = None) -> Callable[[Subject], Fitted]:
@@ -109,6 +118,20 @@ def rows(subject: Subject) -> Fitted:
     """Rows of powers of two, uniform at 4 and at 8 bits, the latter two for 30 and 5 % of the weights at most."""
     q = subject.quantized(ladder(powers_of_two(3), 4, 8), gates="channel")
     return subject.fit(q, [probq.Budget(percent=30, cost=Share(4)), probq.Budget(percent=5, cost=Share(8))])
+
+
+def predicted(bits: int, epochs: int = 2) -> Callable[[Subject], Fitted]:
+    """Channels and widths searched together by a predictor of losses, at the cost of one width for all weights."""
+
+    def run(subject: Subject) -> Fitted:
+        limit = probq.Budget(limit=subject.quantized(ladder(bits)).mode().cost())
+        options = {"plan": planner(ladder(*WIDTHS)), "factors": FACTORS, "seed": subject.seed, "progress": False}
+        found = probq.search_networks(
+            subject.net, subject.example, subject.batches, limit, [subject.held], epochs, **options
+        )
+        return subject.fit(found.quantized, epochs=subject.epochs - epochs)
+
+    return run
 
 
 def tuned(books: tuple[Any, ...], scales: str = "channel") -> Callable[[Subject], Fitted]:
@@ -182,6 +205,7 @@ METHODS: Mapping[str, Callable[[Subject], Fitted]] = MappingProxyType(
         **{f"bit planes, temperature {t}": planes(priors.BitPlanes(), t) for t in TEMPERATURES},
         "dropped bits, temperature 1.0": planes(priors.DropBits(), 1.0),
         "mixed rows": rows,
+        **{f"channels and widths, cost of {name}": predicted(bits) for name, bits in (("binary", 1), ("ternary", 2))},
         **{f"steps from spreads, {bits} bits": spreads(bits) for bits in (2, 3, 4)},
         "closed-form scales, binary": closed_form((1,)),
         **{f"loss-aware, {name}": newton(books) for name, books in FIXED.items()},
@@ -227,17 +251,19 @@ def subject_of(network: str, seed: int, epochs: int, folder: Path | None) -> Sub
     batches = DataLoader(images.train, batch_size=demo.BATCH, shuffle=True)
     train(net, batches, 16)
     example: Tensor = images.train.tensors[0][: demo.BATCH]
-    return Subject(net, batches, example, images.test.tensors, epochs, seed)  # type: ignore[arg-type]
+    test, held = images.test.tensors, images.validation.tensors
+    return Subject(net, batches, example, test, epochs, seed, held)  # type: ignore[arg-type]
 
 
-def scored(q: probq.Quantized, decision: Any, test: tuple[Tensor, Tensor]) -> dict[str, Any]:
-    """What a decision costs, and how its integer model does."""
+def scored(q: probq.Quantized, decision: Any, subject: Subject) -> dict[str, Any]:
+    """What a decision costs, in percent of the float network that all begin with, and how its integer model does."""
+    test = subject.test
     outputs, differing = integer_outputs(q, probq.lower(q, decision), test[0])
     layers = q.weight_names
     return {
         "test": accuracy(outputs, test[1]),
         "loss": float(nn.functional.cross_entropy(outputs, test[1])),
-        "percent": decision.percent(),
+        "percent": probq.cost.percent(decision.cost(), probq.layers(subject.net, subject.example)),
         "binary": 100 * float(np.mean([np.all(np.asarray(decision.widths[name]) == 1) for name in layers])),
         "widths": {name: np.unique(decision.widths[name]).tolist() for name in layers},
         "differing": differing,
@@ -249,14 +275,15 @@ def one(network: str, method: str, seed: int, epochs: int, folder: Path | None) 
     subject = subject_of(network, seed, epochs, folder)
     record: dict[str, Any] = {"network": network, "method": method, "seed": seed, "epochs": subject.epochs}
     q, decision = METHODS[method](subject)
-    record["idea"] = scored(q, decision, subject.test)
+    record["idea"] = scored(q, decision, subject)
     if method in CONTROLS:
-        record["default"] = scored(*CONTROLS[method](subject), subject.test)
+        record["default"] = scored(*CONTROLS[method](subject), subject)
     elif not method.startswith("all "):
-        budget = probq.Budget(limit=decision.cost())
         lowest = 0 if any(np.any(np.asarray(w) == 0) for n, w in decision.widths.items() if n in q.weight_names) else 1
+        least = subject.quantized(ladder(lowest)).mode().cost()  # fewer channels may cost less than that
+        budget = probq.Budget(limit=max(decision.cost(), least))
         control = subject.quantized(ladder(*range(lowest, 7), 8))
-        record["default"] = scored(*subject.fit(control, budget), subject.test)
+        record["default"] = scored(*subject.fit(control, budget), subject)
     return record
 
 

@@ -32,6 +32,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "evaluation.metrics": ["calibration", "regression", "uncertainty"],
         "evaluation.reporting": ["report"],
         "evaluation.studies.channel_search": ["ChannelSearch", "search_channels"],
+        "evaluation.studies.network_search": ["MeasuredNetwork", "NetworkSearch", "search_networks"],
         "evaluation.studies.ensemble": ["ensemble"],
         "evaluation.studies.pareto": ["Pareto", "pareto"],
         "evaluation.studies.restarts": ["convergence", "restarts"],

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from tqdm import tqdm
 
+from probq.training.refinement.prediction.choice_process import ChoiceProcess
 from probq.training.refinement.space import State, WidthSpace
 
 ENUMERABLE = 20_000
@@ -110,15 +111,9 @@ def predict_losses(
 ) -> tuple[np.ndarray, float]:
     """Losses expected of states that were not measured, and the spread of those that were.
 
-    A Gaussian process: its mean falls with the posterior's log-probability, and two losses covary by the number of
-    quantizers that agree, so that what a width did in one network is expected of it in others.
+    What a width did in one network is expected of it in others (`ChoiceProcess`).
     """
-    a, b = np.array(seen), np.array(ahead)
-    of_seen = space.each_log_prob(a)
-    spread, of_spread = float(np.std(losses)), float(np.std(of_seen))
+    own = np.array(seen)
+    spread, of_spread = float(np.std(losses)), float(np.std(space.each_log_prob(own)))
     slope = spread / of_spread if spread and of_spread else 1.0
-    agree = (a[:, None] == a[None]).mean(2) + NOISE * np.eye(len(a))
-    offset = float((losses + slope * of_seen).mean())
-    weights = np.linalg.solve(agree, losses + slope * of_seen - offset)
-    guess = offset - slope * space.each_log_prob(b) + (b[:, None] == a[None]).mean(2) @ weights
-    return guess, spread or 1.0
+    return ChoiceProcess(own, losses, space.log_probs, slope, NOISE)(np.array(ahead)), spread or 1.0

@@ -15,10 +15,10 @@ from probq.network.quantized.quantized import Quantized
 from probq.priors.energies.energy import OF_CHOICES, Energy
 from probq.training.refinement.expected_limits import keep_expected
 from probq.training.refinement.experts import Experts, sums
+from probq.training.refinement.prediction.choice_process import ChoiceProcess
 from probq.training.refinement.space import State, WidthSpace
 from probq.training.svi.budget_constraint import BudgetConstraint, enforce_chance
 
-RATIOS = tuple(np.logspace(-4, 2, 25))  # of the variance of errors to that of effects, to choose from
 GUMBEL = math.sqrt(6) / math.pi  # scale of a Gumbel law for one unit of standard deviation
 LEAST_ERROR = 1e-3  # of the spread of what was measured
 FEWEST = 4  # measurements to learn from
@@ -53,39 +53,16 @@ def scores(losses: np.ndarray) -> np.ndarray:
 def measured_effects(space: WidthSpace, states: np.ndarray, values: np.ndarray) -> Effects:
     """Return the effects of options on values that were measured of some states.
 
-    The model is that of a Gaussian process: a value is a constant, minus a slope times the log-probability of the
-    state, plus an effect of each option, normal and independent, plus a normal error. The slope is that of least
-    squares, at least 0; the variances have the greatest marginal likelihood. Effects are posterior means.
+    They are the posterior means of a `ChoiceProcess`, with the slope of least squares and the variances of the greatest
+    marginal likelihood.
 
     Args:
         space: the choices, with the laws that held before.
         states: options `[N, quantizers]`.
         values: `[N]`, the less the better.
-
-    Source: C. E. Rasmussen, C. K. I. Williams, 2006, "Gaussian Processes for Machine Learning", chapters 2 and 5
-    (equation 5.12).
     """
-    before = space.each_log_prob(states)
-    before = before - before.mean()
-    slope = max(0.0, -float(before @ values) / max(float(before @ before), 1e-12))
-    rest = values - values.mean() + slope * before
-    agree = (states[:, None] == states[None]).mean(2)
-    ratio = max(RATIOS, key=lambda r: _log_evidence(agree, rest, r))
-    precision = np.linalg.inv(agree + ratio * np.eye(len(states)))
-    weights = precision @ rest
-    rows = []
-    for place, log_probs in enumerate(space.log_probs):
-        own = np.bincount(states[:, place], weights, len(log_probs)) / states.shape[1]
-        rows.append(own - slope * log_probs)
-    error = float(np.sqrt(np.mean((weights / np.diag(precision)) ** 2)))
-    return Effects(tuple(rows), max(error, LEAST_ERROR * float(values.std()), 1e-12))
-
-
-def _log_evidence(agree: np.ndarray, rest: np.ndarray, ratio: float) -> float:
-    """Return the log marginal likelihood with the best common variance, up to a constant."""
-    covariance = agree + ratio * np.eye(len(rest))
-    fit = max(float(rest @ np.linalg.solve(covariance, rest)), 1e-300)
-    return -0.5 * (len(rest) * math.log(fit) + np.linalg.slogdet(covariance)[1])
+    process = ChoiceProcess(states, values, space.log_probs)
+    return Effects(process.effects(), max(process.error, LEAST_ERROR * float(values.std()), 1e-12))
 
 
 def with_trials(losses: Mapping[State, float], tried: Mapping[State, float]) -> dict[State, float]:

@@ -20,13 +20,13 @@ from probq.network.distributions.widths import Widths
 from probq.training.refinement.decide import make_search
 from probq.training.refinement.evidence import (
     GUMBEL,
-    RATIOS,
     chain_logits,
     measured_effects,
     scores,
     take_evidence,
     with_trials,
 )
+from probq.training.refinement.prediction.choice_process import RATIOS
 from probq.training.refinement.space import WidthSpace
 
 SIZES = (3, 2, 4)

@@ -1,0 +1,1 @@
+"""This room predicts from choices that were measured what others give."""
