@@ -10,6 +10,7 @@ import numpy as np
 
 from probq.integer import file_format
 from probq.integer.interpreter import as_array, evaluate, quantize
+from probq.integer.lengths.free_length import FreeLength
 from probq.integer.loops.body import BEGINS, every_node
 from probq.integer.node import Node, metadata_copy
 from probq.integer.operations import LAYERS
@@ -38,6 +39,9 @@ def _node(entry: dict[str, Any], tensors: file_format.Tensors) -> Node:
     return Node(**entry, tensors=arrays, packing=packing, body=body)
 
 
+MOST_LENGTHS = 8  # of which models are kept
+
+
 class IntegerModel:
     """An integer model is a network with one exact meaning; its real output is `model(x) * model.output_scale`.
 
@@ -54,6 +58,8 @@ class IntegerModel:
             that input nodes have, or have as `argument`, where several read one; by default the input itself.
         axes: the axis of the batch in what the model is called with and returns, where it is not the first, as of
             states `[layers, batch, features]`; by the names of arguments and of `outputs`. Integers have it first.
+        lengths: how the model changes with the length of its inputs, where that is free (`probq.lower(free_axis=...)`);
+            inputs of another length are then computed by `at_length`.
 
     Raises:
         ProbqError: names repeat, an input is not an earlier node, there is no input node, or several without
@@ -78,6 +84,7 @@ class IntegerModel:
         metadata: Mapping[str, Any] | None = None,
         arguments: Structure = None,
         axes: Mapping[str, int] | None = None,
+        lengths: FreeLength | None = None,
     ) -> None:
         self.nodes = tuple(nodes)
         self.output, self.arguments = output, arguments
@@ -89,6 +96,9 @@ class IntegerModel:
         check_sizes(self.nodes, shapes, {output.node for output in self.outputs})
         self.ranges: Mapping[str, Range] = ranges(self.nodes, shapes)
         self.axes = checked_axes(axes, self.inputs, {one.name: self.ranges[one.node].shape for one in self.outputs})
+        self.lengths, self._others = lengths, dict[int, IntegerModel]()
+        if lengths is not None:
+            lengths.check(self.nodes)
         self._largest = max(math.prod(shape) for shape in shapes.values())
 
     def _check_graph(self) -> None:
@@ -147,9 +157,8 @@ class IntegerModel:
         Raises:
             ProbqError: the shape is wrong, or values are not finite, not real numbers or not valid indices.
         """
-        if self.arguments is None:
-            return quantize(self.input, x)
-        return joined_inputs(self.inputs, self._quantized(self._given(x)))
+        given = self._given(x)
+        return joined_inputs(self.inputs, self._fitting(given)._quantized(given))
 
     def _quantized(self, given: Mapping[str, Any]) -> dict[str, np.ndarray]:
         return quantized_inputs(self.inputs, given, quantize)
@@ -158,6 +167,29 @@ class IntegerModel:
         """Return what each input node reads of what the model was called with."""
         found = {name: as_array(one) for name, one in given_inputs(self.inputs, self.arguments, x).items()}
         return with_batch_first(self.inputs, found, self.axes)
+
+    def at_length(self, length: int) -> "IntegerModel":
+        """Return the model for inputs of another length.
+
+        Raises:
+            ProbqError: the model has no free length, or at this one an integer may leave exact arithmetic.
+        """
+        if self.lengths is None:
+            raise ProbqError("the model has inputs of one length; lower it with free_axis=1 to let that be free")
+        nodes = self.lengths.at(self.nodes, length)
+        lengths = FreeLength(length, self.lengths.slopes)
+        return IntegerModel(nodes, self.output, self.output_scale, self.metadata, self.arguments, self.axes, lengths)
+
+    def _fitting(self, given: Mapping[str, np.ndarray]) -> "IntegerModel":
+        """Return the model at the length of what is given, itself unless that is free."""
+        length = None if self.lengths is None else self.lengths.of(self.inputs, given)
+        if self.lengths is None or length is None or length == self.lengths.length:
+            return self
+        if length not in self._others:
+            if len(self._others) >= MOST_LENGTHS:
+                self._others.clear()
+            self._others[length] = self.at_length(length)
+        return self._others[length]
 
     def __call__(self, x: Any) -> Any:
         """Return the output for a batch of real inputs (or indices), int64 `[batch, ...]`, in units of `output_scale`.
@@ -169,7 +201,9 @@ class IntegerModel:
         Raises:
             ProbqError: as `quantize_input`; or an operation does not fit its values, or would not be exact.
         """
-        return returned(self.output, self._in_parts(self._given(x), self._quantized), self.axes)
+        given = self._given(x)
+        own = self._fitting(given)
+        return returned(self.output, own._in_parts(given, own._quantized), self.axes)
 
     def run(self, integers: Any) -> Any:
         """Return the output for integers that `quantize_input` gave, int64 `[batch, ...]`, as artefacts compute it.
@@ -177,9 +211,9 @@ class IntegerModel:
         Raises:
             ProbqError: as `__call__`; or the integers leave the input's range.
         """
-        by_name = split_inputs(self.inputs, integers)
-        checked = {node.name: evaluate(node, by_name[node.name]) for node in self.inputs}
-        return self._in_parts(checked, dict)
+        given = split_inputs(self.inputs, integers)
+        own = self._fitting(given)
+        return own._in_parts({node.name: evaluate(node, given[node.name]) for node in own.inputs}, dict)
 
     def real_output(self, integers: Any) -> Any:
         """Return what `run` gave as real numbers, each times its scale, float64 `[batch, ...]`, built alike."""
@@ -214,7 +248,8 @@ class IntegerModel:
     def values(self, integers: Any) -> dict[str, np.ndarray]:
         """Return every node's output by name, int64 `[batch, ...]`, all held at once, for the tests of exporters."""
         values: dict[str, np.ndarray] = {}
-        for name, value in self._walk(split_inputs(self.inputs, integers), values):
+        given = split_inputs(self.inputs, integers)
+        for name, value in self._fitting(given)._walk(given, values):
             values[name] = value
         return values
 
@@ -238,12 +273,15 @@ class IntegerModel:
         manifest, nodes = file_format.read(path)
         try:
             made = [_node(*each) for each in nodes]
-            return cls(made, **ports_from_entry(manifest), metadata=manifest["metadata"])
+            lengths = FreeLength.from_entry(manifest.get("lengths"))
+            return cls(made, **ports_from_entry(manifest), metadata=manifest["metadata"], lengths=lengths)
         except ProbqError as error:
             raise ProbqError(f"{path} is not a valid integer model: {error}") from error
 
     def _content(self) -> tuple[str, dict[str, np.ndarray]]:
         ports = ports_to_entry(self.output, self.output_scale, self.arguments, self.axes)
+        if self.lengths is not None:
+            ports["lengths"] = self.lengths.to_entry()
         return file_format.describe(self.nodes, ports, self.metadata)
 
     def sha256(self) -> str:

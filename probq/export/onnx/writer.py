@@ -24,6 +24,7 @@ from probq.export.common.requantization import readers_among
 from probq.export.onnx.bodies import begin_branch, begin_scan, begin_switch, end_branch, end_scan
 from probq.export.onnx.graph import IR_VERSION, OPSET, OPSET_PACKED, Edge, Graph, tensor_type
 from probq.export.onnx.layers import FastForm, fast_form
+from probq.export.onnx.lengths.dynamic_axis import models_at, with_dynamic_axis
 from probq.export.onnx.operations import OPERATIONS, input_type
 from probq.export.onnx.pooled_convolution import phases, pooled
 from probq.export.onnx.quantized_operators import fused, fused_linear
@@ -69,6 +70,7 @@ def write(model: IntegerModel, path: str | PathLike[str], packed: bool = False) 
     Its input `input` takes what `model.quantize_input` gives, as uint8 (int8 or wider where negative or wider); its
     output `output` is int32, or int64 where 31 bits do not hold it. In front of both is a batch of any size from 1.
     Where there are several, inputs have the names of the model's input nodes, and outputs those of `model.outputs`.
+    A model whose length is free has a file that takes any, if its integers are proven to fit their types at all.
 
     Args:
         model: the integer model.
@@ -77,16 +79,26 @@ def write(model: IntegerModel, path: str | PathLike[str], packed: bool = False) 
             loaded (opset 18 instead of 13).
 
     Raises:
-        ProbqError: onnx is missing, an operation has no exact ONNX form, or the file cannot be written.
+        ProbqError: onnx is missing, an operation has no exact ONNX form, or the file cannot be written; or a free
+            length changes more than shapes.
     """
     require_model(model, "export.onnx.write")
-    graph, forms = Graph(packed, input_names(model)), dict[str, str]()
-    edges = dict[str, Edge]()
-    _add(graph, model, (model.nodes, {output.node for output in model.outputs}), edges, forms)
-    proto = _proto(graph, model, edges)
+    proto, forms = _made(model, packed)
+    if model.lengths is not None:
+        others = models_at(model)[1:]
+        lengths = [one.lengths.length for one in (model, *others) if one.lengths is not None]
+        proto = with_dynamic_axis([proto, *(_made(one, packed)[0] for one in others)], lengths)
     with replace_atomically(path) as temporary:
         require("onnx", "onnx").save(proto, str(temporary))
     return Written(Path(path), Path(path).stat().st_size, forms)
+
+
+def _made(model: IntegerModel, packed: bool) -> tuple[Any, dict[str, str]]:
+    """Return the model as ONNX holds it, and the form of each layer."""
+    graph, forms = Graph(packed, input_names(model)), dict[str, str]()
+    edges = dict[str, Edge]()
+    _add(graph, model, (model.nodes, {output.node for output in model.outputs}), edges, forms)
+    return _proto(graph, model, edges), forms
 
 
 def run(path: str | PathLike[str], integers: Any, optimize: bool = True) -> Any:
@@ -142,7 +154,10 @@ def _fed(source: Any, integers: Any, several: int, path: str | PathLike[str]) ->
     fed = x.astype(source.type.removeprefix("tensor(").removesuffix(")"))
     if not np.array_equal(fed, x):
         raise ProbqError(f"the integers leave {fed.dtype}, the type of the file's input; use model.quantize_input")
-    return fed if len(fed) else np.zeros((0, *source.shape[1:]), fed.dtype)
+    if len(fed):
+        return fed
+    sizes = zip(source.shape[1:], fed.shape[1:] or source.shape[1:], strict=True)
+    return np.zeros((0, *(own if isinstance(own, int) else given for own, given in sizes)), fed.dtype)
 
 
 def _session(path: str | PathLike[str], optimize: bool) -> Any:

@@ -11,8 +11,10 @@ from torch import Tensor
 from probq.integer import Node
 from probq.integer.lowering.exported import BATCH
 from probq.network.program.network import Network
-from probq.network.tracing.arguments import shapes_of_batch
-from probq.utils.structures.tensors import some_rows, with_tensors
+from probq.network.tracing.arguments import axis_in, shapes_of_batch
+from probq.utils.arguments import is_count
+from probq.utils.errors import ProbqError
+from probq.utils.structures.tensors import some_rows, tensors_in, with_tensors
 
 MOST_ROWS, WORK = 16, 2**26  # multiply-accumulates of one comparison
 
@@ -38,6 +40,35 @@ def check_inputs(
         numbered = enumerate(shapes_of_batch(q.signature, q.form, size))
         drawn = [_random(sources.get(k), shape, dtype, generator, rows_looked_up) for k, (shape, dtype) in numbered]
         yield tuple(with_tensors(q.form, drawn))
+
+
+def lengths_tried(q: Network, axis: int) -> tuple[int, ...]:
+    """Return the lengths at which a network is lowered whose inputs may have any on an axis, and one to check it at.
+
+    Raises:
+        ProbqError: the first input has no such axis.
+    """
+    shape = next(iter(shapes_of_batch(q.signature, q.form, BATCH)))[0]
+    if not is_count(axis, 1) or axis >= len(shape):
+        raise ProbqError(
+            f"free_axis is an axis of the first input, from 1 to {len(shape) - 1} behind the batch, not {axis!r:.80}"
+        )
+    return shape[axis], shape[axis] + 1, shape[axis] + 2, 2 * shape[axis] + 3
+
+
+def inputs_of_length(q: Network, axis: int, length: int) -> tuple[Any, ...]:
+    """Return the example of a network with another length on an axis, of all inputs that have it from the first one."""
+    now = tuple(q.example)
+    if not now:
+        zeros = (torch.zeros(shape, dtype=dtype) for shape, dtype in shapes_of_batch(q.signature, q.form, BATCH))
+        now = tuple(with_tensors(q.form, zeros))
+    first = next(tensors_in(now)).shape[axis]
+    places = torch.arange(length) % first
+    long = [
+        x.index_select(axis, places) if axis < x.dim() and x.shape[axis] == first and axis_in(own) != axis else x
+        for x, own in zip(tensors_in(now), tensors_in(q.form), strict=True)
+    ]
+    return tuple(with_tensors(now, long))
 
 
 def _random(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor
 from probq import cost as costs
 from probq.decisions.assignment import Assignment
 from probq.integer import IntegerModel
-from probq.integer.lowering.check_inputs import check_inputs
+from probq.integer.lengths.free_length import free_length
+from probq.integer.lowering.check_inputs import check_inputs, inputs_of_length, lengths_tried
 from probq.integer.lowering.emit import emit_nodes
 from probq.integer.lowering.exported import named_arguments, operation, unclear, where_of
 from probq.integer.lowering.graph import Walk
@@ -33,10 +35,13 @@ from probq.utils.version import probq_version
 ROUNDING = 2.0**-10  # of a unit of the output: what float64 leaves of an average, and far less than a wrong integer
 
 FLOAT = 1e-5  # what a softmax in float errs by
+Result = TypeVar("Result")
 ROUNDED = 0.1  # share of outputs that may differ where the network computes in float32
 
 
-def lower(q: Quantized, assignment: Assignment | None = None, *, example: Any = None) -> IntegerModel:
+def lower(
+    q: Quantized, assignment: Assignment | None = None, *, example: Any = None, free_axis: int | None = None
+) -> IntegerModel:
     """Return the integer model of a decided network.
 
     For every input, its integers times `output_scale` are exactly what `q.at(assignment)` computes. Where the network
@@ -52,6 +57,10 @@ def lower(q: Quantized, assignment: Assignment | None = None, *, example: Any = 
         example: a batch of inputs of another size, such as longer sequences or larger images, where the integer model
             is to take these; by default those that the network was quantized with, whose costs `metadata` tells in
             either case.
+        free_axis: the axis, 1 or more, on which inputs may have any length from then on, such as that of time steps:
+            of all inputs that are there as long as the first one. The network is lowered at three lengths, whose
+            models may differ in shapes alone that grow evenly, and compared at a fourth; an average over the length
+            differs in its numbers, and so do places that are learned. `model.at_length(n)` is the model of one.
 
     Raises:
         ProbqError: naming operation and module, if something in the network has no exact integer form, or integers
@@ -68,6 +77,37 @@ def lower(q: Quantized, assignment: Assignment | None = None, *, example: Any = 
     for name in fixed.weight_names:
         if not np.array_equal(own[name], assignment.codes[name]):
             raise ProbqError(f"the codes of {name} do not fit the network; decide again after training")
+    model, walk = _lowered(fixed, assignment, _metadata(q, assignment))
+    if free_axis is None:
+        return model
+    examples = {n: inputs_of_length(fixed, free_axis, n) for n in lengths_tried(fixed, free_axis)}
+    models = [model]
+    *more, far = list(examples)
+    for length in more[1:]:
+        models.append(_at_example(fixed, examples[length], length, lambda: _lowered(fixed, assignment, {})[0]))
+    lengths = free_length(more, [one.nodes for one in models])
+    found = IntegerModel(
+        model.nodes, model.output, model.output_scale, model.metadata, model.arguments, model.axes, lengths
+    )
+    _at_example(fixed, examples[far], far, lambda: _check_integers(fixed, assignment, found.at_length(far), walk))
+    return found
+
+
+def _at_example(q: Quantized, example: Any, length: int, function: Callable[[], Result]) -> Result:
+    """Return what a function gives once the network is to take an example of another length.
+
+    Raises:
+        ProbqError: as the function, saying the length.
+    """
+    try:
+        _take_example(q, example)
+        return function()
+    except ProbqError as error:
+        raise ProbqError(f"the length is not free: at {length}, {error}") from error
+
+
+def _lowered(fixed: Quantized, assignment: Assignment, metadata: Mapping[str, Any]) -> tuple[IntegerModel, Walk]:
+    """Return the integer model of a network at its example's size, checked against it, and how it was made."""
     walk = Walk(fixed, rung_onehots(fixed, assignment.widths), assignment.codes)
     outputs = _outputs(walk)
     integers = {id(output): reduced(output) for output in outputs}
@@ -75,11 +115,11 @@ def lower(q: Quantized, assignment: Assignment | None = None, *, example: Any = 
     scales = [integers[id(output)][1] * 2.0 ** int(output.exponent) / output.divisor for output in outputs]
     inputs = [node for node in nodes if node.op == "input"]
     output, arguments = walk.ports.structures(inputs, names)
-    metadata = _metadata(q, assignment) | _endings(walk, output)
     axes = walk.ports.axes(inputs, output)
-    model = IntegerModel(nodes, output, scales_like(output, scales), metadata, arguments, axes)
+    said = dict(metadata) | _endings(walk, output)
+    model = IntegerModel(nodes, output, scales_like(output, scales), said, arguments, axes)
     _check_integers(fixed, assignment, model, walk)
-    return model
+    return model, walk
 
 
 def _outputs(walk: Walk) -> list[Value]:

@@ -8,7 +8,7 @@ from typing import Any
 from probq.utils.structure_entries import from_entry, to_entry
 from probq.utils.structures.walk import Structure
 
-OPTIONAL = frozenset({"arguments", "axes"})  # of the manifest
+OPTIONAL = frozenset({"arguments", "axes", "lengths"})  # of the manifest
 
 
 def ports_to_entry(

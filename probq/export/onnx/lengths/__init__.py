@@ -1,0 +1,1 @@
+"""Files of models whose inputs may have any length on one axis."""

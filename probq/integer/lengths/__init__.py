@@ -1,0 +1,1 @@
+"""Models whose inputs may have any length on one axis (no torch)."""
