@@ -16,8 +16,8 @@ from probq.integer.lowering.operations.tables import TABULATED
 from probq.integer.lowering.operations.values import Value, refusal
 
 TURNS = frozenset({"permute", "transpose"})
-DROPS = frozenset({"select", "mean", "sum", "amax", "amin"})  # axes, unless they are kept
-ALONG = DROPS | {"slice", "cat"}  # named axes
+DROPS = frozenset({"select", "mean", "sum", "amax", "amin", "unbind"})  # axes, unless they are kept
+ALONG = DROPS | {"slice", "cat", "chunk", "split", "split_with_sizes"}  # named axes
 EACH = frozenset(
     {
         "relu", "relu_", "relu6", "relu6_", "clamp", "clamp_", "clamp_min", "clamp_max", "hardtanh", "hardtanh_", "add",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from probq.integer.lowering.axes import TURNS, counted_anew, place_of, turned, with_batch_first, without_batch
 from probq.integer.lowering.composed.extrema import WITH_INDICES
@@ -26,7 +26,7 @@ from probq.integer.lowering.operations.values import Value, common, layer_of, re
 from probq.integer.lowering.ports import Ports, entering
 from probq.integer.lowering.products.factors import product, seen_from
 from probq.integer.lowering.recurrences import KINDS, Recurrences
-from probq.integer.lowering.refusals import check_not_random, results_of, why_no_form, why_no_norm
+from probq.integer.lowering.refusals import check_not_random, no_input, results_of, why_no_form, why_no_norm
 from probq.network.matrices.matrix import Matrix
 from probq.network.program.network import Network
 from probq.network.quantizers.affine_norms import affine_norms
@@ -65,11 +65,13 @@ class Walk:
         self.places: dict[Any, int] = {}  # axis of the batch in each node's tensor; values have it first
         self.axes = dict(zip(self.graph.inputs, map(axis_in, tensors_in(q.form)), strict=False))
         self.recurrences = Recurrences(q, self.graph, self.values, self._called, self._constant)
-        self.tensors = dict(_all_tensors(q.net))
+        self.tensors: dict[str, Tensor] = dict(q.net.named_parameters(remove_duplicate=False))
+        self.tensors.update(q.net.named_buffers(remove_duplicate=False))
         modules = dict(q.net.named_modules(remove_duplicate=False))
         layers = {id(modules[layer.name]): layer for layer in q.layers if layer.name in modules}
         self.layers = {name: layers[id(module)] for name, module in modules.items() if id(module) in layers}
-        places = [f"{layer.name}.{part}" for layer in q.layers for part in ("weight", "bias")]
+        own = [layer.name for layer in q.layers if layer.weight in q.weights]
+        places = [f"{name}.{part}" for name in own for part in ("weight", "bias")]
         self.quantized = {id(self.tensors[place]) for place in places if place in self.tensors}
         looked_up = (m for m in q.layers if m.input is None and m.weight in q.weights)
         self.looked_up = {id(q.net.get_parameter(m.weight)): m for m in looked_up}
@@ -201,7 +203,10 @@ class Walk:
         if name is None:
             function: Any = node.target
             if (mark := self.graph.mark(node)) is not None:  # of a step, which rounds
-                return self.q.steps.named()[mark.name].leaving(self._constant(node.args[0]), True)
+                step = self.q.steps.named().get(mark.name)
+                if step is None:
+                    raise no_input(mark.name)
+                return step.leaving(self._constant(node.args[0]), True)
             if operation(node) in SHAPED:
                 shaped = torch.zeros(node.meta["val"].shape, dtype=node.meta["val"].dtype)
                 return function(shaped, *node.args[1:], **node.kwargs)
@@ -291,8 +296,3 @@ class Walk:
     def _owned(self, node: Any, arranged: bool = False) -> Any:
         """Return the network's own tensor that a node is, or has in another order; None where it is computed."""
         return self.tensors.get(self._origin(node) if arranged else self.graph.owned.get(getattr(node, "name", ""), ""))
-
-
-def _all_tensors(net: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from net.named_parameters(remove_duplicate=False)
-    yield from net.named_buffers(remove_duplicate=False)

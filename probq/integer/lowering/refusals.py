@@ -11,6 +11,7 @@ from probq.integer.lowering.exported import named_arguments, where_of
 from probq.integer.lowering.operations.tables import TABULATED
 from probq.integer.lowering.operations.values import refusal
 from probq.network.normalisers.kinds import SOFTMAXES
+from probq.utils.errors import ProbqError
 
 _RECURRENT = (
     "a recurrent module computes its products inside, where nothing can be rounded; take nn.LSTM or nn.GRU and call it "
@@ -54,6 +55,15 @@ INSTEAD = MappingProxyType(
     | dict.fromkeys(("matmul", "mm", "bmm"), _MATRICES)
     | dict.fromkeys(("embedding_renorm", "embedding_renorm_"), _NORMED)
 )
+
+
+def no_input(name: str) -> ProbqError:
+    """Return the error that says that a layer reads nothing which the network is called with."""
+    return refusal(
+        f"layer {name}",
+        "it reads no input of the network, and what it gives meets what depends on one; compute that once, and keep it "
+        "as a parameter, or let the plan return None for this layer",
+    )
 
 
 def check_not_random(node: Any) -> None:

@@ -3,28 +3,55 @@
 from __future__ import annotations
 
 import itertools
+import math
 import operator
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 MOST_AXES = 4  # whose orders are tried
+SAME = 1e-5  # what examples of a tensor that depends on none may differ by
 
 
 def without_leading(constant: Tensor, x: Tensor) -> Tensor | None:
     """Return a constant operand of a product of matrices as one matrix, `[rows, columns]`.
 
-    In front of these it may have axes of length 1, or along which it is expanded to as many examples as the other
+    In front of these it may have axes of length 1, or along which it is the same for as many examples as the other
     operand has; None where it has others, and holds several matrices.
     """
     if constant.dim() > x.dim():
         return None
     while constant.dim() > 2:
         axis, size = -constant.dim(), constant.shape[0]
-        if size != 1 and (constant.stride(0) or size != x.shape[axis]):
+        if size != 1 and (size != x.shape[axis] or not _is_repeated(constant)):
             return None
         constant = constant[0]
     return constant if constant.dim() == 2 else None
+
+
+def _is_repeated(constant: Tensor) -> bool:
+    """Return whether a tensor is the same at every index of its first axis, up to rounding."""
+    return not constant.stride(0) or torch.allclose(constant, constant[:1], rtol=SAME, atol=SAME)
+
+
+def read_matrices(constant: Tensor, x: Tensor, operand: int) -> tuple[Tensor, int] | None:
+    """Return several constant matrices as the weight of a convolution in groups, and how many they are.
+
+    Args:
+        constant: the matrices, one for each index of the axes between the batch and those of matrices.
+        x: what they are multiplied with, the batch as its first axis.
+        operand: 0 where `x` is in front of the constant, else 1.
+
+    Returns:
+        The weight `[matrices * out, in, 1]` and the number of matrices; None where they are something else.
+    """
+    if x.dim() == constant.dim() and (constant.shape[0] == 1 or _is_repeated(constant)):
+        constant = constant[0]
+    if constant.dim() < 3 or x.dim() != constant.dim() + 1 or x.shape[1:-2] != constant.shape[:-2]:
+        return None
+    matrices = constant if operand else constant.transpose(-2, -1)
+    return matrices.reshape(-1, matrices.shape[-1], 1), math.prod(constant.shape[:-2])
 
 
 def arrangement(view: Tensor, base: Tensor) -> list[int] | None:

@@ -157,6 +157,9 @@ def _names_weight(name: str, weight: Any, tensors: Mapping[str, Tensor]) -> bool
 
 def _matrix_call(name: str, entry: list[Any], tensors: Mapping[str, Tensor]) -> None:
     """Check that a product with a constant matrix is given by its operand, the weight and how that is arranged."""
+    if len(entry) == 8:
+        _matrices_call(name, entry, tensors)
+        return
     _, operand, weight, axes, sizes, vector = entry if len(entry) == 6 else ("",) * 6
     lists = isinstance(axes, list) and isinstance(sizes, list) and len(sizes) == (2 if axes else 0)
     numbers = lists and all(type(n) is int and n >= 0 for n in (*axes, *sizes))
@@ -164,6 +167,17 @@ def _matrix_call(name: str, entry: list[Any], tensors: Mapping[str, Tensor]) -> 
         raise ProbqError(f"the call {name!r} is not given as a product with a matrix")
     if not _names_weight(name, weight, tensors) or not is_stand_in(name):
         raise ProbqError(f"the call {name!r} is not given as one with a weight of the network")
+
+
+def _matrices_call(name: str, entry: list[Any], tensors: Mapping[str, Tensor]) -> None:
+    """Check that a product with several constant matrices is given by its operand, the weight and their number."""
+    _, operand, weight, *nothing, groups = entry
+    if not _names_weight(name, weight, tensors) or not is_stand_in(name):
+        raise ProbqError(f"the call {name!r} is not given as one with a weight of the network")
+    fits = isinstance(weight, list) and len(weight) == 3 and weight[2] == 1
+    fits = fits and type(groups) is int and groups > 1 and weight[0] % groups == 0
+    if not fits or operand not in (0, 1) or nothing != [[], [], False, None]:
+        raise ProbqError(f"the call {name!r} is not given as a product with several matrices")
 
 
 def _layer_call(name: str, entry: list[Any], tensors: Mapping[str, Tensor]) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from probq.codebooks.rounding.short_numbers import LARGEST_FACTOR, whole_factors
 from probq.network.explicit.functions import EXPLICIT, is_spelled_out
-from probq.network.matrices.views import read_matrix
+from probq.network.matrices.views import read_matrices, read_matrix
 from probq.network.normalisers.kinds import NORMALISERS
 from probq.network.normalisers.masks import MASKED, is_mask, is_truth
 from probq.network.normalisers.written import WrittenNorms
@@ -198,7 +198,10 @@ class CallFinder(Calls):
         constant, kind = call.args[1 - operand], call.kind
         if kind == "matmul":
             found = read_matrix(self.net, constant, x, operand)
-            return None if found is None else MatrixCall(operand, *found[:3], constant.dim() == 1, found[3])
+            if found is None:
+                several = read_matrices(constant, x, operand)
+                return several and MatrixCall(operand, list(several[0].shape), [], [], False, *several)
+            return MatrixCall(operand, *found[:3], constant.dim() == 1, found[3])
         if operand and kind in ("sub", "rsub"):
             kind = "rsub" if kind == "sub" else "sub"
         if kind not in ARITHMETIC or (operand and kind == "div") or not _needs_step(constant, kind, raw):

@@ -187,6 +187,8 @@ class MatrixCall(LayerCall):
         axes, sizes: how the weight becomes the matrix `[out, in]`, as in `Matrix`; none where it is that.
         vector: whether it is called with a vector, and gives no axis of outputs.
         value: as in `LayerCall`.
+        groups: how many matrices there are, each for an index of the axes between the batch and those of matrices, such
+            as heads; the weight of several is that of a convolution in groups.
     """
 
     def __init__(
@@ -197,17 +199,25 @@ class MatrixCall(LayerCall):
         sizes: Sequence[int],
         vector: bool = False,
         value: Tensor | None = None,
+        groups: int = 1,
     ) -> None:
         super().__init__("matmul", weight, None, {}, value)
         self.operand, self.axes, self.sizes, self.vector = operand, list(axes), list(sizes), vector
+        self.groups = groups
 
     @property
     def entry(self) -> list[Any]:
         """Return what `made_from` makes the same of."""
         weight = self.weight if isinstance(self.weight, str) else list(self.weight)
-        return ["matrix", self.operand, weight, self.axes, self.sizes, self.vector]
+        entry = ["matrix", self.operand, weight, self.axes, self.sizes, self.vector]
+        return entry if self.groups == 1 else [*entry, None, self.groups]
 
     def _made(self, weight: nn.Parameter) -> Any:
+        if self.groups > 1:
+            outputs, inputs, _ = weight.shape
+            layer: Any = nn.Conv1d(inputs * self.groups, outputs, 1, 1, 0, 1, self.groups, bias=False, device="meta")
+            layer.weight = weight
+            return layer
         if self.axes:
             return Matrix(weight, self.axes, self.sizes)
         layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
@@ -218,56 +228,13 @@ class MatrixCall(LayerCall):
         """Return what the call computes; a matrix in front multiplies the last axis but one."""
         if self.vector:
             return super().forward(x).squeeze(-1)
+        if self.groups > 1:
+            x = x if self.operand else x.transpose(-2, -1)
+            y = super().forward(x.reshape(x.shape[0], -1, x.shape[-1])).reshape(*x.shape[:-2], -1, x.shape[-1])
+            return y if self.operand else y.transpose(-2, -1)
         if self.operand == 0:
             return super().forward(x)
         return super().forward(x.transpose(-2, -1)).transpose(-2, -1)
-
-
-def read_layer(
-    name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    """Return input, weight and bias of a call with a weight, and its options; None where a function is no such."""
-    if name not in LAYER_CALLS:
-        return None
-    if name == "embedding":
-        plain = len(args) < 4 and not kwargs.get(
-            "max_norm"
-        )  # the row of padding_idx is another one's in training alone
-        return ((*args[:2], None), {}) if plain and len(args) > 1 else None
-    order = ("input", "weight", "bias", *LAYER_CALLS[name][1])
-    given = dict(zip(order, args, strict=False)) | dict(kwargs)
-    tensors = tuple(given.pop(part, None) for part in order[:3])
-    return tensors, {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}
-
-
-_LIMITS = MappingProxyType({"clamp": ("min", "max"), "clamp_min": ("min",), "clamp_max": ("max",)})
-
-
-def read_shortened(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[str, tuple[Any, ...]] | None:
-    """Return kind and arguments, by position, of a call that is exact where its constants are short, or None."""
-    name = {"concat": "cat", "concatenate": "cat", "hardtanh_": "hardtanh"}.get(name, name)
-    plain = name.removesuffix("_").replace("clip", "clamp")
-    named = dict(kwargs)
-    if name in ("cat", "stack"):
-        given = (*args, *(named.pop(key) for key in ("tensors", "dim", "axis") if key in named))
-        return None if named or not isinstance(given[0], tuple | list) else (name, given)
-    if plain in _LIMITS:
-        for key, value in zip(_LIMITS[plain], args[1:], strict=False):
-            named.setdefault(key, value)
-        limits = named.pop("min", None), named.pop("max", None)
-        return ("clamp", (args[0], *limits)) if args and not named else None
-    if name == "hardtanh":
-        given = (*args, *(named[key] for key in ("min_val", "max_val") if key in named))[:3]
-        return "clamp", (*given, *(-1.0, 1.0)[len(given) - 1 :])
-    if name == "pad":
-        order = ("input", "pad", "mode", "value")
-        named |= dict(zip(order, args, strict=False))
-        return name, tuple(
-            named.get(key, default) for key, default in zip(order, (None, (), "constant", None), strict=True)
-        )
-    two = len(args) == 2 and not named and all(isinstance(a, Tensor) for a in args)
-    kind = {"max": "maximum", "fmax": "maximum", "min": "minimum", "fmin": "minimum"}.get(name, name)
-    return (kind, args) if two and kind in ("maximum", "minimum") else None
 
 
 def made_from(entry: Any) -> StandIn:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from probq.network.explicit.functions import EXPLICIT
 from probq.network.normalisers.kinds import read_normaliser
-from probq.network.tracing.product_calls import LayerCall, Product, read_layer, read_shortened
+from probq.network.tracing.product_calls import LAYER_CALLS, LayerCall, Product
 from probq.network.tracing.stand_ins import ALONE, FUNCTIONS, Entered, Explicit, Shortened, StandIn, stand_ins
 
 # What torch calls the functions of `ARITHMETIC`, and products of matrices.
@@ -205,3 +205,50 @@ def _routed(net: nn.Module) -> Iterator[Router]:
     router = Router(net)
     with router.watching():
         yield router
+
+
+def read_layer(
+    name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """Return input, weight and bias of a call with a weight, and its options; None where a function is no such."""
+    if name not in LAYER_CALLS:
+        return None
+    if name == "embedding":
+        plain = len(args) < 4 and not kwargs.get(
+            "max_norm"
+        )  # the row of padding_idx is another one's in training alone
+        return ((*args[:2], None), {}) if plain and len(args) > 1 else None
+    order = ("input", "weight", "bias", *LAYER_CALLS[name][1])
+    given = dict(zip(order, args, strict=False)) | dict(kwargs)
+    tensors = tuple(given.pop(part, None) for part in order[:3])
+    return tensors, {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}
+
+
+_LIMITS = MappingProxyType({"clamp": ("min", "max"), "clamp_min": ("min",), "clamp_max": ("max",)})
+
+
+def read_shortened(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[str, tuple[Any, ...]] | None:
+    """Return kind and arguments, by position, of a call that is exact where its constants are short, or None."""
+    name = {"concat": "cat", "concatenate": "cat", "hardtanh_": "hardtanh"}.get(name, name)
+    plain = name.removesuffix("_").replace("clip", "clamp")
+    named = dict(kwargs)
+    if name in ("cat", "stack"):
+        given = (*args, *(named.pop(key) for key in ("tensors", "dim", "axis") if key in named))
+        return None if named or not isinstance(given[0], tuple | list) else (name, given)
+    if plain in _LIMITS:
+        for key, value in zip(_LIMITS[plain], args[1:], strict=False):
+            named.setdefault(key, value)
+        limits = named.pop("min", None), named.pop("max", None)
+        return ("clamp", (args[0], *limits)) if args and not named else None
+    if name == "hardtanh":
+        given = (*args, *(named[key] for key in ("min_val", "max_val") if key in named))[:3]
+        return "clamp", (*given, *(-1.0, 1.0)[len(given) - 1 :])
+    if name == "pad":
+        order = ("input", "pad", "mode", "value")
+        named |= dict(zip(order, args, strict=False))
+        return name, tuple(
+            named.get(key, default) for key, default in zip(order, (None, (), "constant", None), strict=True)
+        )
+    two = len(args) == 2 and not named and all(isinstance(a, Tensor) for a in args)
+    kind = {"max": "maximum", "fmax": "maximum", "min": "minimum", "fmin": "minimum"}.get(name, name)
+    return (kind, args) if two and kind in ("maximum", "minimum") else None

@@ -26,7 +26,16 @@ class Turned(nn.Module):
         return self.head(self.own(self, self.embed(x)))
 
 
+def _halves(y):
+    return torch.cat([y.split([2, 3])[1][0, :, :4], y.chunk(2, -1)[1][1]], -1)
+
+
 FORWARDS = {
+    "queries, keys and values": lambda net, x: torch.cat(
+        net.layer(x.transpose(0, 1)).transpose(0, 1).reshape(-1, 5, 2, 4).permute(2, 0, 1, 3).unbind(0)[::-1], -1
+    ).mean(1),
+    "split": lambda net, x: _halves(net.layer(x.transpose(0, 1))),
+    "time by time": lambda net, x: sum(net.layer(x.transpose(0, 1)).unbind()),
     "positions and a mean": lambda net, x: net.layer(x.transpose(0, 1) + net.places).mean(0),
     "class token": lambda net, x: net.layer(torch.cat([net.token.expand(1, len(x), 8), x.transpose(0, 1)]))[0],
     "largest and a part": lambda net, x: F.gelu(net.layer(0.1 * x.permute(1, 0, 2)))[1:3].amax(0),

@@ -56,6 +56,24 @@ class Computed(nn.Module):
         return F.linear(x.mean(1), F.normalize(self.directions))
 
 
+class Asked(nn.Module):
+    """Queries that are learned, of two heads, read keys and values; a last matrix of each head is behind them.
+
+    Source: A. Jaegle et al., 2021, "Perceiver: General Perception with Iterative Attention".
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.queries, self.key, self.value = nn.Parameter(torch.randn(3, 8)), nn.Linear(4, 8), nn.Linear(4, 8)
+        self.behind = nn.Parameter(torch.randn(2, 4, 2))
+
+    def forward(self, x):
+        key, value = (f(x).unflatten(-1, (2, 4)).transpose(1, 2) for f in (self.key, self.value))
+        queries = F.layer_norm(self.queries, (8,)).expand(len(x), 3, 8).clone().unflatten(-1, (2, 4)).transpose(1, 2)
+        found = (queries @ key.transpose(-2, -1) / 2).softmax(-1) @ value
+        return (found @ self.behind).transpose(1, 2).flatten(1)
+
+
 class Standardized(nn.Module):
     """Convolutions with a weight of mean 0, and with one buffer for all channels."""
 
@@ -75,6 +93,7 @@ NETWORKS = {
     "graph": (Graph, ["links", "first", "links", "second"], ["links"]),
     "heads": (Heads, ["into", "out", OWN[0]], []),
     "computed": (Computed, ["a.weight", *OWN], [OWN[0]]),
+    "asked": (Asked, ["key.weight", "value.weight", OWN[0], "matmul()2.right.input", "matmul()3.layer.weight"], []),
     "standardized": (
         Standardized,
         ["conv1d().layer.weight", "conv1d()2.layer.weight", "b.weight"],
@@ -103,7 +122,7 @@ def test_they_train_are_saved_and_become_integers(kind, weights, frozen, profile
     net, x = kind().eval(), torch.randn(16, 5, 4)
     kept = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     q = probq.quantize(net, x, probq.Plan(ladder(2, 4, 8), profile=profile, gates="channel"))
-    owned = [name for name in dict.fromkeys(weights) if "()" in name]
+    owned = [name for name in dict.fromkeys(weights) if name.endswith("layer.weight")]
     assert [note.split()[0] for note in q.notes if "weight of its own" in note] == owned
     assert [n for n, p in q.net.named_parameters() if not p.requires_grad] == frozen
     probq.fit(q, [(x, net(x).detach())] * 2, probq.Budget(percent=4), epochs=1, progress=False, seed=0)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from probq.codebooks.rounding.short_numbers import LARGEST_FACTOR, whole_factors
 from probq.integer.lowering.operations.elementwise import is_raw, numbers
+from probq.integer.lowering.operations.rearranging import spread
 from probq.integer.lowering.operations.values import (
     Value,
     common,
@@ -73,7 +74,11 @@ def div(first: Any, where: str, shape: Shape, second: Any, rounding_mode: str | 
     if rounding_mode is not None:
         raise refusal(where, "it rounds by itself; divide without a rounding_mode")
     if isinstance(second, Value):
-        raise refusal(where, "only quotients by constants have an integer form, not those by a computed tensor")
+        raise refusal(
+            where,
+            "only quotients by constants have an integer form, not those by a computed tensor; a mean over what a mask "
+            "of 0 and 1 leaves is (x * ((mask - 1) * 1e4).softmax(axis)).sum(axis), which a softmax divides",
+        )
     divisors = _array(second)
     if not divisors.all():
         raise refusal(where, "it divides by 0")
@@ -90,15 +95,15 @@ def _array(constant: Constant) -> np.ndarray:
     return compressed(values)
 
 
-def _fitted(constant: np.ndarray, value: Value, where: str, shape: Shape) -> np.ndarray:
-    """Return a constant that broadcasts to the value, whose shape it must not change."""
+def _fitted(constant: np.ndarray, value: Value, where: str, shape: Shape) -> tuple[np.ndarray, Value]:
+    """Return a constant that broadcasts to the value, and the value, repeated where the constant is longer."""
     if not np.isfinite(constant).all():
         raise refusal(where, "its constant is not finite")
     if constant.ndim == len(shape) + 1 and constant.shape[0] == 1:
         constant = constant[0]
-    if shape != value.shape or constant.ndim > len(shape):
+    if constant.ndim > len(shape):
         raise refusal(where, f"its constant of shape {constant.shape} changes the shape {value.shape} of what it meets")
-    return constant
+    return constant, spread(value, where, shape)
 
 
 def _scaled(value: Value, where: str, shape: Shape, constant: np.ndarray, divided: bool = False) -> Value:
@@ -106,7 +111,7 @@ def _scaled(value: Value, where: str, shape: Shape, constant: np.ndarray, divide
 
     Integers are multiplied by `p`, and are worth `2^k / q` times as much.
     """
-    constant = _fitted(constant, value, where, shape)
+    constant, value = _fitted(constant, value, where, shape)
     if (constant == 1).all():
         return value
     factors, powers, divisor = whole_factors(constant.reshape(-1).tolist(), divided)
@@ -142,7 +147,7 @@ def _rescaled(value: Value, power: int) -> Value:
 
 def _offset(value: Value, where: str, shape: Shape, constant: np.ndarray) -> Value:
     """Return the value plus constants, which must be integers in steps that there is room for."""
-    constant = _fitted(constant, value, where, shape)
+    constant, value = _fitted(constant, value, where, shape)
     if not constant.any():
         return value
     fine = _fine(value, constant)
