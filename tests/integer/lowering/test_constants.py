@@ -124,3 +124,25 @@ def test_the_network_is_called_as_it_is_and_its_tensors_stay():
     q = probq.quantize(net, X)
     assert q.net.state_dict().keys() == net.state_dict().keys()
     torch.testing.assert_close(q.net(X), net(X))
+
+
+class Aside(nn.Module):
+    """What one of two layers gives depends on no input."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.place = nn.Linear(4, 8), nn.Linear(3, 8), nn.Parameter(torch.ones(1, 3))
+        self.out = nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.out((self.a(x) + self.b(self.place)).relu())
+
+
+@pytest.mark.filterwarnings("ignore:probq.lower will refuse")
+def test_a_layer_that_reads_no_input_says_what_to_do():
+    x = torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(probq.ProbqError, match=r"layer b .*reads no input of the network.*return None for this layer"):
+        probq.lower(probq.quantize(Aside().eval(), x))
+    q = probq.quantize(Aside().eval(), x, lambda layer: None if layer.name == "b" else probq.Plan())
+    model = probq.lower(q)
+    np.testing.assert_allclose(model(x) * model.output_scale, q(x).detach().numpy(), atol=1e-6)
