@@ -9,29 +9,38 @@ from probq.export.c.code.elementwise import Operand, copied, ordered, rounding
 from probq.export.c.code.program import CSource
 from probq.export.c.code.text import loops
 from probq.export.c.code.values import ElementRange, View, channels_last
-from probq.export.c.kernels import bit_planes, byte_kernels
+from probq.export.c.kernels import bit_planes, byte_kernels, register_blocks
 from probq.export.c.kernels.product import Product, Tail
 from probq.export.c.kernels.vector_rows import has_vectors
 from probq.export.c.kernels.weight_rows import one_codebook
 from probq.integer import Node
 
 TILE = 4096  # products of outputs and kernel elements up to which a convolution keeps all its weights unpacked
+CHANNELS = 32  # from which on a convolution is faster on bit planes than in blocks
 
 
 def layer(p: CSource, node: Node, follower: Node | None) -> View:
     """Compute the value of a layer, or of the requantization that follows it."""
     product = _linear(p, node, follower) if node.op == "linear" else _conv(p, node, follower)
-    if bit_planes.fits(p, product):
+    blocks = register_blocks.fits(product)
+    if bit_planes.fits(p, product) and not (blocks and _has_few_channels(product)):
         bit_planes.emit(p, product)
     elif has_vectors(node):
         byte_kernels.dots(p, product)  # a row at a time, as they are looked up
     elif product.groups > 1 and product.weight.shape[-1] == 1 and product.groups == product.outputs:
         byte_kernels.depthwise(p, product)
+    elif blocks:
+        register_blocks.emit(p, product)
     elif _is_small(product):
         byte_kernels.pairs(p, product)
     else:
         byte_kernels.dots(p, product)
     return product.y if node.op == "linear" else _channels_first(product.y)
+
+
+def _has_few_channels(product: Product) -> bool:
+    """Return whether gathering the bits of a window takes longer than what they save."""
+    return bool(product.sizes) and product.weight.shape[-1] < CHANNELS
 
 
 def _channels_first(y: View) -> View:

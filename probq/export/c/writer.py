@@ -40,7 +40,7 @@ _HEAD = """\
    model sha256   {sha256}
    output unit    {scale}
 {ports}
-   memory         {memory} bytes of scratch, {constants} bytes of constants */
+   memory         {memory} bytes of scratch{wide}, {constants} bytes of constants */
 #if defined({guard}) && !defined({guard}_{digest})
 #error "two models are named {name}; write one of them under another name: write(model, path, name=...)"
 #elif !defined({guard})
@@ -154,6 +154,8 @@ def header(model: IntegerModel, name: str) -> str:
     kinds = {8: "uint8_t", 16: "int16_t", 32: "int32_t", 64: "uint64_t"}
     text = [_head(model, p, pools), *p.constants]
     text += [f"{name.upper()}_POOL {kinds[bits]} {name}_pool{bits}[{size}];" for bits, size in sorted(pools.items())]
+    if p.wide:
+        text += ["#if defined(__SSE2__)", f"{name.upper()}_POOL int16_t {name}_wide[{p.wide}];", "#endif"]
     text += ["", *p.helpers.values(), *functions(p)]
     parameters = ", ".join(port.parameter for port in p.ports)
     text += [f"static inline void {name}_run({parameters})", "{", *indented(lines), "}", ""]
@@ -178,7 +180,7 @@ def _head(model: IntegerModel, p: CSource, pools: dict[int, int]) -> str:
         arguments=", ".join(port.name for port in p.ports), ports="\n".join(port.line for port in p.ports),
         sizes="\n".join(f"#define {p.name}_{port.macro} {port.size}" for port in p.ports),
         memory=sum(bits // 8 * size for bits, size in pools.items()), constants=constants,
-        digest=model.sha256()[:16].upper(),
+        wide=f" ({2 * p.wide} more on x86)" if p.wide else "", digest=model.sha256()[:16].upper(),
     )  # fmt: skip
 
 

@@ -142,7 +142,7 @@ def test_bit_planes(flags, tmp_path):
             if (k + list(LEVELS).index(w_levels)) % 2:
                 continue
             step = 1 + (w_levels == "binary")
-            book, (channels, outputs, pad) = range(low, high + 1, step), [(64, 41, 0), (16, 35, 1), (24, 7, 0)][k % 3]
+            book, (channels, outputs, pad) = range(low, high + 1, step), [(64, 41, 0), (40, 35, 1), (24, 7, 0)][k % 3]
             shape = (outputs, channels, 3, 2)
             weight = rng.choice(np.array(book), shape)
             spec = {"stride": [1, 2], "padding": [[pad, 0], [0, pad]], "dilation": [1 + k % 2, 1]}

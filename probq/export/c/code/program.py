@@ -46,6 +46,7 @@ class CSource:
         helpers: texts of the helper functions in use, by their full names.
         ports: parameters of the function, inputs first.
         loops: first and last step of each loop, how many time steps it takes, and whether the last one comes first.
+        wide: elements of the array that takes weights in 16 bits on processors that multiply them so.
         choices: first and last step of each branch of a switch, its choice, and the branch's number.
     """
 
@@ -59,6 +60,7 @@ class CSource:
     loops: list[tuple[int, int, int, bool]] = field(default_factory=list)
     choices: list[tuple[int, int, View, int]] = field(default_factory=list)
     buffers: int = 0
+    wide: int = 0
 
     def buffer(self, kind: Type, elements: int, fixed: str = "") -> Buffer:
         """Return a new buffer."""

@@ -1,15 +1,14 @@
 """These kernels work on bytes and words: dot products of rows, pairs for small kernels, one channel each."""
 
-import math
-
 import numpy as np
 
 from probq.export.c.code.program import LINE, CSource
 from probq.export.c.code.text import indented, index, loops
 from probq.export.c.code.values import I16, I32, Buffer
+from probq.export.c.kernels.channel_text import channels as by_channel
 from probq.export.c.kernels.dot_text import dots as dot_products
 from probq.export.c.kernels.helper_text import PAIRS
-from probq.export.c.kernels.product import Product, bias, widened
+from probq.export.c.kernels.product import Product, bias, widened, window_copies
 from probq.export.c.kernels.vector_rows import rows
 from probq.export.c.kernels.weight_rows import Rows
 
@@ -28,11 +27,11 @@ def dots(p: CSource, product: Product) -> None:
         buffers["row"] = p.buffer(matrix.type, matrix.padded)
     fill: list[str] = []
     source = "x"
-    if product.sizes and not _is_flat(product):
+    if product.sizes and not product.is_flat:
         pitch = -(-pitch // LINE) * LINE if pitch >= LONG else pitch
         tile = min(count, max(1, PATCHES // pitch // BLOCK) * BLOCK)
         buffers["patch"] = p.buffer(product.x.buffer.type, tile * pitch)
-        fill, source = _patches(product, pitch), "patch"
+        fill, source = window_copies(product, pitch), "patch"
     per_group = product.outputs // groups
     body = matrix.unpacked("o", "row", "w") + _blocks(p, product, source, matrix, pitch, tile)
     group = f"for (int32_t o = g * {per_group}; o < (g + 1) * {per_group}; o++) {{" if groups > 1 else (
@@ -46,29 +45,6 @@ def dots(p: CSource, product: Product) -> None:
     else:
         lines = [f"for (int32_t p = 0; p < {count}; p += {tile}) {{", *indented([n, *lines]), "}"]
     p.step(f"{node.name}: {node.op}", {"x": product.x.buffer}, buffers, lines)
-
-
-def _is_flat(product: Product) -> bool:
-    """Return whether the windows lie side by side in the image already."""
-    one = math.prod(product.kernel) == 1 and product.groups == 1
-    return one and all(s == 1 for s in product.stride) and product.sizes == product.outs
-
-
-def _patches(product: Product, pitch: int) -> list[str]:
-    """Return C lines that copy the windows of `n` positions from `p` on."""
-    run, starts = product.runs()
-    lines = ["const int32_t at = p + t;"]
-    names, left = [], product.positions
-    for k, n in enumerate(product.outs):
-        left //= n
-        names.append(f"o{k}")
-        lines.append(f"const int32_t o{k} = at / {left}" + (f" % {n};" if k else ";"))
-    offset = f" + g * {product.weight.shape[-1]}" if product.groups > 1 else ""
-    lines.append(f"const {product.x.buffer.type.name} *from = x + {index(names, product.origin())}{offset};")
-    lines.append(f"{product.x.buffer.type.name} *to = patch + t * {pitch};")
-    octets = run * product.x.buffer.type.bits // 8
-    copy = [f"memcpy(to + {k * run}, from + {start}, {octets});" for k, start in enumerate(starts)]
-    return ["for (int32_t t = 0; t < n; t++) {", *indented(lines + copy), "}"]
 
 
 def _blocks(p: CSource, product: Product, source: str, matrix: Rows, pitch: int, tile: int) -> list[str]:
@@ -133,19 +109,31 @@ def _store(product: Product) -> list[str]:
 
 def depthwise(p: CSource, product: Product) -> None:
     """Multiply every channel with a kernel of its own, all channels side by side."""
-    channels = product.outputs
+    channels, kind = product.outputs, product.x.buffer.type
     matrix = rows(p, product.node, lambda w: np.moveaxis(product.arrange(w), 0, -1).reshape(1, -1))
     _, starts = product.runs()
-    at, sums = p.constant(np.array(starts), I32), p.buffer(I32, channels)
+    taps, pairs = len(starts), -(-len(starts) // 2)
+    in_pairs = kind.bits == 8 and np.abs(product.weight).max() < 2**15
+    at = p.constant(np.array([*starts, *starts[-1:] * (2 * pairs - taps)]), I32)
+    sums = p.buffer(I32, channels)
     buffers: dict[str, Buffer] = {"y": product.y.buffer, "sums": sums}
     if not matrix.direct:
         buffers["row"] = p.buffer(matrix.type, matrix.padded)
+    lines = matrix.unpacked("0", "row", "w")
     names = [f"o{k}" for k in range(len(product.outs))]
-    body = [f"const {product.x.buffer.type.name} *from = x + {index(names, product.origin())};"]
-    body += loops([("c", channels)], [f"sums[c] = {bias(p, product).at('c')};"])
-    body += loops(
-        [("r", len(starts)), ("c", channels)], [f"sums[c] += (int32_t)from[{at}[r] + c] * w[r * {channels} + c];"]
-    )
-    lines = [*matrix.unpacked("0", "row", "w"), f"{product.y.buffer.type.name} *to = y;"]
+    body = [f"const {kind.name} *from = x + {index(names, product.origin())};"]
+    if in_pairs:
+        buffers["tile"] = p.buffer(I16, 2 * pairs * channels)
+        place = f"(r / 2 * {channels} + c) * 2 + r % 2"
+        value = f"r < {taps} ? w[r * {channels} + c] : 0" if taps % 2 else f"w[r * {channels} + c]"
+        lines += loops([("r", 2 * pairs), ("c", channels)], [f"tile[{place}] = (int16_t)({value});"])
+        first, call = p.constant(product.node.tensors["bias"], I32), p.helper(f"channels_{kind.name}", by_channel(kind))
+        body.append(f"{call}(from, {at}, {pairs}, {channels}, tile, {first}, sums);")
+    else:
+        body += loops([("c", channels)], [f"sums[c] = {bias(p, product).at('c')};"])
+        body += loops(
+            [("r", taps), ("c", channels)], [f"sums[c] += (int32_t)from[{at}[r] + c] * w[r * {channels} + c];"]
+        )
+    lines.append(f"{product.y.buffer.type.name} *to = y;")
     lines += loops(zip(names, product.outs, strict=True), body + _store(product))
     p.step(f"{product.node.name}: conv, depthwise", {"x": product.x.buffer}, buffers, lines)

@@ -1,5 +1,6 @@
 """The C exporter's kernels see a layer as windows, weights, and what happens to a sum."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -7,6 +8,7 @@ import numpy as np
 
 from probq.export.c.code.elementwise import Operand, Rounding, cast, copied, operand
 from probq.export.c.code.program import CSource
+from probq.export.c.code.text import indented, index
 from probq.export.c.code.values import I16, Buffer, ElementRange, Type, View, dense
 from probq.integer import Node
 
@@ -77,6 +79,12 @@ class Product:
         """Return the number of output positions."""
         return self.y.size // self.outputs
 
+    @property
+    def is_flat(self) -> bool:
+        """Return whether the windows of an image lie side by side in it already."""
+        one = math.prod(self.kernel) == 1 and self.groups == 1
+        return one and all(s == 1 for s in self.stride) and self.sizes == self.outs
+
     def steps(self) -> tuple[int, ...]:
         """Return how many elements of the image lie between one index and the next, in each direction."""
         return dense((*self.sizes, self.x.shape[-1]))[:-1]
@@ -95,6 +103,32 @@ class Product:
     def origin(self) -> list[int]:
         """Return how many elements of the image a window's origin moves with each output index."""
         return [step * stride for step, stride in zip(self.steps(), self.stride, strict=True)]
+
+
+def window_copies(product: Product, pitch: int, fill: int = 0) -> list[str]:
+    """Return C lines that copy the windows of `n` positions from `p` on, `pitch` elements apart, into `patch`.
+
+    Args:
+        product: the layer.
+        pitch: elements from one window to the next.
+        fill: zeros that follow a window.
+    """
+    run, starts = product.runs()
+    lines: list[str] = []
+    names, left = [], product.positions
+    for k, n in enumerate(product.outs):
+        left //= n
+        names.append(f"o{k}")
+        lines.append(f"const int32_t o{k} = (p + t) / {left}" + (f" % {n};" if k else ";"))
+    offset = f" + g * {product.weight.shape[-1]}" if product.groups > 1 else ""
+    place = index(names, product.origin()) if names else f"(p + t) * {run}"
+    lines.append(f"const {product.x.buffer.type.name} *from = x + {place}{offset};")
+    lines.append(f"{product.x.buffer.type.name} *to = patch + t * {pitch};")
+    octets = run * product.x.buffer.type.bits // 8
+    copy = [f"memcpy(to + {k * run}, from + {start}, {octets});" for k, start in enumerate(starts)]
+    if fill:
+        copy.append(f"memset(to + {len(starts) * run}, 0, {fill * product.x.buffer.type.bits // 8});")
+    return ["for (int32_t t = 0; t < n; t++) {", *indented(lines + copy), "}"]
 
 
 def widened(p: CSource, product: Product) -> Buffer:
