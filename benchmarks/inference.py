@@ -4,8 +4,9 @@ CPU time of one thread, batch 1 and 64, interleaved repetitions. Weights are ran
 values. LeNet-5 is 32C5-MP2-64C5-MP2-512-10 on 28x28 (4.3 MMAC); its "C 1x2" has 1-bit weights and 2-bit inputs in the
 hidden layers (conv2 and fc1), 8 bits in the first and last; "4x8, 2x4, 8x4, 8x8" names the four layers. ResNet-8,
 DS-CNN and the Transformer of `sequences.py` have one width in all layers, and come from `probq.quantize` and
-`probq.lower`. Each row includes one call from Python: through ctypes for C, through ONNX Runtime's binding for ONNX;
-"nothing" is a graph of one Identity on the same input.
+`probq.lower`; "ONNX Runtime int8" is the float network as its own quantizer makes it, in quantize-dequantize pairs of
+8 bits, rounded otherwise. Each row includes one call from Python: through ctypes for C, through ONNX Runtime's binding
+for ONNX; "nothing" is a graph of one Identity on the same input.
 
     python benchmarks/inference.py --repetitions 300 --out results_inference.json
     python benchmarks/inference.py --network ResNet-8 DS-CNN Transformer --out results_inference_networks.json
@@ -29,7 +30,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-from inference_networks import NETWORKS, integer_network, write_float
+from inference_networks import NETWORKS, integer_network, write_float, write_int8
 from integer_lenet import LAYERS, integer_lenet
 from onnx import TensorProto, helper, numpy_helper
 
@@ -52,8 +53,8 @@ ONNX_WIDTHS = {
     "ONNX 4x4": ((8, 4, 4, 8), (8, 4, 4, 8)),
     "ONNX 4x8, 2x4, 8x4, 8x8": ((4, 2, 8, 8), (8, 4, 4, 8)),
 }
-UNIFORM = (8, 4, 2)  # bits of the other networks in C
-UNIFORM_ONNX = (8, 4)
+UNIFORM = ((8, 8), (4, 4), (2, 2), (1, 2))  # bits of weights and inputs of the other networks in C
+UNIFORM_ONNX = ((8, 8), (4, 4))
 SHARED = """\
 #include "net.h"
 void infer(const uint8_t *x, int32_t *y, long n)
@@ -155,11 +156,17 @@ def others(network: str, folder: Path, flags: Sequence[str]) -> Subjects:
     plain, x = session(str(folder / "float.onnx")), inputs(network, 100)
     real, whole = (np.float32, np.uint8) if NETWORKS[network].count is None else (np.int64, np.int64)
     found: Subjects = {"ONNX Runtime float32": (lambda x: plain.run(None, {"input": x}), real)}
-    models = {bits: integer_network(network, bits) for bits in UNIFORM}
+    if NETWORKS[network].count is None:
+        write_int8(network, folder / "float.onnx", folder / "int8.onnx")
+        own = session(str(folder / "int8.onnx"))
+        found["ONNX Runtime int8"] = (lambda x: own.run(None, {"input": x}), real)
+    models = {bits: integer_network(network, *bits) for bits in UNIFORM}
     for bits in UNIFORM:
-        found[f"C {bits}x{bits}"] = (in_c(models[bits], folder / f"C{bits}", flags, x), np.uint8)
+        name = "C {}x{}".format(*bits)
+        found[name] = (in_c(models[bits], folder / name, flags, x), np.uint8)
     for bits in UNIFORM_ONNX:
-        found[f"ONNX {bits}x{bits}"] = (in_onnx(models[bits], folder / f"{bits}.onnx", x.astype(whole)), whole)
+        name = "ONNX {}x{}".format(*bits)
+        found[name] = (in_onnx(models[bits], folder / f"{name}.onnx", x.astype(whole)), whole)
     return found
 
 

@@ -87,7 +87,25 @@ def write_float(name: str, path: Path) -> None:
     torch.onnx.export(made(name), (NETWORKS[name].example(8),), str(path), dynamo=True, dynamic_shapes=sizes, **named)
 
 
-def integer_network(name: str, bits: int) -> probq.IntegerModel:
-    """A network in integers: weights and inputs of layers of one width, the network's own input of 8 bits."""
-    q = probq.quantize(made(name), NETWORKS[name].example(64), probq.uniform(bits, bits))
+def write_int8(name: str, plain: Path, path: Path) -> None:
+    """Write a network of images as ONNX Runtime's own quantizer makes it of the float one, 8 bits by channel."""
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Examples(quantization.CalibrationDataReader):
+        def __init__(self) -> None:
+            self.left = iter([{"input": NETWORKS[name].example(64).numpy()}])
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(self.left, None)
+
+    ready = path.with_suffix(".ready.onnx")
+    quant_pre_process(str(plain), str(ready))
+    kinds = {"activation_type": quantization.QuantType.QUInt8, "weight_type": quantization.QuantType.QInt8}
+    quantization.quantize_static(ready, path, Examples(), per_channel=True, **kinds)
+
+
+def integer_network(name: str, weights: int, inputs: int) -> probq.IntegerModel:
+    """A network in integers: weights of one width, inputs of layers of another, the network's own input of 8 bits."""
+    q = probq.quantize(made(name), NETWORKS[name].example(64), probq.uniform(weights, inputs))
     return probq.lower(q)

@@ -33,6 +33,12 @@ import vectors
 FOLDER = Path(__file__).parent
 TARGETS = MappingProxyType({"C 8x8": 1.3, "C 1x2": 0.35, "C 1x1": 0.35} | dict.fromkeys(
     ("ONNX 8x8", "ONNX 4x4", "ONNX 4x8, 2x4, 8x4, 8x8"), 0.65))  # fmt: skip
+OTHER_TARGETS = MappingProxyType(
+    {
+        "ResNet-8": {"C 8x8": 0.8, "C 1x2": 0.4, "ONNX 8x8": 0.9},
+        "DS-CNN": {"C 8x8": 1.0, "C 1x2": 0.5, "ONNX 8x8": 0.85},
+    }
+)
 METHODS = MappingProxyType(
     {
         "mode": "mode",
@@ -79,7 +85,7 @@ def inferences() -> str:
     parts = [of(inference, names[0])]
     for network in dict.fromkeys(row["network"] for row in record["rows"]):
         own = [row for row in record["rows"] if row["network"] == network]
-        parts.append(f"{network}:\n\n{inference({'rows': own}, {})}")
+        parts.append(f"{network}:\n\n{inference({'rows': own}, OTHER_TARGETS.get(network, {}))}")
     return "\n\n".join([*parts, page.wrapped(f"Records: `{names[1]}`.")])
 
 
