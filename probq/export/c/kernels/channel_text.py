@@ -1,4 +1,4 @@
-"""Channels with a kernel each meet their weights in C, eight of them and two places of the window at a time."""
+"""C multiplies channels with a kernel of their own here, eight of them and two places of the window at a time."""
 
 from probq.export.c.code.values import U8, Type
 
