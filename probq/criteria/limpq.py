@@ -103,9 +103,14 @@ def _gaps(q: Program, name: str) -> Tensor:
     """Return the distance of neighbouring levels of each rung in units of its scale, the least one, `[B]`.
 
     Raises:
-        ProbqError: if a rung has one level.
+        ProbqError: if a rung has one level, or vectors.
     """
     quantizer = q.quantizer(name)
+    if quantizer.ladder.has_vectors:
+        raise ProbqError(
+            f"criteria.limpq learns a step for each width, and {name} has vectors, which have none; give it single "
+            "levels, or take another criterion, such as probq.criteria.loss"
+        )
     every = [all_levels(quantizer.levels(k)) for k in range(len(quantizer.ladder))]
     for bits, levels in zip(quantizer.ladder.bits, every, strict=True):
         if len(levels) < 2:

@@ -14,6 +14,7 @@ from probq.network.program.decided_codes import rung_onehots
 from probq.network.program.program import Program, check_posterior
 from probq.plot.common.style import DARK, PALE, WEIGHT, bits_text, legend, new_axes, shortened, title
 from probq.utils.errors import ProbqError
+from probq.utils.numbers import exact_number
 
 FEW, MANY = 16, 64  # levels up to which each is named, and from which they are drawn as one outline
 FINE = 4  # bins for each level
@@ -33,7 +34,7 @@ class LevelShares:
         part: share of the tensor's weights that have this width.
     """
 
-    bits: int
+    bits: float
     values: np.ndarray
     levels: np.ndarray
     expected: np.ndarray
@@ -55,7 +56,7 @@ def level_shares(q: Program, name: str) -> LevelShares:
         modes, values = law.mode.double().cpu().numpy(), (location / rung.scale).double().cpu().numpy()
     bits = np.broadcast_to(np.asarray(widths[name]).reshape(quantizer.gates), quantizer.shape)
     found, counts = np.unique(bits, return_counts=True)
-    chosen = int(found[counts.argmax()])
+    chosen = exact_number(found[counts.argmax()])
     here = bits == chosen
     own = quantizer.levels(quantizer.ladder.bits.index(chosen))
     levels = np.sort(all_levels(own).detach().double().cpu().numpy())

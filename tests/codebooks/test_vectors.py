@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from scipy.cluster.vq import kmeans2
 
-from probq import Plan, ProbqError, quantize
+from probq import Budget, Energy, Plan, ProbqError, allocate, criteria, fit, quantize
 from probq.codebooks import ladder, product, vector
 from probq.codebooks.entries import from_entry, to_entry
 from probq.codebooks.rounding.kmeans import weighted_kmeans
 from probq.codebooks.rounding.vectors import Vectors
+from probq.plot.weights import level_shares
 
 
 def least_objective(x: np.ndarray, h: np.ndarray, count: int) -> float:
@@ -128,3 +132,46 @@ def test_bad_input_is_told_what_to_do() -> None:
         product(4, 4).bits  # noqa: B018
     torch.nn.init.zeros_(net.weight)
     assert "1 different sub-vectors; train the network first" in told(vector(4, 4))
+
+
+def on_vectors() -> tuple[Any, list[tuple[torch.Tensor, torch.Tensor]]]:
+    """A network whose weights have 1.5 bits, as vectors, or 4, and a batch."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    x, y = torch.rand(32, 4), torch.arange(32) % 3
+    return quantize(net, x, Plan(ladder(vector(8, 2), 4))), [(x, y)]
+
+
+@pytest.mark.filterwarnings("ignore:.* energies of loss are negative")  # of a random network
+def test_criteria_take_widths_that_are_fractions(tmp_path: Path) -> None:
+    q, data = on_vectors()
+    energy = criteria.loss(q, data)
+    assert energy.widths[:2] == ((1.5, 4), (1.5, 4))
+    losses = []
+    for bits in (1.5, 4):
+        own = copy.deepcopy(q)
+        for name, quantizer in own.named_quantizers():
+            quantizer.fix(bits if name == "0.weight" else max(quantizer.ladder.bits))
+        x, y = data[0]
+        output = own.eval()(x)
+        losses.append(float(torch.nn.functional.cross_entropy(output, y)))
+    assert energy.unary[0][0] == pytest.approx(losses[0] - losses[1], abs=1e-5)
+    energy.save(tmp_path / "e.safetensors")
+    assert Energy.load(tmp_path / "e.safetensors").widths == energy.widths
+    assert allocate(q, energy, Budget(percent=8)).percent() <= 8
+    with pytest.raises(ProbqError, match=r"limpq learns a step for each width, and 0\.weight has vectors"):
+        criteria.limpq(q, data)
+
+
+def test_a_fit_with_validation_decides_between_vectors_and_single_levels() -> None:
+    q, data = on_vectors()
+    fit(q, data * 4, Budget(percent=8), epochs=2, validation=data, evaluations=6, progress=False, seed=0)
+    assert q.mode().percent() <= 8
+
+
+def test_levels_of_vectors_are_not_drawn() -> None:
+    q, _ = on_vectors()
+    for _, quantizer in q.named_quantizers():
+        quantizer.fix(min(quantizer.ladder.bits))
+    with pytest.raises(ProbqError, match="have no levels of their own"):
+        level_shares(q, "0.weight")

@@ -34,7 +34,7 @@ class Energy:
 
     Args:
         names: of the quantizers that have a choice.
-        widths: bits of the rungs of each, ascending.
+        widths: bits of the rungs of each, ascending; those of vectors may be fractions.
         unary: energy of each rung of each quantizer, 0 at the widest.
         pairwise: `[R, R]` over all rungs of all quantizers one after the other, symmetric, 0 between rungs of one
             quantizer; None where quantizers do not interact.
@@ -53,7 +53,7 @@ class Energy:
     """
 
     names: tuple[str, ...]
-    widths: tuple[tuple[int, ...], ...]
+    widths: tuple[tuple[float, ...], ...]
     unary: tuple[np.ndarray, ...]
     pairwise: np.ndarray | None = None
     label: str = "energy"

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from probq.utils.arguments import is_count
+from probq.utils.arguments import is_real
 from probq.utils.errors import ProbqError
+from probq.utils.numbers import exact_number
 
-Widths = tuple[tuple[int, ...], ...]
+Widths = tuple[tuple[float, ...], ...]
 
 
 def texts(what: str, given: Any) -> tuple[str, ...]:
@@ -44,14 +45,14 @@ def rows(names: Sequence[str], widths: Any, unary: Any) -> tuple[Widths, tuple[n
     return checked, tuple(_numbers(name, b, row) for name, b, row in zip(names, checked, numbers, strict=True))
 
 
-def _bits(name: str, given: Any) -> tuple[int, ...]:
-    row = tuple(b.item() if isinstance(b, np.integer) else b for b in given) if isinstance(given, Iterable) else ()
-    if not row or not all(is_count(b, 0) for b in row) or list(row) != sorted(set(row)):
-        raise ProbqError(f"{name} needs ascending widths in bits, whole numbers of 0 or more, not {given!r:.80}")
-    return row
+def _bits(name: str, given: Any) -> tuple[float, ...]:
+    row = tuple(given) if isinstance(given, Iterable) else ()
+    if not row or not all(is_real(b) and 0 <= b < np.inf for b in row) or list(row) != sorted(set(row)):
+        raise ProbqError(f"{name} needs ascending widths in bits, numbers of 0 or more, not {given!r:.80}")
+    return tuple(exact_number(b) for b in row)
 
 
-def _numbers(name: str, bits: tuple[int, ...], given: Any) -> np.ndarray:
+def _numbers(name: str, bits: tuple[float, ...], given: Any) -> np.ndarray:
     row = _array(f"energies of {name}", given)
     if row.shape != (len(bits),):
         raise ProbqError(f"{name} needs one energy for each of its widths; it has {bits} and {row}")

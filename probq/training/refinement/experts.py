@@ -30,7 +30,7 @@ def ask_experts(
 
     `search` lets the gates alone learn, from equally probable rungs and without a limit; `limpq` the step size of each
     rung, in the company of random others. There is none where channels or weights have widths of their own, or nothing
-    has a choice, and no `limpq` where a rung has no step, such as that of 0 bits.
+    has a choice, and no `limpq` where a rung has no step, such as that of 0 bits or of vectors.
 
     Args:
         q: the network as its search has left it.
@@ -65,7 +65,9 @@ def _rows(energy: Energy, space: WidthSpace) -> Rows:
 
 
 def _has_steps(q: Quantized) -> bool:
-    """Return whether every rung has two levels or more."""
+    """Return whether every rung has two levels or more, none of them vectors."""
+    if any(z.ladder.has_vectors for _, z in q.named_quantizers()):
+        return False
     return all(len(all_levels(z.levels(k))) > 1 for _, z in q.named_quantizers() for k in range(len(z.ladder)))
 
 
