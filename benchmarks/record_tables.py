@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import against_hgq2
 import against_uniform
 import budget_kept
 import channels
@@ -199,6 +200,7 @@ PARTS: Mapping[str, Callable[[], str]] = MappingProxyType(
         "draws": partial(of, draws.table, "results_draws.jsonl"),
         "rules": partial(of, rules_kept.table, "results_rules_kept.jsonl"),
         "growth": partial(of, growth.table, "results_growth.json"),
+        "against_hgq2": partial(of, against_hgq2.table, "results_against_hgq2.jsonl"),
         "channels": partial(of, channels.table, "results_channels.jsonl"),
         "distillation": partial(of, distillation.table, "results_distillation.jsonl"),
         "ideas": partial(of, ideas.table, "results_ideas.jsonl"),
