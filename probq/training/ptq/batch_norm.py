@@ -49,18 +49,35 @@ def _averages(q: Program, data: Iterable[Any], run: Callable[[Any], Any]) -> Non
     if not norms:
         return
     momenta = [norm.momentum for norm in norms]
+    calls = [norm.register_forward_pre_hook(_MeanOfCalls()) for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # the mean of all calls, several of one batch where a norm is shared
         norm.train()
     try:
         for x, _ in islice(data, NORM_BATCHES):
             with running(x):
                 run(x)
     finally:
+        for call in calls:
+            call.remove()
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
             norm.eval()
+
+
+class _MeanOfCalls:
+    """Before each call of a norm its momentum is set so that statistics are the mean of all calls.
+
+    Several calls may be of one batch, where a norm is shared. A momentum of None says the same to torch's modules, but
+    not to those that hand it on to `batch_norm` as a number.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def __call__(self, norm: Any, given: Any) -> None:
+        self.number += 1
+        norm.momentum = 1 / self.number
 
 
 class FloatStatistics:

@@ -24,6 +24,7 @@ COMPARE = {
     "Clip", "Min", "Max", "Relu", "MaxPool", "Where", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Equal",
     "ReduceMax", "ReduceMin", "ArgMax", "ArgMin", "TopK", "Sign", "Abs",
 }  # fmt: skip
+BEYOND = 13  # a seed whose model has integers beyond 63 bits, which no file holds
 QEMU = shutil.which("qemu-x86_64") or shutil.which("qemu-x86_64-static")
 COMPARED = """
 import sys
@@ -138,7 +139,7 @@ def test_a_requantization_that_adds_far_more_than_its_input(multiplier, add, shi
 
 @pytest.mark.skipif(QEMU is None or platform.machine() != "x86_64", reason="needs qemu-x86_64 (qemu-user) on x86-64")
 def test_a_processor_without_avx512(tmp_path):
-    for seed in range(20):
+    for seed in (seed for seed in range(21) if seed != BEYOND):
         model = wide(seed)
         x = inputs(model, 8)
         write(model, tmp_path / f"{seed}.onnx", packed=seed % 2 == 1)
