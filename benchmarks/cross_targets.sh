@@ -111,7 +111,7 @@ PYTHON
 }
 
 python=$(command -v "${PYTHON:-python3}")
-export PYTHONPATH="$here/..:$here:$here/../tests" OMP_NUM_THREADS=1
+export PYTHONPATH="$here/..:$here:$here/../tests:$here/../tests/export/onnx" OMP_NUM_THREADS=1
 if "$python" -c "import onnx, onnxruntime" 2>/dev/null; then
     "$python" - "$folder" "${1:-60}" <<'PYTHON'
 import sys
