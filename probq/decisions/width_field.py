@@ -22,6 +22,7 @@ from probq.priors.energies.elimination import Elimination, draws, marginals
 from probq.priors.energies.energy import Energy
 from probq.utils.arguments import check_number, check_seed
 from probq.utils.errors import ProbqError
+from probq.utils.numbers import exact_number
 
 MOST_ENUMERATED = 2**20  # choices
 DRAWS = 10_000  # for marginals, where they are independent
@@ -91,7 +92,7 @@ class WidthField:
             return float(np.logaddexp.reduce(self._choices[1]))
         if self.exact:
             return float(self._elimination.log_partition(self._unary, self._pairs))
-        inside = None if self._pairs else self._additive.exact_probability()
+        inside = None if self._elimination.edges else self._additive.exact_probability()
         if not inside:
             raise ProbqError("the sum over all choices of widths is too large; marginals() and draws() sample")
         return math.log(inside) + float(sum(np.logaddexp.reduce(-row) for row in self.energy.unary))
@@ -120,7 +121,7 @@ class WidthField:
         elif self.exact:
             sums = [law[0].numpy() for law in marginals(self._elimination, self._unary, self._pairs)]
         else:
-            rungs = self._sampled(CHAINS, seed) if self._pairs else self._drawn(DRAWS, seed)
+            rungs = self._within(CHAINS if self._elimination.edges else DRAWS, seed)
             share = np.full(len(rungs), 1 / len(rungs))
             sums = [np.bincount(rungs[:, k], share, len(bits)) for k, bits in enumerate(self.energy.widths)]
         return dict(zip(self.energy.names, sums, strict=True))
@@ -142,7 +143,7 @@ class WidthField:
             generator = torch.Generator().manual_seed(seed)
             drawn = draws(self._elimination, self._unary, self._pairs, n, generator).numpy()
         else:
-            drawn = self._sampled(n, seed) if self._pairs else self._drawn(n, seed)
+            drawn = self._within(n, seed)
         return [{m: b[k] for m, b, k in zip(self.energy.names, self.energy.widths, row, strict=True)} for row in drawn]
 
     def keeps(self, rungs: np.ndarray) -> np.ndarray:
@@ -184,14 +185,16 @@ class WidthField:
     def _pairs(self) -> dict[tuple[int, int], Tensor]:
         return {pair: torch.as_tensor(self._block(*pair)) for pair in self._elimination.edges}
 
-    def _drawn(self, n: int, seed: int) -> np.ndarray:
-        """Return independent draws of an energy without pairs, `[n, quantizers]`."""
+    def _within(self, n: int, seed: int) -> np.ndarray:
+        """Return independent draws within the budget, `[n, quantizers]`, exact where there are no pairs."""
+        if self._elimination.edges:
+            return self._sampled(n, seed)
         return np.array([self._rungs(c) for c in self._additive.draws(n, np.random.default_rng(seed))])
 
     def _rungs(self, choice: Choice) -> list[int]:
         """Return the rungs of a choice, whose gates are all on one."""
         widths = self._additive.problem.widths(choice)
-        bits = [int(np.asarray(widths[name]).reshape(-1)[0]) for name in self.energy.names]
+        bits = [exact_number(np.asarray(widths[name]).reshape(-1)[0]) for name in self.energy.names]
         return [own.index(b) for own, b in zip(self.energy.widths, bits, strict=True)]
 
     def _sampled(self, n: int, seed: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from torch import nn
 import probq
 from probq import Budget, Energy, Plan, ProbqError, Quantized, WidthField
 from probq import cost as costs
-from probq.codebooks import ladder
+from probq.codebooks import ladder, vector
 from probq.priors.energies.energy import OF_CHOICES
 
 RUNGS = (2, 4, 8)
@@ -205,3 +205,20 @@ def test_what_a_fit_measured_needs_no_number_of_examples() -> None:
     assert WidthField(q, measured).log_partition() == WidthField(q, energy).log_partition()
     with pytest.raises(ProbqError, match="nats for one example, and that of measured losses"):
         probq.fit(q, [(torch.rand(8, 6), torch.rand(8, 4))], prior=measured, epochs=1, progress=False)
+
+
+def test_widths_of_vectors_are_no_whole_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    weights = ladder(vector(8, 2), 4)  # 1.5 and 4 bits
+    net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 4))
+    q = probq.quantize(net, torch.rand(64, 6), Plan(weights, ladder(2, 4, signed=False)))
+    budget, data = Budget(percent=2.6), [(torch.rand(64, 6), torch.arange(64) % 4)]
+    probq.decide(q, budget, data, progress=False)
+    assert q.energy is not None
+    assert 1.5 in q.energy.widths[0]
+    expected = enumerated(q, q.energy, [budget])
+    monkeypatch.setattr("probq.decisions.width_field.MOST_ENUMERATED", 1)
+    field = WidthField(q, q.energy, budget)
+    drawn = [tuple(widths[n] for n in q.energy.names) for widths in field.draws(2000)]
+    assert set(drawn) <= set(expected)
+    assert agree([drawn.count(bits) for bits in expected], list(expected.values()))

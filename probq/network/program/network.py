@@ -50,8 +50,7 @@ class Network(nn.Module):
         likelihood: law of the target given the output; None until `fit` sees the targets.
         temperature: factor of all KL terms (1 is the Bayesian posterior, below 1 a "cold" one).
         budget: the last budget fitted for, or a tuple of several; what `mode` and `sample` keep unless told otherwise.
-        energy: what each width adds to the loss, by which `post_training` chose the widths, or takes off the
-            log-probability of being the best choice, as far as `fit` and `decide` have measured; else None.
+        energy: by which `post_training` chose the widths, or what `fit` and `decide` have measured of them; else None.
         folded: whether batch normalisation is folded into the layers, as in everything that is decided.
         rounding: whether codes are rounded deterministically instead of drawn.
         calibrated: whether the inputs' scales were set from data.

@@ -164,15 +164,11 @@ def _within_expectation(
 
 
 def _energy(q: Quantized, space: WidthSpace, rows: Sequence[np.ndarray]) -> Energy | None:
-    """Return the rows of quantizers that have a choice, 0 at their widest rung.
-
-    None if there are none, or a width is no whole number of bits, which an energy cannot hold.
-    """
+    """Return the rows of quantizers that have a choice, 0 at their widest rung; None if there are none."""
     free = {name: row - row[-1] for name, row in zip(space.names, rows, strict=True) if len(row) > 1}
-    ladders = [q.quantizer(name).ladder.bits for name in free]
-    if not free or any(bits != int(bits) for own in ladders for bits in own):
+    if not free:
         return None
-    widths = tuple(tuple(map(int, own)) for own in ladders)
+    widths = tuple(q.quantizer(name).ladder.bits for name in free)
     return Energy(tuple(free), widths, tuple(free.values()), None, MEASURED, OF_CHOICES, rounded_tensors(q, free))
 
 

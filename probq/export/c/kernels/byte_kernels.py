@@ -8,7 +8,7 @@ from probq.export.c.code.values import I16, I32, Buffer
 from probq.export.c.kernels.channel_text import channels as by_channel
 from probq.export.c.kernels.dot_text import dots as dot_products
 from probq.export.c.kernels.helper_text import PAIRS
-from probq.export.c.kernels.product import Product, bias, widened, window_copies
+from probq.export.c.kernels.product import Product, bias, in_tiles, widened, window_copies
 from probq.export.c.kernels.vector_rows import rows
 from probq.export.c.kernels.weight_rows import Rows
 
@@ -39,11 +39,7 @@ def dots(p: CSource, product: Product) -> None:
     lines = [*fill, group, *indented(body), "}"]
     if groups > 1:
         lines = loops([("g", groups)], lines)
-    n = f"const int32_t n = {count} - p < {tile} ? {count} - p : {tile};"
-    if tile == count:
-        lines = ["const int32_t p = 0;", f"const int32_t n = {count};", *lines]
-    else:
-        lines = [f"for (int32_t p = 0; p < {count}; p += {tile}) {{", *indented([n, *lines]), "}"]
+    lines = in_tiles(lines, count, tile)
     p.step(f"{node.name}: {node.op}", {"x": product.x.buffer}, buffers, lines)
 
 

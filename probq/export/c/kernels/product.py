@@ -141,3 +141,11 @@ def widened(p: CSource, product: Product) -> Buffer:
 def bias(p: CSource, product: Product) -> Operand:
     """Return the bias for each output."""
     return operand(p, product.node.tensors["bias"], 1)
+
+
+def in_tiles(lines: list[str], count: int, tile: int) -> list[str]:
+    """Return C lines that run others for `n` positions from `p` on until `count` are done, a tile at most at a time."""
+    if tile == count:
+        return ["const int32_t p = 0;", f"const int32_t n = {count};", *lines]
+    n = f"const int32_t n = {count} - p < {tile} ? {count} - p : {tile};"
+    return [f"for (int32_t p = 0; p < {count}; p += {tile}) {{", *indented([n, *lines]), "}"]

@@ -11,7 +11,7 @@ from probq.export.c.code.text import indented, index, loops
 from probq.export.c.code.values import I8, I32, U8, Buffer, Type
 from probq.export.c.kernels.block_text import NEIGHBOURS, OUTPUTS, WINDOWS, block, widen
 from probq.export.c.kernels.code_parts import packed, unpacked
-from probq.export.c.kernels.product import Product, window_copies
+from probq.export.c.kernels.product import Product, in_tiles, window_copies
 from probq.export.c.kernels.vector_rows import has_vectors
 from probq.export.c.kernels.weight_rows import one_codebook
 from probq.integer.packing import Levels, bits_of, smallest
@@ -68,11 +68,7 @@ def emit(p: CSource, product: Product) -> None:
         body += ["for (int32_t t = 0; t < n; t += 8) {", *indented([*windows, call, *_store(product, outputs)]), "}"]
         head = f"for (int32_t b = {begin}; b < {begin + blocks}; b++) {{"
         lines += [head, *indented(body), "}"]
-    n = f"const int32_t n = {count} - p < {tile} ? {count} - p : {tile};"
-    if tile == count:
-        lines = ["const int32_t p = 0;", f"const int32_t n = {count};", *lines]
-    else:
-        lines = [f"for (int32_t p = 0; p < {count}; p += {tile}) {{", *indented([n, *lines]), "}"]
+    lines = in_tiles(lines, count, tile)
     p.step(f"{product.node.name}: {product.node.op}, blocks", {"x": product.x.buffer}, buffers, lines)
 
 
