@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from probq.network.program.program import Program
-from probq.network.quantizers.base import Quantizer
+from probq.network.quantizers.base import HELD, Quantizer
 from probq.rules.directions import Direction, gradient
 from probq.rules.rule import Mover, Rule, State, check_positive, check_share, ramp_steps
 
@@ -112,12 +112,13 @@ class GuidedGates(Mover):
         least = 1.01 * FARTHEST / left if settling else 0.0
         typical = _typical(list(ways.values()))
         for name, quantizer in self.free.items():
-            way = ways[name] / typical
+            way, held = ways[name] / typical, quantizer.logits >= HELD
             if exceeded:
                 quantizer.logits.sub_((size * way.clamp(SLOWEST, FASTEST)).clamp_min(least))
             elif not settling:
                 quantizer.logits.sub_(size * way.clamp(-FASTEST, 0))
             quantizer.logits.clamp_(-FARTHEST, FARTHEST)
+            quantizer.logits[held] = HELD
             quantizer.logits.grad = None  # the optimizer leaves alone what has no gradient
 
     def close(self) -> None:

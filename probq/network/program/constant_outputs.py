@@ -22,16 +22,22 @@ from probq.utils.structures.tensors import arguments, call, map_tensors, some_ro
 ROWS = 2  # of the example, on which the network runs
 
 
-def constant_note(q: Network) -> tuple[str, ...]:
-    """Return a sentence on the quantizers whose rung of 0 bits alone makes the network's outputs constant, if any.
+def sites_that_cut(q: Network) -> list[str]:
+    """Return the quantizers whose rung of 0 bits alone makes the network's outputs constant.
 
     Quantizers with a gate for each channel or weight are left out: few of them close all.
     """
     sites = [n for n, z in q.named_sites() if z.ladder.bits[0] == 0 and len(z.ladder) > 1 and not z.gates]
     cut = constant_outputs(q, [_members(q, [name]) for name in sites])
-    names = [name for name, constant in zip(sites, cut, strict=True) if constant]
+    return [name for name, constant in zip(sites, cut, strict=True) if constant]
+
+
+def constant_note(q: Network) -> tuple[str, ...]:
+    """Return a sentence on the quantizers whose rung of 0 bits alone makes the network's outputs constant, if any."""
+    names = sites_that_cut(q)
     told = f"{listed(names)} may take 0 bits, and nothing leads around: outputs would then be the same for all inputs"
-    return (f"{told}; start such ladders at 1 bit",) if names else ()
+    held = "a fit at a temperature below 1 leaves that out, unless the plan has a width_prior"
+    return (f"{told}; {held}; start such ladders at 1 bit",) if names else ()
 
 
 def warn_constant(q: Network, widths: Mapping[str, Any]) -> None:

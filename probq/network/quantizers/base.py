@@ -22,6 +22,7 @@ from probq.priors import WidthPrior
 from probq.utils.errors import ProbqError
 
 OPEN = 4.0  # log-odds that gates start at: narrow rungs, drawn early, would disturb the training of wide ones
+HELD = 1000.0  # log-odds of a gate that a search leaves open: no draw closes it, and no decision that has a choice
 ERROR = 2.0**-44  # below the distance of two integers of 40 bits, far above what float64 errs by in averages
 FINEST_LEVEL = 1 / 16
 

@@ -12,6 +12,7 @@ from probq.training.distillation import Lessons
 from probq.training.processes.alone import Processes
 from probq.training.ptq.batch_norm import has_norms
 from probq.training.svi.course import Course, Parts
+from probq.training.svi.held_gates import hold_gates
 from probq.training.svi.history import Step
 from probq.training.svi.loop import Loop
 from probq.training.svi.updates import Updates
@@ -59,6 +60,7 @@ class Trainer:
         """Make a network ready to learn its widths."""
         for _, quantizer in loop.q.named_quantizers():
             quantizer.tuned = None
+        hold_gates(loop.q, self.budget)
         restore_spreads(loop.q)
         loop.q.rounding = self.rounding and self.tunes and self.draws == 1 and _draws_for_noise_alone(loop.q)
 
