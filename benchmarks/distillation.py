@@ -53,7 +53,7 @@ def one(network: str, teacher: str, seed: int, folder: Path | None) -> dict[str,
     q = probq.quantize(subject.net, subject.example, demo.plan)
     fitted = subject.fit(q, budget, EPOCHS[network], teacher=TEACHERS[teacher](subject.net))
     key = {"network": network, "teacher": teacher, "seed": seed, "epochs": EPOCHS[network]}
-    return key | scored(*fitted, subject.test)
+    return key | scored(*fitted, subject)
 
 
 def kind(record: dict[str, Any]) -> tuple[Any, ...]:
