@@ -61,7 +61,8 @@ class Plan:
             but `StraightThrough` for codes while a fit at a temperature below 1 searches for widths.
         code_prior: prior of the codes, one of `probq.priors`; None: every level is equally probable.
         width_prior, input_prior: prior of the widths of the weight and of the input, of `probq.priors`; None: every
-            rung is equally probable. As `width_prior` of all layers, an energy of the whole network (`probq.Energy`,
+            rung is equally probable, and a fit at a temperature below 1 leaves out 0 bits of one width for the whole
+            tensor where nothing leads around the layer. As `width_prior` of all layers, an energy of the whole network (`probq.Energy`,
             times the number of examples that it shall count for) is the prior `P(widths) proportional to exp(-energy)`.
 
     Raises:
