@@ -62,8 +62,9 @@ class Plan:
         code_prior: prior of the codes, one of `probq.priors`; None: every level is equally probable.
         width_prior, input_prior: prior of the widths of the weight and of the input, of `probq.priors`; None: every
             rung is equally probable, and a fit at a temperature below 1 leaves out 0 bits of one width for the whole
-            tensor where nothing leads around the layer. As `width_prior` of all layers, an energy of the whole network (`probq.Energy`,
-            times the number of examples that it shall count for) is the prior `P(widths) proportional to exp(-energy)`.
+            tensor where nothing leads around the layer. As `width_prior` of all layers, an energy of the whole network
+            (`probq.Energy`, times the number of examples that it shall count for) is the prior
+            `P(widths) proportional to exp(-energy)`.
 
     Raises:
         ProbqError: if a field has a value that it cannot take.
