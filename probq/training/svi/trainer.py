@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from probq.cost.budget import Budgets
+from probq.decisions.held_gates import hold_gates
 from probq.network.quantized.quantized import Quantized
 from probq.rules import Rule
 from probq.training.distillation import Lessons
 from probq.training.processes.alone import Processes
 from probq.training.ptq.batch_norm import has_norms
 from probq.training.svi.course import Course, Parts
-from probq.training.svi.held_gates import hold_gates
 from probq.training.svi.history import Step
 from probq.training.svi.loop import Loop
 from probq.training.svi.updates import Updates

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 import probq
 from probq import Budget, Plan, priors
 from probq.codebooks import ladder
+from probq.decisions.held_gates import hold_gates
 from probq.network.distributions.widths import Widths
 from probq.network.quantizers.base import HELD, OPEN
 from probq.rules import ConstraintGuided
-from probq.training.svi.held_gates import hold_gates
 
 
 class Around(nn.Module):
