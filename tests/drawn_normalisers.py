@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-OPERATIONS = frozenset({"softmax", "log_softmax", "normalise"})
+OPERATIONS = frozenset({"softmax", "log_softmax", "normalise", "quotient"})
 
 
 def normaliser(draw: Callable[[int, int], int], random: np.random.Generator) -> tuple[str, dict[str, Any], Any]:

@@ -255,8 +255,17 @@ class Maker:
         return self.node("table", [x], {"first": first}, table=table)
 
     def divided(self, x: str) -> str:
-        """A softmax or a normalisation of codes of a few bits."""
+        """A softmax or a normalisation of codes of a few bits, or a quotient of them and of those of another value."""
         x = self.requantize(x, self.choose(2, 8, 12))
+        if self.draw(0, 2) == 0:
+            shape = self.shape(x)
+            divisors = [name for name in self.low if self.shape(name) in (shape, (*shape[:-1], 1), (1,) * len(shape))]
+            places = [self.draw(0, 12), 0] if self.draw(0, 1) else [0, self.draw(0, 12)]
+            low, high = sorted((self.draw(-300, 300), self.draw(-300, 300)))
+            attributes = {"up": places[0], "down": places[1], "lo": low, "hi": high}
+            return self.node(
+                "quotient", [x, self.requantize(self.choose(*divisors), self.choose(2, 8, 12))], attributes
+            )
         op, attributes, tensors = normaliser(self.draw, self.random)
         return self.node(op, [x], attributes, **tensors)
 

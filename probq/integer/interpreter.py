@@ -16,6 +16,7 @@ from probq.integer.data_movement import MOVES, behind_batch, check_range
 from probq.integer.loops.meaning import run_loop
 from probq.integer.node import Node
 from probq.integer.normalisers.meaning import log_softmax, normalise, softmax
+from probq.integer.normalisers.quotient import quotient
 from probq.integer.operations import NORMALISE
 from probq.integer.ranges import exponentials_of
 from probq.integer.switches.meaning import run_switch
@@ -244,6 +245,13 @@ def _product(node: Node, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return high * low
 
 
+def _quotient(node: Node, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    if x.ndim != y.ndim:
+        raise ProbqError(f"dividends of shape {x.shape[1:]} need divisors of as many axes, not {y.shape[1:]}")
+    found = quotient(x, y, node.attributes["up"], node.attributes["down"])
+    return found.clip(node.attributes["lo"], node.attributes["hi"])
+
+
 def _aligned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return two values so that they broadcast behind the batch, the one of fewer axes first."""
     low, high = sorted((x, y), key=np.ndim)
@@ -258,17 +266,9 @@ def _matmul(node: Node, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.matmul(x.astype(real), y.astype(real)).astype(np.int64)
 
 
-def _softmax(node: Node, x: np.ndarray) -> np.ndarray:
-    return softmax(x, exponentials_of(node), node.attributes["bits"])
-
-
 def _log_softmax(node: Node, x: np.ndarray) -> np.ndarray:
     octaves, logarithms = node.tensors["octaves"], node.tensors["logarithms"]
     return log_softmax(x, exponentials_of(node), octaves, logarithms, node.attributes["factor"])
-
-
-def _normalise(node: Node, x: np.ndarray) -> np.ndarray:
-    return normalise(x, *(node.attributes[name] for name in NORMALISE))
 
 
 OPERATIONS: Mapping[str, Callable[..., np.ndarray]] = MappingProxyType(
@@ -284,10 +284,11 @@ OPERATIONS: Mapping[str, Callable[..., np.ndarray]] = MappingProxyType(
         "sum_pool": _sum_pool,
         "sum": _sum,
         "add": _add,
-        "softmax": _softmax,
+        "softmax": lambda node, x: softmax(x, exponentials_of(node), node.attributes["bits"]),
         "log_softmax": _log_softmax,
-        "normalise": _normalise,
+        "normalise": lambda node, x: normalise(x, *(node.attributes[name] for name in NORMALISE)),
         "product": _product,
+        "quotient": _quotient,
         "matmul": _matmul,
         "loop": lambda node, *inputs: run_loop(node, inputs, evaluate),
         "switch": lambda node, *inputs: run_switch(node, inputs, evaluate),

@@ -134,6 +134,7 @@ SIGNATURES: Mapping[str, Signature] = MappingProxyType(
         "permute": Signature(1, {}, {"axes": "a list of integers"}),
         "add": Signature(2),
         "product": Signature(2),
+        "quotient": Signature(2, {}, {"up": "0 to 31", "down": "0 to 31"} | _LIMITS),
         "matmul": Signature(2),
         "where": Signature(3),
         "argmax": Signature(1, {}, {"axis": "an integer"}),

@@ -18,6 +18,7 @@ from probq.integer.normalisers.meaning import (
     check_softmax,
     largest,
 )
+from probq.integer.normalisers.quotient import check_quotient, quotient_ends
 from probq.integer.operations import NORMALISE
 from probq.integer.shapes import Shape, axis_of
 from probq.integer.switches.body import SWITCH
@@ -240,6 +241,14 @@ def _product(_: Node, values: list[Range]) -> tuple[int, int]:
     return corners(*values)
 
 
+def _quotient(node: Node, values: list[Range]) -> tuple[int, int]:
+    x, d = values
+    up, down, lo, hi = (node.attributes[name] for name in ("up", "down", "lo", "hi"))
+    _checked(node, check_quotient, x.bound, d.bound, up, down)
+    low, high = quotient_ends((x.low, x.high), (d.low, d.high), up)
+    return min(max(low, lo), hi), min(max(high, lo), hi)
+
+
 def _matmul(node: Node, values: list[Range]) -> tuple[int, int]:
     length = values[0].shape[-1]
     _check_exact(node, length * values[0].bound * values[1].bound, EXACT)
@@ -273,6 +282,6 @@ _INTERVALS: Mapping[str, Callable[[Node, list[Range]], tuple[int, int]]] = Mappi
         "reshape": _hull, "permute": _hull, "add": _add, "concat": _hull, "table": _table,
         "repeat": _hull, "pad": _pad, "slice": _hull, "softmax": _softmax, "log_softmax": _log_softmax,
         "normalise": _normalise, "where": lambda node, values: _hull(node, values[1:]), "argmax": _argmax,
-        "product": _product, "matmul": _matmul,
+        "product": _product, "quotient": _quotient, "matmul": _matmul,
     }
 )  # fmt: skip

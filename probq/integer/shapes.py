@@ -183,6 +183,12 @@ def _add(_: Node, x: Shape, y: Shape) -> Shape:
     return tuple(b if a == 1 else a for a, b in zip(low, high, strict=True))
 
 
+def _quotient(node: Node, x: Shape, y: Shape) -> Shape:
+    if len(x) != len(y):
+        raise ProbqError(f"dividends of shape {x} need divisors of as many axes, not {y}")
+    return _add(node, x, y)
+
+
 def _where(node: Node, *shapes: Shape) -> Shape:
     mask, x, y = shapes
     return _add(node, mask, _add(node, x, y))
@@ -236,6 +242,6 @@ _SHAPES: Mapping[str, Callable[..., Shape]] = MappingProxyType(
         "multiply": _elementwise, "clip": _same, "max_pool": _pool, "sum_pool": _pool, "sum": _sum,
         "reshape": _reshape, "permute": _permute, "add": _add, "concat": _concat, "table": _same, "repeat": _repeat,
         "pad": _pad, "slice": _slice, "softmax": _rows, "log_softmax": _rows, "normalise": _rows, "product": _add,
-        "matmul": _matmul, "where": _where, "argmax": _argmax,
+        "quotient": _quotient, "matmul": _matmul, "where": _where, "argmax": _argmax,
     }
 )  # fmt: skip

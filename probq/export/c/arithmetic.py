@@ -62,24 +62,47 @@ def clip(p: CSource, node: Node) -> View:
 
 def add(p: CSource, node: Node) -> View:
     """Compute the sum of two values; the one of fewer axes is repeated along the first axes of the other."""
-    return _of_two(p, node, "+")
+    return _of_two(p, node, _signed("+"))
 
 
 def product(p: CSource, node: Node) -> View:
     """Compute the product of two values, which broadcast like those of a sum."""
-    return _of_two(p, node, "*")
+    return _of_two(p, node, _signed("*"))
 
 
-def _of_two(p: CSource, node: Node, sign: str) -> View:
+def quotient(p: CSource, node: Node) -> View:
+    """Compute the quotient of two values, in 64 bits; C rounds towards zero."""
+    lo, hi = (literal(node.attributes[name]) for name in ("lo", "hi"))
+    factors = literal(2 << node.attributes["up"]), literal(1 << node.attributes["down"])
+
+    def body(target: str, sources: list[str], kind: Type) -> list[str]:
+        return [
+            f"const int64_t d = {sources[1]} == 0 ? 1 : {sources[1]};",
+            f"const int64_t m = (d < 0 ? -d : d) * {factors[1]};",
+            f"const int64_t n = (d < 0 ? -(int64_t){sources[0]} : {sources[0]}) * {factors[0]} + m;",
+            "int64_t q = n / (2 * m);",
+            "q -= n < q * (2 * m);",
+            f"q = q < {lo} ? {lo} : q;",
+            f"q = q > {hi} ? {hi} : q;",
+            f"{target} = {cast(kind, 'q')};",
+        ]
+
+    return _of_two(p, node, body)
+
+
+def _of_two(p: CSource, node: Node, body: Callable[[str, list[str], Type], list[str]]) -> View:
+    """Add a step that computes elements of two values, by lines for a target and both sources."""
     xs = sorted((p.views[name] for name in node.inputs), key=lambda view: len(view.shape))
     shape = np.broadcast_shapes(*(x.shape for x in xs))
     xs = [broadcast(x, shape) for x in xs]
     full = max(xs, key=lambda x: (0 not in x.strides, x.size))
     y = p.view(p.ranges[node.name].type, shape, order(full))
-    elementwise(
-        p, node.name, y, xs, [], lambda t, s, _: [f"{t} = {cast(y.buffer.type, f'(int32_t){s[0]} {sign} {s[1]}')};"]
-    )
+    elementwise(p, node.name, y, xs, [], lambda t, s, _: body(t, s, y.buffer.type))
     return y
+
+
+def _signed(sign: str) -> Callable[[str, list[str], Type], list[str]]:
+    return lambda t, s, kind: [f"{t} = {cast(kind, f'(int32_t){s[0]} {sign} {s[1]}')};"]
 
 
 def matmul(p: CSource, node: Node) -> View:

@@ -30,6 +30,7 @@ EMITTERS: Mapping[str, Callable[[CSource, Node], View]] = MappingProxyType(
         "permute": data_movement.permute,
         "add": arithmetic.add,
         "product": arithmetic.product,
+        "quotient": arithmetic.quotient,
         "matmul": arithmetic.matmul,
         "concat": data_movement.concat,
         "table": data_movement.table,

@@ -9,6 +9,7 @@ from probq.export.onnx.graph import Edge, Graph, integer_type
 from probq.export.onnx.packed_parameters import parameter
 from probq.integer import Node
 from probq.integer.normalisers.meaning import largest
+from probq.integer.normalisers.quotient import quotient_ends
 from probq.integer.packing import smallest
 from probq.integer.ranges import Range
 
@@ -56,6 +57,25 @@ def normalise(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> E
     type = integer_type(end)
     name = graph.node("Sub", [graph.cast(name, type), graph.constant(limit, type)])
     return graph.limited(Edge(name, type, 0, -end, end, reached.shape), reached.low, reached.high)
+
+
+def quotient(graph: Graph, node: Node, inputs: list[Edge], reached: Range) -> Edge:
+    """Add the quotient of two values, whose operator rounds towards zero, in 64 bits."""
+    (x, d), spec = inputs, node.attributes
+    name, divisor = (graph.integers(each, "int64").name for each in (x, d))
+    if d.low <= 0 <= d.high:
+        some = graph.cast(graph.cast(divisor, "bool"), "int64")
+        divisor = graph.node("Add", [divisor, graph.node("Sub", [graph.constant(1, "int64"), some])])
+    if d.low < 0:
+        sign = graph.node("Sub", [graph.constant(1, "int64"), _times(graph, _negative(graph, divisor), 2)])
+        name, divisor = (graph.node("Mul", [each, sign]) for each in (name, divisor))
+    doubled = _times(graph, divisor, 2 << spec["down"])
+    numerator = graph.node("Add", [_times(graph, name, 2 << spec["up"]), _times(graph, divisor, 1 << spec["down"])])
+    name = graph.node("Div", [numerator, doubled])
+    name = graph.node("Sub", [name, _negative(graph, _remainder(graph, numerator, name, doubled))])
+    low, high = quotient_ends((x.low, x.high), (d.low, d.high), spec["up"])
+    clipped = graph.limited(Edge(name, "int64", 0, low, high, reached.shape), spec["lo"], spec["hi"])
+    return _narrowed(graph, clipped.name, reached)
 
 
 def _exponentials(graph: Graph, node: Node, x: Edge) -> tuple[str, str]:
@@ -116,6 +136,10 @@ def _root(graph: Graph, name: str) -> str:
 
 def _rest(graph: Graph, name: str, root: str) -> str:
     return graph.node("Sub", [name, graph.node("Mul", [root, root])])
+
+
+def _remainder(graph: Graph, x: str, quotient: str, divisor: str) -> str:
+    return graph.node("Sub", [x, graph.node("Mul", [quotient, divisor])])
 
 
 def _negative(graph: Graph, name: str) -> str:

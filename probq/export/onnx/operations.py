@@ -13,7 +13,7 @@ from probq.export.onnx.data_movement import argmax, pad, piece, repeat, table, w
 from probq.export.onnx.float_rounding import INT32, IntegerRounding, floored_form
 from probq.export.onnx.graph import Edge, Graph, integer_type, zero_point
 from probq.export.onnx.layers import layer, levels
-from probq.export.onnx.normalisers import log_softmax, normalise, softmax
+from probq.export.onnx.normalisers import log_softmax, normalise, quotient, softmax
 from probq.export.onnx.packed_parameters import parameter
 from probq.integer import Node
 from probq.integer.ranges import Range
@@ -280,7 +280,7 @@ OPERATIONS: Mapping[str, Operation] = MappingProxyType(
         "multiply": _multiply, "clip": _clip, "max_pool": _max_pool, "sum_pool": _sum_pool, "sum": _sum,
         "reshape": _reshape, "permute": _permute, "add": _add, "concat": _concat,
         "table": table, "repeat": repeat, "pad": pad, "slice": piece, "where": where, "argmax": argmax,
-        "product": _product, "matmul": _matmul,
+        "product": _product, "quotient": quotient, "matmul": _matmul,
         "softmax": softmax, "log_softmax": log_softmax, "normalise": normalise,
     }
 )  # fmt: skip

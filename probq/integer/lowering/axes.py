@@ -14,6 +14,7 @@ from probq.integer.lowering.exported import BATCH, named_arguments, operation
 from probq.integer.lowering.operations.data_movement import permute
 from probq.integer.lowering.operations.tables import TABULATED
 from probq.integer.lowering.operations.values import Value, refusal
+from probq.network.explicit.modules import TURN
 
 TURNS = frozenset({"permute", "transpose"})
 DROPS = frozenset({"select", "mean", "sum", "amax", "amin", "unbind"})  # axes, unless they are kept
@@ -22,7 +23,8 @@ EACH = frozenset(
     {
         "relu", "relu_", "relu6", "relu6_", "clamp", "clamp_", "clamp_min", "clamp_max", "hardtanh", "hardtanh_", "add",
         "add_", "sub", "rsub", "mul", "mul_", "div", "div_", "neg", "abs", "sign", "maximum", "minimum", "clone",
-        "contiguous", "detach", "alias", "to", "dropout", "linear", "getitem", "fake_quantize_per_tensor_affine",
+        "contiguous", "detach", "alias", "to", "dropout", "linear", "embedding", "getitem",
+        "fake_quantize_per_tensor_affine",
     }
 )  # fmt: skip
 
@@ -83,7 +85,7 @@ def without_batch(tensor: Tensor, place: int, where: str) -> tuple[int, ...]:
         advice = "keep pieces of an example, such as windows, on an axis behind it"
         raise refusal(where, f"it changes the batch axis; {advice}")
     if tensor.dim() <= place or tensor.shape[place] != BATCH:
-        raise refusal(where, "it changes the batch axis")
+        raise refusal(where, f"it changes the batch axis. {TURN}")
     return tuple(int(n) for k, n in enumerate(tensor.shape) if k != place)
 
 

@@ -25,14 +25,15 @@ from probq.integer.lowering.operations.together import Factors, joined
 from probq.integer.lowering.operations.values import Value, common, layer_of, refusal
 from probq.integer.lowering.ports import Ports, entering
 from probq.integer.lowering.products.factors import product, seen_from
+from probq.integer.lowering.products.quotients import part_of_quotient, quotient
 from probq.integer.lowering.recurrences import KINDS, Recurrences
-from probq.integer.lowering.refusals import check_not_random, no_input, results_of, why_no_form, why_no_norm
+from probq.integer.lowering.refusals import check_not_random, no_input, results_of, why_float, why_no_form, why_no_norm
 from probq.network.matrices.matrix import Matrix
 from probq.network.program.network import Network
 from probq.network.quantizers.affine_norms import affine_norms
 from probq.network.tracing.arguments import axis_in
 from probq.network.tracing.call_finder import SHAPED
-from probq.network.tracing.product_calls import Operand
+from probq.network.tracing.product_calls import Operand, Rounded
 from probq.utils.errors import ProbqError
 from probq.utils.structures.tensors import tensors_in
 from probq.utils.structures.walk import map_leaves
@@ -172,7 +173,7 @@ class Walk:
         """Return an operand of a node, which may be a constant, or several in a list."""
         if isinstance(given, list | tuple):
             return [self._given(each, node) for each in given]
-        if not self._is_constant(given):
+        if not isinstance(given, torch.fx.Node) or given in self.values:
             return self._operand(given)
         return with_batch_first(self._constant(given), self.places[node], node.meta["val"].dim(), where_of(node))
 
@@ -189,9 +190,6 @@ class Walk:
                 f"{self._origin(given)} is a parameter or constant that no layer owns; it cannot be lowered"
             )
         return value
-
-    def _is_constant(self, given: Any) -> bool:
-        return isinstance(given, torch.fx.Node) and given not in self.values
 
     def _constant(self, node: Any) -> Any:
         """Return a tensor that depends on no input, as the decided network computes it."""
@@ -233,6 +231,8 @@ class Walk:
             if not isinstance(looked, LookUp) or looked.name != mark.name:
                 raise refusal(f"module {mark.name}", "its forward does not compute its function alone")
             return table(self.q.activations[mark.name], mark.name, looked.argument, where, looked.function)
+        if isinstance(factors := self.values.get(given), Factors) and mark.kind == "leaving":
+            return quotient(self.q.steps.named()[mark.name], mark.name, factors, where_of(given))
         x = self._operand(given)
         if mark.kind == "input" and isinstance(self.q.net.get_submodule(mark.name), Operand):
             name, _, side = mark.name.rpartition(".")
@@ -242,8 +242,9 @@ class Walk:
         if mark.kind == "argument":
             return argument(self.q.activations[mark.name], mark.name, x, self.make.requantizer)
         if mark.kind in ("entering", "leaving"):
-            step = self.q.steps.named()[mark.name]
-            return self.make.requantizer(x, short_target(2.0 ** step.exponent(mark.kind == "leaving")), mark.name)
+            step, module = self.q.steps.named()[mark.name], self.q.net.get_submodule(mark.name)
+            rounded = self.make.requantizer(x, short_target(2.0 ** step.exponent(mark.kind == "leaving")), mark.name)
+            return part_of_quotient(mark.name, rounded) if isinstance(module, Rounded) else rounded
         if mark.name in self.normalising:
             step = self.normalising[mark.name]
             where = f"{step.kind} in {mark.name.rpartition('.')[0] or 'the network'}"
@@ -272,7 +273,7 @@ class Walk:
         """Return what a layer's own product becomes, from what it is called with rather than what its module says."""
         layer = self.layers.get(innermost(node))
         if layer is None or layer.weight not in self.q.weights:
-            raise refusal(where, "it stays float; give it a plan")
+            raise refusal(where, why_float(self.q.net, node))
         given = named_arguments(node)
         module = self.q.net.get_submodule(layer.name)
         if self._owned(given["weight"], isinstance(module, Matrix)) is not module.weight:

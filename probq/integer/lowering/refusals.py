@@ -6,16 +6,18 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
+from torch import nn
 
-from probq.integer.lowering.exported import named_arguments, where_of
+from probq.integer.lowering.exported import module_name, named_arguments, where_of
 from probq.integer.lowering.operations.tables import TABULATED
 from probq.integer.lowering.operations.values import refusal
+from probq.network.explicit.modules import TURN
 from probq.network.normalisers.kinds import SOFTMAXES
 from probq.utils.errors import ProbqError
 
 _RECURRENT = (
     "a recurrent module computes its products inside, where nothing can be rounded; take nn.LSTM or nn.GRU and call it "
-    "with a batch of sequences that are not packed, or take those of probq.nn"
+    f"with a batch of sequences that are not packed, or take those of probq.nn. {TURN}"
 )
 _NORMED = "max_norm changes rows as they are looked up; rescale them once, and give the embedding no max_norm"
 _MASKED = "it stays float; give it a plan, and no enable_gqa"
@@ -28,10 +30,7 @@ _COMPUTED = (
 )
 _TRACKED = "it has statistics of its own, or a computed gain; use track_running_stats=False, or batch normalisation"
 _PLANNED = "give the layer before it a plan with an activation width, such as Plan(activation=8)"
-_RECIPROCAL = (
-    "only quotients by constants have an integer form; take a softmax or a normalisation, which divide, or a function "
-    "of one number with a name of its own, such as torch.sigmoid"
-)
+_RECIPROCAL = "the inverse of what is computed has an integer form as a table, torch.pow(x, -1), or in a quotient y / x"
 _SIZES = "images are resampled by nearest, bilinearly or bicubically, without antialias; resize outside of the network"
 _SPREAD = "use a normalisation, such as nn.LayerNorm without gain and shift, or a mean of magnitudes"
 _ROOT = (
@@ -81,6 +80,16 @@ def check_not_random(node: Any) -> None:
             "it draws random numbers when the network is evaluated, as a dropout does that is never switched off; "
             "give it training=self.training, or take it out",
         )
+
+
+def why_float(net: nn.Module, node: Any) -> str:
+    """Return why a product with a weight stays float, and what to do."""
+    if not isinstance(net.get_submodule(module_name(node)), nn.MultiheadAttention):
+        return "it stays float; give it a plan"
+    return (
+        "attention computes its products inside, where nothing can be rounded; call it with a batch, without hooks, "
+        f"add_bias_kv and add_zero_attn. {TURN}"
+    )
 
 
 def why_no_norm(node: Any) -> str:

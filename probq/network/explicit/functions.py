@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from probq.network.explicit.resampled import RESAMPLED, has_own_weights, interpolate
+from probq.network.explicit.responses import local_response_norm
 from probq.network.explicit.vectors import cosine_similarity, normalize
 
 
@@ -137,7 +138,7 @@ EXPLICIT: Mapping[str, tuple[Callable[..., Tensor], int]] = MappingProxyType(
         "glu": (glu, 1), "scaled_dot_product_attention": (attention, 1), "addcmul": (addcmul, 1), "lerp": (lerp, 2),
         "baddbmm": (baddbmm, 2), "addmm": (addmm, 1), "einsum": (einsum, 1), "prelu": (prelu, 1),
         "normalize": (normalize, 1), "cosine_similarity": (cosine_similarity, 1), "interpolate": (interpolate, 1),
-        "embedding_bag": (embedding_bag, 1),
+        "embedding_bag": (embedding_bag, 1), "local_response_norm": (local_response_norm, 1),
     }
 )  # fmt: skip
 

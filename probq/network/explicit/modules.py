@@ -17,6 +17,12 @@ FORMS: Mapping[type[nn.Module], Any] = MappingProxyType(
     {nn.MultiheadAttention: MultiheadAttention, nn.LSTM: LSTM, nn.GRU: GRU}
 )
 
+# What to do about a batch that is not the first axis of what a network is called with.
+TURN = (
+    "Where the batch is the second axis of the network's input, as [time, batch, features], wrap it in a module with "
+    "the forward net(x.transpose(0, 1)), and quantize that with inputs [batch, time, features]"
+)
+
 
 def spelled_out(net: nn.Module) -> dict[str, nn.Module]:
     """Return what stands in a network in the place of each module that is spelled out, by name."""
@@ -57,21 +63,24 @@ def spell_out(net: nn.Module, names: set[str]) -> nn.Module:
 
 
 @contextmanager
-def plain_calls(net: nn.Module, batch: int, names: set[str]) -> Iterator[None]:
+def plain_calls(net: nn.Module, batch: int, names: set[str], others: set[str]) -> Iterator[None]:
     """Note the modules that are called within the context, each time so that they can be spelled out.
 
     Args:
         net: the network.
         batch: examples in a batch, which have to be those of modules that have the batch as their second axis.
         names: gets the names, which are those of `can_be_explicit`.
+        others: gets the names of those that take the batch as their second axis, and get it as their first.
     """
     calls: dict[str, bool] = {}
 
     def watch(name: str, called: Any) -> Any:
         def hook(module: Any, args: Any, kwargs: Any) -> None:
             x = args[0] if args else next(iter(kwargs.values()))
-            plain = called(*args, **kwargs) and (module.batch_first or x.shape[1] == batch)
-            calls[name] = calls.get(name, True) and plain
+            plain, first = called(*args, **kwargs), module.batch_first
+            calls[name] = calls.get(name, True) and plain and (first or x.shape[1] == batch)
+            if plain and not first and x.shape[1] != batch == x.shape[0]:
+                others.add(name)
 
         return hook
 

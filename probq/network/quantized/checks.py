@@ -118,6 +118,12 @@ def _call(name: str, entry: Any, tensors: Mapping[str, Tensor]) -> None:
     if isinstance(entry, list) and entry[:1] == ["product"]:
         _product(name, entry)
         return
+    if isinstance(entry, list) and entry[:1] == ["quotient"]:
+        if [type(part) for part in entry] != [str, bool, bool]:
+            raise ProbqError(f"the call {name!r} is not given as a quotient of two tensors")
+        for step in (name, f"{name}.dividend", f"{name}.divisor"):
+            _step(step, tensors)
+        return
     if isinstance(entry, list) and entry[:1] == ["entered"]:
         if len(entry) != 3 or entry[1] not in ENTERED or type(entry[2]) is not int or not 0 <= entry[2] < MOST_JOINED:
             raise ProbqError(f"the call {name!r} is none that takes the network's own input")
@@ -128,6 +134,8 @@ def _call(name: str, entry: Any, tensors: Mapping[str, Tensor]) -> None:
         raise ProbqError(f"the call {name!r} is not given by function, operand and arguments")
     kind, operand, _, args, kwargs = entry
     plain = all(isinstance(value, bool | int | float | str | MAYBE) for value in (*args, *kwargs.values()))
+    met = kwargs.get("largest", 1)
+    plain = plain and (kind not in ARITHMETIC or (type(met) in NUMBER and 0 < met <= LARGEST))
     known = kind in {*ARITHMETIC, *FUNCTIONS} or (kind in NORMALISERS and are_options(kind, kwargs))
     if not known or operand not in (0, 1) or not plain or not is_stand_in(name):
         raise ProbqError(f"the call {name!r} is none that can have a stand-in")

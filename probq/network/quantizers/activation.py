@@ -58,10 +58,11 @@ class Activation(nn.Module):
         return self.input(x, self.input.probs(), error_of_sums(x) if exact else None).clone()
 
     def after(self, y: Tensor, exact: bool) -> Tensor:
-        """Return the rounded value of the function.
+        """Return the rounded value of the function, 0 where it has none, as a root of what is negative.
 
         It is a copy, because what follows may work in place.
         """
+        y = torch.where(y.isnan(), 0.0, y)
         return self.output(y, self.output.probs(), error_of_values(y) if exact else None).clone()
 
     @torch.no_grad()

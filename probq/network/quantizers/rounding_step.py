@@ -63,3 +63,23 @@ class Step(nn.Module):
     def leaving(self, y: Tensor, exact: bool) -> Tensor:
         """Return what leaves, rounded."""
         return round_to_step(y, torch.exp2(self.log2_steps[1]).to(y.dtype), exact)
+
+
+class OperandStep(Step):
+    """This step rounds one of the tensors of a quotient; a divisor is a step at least, so that nothing divides by 0.
+
+    Args:
+        size: its largest magnitude, on an example.
+        raw: whether it is the network's own input.
+        divides: whether it is the divisor.
+    """
+
+    def __init__(self, size: float, raw: bool, divides: bool) -> None:
+        super().__init__(size, None)
+        self.raw, self.divides = raw, divides
+
+    def entering(self, x: Tensor, exact: bool) -> Tensor:
+        """Return the tensor rounded."""
+        step = torch.exp2(self.log2_steps[0]).to(x.dtype)
+        y = round_to_step(x, step, exact and not self.raw)
+        return torch.where(y == 0, step, y) if self.divides else y

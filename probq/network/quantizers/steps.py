@@ -9,8 +9,9 @@ from typing import TypeAlias
 from torch import Tensor, nn
 
 from probq.network.quantizers.normalising import NormalisingStep
-from probq.network.quantizers.rounding_step import Step
+from probq.network.quantizers.rounding_step import OperandStep, Step
 from probq.network.tracing.call_finder import Found
+from probq.network.tracing.product_calls import Quotient
 from probq.network.tracing.stand_ins import StandIn
 
 Functions: TypeAlias = dict[str, Callable[[Tensor], Tensor]]
@@ -29,6 +30,11 @@ class Steps(nn.ModuleDict):
         for name, one in made.items():
             if one.stepped:
                 self[name.replace(".", "/")] = _step(one, found[name] if found else None)
+            if isinstance(one, Quotient):
+                sizes = (found[name].entering, found[name].divisor) if found else (0.0, 0.0)
+                key = name.replace(".", "/")
+                self[f"{key}/dividend"] = OperandStep(sizes[0], one.dividend.raw, divides=False)
+                self[f"{key}/divisor"] = OperandStep(sizes[1], one.divisor.raw, divides=True)
 
     def named(self) -> dict[str, Step]:
         """Return the steps by the names of the stand-ins."""

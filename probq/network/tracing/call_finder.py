@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 
-from probq.codebooks.rounding.short_numbers import LARGEST_FACTOR, whole_factors
+from probq.codebooks.rounding.short_numbers import needs_step
 from probq.network.explicit.functions import EXPLICIT, is_spelled_out
 from probq.network.matrices.views import read_matrices, read_matrix
 from probq.network.normalisers.kinds import NORMALISERS
@@ -18,7 +16,15 @@ from probq.network.normalisers.written import WrittenNorms
 from probq.network.tracing.arguments import own_copy
 from probq.network.tracing.example_run import run_example
 from probq.network.tracing.module_kinds import QUANTIZABLE, TABLES
-from probq.network.tracing.product_calls import ELEMENTWISE, LAYER_CALLS, PRODUCTS, LayerCall, MatrixCall, Product
+from probq.network.tracing.product_calls import (
+    ELEMENTWISE,
+    LAYER_CALLS,
+    PRODUCTS,
+    LayerCall,
+    MatrixCall,
+    Product,
+    Quotient,
+)
 from probq.network.tracing.routing import Call, Calls, Frame
 from probq.network.tracing.stand_ins import (
     ALONE,
@@ -31,7 +37,6 @@ from probq.network.tracing.stand_ins import (
     StandIn,
     Written,
     place_stand_ins,
-    short,
 )
 from probq.nn.recurrent import GRU, LSTM
 from probq.utils.structures.tensors import tensors_in
@@ -48,11 +53,12 @@ SHAPED = frozenset(f"{kind}_like" for kind in ("zeros", "ones", "full")) | {"new
 
 @dataclass(frozen=True)
 class Found:
-    """This is a call that needs a stand-in, and the largest magnitudes that enter and leave it."""
+    """This is a call that needs a stand-in, and the largest magnitudes that enter and leave it, and of a divisor."""
 
     stand_in: StandIn
     entering: float
     leaving: float
+    divisor: float = 0.0
 
 
 class CallFinder(Calls):
@@ -131,14 +137,16 @@ class CallFinder(Calls):
         if stand_in is None:
             return self.other(func, args, kwargs)
         operands = call.args[0] if isinstance(call.args[0], tuple | list) else call.args
-        entering = float(operands[stand_in.operand].detach().abs().max())
+        entering = _size(operands[stand_in.operand])
+        divisor = _size(operands[1]) if isinstance(stand_in, Quotient) else 0.0
         out = self.other(func, args, kwargs)
         self._note(out, computed=True)
         full = f"{frame.name}.{name}".removeprefix(".")
-        sizes = entering, float(out.detach().abs().max())
         before = self.found.get(full, Found(stand_in, 0.0, 0.0))
         before.stand_in.raw |= stand_in.raw
-        self.found[full] = Found(before.stand_in, max(before.entering, sizes[0]), max(before.leaving, sizes[1]))
+        before.stand_in.meet(call.args, _size(out))
+        pairs = (before.entering, entering), (before.leaving, _size(out)), (before.divisor, divisor)
+        self.found[full] = Found(before.stand_in, *map(max, pairs))
         return out
 
     def _joined(self, call: Call) -> Entered | None:
@@ -158,7 +166,7 @@ class CallFinder(Calls):
         return [
             place
             for place, a in enumerate(operands)
-            if constants[place] and not self._depends(a) and _needs_step(a, "add", raw=False)
+            if constants[place] and not self._depends(a) and not is_mask(a) and needs_step(a, "add", raw=False)
         ]
 
     def _spelled_out(self, frame: Frame, name: str, call: Call, func: Any) -> Any:
@@ -182,7 +190,7 @@ class CallFinder(Calls):
             raw = places[:1] == [0] and not self._computed[id(call.args[0])] and call.args[0].is_floating_point()
             return Entered(call.kind, 0) if raw and "linear" in call.kwargs.get("mode", "linear") else None
         if len(places) == 2:
-            return self._entered(call) or _product(call)
+            return self._entered(call) or _product(call) or self._quotient(call)
         if len(places) != 1 or (call.in_place and places[0]):
             return None
         operand = places[0]
@@ -204,7 +212,9 @@ class CallFinder(Calls):
             return MatrixCall(operand, *found[:3], constant.dim() == 1, found[3])
         if operand and kind in ("sub", "rsub"):
             kind = "rsub" if kind == "sub" else "sub"
-        if kind not in ARITHMETIC or (operand and kind == "div") or not _needs_step(constant, kind, raw):
+        if kind not in ARITHMETIC or (operand and kind == "div") or (kind == "add" and is_mask(constant)):
+            return None
+        if not needs_step(constant, kind, raw):
             return None
         if kind == "mul" and not raw and isinstance(constant, float) and constant <= MASKED and is_truth(x):
             return None  # what it makes is a mask to add
@@ -216,6 +226,15 @@ class CallFinder(Calls):
         if call.kind not in ("add", "sub") or computed[0] == computed[1] or call.in_place:
             return None
         return Entered("rsub" if call.kind == "sub" and computed[0] else call.kind, computed.index(False))
+
+    def _quotient(self, call: Call) -> Quotient | None:
+        """Return the quotient of two tensors which depend on the input, each with the batch as its first axis."""
+        x, y = call.args
+        if call.kind != "div" or x.dim() != y.dim() or not x.dim() or len(x) != len(y):
+            return None
+        if not x.is_floating_point() and not y.is_floating_point():
+            return None
+        return Quotient(*(not self._computed[id(a)] for a in call.args)) if x.numel() and y.numel() else None
 
     def _layer(self, call: Call) -> StandIn | None:
         """Return what stands in for a call with a constant weight, and a bias that is a tensor of the network."""
@@ -265,6 +284,11 @@ def find_calls(net: nn.Module, args: tuple[Any, ...]) -> dict[str, Found]:
         place_stand_ins(net, made)
 
 
+def _size(x: Tensor) -> float:
+    """Return the largest magnitude of a tensor."""
+    return float(x.detach().abs().max())
+
+
 def _product(call: Call) -> Product | None:
     """Return the product that two tensors which depend on the input need, each with the batch as its first axis."""
     x, y = call.args
@@ -273,28 +297,3 @@ def _product(call: Call) -> Product | None:
     if call.kind not in PRODUCTS or not real or x.dim() != y.dim() or x.dim() < axes or len(x) != len(y):
         return None
     return Product(call.kind, x is y)
-
-
-def _needs_step(constant: Any, kind: str, raw: bool) -> bool:
-    """Return whether an operation with a constant is rounded, and the constant shortened."""
-    if kind == "add" and is_mask(constant):
-        return False
-    if isinstance(constant, Tensor):
-        if constant.dtype.is_complex or not constant.isfinite().all() or (kind == "div" and (constant == 0).any()):
-            return False
-        if constant.requires_grad:
-            return True
-        values = constant.detach().double().unique().cpu().numpy()
-    elif isinstance(constant, bool) or not isinstance(constant, int | float) or not np.isfinite(constant):
-        return False
-    else:
-        values = np.array([float(constant)])
-    if kind == "div" and not values.all():
-        return False
-    if kind in ("mul", "div"):
-        factors, _, divisor = whole_factors(values.tolist(), kind == "div")
-        if raw:
-            return len(values) > 1 or max(*map(abs, factors), divisor) > 1
-        return max(*map(abs, factors), divisor) > LARGEST_FACTOR
-    exact = torch.from_numpy(values)
-    return raw or not torch.equal(torch.as_tensor(short(exact)), exact)

@@ -88,6 +88,49 @@ class Product(StandIn):
         return PRODUCTS[self.kind](x, x if self.shared else self.right(others[0]))
 
 
+class Rounded(nn.Module):
+    """This hands on one of the tensors of a quotient; a hook on it rounds that tensor to a step.
+
+    Attributes:
+        raw: whether the tensor is the network's own real input.
+    """
+
+    def __init__(self, raw: bool) -> None:
+        super().__init__()
+        self.raw = raw
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the tensor."""
+        return x
+
+
+class Quotient(StandIn):
+    """A quotient computes one division of two tensors, both of which depend on the input; a step rounds each of them.
+
+    Args:
+        raws: of dividend and divisor, as in `Rounded`.
+    """
+
+    def __init__(self, *raws: bool) -> None:
+        super().__init__("div")
+        self.dividend, self.divisor = map(Rounded, raws)
+
+    @property
+    def entry(self) -> list[Any]:
+        """Return what `made_from` makes the same of."""
+        return ["quotient", self.dividend.raw, self.divisor.raw]
+
+    def takes(self, x: Any, y: Any) -> bool:
+        """Return whether these are tensors as they were on the example."""
+        return isinstance(y, Tensor) and (x.is_floating_point() or y.is_floating_point())
+
+    def forward(self, x: Tensor, *others: Any) -> Tensor:
+        """Return what the call computes."""
+        real = next(a.dtype for a in (x, *others) if a.is_floating_point())
+        x, y = (a if a.is_floating_point() else a.to(real) for a in (x, *others))
+        return self.dividend(x) / self.divisor(y)
+
+
 # Functions that multiply with a weight, each with the module that computes the same and its arguments in order.
 LAYER_CALLS: Mapping[str, tuple[Any, tuple[str, ...]]] = MappingProxyType(
     {"linear": (nn.Linear, ()), "embedding": (nn.Embedding, ())}
@@ -242,6 +285,8 @@ def made_from(entry: Any) -> StandIn:
     if entry[0] == "product":
         kind, shared, firsts = entry[1:]
         return Product(kind, shared, tuple(firsts))
+    if entry[0] == "quotient":
+        return Quotient(*entry[1:])
     if entry[0] == "layer":
         return LayerCall(*entry[1:])
     if entry[0] == "matrix":

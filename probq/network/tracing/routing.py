@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from probq.network.explicit.functions import EXPLICIT
 from probq.network.normalisers.kinds import read_normaliser
-from probq.network.tracing.product_calls import LAYER_CALLS, LayerCall, Product
+from probq.network.tracing.product_calls import LAYER_CALLS, LayerCall, Product, Quotient
 from probq.network.tracing.stand_ins import ALONE, FUNCTIONS, Entered, Explicit, Shortened, StandIn, stand_ins
 
 # What torch calls the functions of `ARITHMETIC`, and products of matrices.
@@ -181,7 +181,7 @@ class Router(Calls):
             return func(*args, **kwargs)
         x = call.args[stand_in.operand]
         others = _others(stand_in, call)
-        if isinstance(stand_in, Product) and not stand_in.takes(x, *others):
+        if isinstance(stand_in, Product | Quotient) and not stand_in.takes(x, *others):
             return func(*args, **kwargs)
         y = stand_in(x.clone() if call.in_place else x, *others)
         return x.copy_(y) if call.in_place else y

@@ -6,33 +6,19 @@ place by `probq.network.tracing.routing`. Constants have few binary digits in it
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from probq.codebooks.rounding.short_numbers import short_addend, short_factor, short_number, short_step
+from probq.codebooks.rounding.short_numbers import Constant, coarse_number, short, short_gain, short_number
 from probq.network.explicit.functions import EXPLICIT
 from probq.network.normalisers.kinds import NORMALISERS, SOFTMAXES
 from probq.network.normalisers.written import WrittenNorm
-
-Constant: TypeAlias = float | Tensor
-
-
-def short(constant: Constant) -> Constant:
-    """Return what is added: multiples of `2^-12` of the largest, or a number of 12 significant binary digits."""
-    if not isinstance(constant, Tensor):
-        return short_number(constant)
-    return short_addend(constant, short_step(constant.detach().double().abs().amax()))
-
-
-def short_gain(constant: Constant) -> Constant:
-    """Return what is multiplied with, of 12 significant binary digits."""
-    return short_factor(constant) if isinstance(constant, Tensor) else short_number(constant)
-
 
 # What each operation of a tensor and a constant computes.
 ARITHMETIC: Mapping[str, Callable[[Tensor, Constant], Tensor]] = MappingProxyType(
@@ -125,7 +111,20 @@ class StandIn(nn.Module):
         if self.normalises:
             gain, shift = constants
             return NORMALISERS[self.kind](x, gain, shift, self.kwargs)
-        return ARITHMETIC[self.kind](x, *constants)
+        return ARITHMETIC[self.kind](x, *map(self._coarse, constants))
+
+    def meet(self, args: Sequence[Any], largest: float) -> None:
+        """Take note of the largest result where that is so large that a number which is added needs fewer digits."""
+        number = args[1 - self.operand] if len(args) == 2 and self.kind in ("add", "sub", "rsub") else None
+        if not isinstance(number, int | float) or not 0 < largest < math.inf:
+            return
+        if coarse_number(short_number(number), largest) != short_number(number):
+            self.kwargs["largest"] = largest
+
+    def _coarse(self, constant: Constant) -> Constant:
+        if isinstance(constant, Tensor) or not constant or "largest" not in self.kwargs:
+            return constant
+        return coarse_number(short_number(constant), self.kwargs["largest"])
 
     @property
     def entry(self) -> list[Any]:

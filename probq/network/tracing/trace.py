@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from probq.network.explicit.modules import can_be_explicit, plain_calls, spell_out
+from probq.network.explicit.modules import TURN, can_be_explicit, plain_calls, spell_out
 from probq.network.normalisers.masks import holds_numbers
 from probq.network.tracing.arguments import own_copy
 from probq.network.tracing.call_finder import Found, find_calls
@@ -77,7 +77,7 @@ def trace_network(net: nn.Module, example: Any) -> Tracing:
     if any(not a.isfinite().all() for a in tensors_in(args) if a.is_floating_point()):
         raise ProbqError("the example holds a value that is not finite; clean the data first")
     batch = _batch(args)
-    explicit = _spell_out(net, args, batch)
+    explicit, turned = _spell_out(net, args, batch)
     calls = find_calls(net, args)
     place_stand_ins(net, {name: one.stand_in for name, one in calls.items()})
     modules = {n: m for n, m in net.named_modules() if isinstance(m, QUANTIZABLE)}
@@ -90,7 +90,7 @@ def trace_network(net: nn.Module, example: Any) -> Tracing:
     recorder = Recorder(net, modules, {m.weight.untyped_storage().data_ptr(): n for n, m in modules.items()})
     run_example(net, own_copy(args), routed(net), recorder.hooked(), recorder)
     found = Tracing(
-        notes=_notes(recorder, modules, owners),
+        notes=[*turned, *_notes(recorder, modules, owners)],
         explicit=explicit,
         inputs={name: _joined(kept) for name, kept in recorder.samples.items()},
         activations={name: (layer, _joined(kept)) for name, (layer, kept) in recorder.activations.items()},
@@ -136,16 +136,19 @@ def _check_finite(net: nn.Module) -> None:
             raise ProbqError(f"{name} holds a value that is not finite; train or load the network again")
 
 
-def _spell_out(net: nn.Module, args: tuple[Any, ...], batch: int) -> tuple[str, ...]:
-    """Spell out the modules that the example calls so that they can be, and return their names.
+def _spell_out(net: nn.Module, args: tuple[Any, ...], batch: int) -> tuple[tuple[str, ...], list[str]]:
+    """Spell out the modules that the example calls so that they can be; return their names, and notes on others.
 
     That which is the whole network stays: nothing is there to put another in.
     """
     names: set[str] = set()
+    others: set[str] = set()
     if can_be_explicit(net):
-        run_example(net, own_copy(args), plain_calls(net, batch, names))
+        run_example(net, own_copy(args), plain_calls(net, batch, names, others))
         spell_out(net, names - {""})
-    return tuple(sorted(names - {""}))
+    told = "takes the batch as its second axis, and is called with that of the network's input as its first"
+    notes = [f"{name or 'the network'} {told}. {TURN}" for name in sorted(others)]
+    return tuple(sorted(names - {""})), notes
 
 
 def _owners(net: nn.Module, modules: Mapping[str, Any]) -> dict[str, str]:

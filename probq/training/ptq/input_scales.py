@@ -105,7 +105,7 @@ def _misfit(ladder: Ladder, least: float) -> str | None:
 
 def _measure(kept: list[float], side: int) -> Callable[[Tensor], Tensor]:
     def measure(x: Tensor) -> Tensor:
-        kept[side] = max(kept[side], float(x.abs().max()))
+        kept[side] = max(kept[side], float(torch.where(x.isfinite(), x, 0).abs().max()))
         return x
 
     return measure

@@ -149,7 +149,6 @@ def test_powers_of_two_of_the_network_s_own_input_change_its_scale():
 
 
 REFUSED = {
-    "quotient": (lambda net, a, b: a / b, r"div in the network .*a computed tensor; a mean over .*softmax\(axis\)"),
     "inverse": (lambda net, a, b: 2 / a, "reciprocal"),
     "alpha of a tenth": (
         lambda net, a, b: torch.add(a, b, alpha=0.1),

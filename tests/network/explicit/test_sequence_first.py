@@ -50,6 +50,51 @@ def test_integers_are_what_the_network_computes(forward, profile, tmp_path):
     assert_exact(q, torch.cat([X, 3 * X]), tmp_path)
 
 
+class Tokens(nn.Module):
+    """Embeds tokens [time, batch], and tells of the last state of an LSTM."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.cell, self.head = nn.Embedding(9, 4), nn.LSTM(4, 5), nn.Linear(5, 3)
+
+    def forward(self, tokens):
+        return self.head(self.cell(self.embed(tokens))[0][-1])
+
+
+class Wrapped(nn.Module):
+    """What is advised for networks whose batch is the second axis."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return self.net(x.transpose(0, 1))
+
+
+@pytest.mark.filterwarnings("ignore:.*(stays float|will refuse)")
+@pytest.mark.parametrize(
+    ("net", "x"),
+    [
+        (Tokens(), torch.arange(40).reshape(5, 8) % 9),
+        (nn.Sequential(nn.TransformerEncoderLayer(4, 2, 6), nn.Linear(4, 3)), X.transpose(0, 1)),
+    ],
+    ids=["lstm", "attention"],
+)
+def test_a_batch_as_second_axis_is_refused_and_what_is_advised_is_lowered(net, x):
+    with pytest.warns(UserWarning, match="takes the batch as its second axis"):
+        q = probq.quantize(net.eval(), x)
+    with pytest.raises(probq.ProbqError, match=r"net\(x.transpose\(0, 1\)\)"):
+        probq.lower(q)
+    inputs = x.transpose(0, 1).contiguous()
+    q = probq.quantize(Wrapped(net).eval(), inputs)
+    model = probq.lower(q)
+    found = model.real_output(model(inputs))
+    assert np.allclose(found, q(inputs).detach().numpy(), atol=1e-6)
+    assert len(found) == len(inputs) or found.shape[1] == len(inputs)
+
+
 def test_a_sequence_is_returned_first():
     q = probq.quantize(Turned(lambda net, x: net.layer(x.transpose(0, 1))).eval(), X)
     model = probq.lower(q)

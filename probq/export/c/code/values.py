@@ -19,7 +19,7 @@ from probq.utils.errors import ProbqError
 MOST, LONG = 2**31 - 1, 2**62 - 1
 LAYERS = frozenset({"linear", "conv"})
 NORMALISERS = frozenset({"softmax", "log_softmax", "normalise"})
-PROVEN = NORMALISERS | {"argmax"}  # of which all elements have the same range
+PROVEN = NORMALISERS | {"argmax", "quotient"}  # of which all elements have the same range
 SUMS = frozenset({"linear", "conv", "add", "sum", "sum_pool"})
 LONG_SUMS = frozenset({"sum", "sum_pool"})  # in 64 bits where 31 do not hold them and they are rounded next
 PRODUCTS = frozenset({"product", "matmul"})

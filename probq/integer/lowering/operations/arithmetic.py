@@ -76,8 +76,8 @@ def div(first: Any, where: str, shape: Shape, second: Any, rounding_mode: str | 
     if isinstance(second, Value):
         raise refusal(
             where,
-            "only quotients by constants have an integer form, not those by a computed tensor; a mean over what a mask "
-            "of 0 and 1 leaves is (x * ((mask - 1) * 1e4).softmax(axis)).sum(axis), which a softmax divides",
+            "it divides by what is computed; give both tensors the batch as their first axis and as many axes as each "
+            "other, as by x.sum(1, keepdim=True) or unsqueeze, and make one of real numbers, as by mask.float()",
         )
     divisors = _array(second)
     if not divisors.all():
