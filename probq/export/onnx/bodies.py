@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from probq.export.onnx.graph import Edge, Graph, integer_type, tensor_type
+from probq.export.onnx.graph import Edge, Graph, integer_type, names_read, tensor_type
 from probq.integer import Node
 from probq.integer.loops.body import after, beginning, first_states, sequences, states
 from probq.integer.ranges import Range
@@ -185,7 +185,7 @@ def _without_constants(graph: Graph, inside: list[Any], begun: list[str]) -> lis
     """Return the nodes of a body that depend on what it begins with; the others go to the graph around it."""
     changing, kept = set(begun), []
     for node in inside:
-        if changing.intersection(node.input):
+        if changing.intersection(names_read(node)):
             changing.update(node.output)
             kept.append(node)
         else:

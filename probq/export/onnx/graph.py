@@ -44,12 +44,14 @@ class Graph:
     Attributes:
         packed: whether weights are stored at their own width.
         inputs: what the graph's inputs are called, by the names of their nodes.
+        probe: name of what says whether bytes are multiplied without saturation, once it is there.
     """
 
     packed: bool = False
     inputs: Mapping[str, str] = field(default_factory=dict)
     nodes: list[Any] = field(default_factory=list)
     constants: dict[str, np.ndarray] = field(default_factory=dict)
+    probe: str = ""
     _count: int = 0
 
     def fresh(self, stem: str) -> str:
@@ -89,7 +91,7 @@ class Graph:
         for node in reversed(self.nodes):
             if wanted.intersection(node.output):
                 kept.append(node)
-                wanted.update(_read(node))
+                wanted.update(names_read(node))
         self.nodes = kept[::-1]
         self.constants = {name: array for name, array in self.constants.items() if name in wanted}
 
@@ -157,12 +159,12 @@ class Graph:
         return replace(x, name=self.cast(name, "uint8"), type="uint8", zero=zero)
 
 
-def _read(node: Any) -> Iterator[str]:
+def names_read(node: Any) -> Iterator[str]:
     """Yield the names that a node takes, those in graphs within it too."""
     yield from node.input
     for attribute in node.attribute:
         for inner in attribute.g.node:
-            yield from _read(inner)
+            yield from names_read(inner)
 
 
 def _clipped(number: int, lo: int | None, hi: int | None) -> int:

@@ -16,8 +16,8 @@ import numpy as np
 
 from probq.export.onnx.convolution import kernel
 from probq.export.onnx.graph import Edge, Graph
-from probq.export.onnx.layers import FastForm, octets, weights
-from probq.export.onnx.quantized_operators import channels_first, channels_last, coded, product
+from probq.export.onnx.layers import FastForm, octets
+from probq.export.onnx.quantized_operators import channels_first, channels_last, coded, product, signed_weight
 from probq.integer import Node
 
 CHANNELS = 4  # more than these are gathered fast enough
@@ -85,14 +85,14 @@ def phases(node: Node, pool: Node | None, x: Edge, outputs: tuple[int, ...]) -> 
 def pooled(graph: Graph, node: Node, requantize: Node, form: FastForm, x: Edge, found: Phases) -> Edge:
     """Add a convolution, its requantization and the pooling; the edge is that of the pooling."""
     x, count, channels = octets(graph, x), math.prod(found.window), len(form.bias)
-    weight, zero = weights(graph, kernel(node), x)
-    weight = _moved(graph, weight, zero, node.tensors["weight"].shape, found)
+    weight = signed_weight(graph, kernel(node), x)
+    weight = weight._replace(name=_moved(graph, weight.name, weight.zero, node.tensors["weight"].shape, found))
     many = replace(form, scale=np.tile(form.scale, count), bias=np.tile(form.bias, count))
     if found.apart:
-        name = product(graph, _in_blocks(graph, x, found), x, (weight, zero), many)
+        name = product(graph, _in_blocks(graph, x, found), x, weight, many)
     else:
         pads = [low for low, _ in found.pads] + [high for _, high in found.pads]
-        name = product(graph, x.name, x, (weight, zero), many, strides=found.step, pads=pads)
+        name = product(graph, x.name, x, weight, many, strides=found.step, pads=pads)
     height, width = found.outputs
     name = graph.reshape(channels_last(graph, name, 3), [height * width * count, 1, channels])
     window = {"kernel_shape": [count, 1], "strides": [count, 1]}

@@ -190,14 +190,32 @@ def test_nothing_is_rearranged_between_layers(channels, transpositions, tmp_path
 
 
 @pytest.mark.parametrize("value", [-128, -127, 127])
-def test_products_that_saturate_without_vnni_are_stored_unsigned(value, tmp_path):
-    """u8 x s8 products are summed in pairs in 16 bits: 2 * 255 * 127 does not fit."""
+def test_products_that_saturate_without_vnni_have_unsigned_weights_there(value, tmp_path):
+    """u8 x s8 products are summed in pairs in 16 bits: 2 * 255 * 127 does not fit. Files tell which processor it is."""
     model = one_layer(np.full((4, 64), value), np.zeros(4, int), 14, 255)
     write(model, tmp_path / "m.onnx")
-    graph = onnx.load(str(tmp_path / "m.onnx")).graph
-    weights = [t for t in graph.initializer if np.prod(t.dims) == 256]
-    assert [t.data_type for t in weights] == [onnx.TensorProto.UINT8]
+    proto = onnx.load(str(tmp_path / "m.onnx"))
+    weights = [t for t in proto.graph.initializer if np.prod(t.dims) == 256]
+    assert [t.data_type for t in weights] == [onnx.TensorProto.INT8]
     assert differing(model, tmp_path / "m.onnx", inputs(model)) == [0, 0]
+    told = next(node for node in proto.graph.node if node.op_type == "And")  # what it says there: the other way
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array(False), told.output[0]))
+    proto.graph.node.remove(told)
+    onnx.save(proto, str(tmp_path / "m.onnx"))
+    assert differing(model, tmp_path / "m.onnx", inputs(model)) == [0, 0]
+
+
+def test_which_weights_a_processor_takes_is_decided_when_the_file_is_loaded(tmp_path):
+    import onnxruntime
+
+    model = one_layer(np.full((4, 64), 127), np.zeros(4, int), 14, 255)
+    write(model, tmp_path / "m.onnx")
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "optimized.onnx"), 3
+    onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), options, providers=["CPUExecutionProvider"])
+    ops = [node.op_type for node in onnx.load(str(tmp_path / "optimized.onnx")).graph.node]
+    assert ops.count("QLinearConv") == 1
+    assert not {"If", "And", "Equal", "Add"}.intersection(ops)
 
 
 @pytest.mark.parametrize("bias", [0, 1])
