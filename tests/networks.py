@@ -111,5 +111,5 @@ def trained(make):
 def lowered(network, plan, draws=0):
     """Integer models of a network of `NETWORKS` at its mode and at some draws, and 50 inputs."""
     make, data = network
-    q = probq.quantize(trained(make), data(64), plan=plan)
+    q = probq.quantize(trained(make), data(16), plan=plan)
     return [probq.lower(q, a) for a in [q.mode(), *(q.sample(draws, seed=1) if draws else [])]], data(50).numpy()

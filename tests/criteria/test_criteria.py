@@ -49,11 +49,16 @@ def calibrated(q: Quantized) -> Quantized:
     return q
 
 
-def run_alone(q: Quantized, widths: dict[str, int]) -> float:
-    """The loss of a network decided at some widths, all others on the widest rung, by its own forward."""
+def alone(q: Quantized) -> PerturbedNetwork:
+    """A network that is decided at some widths by its own forward."""
     own = PerturbedNetwork(q, BATCHES)
     for layer in own.q.layers:
         del own.q.net.get_submodule(layer.name).forward  # the module's own again: nothing is kept
+    return own
+
+
+def loss_at(own: PerturbedNetwork, widths: dict[str, int]) -> float:
+    """The loss with all others on the widest rung."""
     losses = [F.cross_entropy(output, y, reduction="sum") for output, (_, y) in own.outputs(widths)]
     return float(sum(losses)) / len(X)
 
@@ -61,10 +66,11 @@ def run_alone(q: Quantized, widths: dict[str, int]) -> float:
 @pytest.mark.parametrize("norm", [False, True])
 def test_energies_are_differences_of_losses_of_networks_run_one_by_one(norm: bool) -> None:
     q = calibrated(network(norm))
-    energy, whole = criteria.loss(q, BATCHES, progress=False), run_alone(q, {})
+    energy, own = criteria.loss(q, BATCHES, progress=False), alone(q)
+    whole = loss_at(own, {})
     assert energy.names == tuple(n for n, z in q.named_quantizers() if len(z.ladder) > 1)
     for name, bits, row in zip(energy.names, energy.widths, energy.unary, strict=True):
-        expected = [run_alone(q, {name: b}) - whole for b in bits[:-1]]
+        expected = [loss_at(own, {name: b}) - whole for b in bits[:-1]]
         np.testing.assert_allclose(row, [*expected, 0], atol=2e-6)
 
 
@@ -82,13 +88,14 @@ def test_normalisation_on_the_widest_rungs_is_that_of_training() -> None:
 
 def test_pairs_are_those_of_networks_run_one_by_one() -> None:
     q = calibrated(network())
-    energy, whole = criteria.clado(q, BATCHES, progress=False), run_alone(q, {})
+    energy, own = criteria.clado(q, BATCHES, progress=False), alone(q)
+    whole = loss_at(own, {})
     single = dict(zip(energy.names, energy.unary, strict=True))
     for (i, one), (j, other) in itertools.combinations(enumerate(energy.names), 2):
         block = energy.block(one, other)
         for k, m in itertools.product(range(block.shape[0]), range(block.shape[1])):
             widths = {one: energy.widths[i][k], other: energy.widths[j][m]}
-            together = run_alone(q, widths) - whole
+            together = loss_at(own, widths) - whole
             assert energy(
                 {n: max(b) for n, b in zip(energy.names, energy.widths, strict=True)} | widths
             ) == pytest.approx(together, abs=5e-6)

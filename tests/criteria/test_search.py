@@ -53,7 +53,7 @@ def test_one_quantizer_has_the_law_of_the_closed_form() -> None:
         net, X, Plan(weight=ladder(1, 2, 8)), likelihood=lambda out: torch.distributions.Normal(out, 1.0)
     )
     exact = criteria.loss(q, [(X, y)], progress=False).unary[0]
-    found = criteria.search(q, [(X, y)], steps=1000, temperature=0.5, progress=False).unary[0]
+    found = criteria.search(q, [(X, y)], steps=600, temperature=0.5, progress=False).unary[0]
     assert exact[0] > 0.1
     np.testing.assert_allclose(found, exact / 0.5, atol=0.15)
 

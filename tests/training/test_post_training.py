@@ -120,7 +120,8 @@ def test_labels_are_not_needed_and_the_network_stays() -> None:
     net = network()
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     budget = Budget(percent=1.5)
-    q = probq.post_training(net, [images(40), images(40, 1)], budget, plan=Plan(weight=WIDE), progress=False)
+    given, rounding = [images(40), images(40, 1)], [probq.ptq.gpfq]
+    q = probq.post_training(net, given, budget, plan=Plan(weight=WIDE), rounding=rounding, progress=False)
     assert q.mode().percent() <= 1.5
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
     model = probq.lower(q)
@@ -176,10 +177,11 @@ def test_the_network_keeps_the_energy_that_chose_its_widths(tmp_path: Path) -> N
 
 def test_data_comes_in_every_form_in_which_loaders_give_it() -> None:
     """A loader over inputs alone gives lists of one tensor; all forms of the same data give the same network."""
-    net, x, budget = network(), images(64), Budget(percent=2)
+    net, x, budget, plan = network(), images(64), Budget(percent=2), Plan(weight=ladder(1, 3, 8))
     loader = DataLoader(TensorDataset(x), 16)
     forms = [[x], [(x,)], [[x]], [(x, None)], loader, (part for part in x.split(16))]
-    found = [probq.post_training(net, form, budget, rounding=[probq.ptq.gpfq], progress=False) for form in forms]
+    options = {"plan": plan, "rounding": [probq.ptq.gpfq], "progress": False}
+    found = [probq.post_training(net, form, budget, **options) for form in forms]
     assert all(q.mode() == found[0].mode() for q in found[1:4])
     assert found[4].mode() == found[5].mode()
 
@@ -200,6 +202,7 @@ def test_given_functions_take_turns() -> None:
 def test_the_best_of_all_ways_is_kept() -> None:
     """The divergence on the examples, by hand, of each way by itself."""
     net, batches, budget = network(), [images(48)], Budget(percent=1.5)
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     q = probq.post_training(net, batches, budget, progress=False)
     nearest = probq.post_training(net, batches, budget, rounding=[], progress=False)
 
@@ -212,6 +215,7 @@ def test_the_best_of_all_ways_is_kept() -> None:
     rounded = [nearest, probq.ptq.gpfq(nearest, batches), learned]
     ways = [*rounded, *(probq.ptq.bias(r, batches, reference=nearest) for r in rounded)]
     assert divergence(q) == pytest.approx(min(map(divergence, ways)), rel=1e-5)
+    assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
 
 
 def test_bad_input_is_told() -> None:

@@ -62,7 +62,16 @@ def ended(own: PerturbedNetwork, widths: Mapping[str, int]) -> float:
     return 0.0
 
 
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes come from a server that has imported everything once, so that not each one does."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pytest", "probq.criteria.clado", "probq.criteria.kl"])
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: context)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("served")
 def test_an_interrupted_measurement_goes_on_and_is_that_of_one_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,12 +97,16 @@ def test_an_interrupted_measurement_goes_on_and_is_that_of_one_process(
     assert all(map(np.array_equal, several.unary, one.unary))
     assert np.array_equal(several.pairwise, one.pairwise)  # type: ignore[arg-type]
     assert multiprocessing.active_children() == []
-    unlabelled = [x for x, _ in DATA]
+
+
+def test_processes_that_import_for_themselves_measure_the_same() -> None:
+    """One of them, as there is but one choice."""
+    q, unlabelled = probq.quantize(Net(nn.Linear(5, 3)).eval(), X, Plan(weight=ladder(2, 8))), [x for x, _ in DATA]
     found = [criteria.kl(q, unlabelled, processes=n, progress=False) for n in (1, 2)]
     assert all(map(np.array_equal, found[0].unary, found[1].unary))
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("served")
 @pytest.mark.parametrize(
     ("measure", "error", "message"),
     [
@@ -137,9 +150,9 @@ def test_a_script_without_a_guard_is_told_and_ends(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "import torch, probq\n"
-        "net = torch.nn.Sequential(torch.nn.Linear(64, 400), torch.nn.ReLU(), torch.nn.Linear(400, 10)).eval()\n"
-        "x = torch.rand(32, 64)\n"  # more than a pipe holds
-        "probq.criteria.loss(probq.quantize(net, x), [(x, torch.arange(32) % 10)], processes=2, progress=False)\n"
+        "x, plan = torch.rand(512, 64), probq.Plan(weight=probq.codebooks.ladder(4, 8))\n"  # more than a pipe holds
+        "q = probq.quantize(torch.nn.Linear(64, 10).eval(), x, plan)\n"
+        "probq.criteria.loss(q, [(x, torch.arange(512) % 10)], processes=2, progress=False)\n"
     )
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:the posterior was never fitted")
 def test_no_output_differs(network, plan, tmp_path):
     make, data = network
     net = trained(make)
-    q = probq.quantize(net, data(64), plan=plan)
+    q = probq.quantize(net, data(16), plan=plan)
     x = data(50)
     for assignment in [q.mode(), *q.sample(1, seed=1)]:
         model = probq.lower(q, assignment)

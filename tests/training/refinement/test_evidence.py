@@ -165,7 +165,7 @@ def test_after_most_fits_the_decision_is_among_the_most_probable() -> None:
         y = (x @ torch.randn(4, 3, generator=generator)).argmax(1)
         pairs, held = list(zip(x[:128].split(32), y[:128].split(32), strict=True)), [(x[128:], y[128:])]
         q = quantized()
-        probq.fit(q, pairs, Budget(percent=2), 6, validation=held, seed=seed, progress=False)
+        probq.fit(q, pairs, Budget(percent=2), 6, validation=held, evaluations=40, seed=seed, progress=False)
         a = q.mode()
         gaps.append(a.gap)
         assert a.log_prob == pytest.approx(q.log_prob(a.widths))
@@ -183,7 +183,7 @@ def test_a_promised_probability_is_kept_by_what_was_measured(function: str, prob
     pairs, held = list(zip(x[:128].split(32), y[:128].split(32), strict=True)), [(x[128:], y[128:])]
     q, budget = quantized(), Budget(percent=1.0, probability=probability)
     if function == "fit":
-        probq.fit(q, pairs, budget, 6, validation=held, seed=0, progress=False)
+        probq.fit(q, pairs, budget, 6, validation=held, evaluations=40, seed=0, progress=False)
     else:
         probq.decide(q, budget, held, progress=False)
     own = places(q)
@@ -210,7 +210,7 @@ def test_the_law_within_a_budget_is_that_of_the_best_choice_there() -> None:
 
 def test_a_new_search_forgets_what_was_measured_at_other_weights() -> None:
     q, data = quantized(), [(torch.rand(16, 4), torch.arange(16) % 3)]
-    probq.fit(q, data, Budget(percent=2), 4, validation=data, seed=0, progress=False)
+    probq.fit(q, data, Budget(percent=2), 4, validation=data, evaluations=20, seed=0, progress=False)
     measured = q.energy
     assert measured is not None
     assert measured.label == "measured losses"
