@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from torch import nn
+from tqdm import tqdm
 
 from probq import cost as costs
 from probq.cost.budget import Budget
@@ -178,12 +179,15 @@ def explore(
     """
     drawn = space.draws(round(SURVEY * networks), random)
     search = BestFirstSearch(space.choices, drawn[:1], measure, networks, drawn[1:], round(FAVOURITES * networks))
-    search.run(progress)
-    while len(search.losses) < networks and np.isfinite(list(search.losses.values())).any():
-        favourite = _favourite(space, search, random)
-        if favourite is None:
-            break
-        search.loss(favourite)
+    search.run(progress, "search networks")
+    hidden, total = not progress or len(search.losses) >= networks, networks - len(search.losses)
+    with tqdm(total=total, disable=hidden, unit="network", desc="measure favourites", dynamic_ncols=True) as bar:
+        while len(search.losses) < networks and np.isfinite(list(search.losses.values())).any():
+            favourite = _favourite(space, search, random)
+            if favourite is None:
+                break
+            search.loss(favourite)
+            bar.update()
     return search
 
 

@@ -24,6 +24,7 @@ from probq.utils.structures.tensors import arguments, tensors_in
 
 JOINING = frozenset(["Add", "Sub", "Mul"])  # of two tensors, channel by channel
 OUTPUT = "they are outputs of the network"
+UNREAD = "no layer is known to read them; a forward without gradients, or `detach`, hides who does"
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ def channel_groups(net: nn.Module, example: Any) -> dict[str, ChannelGroup]:
 
     Element-wise functions, pooling, batch normalisation, flattening of images, sums and products of equally many
     channels and depthwise convolutions leave channels where they are. What anything else reads cannot change, as little
-    as the network's outputs.
+    as the network's outputs. What one layer reads in several calls has the same channels, and so has what one
+    normalisation scales, and what layers of one weight make or read.
 
     Args:
         net: the network, left as it is.
@@ -107,6 +109,8 @@ class _Walk:
         joined: names of layers that make the same channels.
         norms, readers: of each layer's channels.
         fixed: why a layer's channels cannot change.
+        met: a layer whose channels each reader or normalisation has met, by the first layer of the same weight.
+        bare: readers of what comes from no layer, likewise.
     """
 
     modules: Mapping[str, nn.Module]
@@ -115,6 +119,8 @@ class _Walk:
     norms: dict[str, set[str]] = field(default_factory=dict)
     readers: dict[str, set[str]] = field(default_factory=dict)
     fixed: dict[str, str] = field(default_factory=dict)
+    met: dict[str, str] = field(default_factory=dict)
+    bare: set[str] = field(default_factory=set)
 
     def hook_of(self, name: str) -> Any:
         """Return a hook that follows what a module reads and remembers what it makes."""
@@ -152,6 +158,9 @@ class _Walk:
                 self.joined.merge(source, name)
             else:
                 self.readers.setdefault(source, set()).add(name)
+                self._meets(self._first(name), source)
+        if not sources:
+            self.bare.add(self._first(name))
         if is_depthwise(module) and not sources:
             self.fixed.setdefault(name, "its input's channels come from no layer")
 
@@ -188,22 +197,37 @@ class _Walk:
         for source in found:
             self.joined.merge(found[0], source)
             self.norms.setdefault(source, set()).update(norms)
+            for norm in norms:
+                self._meets(norm, source)
         return _Sources(found, flattened, pooled, why)
 
     def _note(self, sources: Iterable[str], why: str) -> None:
         for source in sources if why else ():
             self.fixed.setdefault(source, why)
 
+    def _meets(self, name: str, source: str) -> None:
+        """Let all layers whose channels one reader or normalisation meets share them."""
+        self.joined.merge(self.met.setdefault(name, source), source)
+
+    def _first(self, name: str) -> str:
+        """Return the first layer that has the weight of this one."""
+        weight = getattr(self.modules[name], "weight", None)
+        return next(other for other, module in self.modules.items() if getattr(module, "weight", None) is weight)
+
     def groups(self) -> dict[str, ChannelGroup]:
         """Return what was found."""
         found = {}
+        for name in [name for name in self.joined if self._first(name) in self.joined]:
+            self.joined.merge(self._first(name), name)
+        for name in self.bare & set(self.met):
+            self._note([self.met[name]], f"{name} also reads what comes from no layer")
         for makers in self.joined.subsets():
             ordered = [name for name in self.modules if name in makers]
             norms, readers = (
                 tuple(n for n in self.modules if any(n in of.get(maker, ()) for maker in ordered))
                 for of in (self.norms, self.readers)
             )
-            why = next((self.fixed[maker] for maker in ordered if maker in self.fixed), "")
+            why = next((self.fixed[maker] for maker in ordered if maker in self.fixed), "" if readers else UNREAD)
             group = ChannelGroup(channels_of(self.modules[ordered[0]]), tuple(ordered), norms, readers, why)
             found.update(dict.fromkeys(ordered, group))
         return {name: found[name] for name in self.modules if name in found}

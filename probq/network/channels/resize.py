@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from probq.network.channels.groups import ChannelGroup, channel_groups, is_depthwise
-from probq.network.tracing.example_run import run_example
 from probq.network.tracing.module_kinds import TRANSPOSED
 from probq.network.tracing.plain import plain_copy
 from probq.utils.arguments import check_number, is_count
@@ -17,6 +16,9 @@ from probq.utils.errors import ProbqError
 from probq.utils.structures.tensors import arguments, call, tensors_in
 
 MOST_DIFFERENCE = 1e-4  # of the largest output; what rounding leaves of equal functions
+
+Done: TypeAlias = dict[tuple[int, str, int], tuple[Tensor, Tensor]]
+"""Tensors that were changed: the old one, which is kept so that its `id` stays its own, and the new one."""
 
 
 @torch.inference_mode(False)
@@ -28,8 +30,8 @@ def widen(net: nn.Module, example: Any, channels: Mapping[str, int], *, seed: in
 
         sum_c W[:, c] x_c = sum_j s_j W[:, c(j)] x_c(j),   sum of s_j over the copies j of c = 1.
 
-    Layers whose outputs are added or multiplied channel by channel, and depthwise convolutions between them, widen
-    together; normalisations and readers follow.
+    Layers whose outputs are added or multiplied channel by channel, or read by one layer in turn, depthwise
+    convolutions between them, and layers of one weight widen together; normalisations and readers follow.
 
     Args:
         net: the float network; it is left untouched.
@@ -68,7 +70,9 @@ def widen(net: nn.Module, example: Any, channels: Mapping[str, int], *, seed: in
         parts = torch.rand(count, generator=generator) + 0.5
         shares = parts / torch.zeros(group.count).index_add(0, index, parts)[index]
         _resize(copied, group, index, shares)
-    _check_same(net, copied, example, ", ".join(channels))
+    names = ", ".join(channels)
+    _check_ties(net, copied, names)
+    _check_same(net, copied, example, names)
     return copied
 
 
@@ -76,8 +80,8 @@ def widen(net: nn.Module, example: Any, channels: Mapping[str, int], *, seed: in
 def narrow(net: nn.Module, example: Any, kept: Mapping[str, Sequence[int]]) -> nn.Module:
     """Return a copy of a network in which named layers keep some of their output channels.
 
-    What the others made is 0 for their readers. Layers whose outputs are added or multiplied channel by channel, and
-    depthwise convolutions between them, lose the same channels; normalisations and readers follow.
+    What the others made is 0 for their readers. Layers that widen together (`widen`) lose the same channels;
+    normalisations and readers follow.
 
     Args:
         net: the float network; it is left untouched.
@@ -85,8 +89,8 @@ def narrow(net: nn.Module, example: Any, kept: Mapping[str, Sequence[int]]) -> n
         kept: the channels that stay, counted from 0, by the name of a layer.
 
     Raises:
-        ProbqError: if a layer is unknown or its channels cannot change, or a channel is unknown, twice there, or none
-            is left.
+        ProbqError: if a layer is unknown, its channels cannot change, or the network does not run with fewer, or a
+            channel is unknown, twice there, or none is left.
 
     Example:
         >>> import torch, probq
@@ -107,7 +111,9 @@ def narrow(net: nn.Module, example: Any, kept: Mapping[str, Sequence[int]]) -> n
             raise ProbqError(f"{name} loses the same channels as {_others(group, name)}")
     for group, own in wanted.items():
         _resize(copied, group, torch.tensor(own), torch.ones(len(own)))
-    run_example(copied, arguments(example))
+    names = ", ".join(kept)
+    _check_ties(net, copied, names)
+    _outputs(copied, example, names)
     return copied
 
 
@@ -135,14 +141,15 @@ def _others(group: ChannelGroup, name: str) -> str:
 def _resize(net: nn.Module, group: ChannelGroup, index: Tensor, shares: Tensor) -> None:
     """Give a group the channels `index`, of which readers take shares."""
     modules: dict[str, Any] = dict(net.named_modules())
+    done: Done = {}  # so that layers of one weight keep it
     for name in group.readers:
-        _reread(modules[name], group.count, index, shares)
+        _reread(modules[name], group.count, index, shares, done)
     for name in group.makers:
         module = modules[name]
         depthwise = is_depthwise(module)
         axis = 1 if isinstance(module, TRANSPOSED) and not depthwise else 0
-        _select(module, "weight", index, axis)
-        _select(module, "bias", index, 0)
+        _select(module, "weight", index, axis, done)
+        _select(module, "bias", index, 0, done)
         count = len(index)
         if isinstance(module, nn.Linear):
             module.out_features = count
@@ -152,53 +159,81 @@ def _resize(net: nn.Module, group: ChannelGroup, index: Tensor, shares: Tensor) 
                 module.in_channels = module.groups = count
     for name in group.norms:
         for tensor in ("weight", "bias", "running_mean", "running_var"):
-            _select(modules[name], tensor, index, 0)
+            _select(modules[name], tensor, index, 0, done)
         modules[name].num_features = len(index)
 
 
-def _reread(module: Any, count: int, index: Tensor, shares: Tensor) -> None:
+def _reread(module: Any, count: int, index: Tensor, shares: Tensor, done: Done) -> None:
     """Let a layer read other channels; a linear layer may read several numbers of each."""
     weight = module.weight
     axis = 0 if isinstance(module, TRANSPOSED) else 1
     places = weight.shape[axis] // count
-    apart = weight.unflatten(axis, (count, places)).index_select(axis, index.to(weight.device))
-    shape = [1] * apart.dim()
-    shape[axis] = -1
-    apart = apart * shares.to(weight).reshape(shape)
-    module.weight = nn.Parameter(apart.flatten(axis, axis + 1), weight.requires_grad)
+    if (id(weight), "read", axis) not in done:
+        apart = weight.unflatten(axis, (count, places)).index_select(axis, index.to(weight.device))
+        shape = [1] * apart.dim()
+        shape[axis] = -1
+        apart = apart * shares.to(weight).reshape(shape)
+        new = nn.Parameter(apart.flatten(axis, axis + 1), weight.requires_grad)
+        done[id(weight), "read", axis] = (weight, new)
+    _, module.weight = done[id(weight), "read", axis]
     if isinstance(module, nn.Linear):
         module.in_features = len(index) * places
     else:
         module.in_channels = len(index)
 
 
-def _select(module: Any, name: str, index: Tensor, axis: int) -> None:
+def _select(module: Any, name: str, index: Tensor, axis: int, done: Done) -> None:
     tensor = getattr(module, name, None)
     if tensor is None:
         return
-    chosen = tensor.index_select(axis, index.to(tensor.device))
-    if isinstance(tensor, nn.Parameter):
-        chosen = nn.Parameter(chosen, tensor.requires_grad)
-    setattr(module, name, chosen)
+    if (id(tensor), "made", axis) not in done:
+        chosen = tensor.index_select(axis, index.to(tensor.device))
+        if isinstance(tensor, nn.Parameter):
+            chosen = nn.Parameter(chosen, tensor.requires_grad)
+        done[id(tensor), "made", axis] = (tensor, chosen)
+    setattr(module, name, done[id(tensor), "made", axis][1])
+
+
+def _check_ties(net: nn.Module, copied: nn.Module, names: str) -> None:
+    """Raise unless the same modules share parameters in both networks."""
+    lost = [pair for pair in _ties(net) if pair not in _ties(copied)]
+    if lost:
+        raise ProbqError(
+            f"{lost[0][0]} is also {lost[0][1]}, and would not be with other channels of {names}; give both modules "
+            "parameters of their own first, or change other layers"
+        )
+
+
+def _ties(net: nn.Module) -> list[tuple[str, str]]:
+    """Return pairs of names of one parameter."""
+    first: dict[int, str] = {}
+    every = net.named_parameters(remove_duplicate=False)
+    return [(first[id(tensor)], name) for name, tensor in every if first.setdefault(id(tensor), name) != name]
 
 
 @torch.no_grad()
 def _check_same(net: nn.Module, copied: nn.Module, example: Any, names: str) -> None:
     """Raise unless both networks compute the same on the example."""
-    outputs = []
-    for one in (net, copied):
-        training = [module for module in one.modules() if module.training]
-        one.eval()
-        try:
-            outputs.append(list(tensors_in(call(one, arguments(example)))))
-        except Exception as error:
-            raise ProbqError(f"the network does not run with other channels of {names}: {error}") from error
-        finally:
-            for module in training:
-                module.training = True
-    for a, b in zip(*outputs, strict=True):
+    for a, b in zip(_outputs(net, example, names), _outputs(copied, example, names), strict=True):
         if a.shape != b.shape or float((a - b).abs().max()) > MOST_DIFFERENCE * max(1.0, float(a.abs().max())):
             raise ProbqError(
                 f"the network computes something else with other channels of {names}: they meet numbers that belong "
                 "to no layer; widen others"
             )
+
+
+@torch.no_grad()
+def _outputs(net: nn.Module, example: Any, names: str) -> list[Tensor]:
+    """Return all outputs of a network in evaluation mode, or raise where it does not run."""
+    training = [module for module in net.modules() if module.training]
+    net.eval()
+    try:
+        return list(tensors_in(call(net, arguments(example))))
+    except Exception as error:
+        raise ProbqError(
+            f"the network does not run with other channels of {names}, which meet numbers that belong to no layer, or "
+            f"code that counts them: {error}"
+        ) from error
+    finally:
+        for module in training:
+            module.training = True

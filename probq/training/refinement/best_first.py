@@ -55,18 +55,18 @@ class BestFirstSearch:
         """Return the state of least loss. Before any is measured, the first start."""
         return self.ranked[0] if self.losses else self.starts[0]
 
-    def run(self, progress: bool = False) -> State:
+    def run(self, progress: bool = False, name: str = "decide") -> State:
         """Measure until no step from the best state helps, or the evaluations are spent.
 
-        Where no more states keep the limits than may be measured, all of them are.
+        Where no more states keep the limits than may be measured, all of them are. A progress bar bears the name.
         """
         every = self._every()
         first = [*list(self.starts)[: max(1, self.evaluations // 4)], *self.survey] if every is None else every
-        total = self.evaluations if every is None else len(every)
-        with tqdm(total=total, disable=not progress, unit="network", desc="decide", dynamic_ncols=True) as bar:
+        most = self.evaluations - self.kept_back
+        total = most if every is None else len(every)
+        with tqdm(total=total, disable=not progress, unit="network", desc=name, dynamic_ncols=True) as bar:
             for state in dict.fromkeys(first):
                 self._measured(state, bar)
-            most = self.evaluations - self.kept_back
             while every is None and len(self.losses) < most and (ahead := self._ahead()):
                 self._measured(ahead[0], bar)
         return self.best
