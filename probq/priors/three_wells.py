@@ -29,6 +29,11 @@ class ThreeWells(CodePrior):
     `ladder(1, codebooks.ternary())` each layer becomes binary or ternary in one fit, under a budget too. On wider
     codebooks the levels between wells are less probable.
 
+    At its best depth, a layer with a share `f` of zeros costs `H(f) + (1 - f) log 2` nats for each weight, where binary
+    codes cost `log 2`: more for fewer zeros than 77 %, less for more of them. So a learned depth may rather empty a
+    layer than make it binary; `depth=0.0`, the deepest well of the source, leaves binary codes the cheaper ones. At
+    temperatures far below 1 the loss decides, which three levels fit better.
+
     Attributes:
         depth: of the middle well in nats; None: one for each weight tensor is learned, starting at 0 (a parameter
             `prior_logits` of its quantizer).
