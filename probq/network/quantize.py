@@ -73,7 +73,7 @@ def quantize(
     weights: dict[str, WeightQuantizer] = {}
     inputs: dict[str, InputQuantizer] = {}
     ties: dict[str, list[str]] = {}
-    notes += [*(_explicit_note(name, copied) for name in found.explicit), *found.notes]
+    notes += [*(_explicit_note(name, copied) for name in found.explicit), *found.quiet, *found.notes]
     plans: dict[str, Plan | None] = {}
     for place, layer in enumerate(layers):
         views = [layers[place], *([found.seconds[layer.name]] if layer.is_product else ())]

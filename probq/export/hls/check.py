@@ -20,6 +20,7 @@ def check_model(model: IntegerModel) -> None:
         if node.op not in _REASONS or node.attributes.get("index"):
             what = "indices" if node.op == "input" else node.op
             raise ProbqError(f"node {node.name}: {what} has no HLS form, only {', '.join(_REASONS)}; export to C")
+    for node in model.nodes:
         reached = found[node.inputs[0]] if node.inputs else found[node.name]
         reason = _REASONS[node.op](node, reached)
         if reason:

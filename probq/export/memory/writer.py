@@ -55,7 +55,10 @@ def write(model: IntegerModel, path: str | PathLike[str], vectors: int = VECTORS
     _check(model, found)
     words = vectors * sum(math.prod(reached.shape) for reached in found.values())
     if words > MOST_WORDS:
-        raise ProbqError(f"test vectors of {words:,} words are more than the {MOST_WORDS:,} that are written; use C")
+        raise ProbqError(
+            f"test vectors of {words:,} words are more than the {MOST_WORDS:,} that are written; give fewer, as by "
+            "vectors=2, or use C"
+        )
     names = [_file_name(k, node) for k, node in enumerate(model.nodes)]
     values = model.values(vector_inputs(model, vectors))
     with replace_folder(path) as folder:

@@ -68,8 +68,8 @@ def requantized(graph: Graph, node: Node, x: Wire) -> Wire:
     shift = to_shift(*parts)
     if isinstance(shift, str):
         raise ProbqError(
-            f"{shift}, and FPGA flows only shift: they need scales, averages and normalisations in powers of two; "
-            'quantize with Plan(profile="shift"), or export to ONNX or C'
+            f'{shift}, and FPGA flows only shift; export to ONNX or C, or quantize with Plan(profile="shift"), whose '
+            "scales are powers of two, let averages and constants be of such, and normalisations follow layers"
         )
     added = _centred(shift, node)
     check_exact(2 * x.low + np.minimum(added, 0), 2 * x.high + np.maximum(added, 0), "twice its input")

@@ -157,14 +157,25 @@ def _only_scales(node: Node) -> bool:
     return node.op == "multiply" and bool(((multiplier > 0) & (multiplier & (multiplier - 1) == 0)).all())
 
 
+def check_known(node: Node) -> None:
+    """Refuse an operation other than a layer that has no form in QONNX.
+
+    Raises:
+        ProbqError: naming the node.
+    """
+    if node.op not in OPERATIONS:
+        raise ProbqError(
+            f"node {node.name} ({node.op}) cannot be written as QONNX: QONNX has no {node.op}, only "
+            f"{', '.join(OPERATIONS)}; export to ONNX or C"
+        )
+
+
 def operation(graph: Graph, node: Node, inputs: list[Wire], reached: Range) -> Wire:
     """Add any operation but a layer.
 
     Raises:
-        ProbqError: float32 does not hold its integers, or it has no form in QONNX.
+        ProbqError: float32 does not hold its integers.
     """
-    if node.op not in OPERATIONS:
-        raise ProbqError(f"QONNX has no {node.op}, only {', '.join(OPERATIONS)}; export to ONNX or C")
     if not node.attributes.get("index") and not _only_scales(node):
         check_exact(reached.low, reached.high, "its integers")
     return OPERATIONS[node.op](graph, node, inputs, reached)

@@ -18,7 +18,7 @@ from probq.export.common.requantization import pairs
 from probq.export.onnx.graph import IR_VERSION, OPSET, Graph
 from probq.export.qonnx.graph import DOMAIN, Wire
 from probq.export.qonnx.layers import FINN, HLS4ML, Flavour, fused, layer
-from probq.export.qonnx.operations import operation
+from probq.export.qonnx.operations import check_known, operation
 from probq.integer import IntegerModel, Node
 from probq.integer.packing import bits_of
 from probq.integer.ranges import LAYERS
@@ -129,6 +129,9 @@ def _executed(wrapper: Any, x: np.ndarray) -> np.ndarray:
 
 
 def _wires(graph: Graph, model: IntegerModel, flavour: Flavour) -> dict[str, Wire]:
+    for node in model.nodes:  # before advice on another node, which would not help
+        if node.op not in LAYERS:
+            check_known(node)
     found, behind = model.ranges, pairs(model)
     wires: dict[str, Wire] = {}
     for node in model.nodes:

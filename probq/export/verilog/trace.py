@@ -50,8 +50,8 @@ def _requantize(x: Trace, node: Node) -> Trace:
     shift = to_shift(*parts)
     if isinstance(shift, str):
         raise ProbqError(
-            f"{shift}, and adder trees only shift: they need scales in powers of two; quantize with "
-            'Plan(profile="shift"), or export to ONNX or C'
+            f'{shift}, and adder trees only shift; export to ONNX or C, or quantize with Plan(profile="shift"), whose '
+            "scales are powers of two, and let constants be such, too"
         )
     spec = node.attributes
     adds, shifts = (np.broadcast_to(part, x.shape).reshape(-1) for part in (shift.add, shift.shift))

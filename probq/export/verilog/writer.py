@@ -94,9 +94,7 @@ def _check(model: IntegerModel, found: Mapping[str, Range]) -> None:
     for node in model.nodes:
         if node.op not in OPERATIONS or node.attributes.get("index"):
             what = "indices" if node.op == "input" else node.op
-            raise ProbqError(
-                f"node {node.name}: {what} has no Verilog form, only {', '.join(OPERATIONS)}; export to HLS or C"
-            )
+            raise ProbqError(f"node {node.name}: {what} has no Verilog form, only {', '.join(OPERATIONS)}; export to C")
         bound = found[node.name].bound
         if node.op in LAYERS:
             bound = max(int(max(abs(end))) for end in accumulators(node, found[node.inputs[0]]) if len(end))
@@ -108,7 +106,7 @@ def _check(model: IntegerModel, found: Mapping[str, Range]) -> None:
     if weights > MOST_WEIGHTS:
         raise ProbqError(
             f"the model unrolls to {weights:,} multiplications, more than the {MOST_WEIGHTS:,} that are written; "
-            "export to HLS, which loops over them"
+            "export to HLS, which loops over them, or to C"
         )
 
 

@@ -11,6 +11,7 @@ from probq.integer.lowering.composed.extrema import EXTREMA, WITH_INDICES, absol
 from probq.integer.lowering.composed.indexing import INDEXED
 from probq.integer.lowering.composed.masks import MASKS
 from probq.integer.lowering.composed.resampling import RESAMPLED
+from probq.integer.lowering.composed.running import cumsum
 from probq.integer.lowering.operations.arithmetic import ARITHMETIC
 from probq.integer.lowering.operations.data_movement import MOVES, parts
 from probq.integer.lowering.operations.elementwise import clip, hardtanh, same
@@ -27,6 +28,7 @@ OPERATIONS: Mapping[str, Callable[..., Value]] = MappingProxyType(
         "detach": same, "detach_": same, "alias": same, "to": same, "_to_copy": same, "type_as": same,
         "max_pool1d": max_pool, "max_pool2d": max_pool, "max_pool3d": max_pool,
         "avg_pool1d": avg_pool, "avg_pool2d": avg_pool, "avg_pool3d": avg_pool, "mean": mean, "sum": total,
+        "cumsum": cumsum,
         "amax": amax, "amin": amin, "abs": absolute, "abs_": absolute, "sign": sign, "sign_": sign,
         **MOVES, **REORDERED, **RESAMPLED,
     }

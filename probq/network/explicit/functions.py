@@ -14,7 +14,7 @@ from torch import Tensor
 
 from probq.network.explicit.resampled import RESAMPLED, has_own_weights, interpolate
 from probq.network.explicit.responses import local_response_norm
-from probq.network.explicit.vectors import cosine_similarity, normalize
+from probq.network.explicit.vectors import cosine_similarity, logsumexp, normalize
 
 
 def glu(input: Tensor, dim: int = -1) -> Tensor:
@@ -139,6 +139,7 @@ EXPLICIT: Mapping[str, tuple[Callable[..., Tensor], int]] = MappingProxyType(
         "baddbmm": (baddbmm, 2), "addmm": (addmm, 1), "einsum": (einsum, 1), "prelu": (prelu, 1),
         "normalize": (normalize, 1), "cosine_similarity": (cosine_similarity, 1), "interpolate": (interpolate, 1),
         "embedding_bag": (embedding_bag, 1), "local_response_norm": (local_response_norm, 1),
+        "logsumexp": (logsumexp, 1),
     }
 )  # fmt: skip
 
@@ -155,6 +156,9 @@ def is_spelled_out(kind: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
         given = dict(zip(("p", "dim"), args[1:], strict=False)) | dict(kwargs)
         dim = given.get("dim", 1)
         return given.get("p", 2) == 2 and isinstance(dim, int) and dim % args[0].dim() > 0 and given.get("out") is None
+    if kind == "logsumexp":
+        given = dict(zip(("dim", "keepdim"), args[1:], strict=False)) | dict(kwargs)
+        return isinstance(given.get("dim"), int) and given["dim"] % args[0].dim() > 0 and given.get("out") is None
     if kind == "embedding_bag":
         return is_sum_of_rows(*args, **kwargs)
     return "out" not in kwargs

@@ -29,7 +29,7 @@ from probq.network.quantizers.steps import Steps
 from probq.network.quantizers.weight import WeightQuantizer
 from probq.network.tracing.layer import Layer
 from probq.network.tracing.module_kinds import NORMS
-from probq.network.tracing.product_calls import first_operands
+from probq.network.tracing.routing import first_operands
 from probq.priors.energies.energy import Energy
 from probq.utils.random_stream import exclusive
 from probq.utils.structures.tensors import arguments

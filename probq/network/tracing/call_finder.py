@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from probq.codebooks.rounding.short_numbers import needs_step
@@ -25,6 +26,7 @@ from probq.network.tracing.product_calls import (
     Product,
     Quotient,
 )
+from probq.network.tracing.products import COMPUTED, MULTIPLY
 from probq.network.tracing.routing import Call, Calls, Frame
 from probq.network.tracing.stand_ins import (
     ALONE,
@@ -40,12 +42,6 @@ from probq.network.tracing.stand_ins import (
 )
 from probq.nn.recurrent import GRU, LSTM
 from probq.utils.structures.tensors import tensors_in
-
-# Functions whose values are the network's own input no longer, by how their names begin.
-COMPUTED = (
-    "linear", "conv", "embedding", "bilinear", "batch_norm", "layer_norm", "group_norm", "instance_norm", "matmul",
-    "__matmul__", "mm", "bmm", "einsum", "lstm", "gru", "rnn", "multi_head", "scaled_dot", "softmax", *FUNCTIONS,
-)  # fmt: skip
 
 # Functions that take the shape of a tensor alone, or its type.
 SHAPED = frozenset(f"{kind}_like" for kind in ("zeros", "ones", "full")) | {"new_zeros", "new_ones", "new_full"}
@@ -73,6 +69,7 @@ class CallFinder(Calls):
         found: the calls by the names of their stand-ins.
         explicit: functions that are to be spelled out, by the names that they have to have.
         written: normalisations that forwards spell out.
+        products: for each module that multiplies, whether anything that it multiplies depends on the input.
 
     Args:
         net: the network.
@@ -85,6 +82,7 @@ class CallFinder(Calls):
         self.unused, self.written = unused, WrittenNorms()
         self.found: dict[str, Found] = {}
         self.explicit: dict[str, Explicit] = {}
+        self.products: dict[str, bool] = {}
         # which tensors depend on the input, and whether they are more than the input; alive, so that ids stay theirs
         self._computed = {id(a): not a.is_floating_point() for a in tensors_in(args)}
         self._kept: list[Any] = [args]
@@ -104,7 +102,11 @@ class CallFinder(Calls):
         return out
 
     def seen(self, name: str, func: Any, args: Any, kwargs: Any, out: Any) -> None:
-        """Note what may be part of a normalisation that is spelled out."""
+        """Note what may be part of a normalisation that is spelled out, and whether a product is of constants alone."""
+        if self.frames and str(getattr(func, "__name__", "")).startswith(MULTIPLY):
+            place = self.frames[-1].name
+            depends = any(map(self._depends, tensors_in((args, kwargs))))
+            self.products[place] = self.products.get(place, False) or depends
         self.written.called(name, str(getattr(func, "__name__", "")), args, kwargs, out)
 
     def _leave(self, module: nn.Module, args: Any, out: Any) -> None:
@@ -230,9 +232,8 @@ class CallFinder(Calls):
     def _quotient(self, call: Call) -> Quotient | None:
         """Return the quotient of two tensors which depend on the input, each with the batch as its first axis."""
         x, y = call.args
-        if call.kind != "div" or x.dim() != y.dim() or not x.dim() or len(x) != len(y):
-            return None
-        if not x.is_floating_point() and not y.is_floating_point():
+        real = x.is_floating_point() or y.is_floating_point()
+        if call.kind != "div" or not real or x.dim() != y.dim() or not x.dim() or len(x) != len(y):
             return None
         return Quotient(*(not self._computed[id(a)] for a in call.args)) if x.numel() and y.numel() else None
 
@@ -261,8 +262,8 @@ class CallFinder(Calls):
         return isinstance(value, Tensor) and id(value) in self._computed
 
 
-def find_calls(net: nn.Module, args: tuple[Any, ...]) -> dict[str, Found]:
-    """Return the calls of a network's forwards that need a stand-in, by the name that it has to have.
+def find_calls(net: nn.Module, args: tuple[Any, ...]) -> tuple[dict[str, Found], frozenset[str]]:
+    """Return the calls of forwards that need a stand-in, by its name, and the modules whose products read constants.
 
     Functions that multiply tensors inside are spelled out in the network, and normalisations that forwards spell out
     become one call each; the calls in both are found by another run.
@@ -280,13 +281,13 @@ def find_calls(net: nn.Module, args: tuple[Any, ...]) -> dict[str, Found]:
             norms, unused = finder.written.found()
             made |= {name: Written(norm) for name, norm in norms.items()}
         if not made:
-            return finder.found
+            return finder.found, frozenset(name for name, depends in finder.products.items() if not depends)
         place_stand_ins(net, made)
 
 
 def _size(x: Tensor) -> float:
-    """Return the largest magnitude of a tensor."""
-    return float(x.detach().abs().max())
+    """Return the largest magnitude of a tensor, of what is finite in it."""
+    return float(torch.where(x.isfinite(), x, 0).detach().abs().max())
 
 
 def _product(call: Call) -> Product | None:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -89,11 +89,7 @@ class Product(StandIn):
 
 
 class Rounded(nn.Module):
-    """This hands on one of the tensors of a quotient; a hook on it rounds that tensor to a step.
-
-    Attributes:
-        raw: whether the tensor is the network's own real input.
-    """
+    """This hands on a tensor of a quotient, `raw` if it is the network's own real input; a hook on it rounds that."""
 
     def __init__(self, raw: bool) -> None:
         super().__init__()
@@ -299,8 +295,3 @@ def made_from(entry: Any) -> StandIn:
         kind, operand, axes, eps = entry[1:]
         return Written(WrittenNorm(kind, operand, tuple(axes), eps))
     return Explicit(entry[1]) if entry[0] == "explicit" else StandIn(*entry)
-
-
-def first_operands(net: nn.Module) -> Iterator[str]:
-    """Yield the names of the quantizers of those operands that are the network's own input."""
-    yield from (f"{name}.input" for name, module in net.named_modules() if isinstance(module, Operand) and module.first)

@@ -8,8 +8,17 @@ from typing import Any
 from torch import Tensor
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
+from probq.network.tracing.stand_ins import FUNCTIONS
+
 VECTORS = frozenset({"mv", "addmv", "dot"})
 NAMED = frozenset({"mm", "bmm", "addmm", "baddbmm", "convolution", *VECTORS})
+# Functions that multiply with weights, or matrices with each other, by how their names begin.
+MULTIPLY = ("linear", "conv", "embedding", "bilinear", "matmul", "__matmul__", "mm", "bmm", "einsum", "scaled_dot")
+# Functions whose values are the network's own input no longer, by how their names begin.
+COMPUTED = (
+    "linear", "conv", "embedding", "bilinear", "batch_norm", "layer_norm", "group_norm", "instance_norm", "matmul",
+    "__matmul__", "mm", "bmm", "einsum", "lstm", "gru", "rnn", "multi_head", "scaled_dot", "softmax", *FUNCTIONS,
+)  # fmt: skip
 PARTS = ("attention", "rnn", "lstm", "gru", "embedding_bag", "trilinear")
 
 

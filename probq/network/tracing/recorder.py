@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -44,9 +44,11 @@ class LayerRecord:
 class Recorder(TorchDispatchMode):
     """A recorder notes the calls of layers, and every matrix product that happens outside of one."""
 
-    def __init__(self, net: nn.Module, modules: Mapping[str, Any], storages: Mapping[int, str]) -> None:
+    def __init__(
+        self, net: nn.Module, modules: Mapping[str, Any], constant: Collection[str], storages: Mapping[int, str]
+    ) -> None:
         super().__init__()
-        self.net, self.modules, self.storages = net, modules, storages
+        self.net, self.modules, self.constant, self.storages = net, modules, constant, storages
         self.records: dict[str, LayerRecord] = {}
         self.operands: dict[str, LayerRecord] = {}
         self.samples: dict[str, list[Tensor]] = {}  # of all calls
@@ -73,7 +75,7 @@ class Recorder(TorchDispatchMode):
         record = self.records.get(place)
         if record is not None and (record.plain or (weight and self.modules[weight].weight is record.module.weight)):
             record.macs += macs
-        else:
+        elif weight is not None or place not in self.constant:  # what reads no input is computed once
             self.stray[place, operation, weight] = self.stray.get((place, operation, weight), 0) + macs
 
     def _weight(self, tensor: Tensor) -> str | None:

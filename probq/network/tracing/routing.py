@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from probq.network.explicit.functions import EXPLICIT
 from probq.network.normalisers.kinds import read_normaliser
-from probq.network.tracing.product_calls import LAYER_CALLS, LayerCall, Product, Quotient
+from probq.network.tracing.product_calls import LAYER_CALLS, LayerCall, Operand, Product, Quotient
 from probq.network.tracing.stand_ins import ALONE, FUNCTIONS, Entered, Explicit, Shortened, StandIn, stand_ins
 
 # What torch calls the functions of `ARITHMETIC`, and products of matrices.
@@ -252,3 +252,8 @@ def read_shortened(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
     two = len(args) == 2 and not named and all(isinstance(a, Tensor) for a in args)
     kind = {"max": "maximum", "fmax": "maximum", "min": "minimum", "fmin": "minimum"}.get(name, name)
     return (kind, args) if two and kind in ("maximum", "minimum") else None
+
+
+def first_operands(net: nn.Module) -> Iterator[str]:
+    """Yield the names of the quantizers of those operands that are the network's own input."""
+    yield from (f"{name}.input" for name, module in net.named_modules() if isinstance(module, Operand) and module.first)

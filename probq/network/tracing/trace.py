@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,7 +16,7 @@ from probq.network.explicit.modules import TURN, can_be_explicit, plain_calls, s
 from probq.network.normalisers.masks import holds_numbers
 from probq.network.tracing.arguments import own_copy
 from probq.network.tracing.call_finder import Found, find_calls
-from probq.network.tracing.example_run import run_example
+from probq.network.tracing.example_run import read_alike, run_example
 from probq.network.tracing.layer import Layer
 from probq.network.tracing.module_kinds import QUANTIZABLE, TABLES, TRANSPOSED, channel_axis_of
 from probq.network.tracing.plain import plain_copy
@@ -34,6 +35,7 @@ class Tracing:
     Attributes:
         layers: in the order in which the example reaches them.
         notes: sentences on what stays float.
+        quiet: likewise, of what no integer model computes.
         explicit: names of the modules that are spelled out from here on.
         seconds: each product of two tensors as its second operand sees it, which is there what multiplies, by name.
         inputs: the inputs of each layer, by its name, and the operands of each product.
@@ -44,6 +46,7 @@ class Tracing:
 
     layers: list[Layer] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    quiet: list[str] = field(default_factory=list)
     explicit: tuple[str, ...] = ()
     seconds: dict[str, Layer] = field(default_factory=dict)
     inputs: dict[str, Tensor] = field(default_factory=dict)
@@ -78,19 +81,26 @@ def trace_network(net: nn.Module, example: Any) -> Tracing:
         raise ProbqError("the example holds a value that is not finite; clean the data first")
     batch = _batch(args)
     explicit, turned = _spell_out(net, args, batch)
-    calls = find_calls(net, args)
+    calls, unread = find_calls(net, args)
+    constant = read_alike(net, args, unread)
     place_stand_ins(net, {name: one.stand_in for name, one in calls.items()})
     modules = {n: m for n, m in net.named_modules() if isinstance(m, QUANTIZABLE)}
+    once = _computed_once(modules, constant)
+    modules = {name: module for name, module in modules.items() if name not in once}
     if not modules:
         raise ProbqError(
             "the network has no layer that probq can quantize (linear, convolution or embedding); "
             "give the module that holds such layers"
         )
     owners = _owners(net, modules)
-    recorder = Recorder(net, modules, {m.weight.untyped_storage().data_ptr(): n for n, m in modules.items()})
+    recorder = Recorder(net, modules, constant, {m.weight.untyped_storage().data_ptr(): n for n, m in modules.items()})
     run_example(net, own_copy(args), routed(net), recorder.hooked(), recorder)
     found = Tracing(
         notes=[*turned, *_notes(recorder, modules, owners)],
+        quiet=[
+            f"{name} reads no input of the network; it stays float, is computed once, and costs nothing"
+            for name in once
+        ],
         explicit=explicit,
         inputs={name: _joined(kept) for name, kept in recorder.samples.items()},
         activations={name: (layer, _joined(kept)) for name, (layer, kept) in recorder.activations.items()},
@@ -163,6 +173,12 @@ def _owners(net: nn.Module, modules: Mapping[str, Any]) -> dict[str, str]:
         tensor = id(module.weight)
         first.setdefault(tensor, own.get(tensor, f"{name}.weight"))
     return {name: first[id(module.weight)] for name, module in modules.items()}
+
+
+def _computed_once(modules: Mapping[str, Any], constant: Collection[str]) -> list[str]:
+    """Return the layers that read constants alone, and whose weight no other layer has."""
+    uses = Counter(id(module.weight) for module in modules.values())
+    return [name for name, module in modules.items() if name in constant and uses[id(module.weight)] == 1]
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

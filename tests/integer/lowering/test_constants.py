@@ -138,11 +138,69 @@ class Aside(nn.Module):
         return self.out((self.a(x) + self.b(self.place)).relu())
 
 
+class Asked(nn.Module):
+    """Learned queries look at each other, and then at the input, as in the first layer of a DETR's decoder."""
+
+    def __init__(self):
+        super().__init__()
+        self.places, self.read = nn.Parameter(torch.randn(3, 8)), nn.Linear(4, 8)
+        self.own, self.cross = (nn.MultiheadAttention(8, 2, batch_first=True) for _ in range(2))
+        self.out = nn.Linear(8, 2)
+
+    def forward(self, x):
+        queries, y = self.places.expand(len(x), -1, -1), self.read(x)
+        queries = queries + self.own(queries, queries, queries)[0]
+        return self.out(queries + self.cross(queries, y, y)[0])
+
+
+class Doubled(torch.autograd.Function):
+    """A function that torch's modes do not see through."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return 2 * gradient
+
+
+class Hidden(nn.Module):
+    """Both layers read the input, whatever becomes of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.b(Doubled.apply(self.a(Doubled.apply(x))).relu())
+
+
 @pytest.mark.filterwarnings("ignore:probq.lower will refuse")
-def test_a_layer_that_reads_no_input_says_what_to_do():
-    x = torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
-    with pytest.raises(probq.ProbqError, match=r"layer b .*reads no input of the network.*return None for this layer"):
-        probq.lower(probq.quantize(Aside().eval(), x))
-    q = probq.quantize(Aside().eval(), x, lambda layer: None if layer.name == "b" else probq.Plan())
+def test_what_is_behind_functions_of_users_reads_the_input():
+    q = probq.quantize(Hidden().eval(), torch.randn(16, 4))
+    assert [layer.name for layer in q.layers] == ["a", "b"]
+
+
+CONSTANT = {
+    "a layer": (Aside, (16, 4), {"b"}, 4 * 8 + 8 * 2),
+    "attention": (Asked, (16, 5, 4), {"cross.q_proj", *(f"own.{n}_proj" for n in ("q", "k", "v", "out"))}, None),
+}
+
+
+@pytest.mark.parametrize(("make", "shape", "constant", "macs"), CONSTANT.values(), ids=CONSTANT)
+def test_what_reads_no_input_is_computed_once_and_costs_nothing(make, shape, constant, macs, tmp_path):
+    torch.manual_seed(0)
+    net, x = make().eval(), torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    q = probq.quantize(net, x)
+    assert {note.split()[0] for note in q.notes if "reads no input" in note} == constant
+    assert not constant & {layer.name for layer in q.layers}
+    assert q.uncounted == 0
+    if macs is not None:
+        assert sum(layer.macs for layer in q.layers) == macs
     model = probq.lower(q)
-    np.testing.assert_allclose(model(x) * model.output_scale, q(x).detach().numpy(), atol=1e-6)
+    outputs = q(x.double()).detach().numpy()
+    assert np.array_equal(model(x) * model.output_scale, outputs)
+    assert np.abs(outputs - net(x).detach().numpy()).max() < 0.1 * np.abs(outputs).max()
+    q.save(tmp_path / "q.safetensors")
+    assert np.array_equal(probq.lower(probq.load(tmp_path / "q.safetensors", net))(x), model(x))

@@ -49,7 +49,9 @@ FUNCTIONS = {
     "selu": F.selu, "celu": F.celu, "mish": F.mish, "softsign": F.softsign, "logsigmoid": F.logsigmoid,
     "tanhshrink": F.tanhshrink, "softshrink": F.softshrink, "hardshrink": F.hardshrink,
     "threshold": lambda x: F.threshold(x, 0.1, -0.2), "exp": torch.exp, "erf": torch.erf, "square": torch.square,
-    "power": lambda x: x**3, "twice": lambda x: torch.tanh(torch.sigmoid(x) + F.silu(x)),
+    "power": lambda x: x**3, "sums so far": lambda x: torch.cumsum(x, 1),
+    "log of sums": lambda x: x - x.logsumexp(1, True), "cut and padded": lambda x: F.pad(x, (2, -2)),
+    "twice": lambda x: torch.tanh(torch.sigmoid(x) + F.silu(x)),
 }  # fmt: skip
 
 

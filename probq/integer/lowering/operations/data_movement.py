@@ -55,14 +55,20 @@ def upsample(value: Value, where: str, shape: Shape, *given: Any, **named: Any) 
 
 
 def pad(value: Value, where: str, shape: Shape, ends: Sequence[int], mode: str = "constant", fill: Any = None) -> Value:
-    """Lower constant padding with zeros."""
+    """Lower constant padding with zeros; where it is negative, it cuts off."""
     if mode != "constant" or fill not in (None, 0):
         raise refusal(where, f"only zeros have an exact integer form, not {fill if mode == 'constant' else mode!r}")
-    if min(ends) < 0:
-        raise refusal(where, "it cuts off; take a slice")
     pairs = [[int(low), int(high)] for low, high in zip(ends[::2], ends[1::2], strict=True)][::-1]
     if len(pairs) > len(value.shape):
         raise refusal(where, "it pads the batch")
+    for axis, cuts in enumerate(pairs, len(value.shape) - len(pairs)):
+        start, stop = max(-cuts[0], 0), value.shape[axis] - max(-cuts[1], 0)
+        if stop - start < value.shape[axis]:
+            left = (*value.shape[:axis], stop - start, *value.shape[axis + 1 :])
+            value = piece(value, where, left, axis + 1, start, stop)
+    pairs = [[max(end, 0) for end in ends] for ends in pairs]
+    if not any(map(any, pairs)):
+        return value
     outer = [[0, 0]] * (len(value.shape) - len(pairs)) + pairs
     exponent = along(value.exponent, value.shape, lambda a: np.pad(a, outer, mode="edge"))
     low, high = np.minimum(value.low, 0), np.maximum(value.high, 0)

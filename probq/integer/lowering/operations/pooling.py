@@ -94,6 +94,18 @@ def avg_pool(
     return div(sums, where, shape, torch.from_numpy(counts))
 
 
+def window_sums(value: Value, shape: tuple[int, ...], where: str, attributes: Mapping[str, Any]) -> Value:
+    """Return the sums of numbers within windows.
+
+    Args:
+        value: the numbers.
+        shape: of the sums, without the batch.
+        where: operation and module, for messages.
+        attributes: kernel, stride and padding.
+    """
+    return _summed(_same_within(value), shape, where, attributes, math.prod(attributes["kernel"]), 1)
+
+
 def _counts(inside: Sequence[int], outside: Sequence[int], spec: Mapping[str, Any], padding: bool) -> np.ndarray:
     """Return how many numbers are averaged at each position, those of the padding with them or not."""
     counts = np.ones([1] * (len(inside) + 1))
