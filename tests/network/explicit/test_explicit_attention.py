@@ -266,7 +266,7 @@ def test_the_batch_may_be_the_second_axis_where_it_was_the_first(tmp_path):
     q = probq.quantize(turned, drawn(16, 5, 4))
     assert q.uncounted == 0
     assert_exact(q, drawn(16, 5, 4), tmp_path)
-    with pytest.warns(UserWarning, match=r"attn \(MultiheadAttention\) computes .* stays float"):
+    with pytest.warns(UserWarning, match="attn takes the batch as its second axis, and is called with"):
         probq.quantize(Net(lambda attn, x: attn(x, x, x)[0]).eval(), drawn(16, 5, 4))
 
 
