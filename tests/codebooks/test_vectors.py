@@ -130,8 +130,21 @@ def test_bad_input_is_told_what_to_do() -> None:
         vector(4, 4).nearest(torch.zeros(4))
     with pytest.raises(ProbqError, match="follows from the length of a row"):
         product(4, 4).bits  # noqa: B018
+    torch.nn.init.constant_(net.weight, 1e19)
+    assert "nothing above 1e+18 can be quantized" in told(vector(4, 4))
     torch.nn.init.zeros_(net.weight)
     assert "1 different sub-vectors; train the network first" in told(vector(4, 4))
+
+
+@pytest.mark.parametrize("exponent", [-80, 50])
+def test_codes_of_vectors_do_not_change_with_the_unit(exponent: int) -> None:
+    torch.manual_seed(0)
+    net = torch.nn.Linear(12, 8, bias=False)
+    x, plan = torch.rand(5, 12), Plan(weight=ladder(vector(4, 4)))
+    before = quantize(net, x, plan).mode().codes[".weight"]
+    net.weight.data *= 2.0**exponent
+    after = quantize(net, x, plan).mode().codes[".weight"]
+    assert np.array_equal(after, before)
 
 
 def on_vectors() -> tuple[Any, list[tuple[torch.Tensor, torch.Tensor]]]:

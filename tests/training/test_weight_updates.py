@@ -11,7 +11,7 @@ from scipy import optimize
 from torch import nn
 
 import probq
-from probq.codebooks import binary, ladder, learned, powers_of_two, ternary, uniform
+from probq.codebooks import binary, ladder, learned, powers_of_two, ternary, uniform, vector
 from probq.codebooks.rounding.nearest import nearest_level
 from probq.training.weight_updates import (
     ADMM,
@@ -179,6 +179,16 @@ def test_scales_and_levels_of_networks_leave_less_error() -> None:
         assert errors[1] < errors[0]
 
 
+def frozen() -> probq.Quantized:
+    q = quantized()
+    q.net.requires_grad_(False)
+    return q
+
+
+def tuned_by(optimizer: Any) -> probq.History:
+    return probq.fit(quantized(), [(X, Y)], epochs=1, optimizer=optimizer, progress=False)
+
+
 @pytest.mark.parametrize(
     ("make", "part"),
     [
@@ -189,6 +199,13 @@ def test_scales_and_levels_of_networks_leave_less_error() -> None:
         (lambda: fit_levels(quantized()), "no effect on a network without learned levels"),
         (lambda: loss_aware(probq.quantize(nn.Sequential(nn.Linear(4, 2)), X)), "widths are fixed"),
         (lambda: fit_scales(quantized(2, free_codes=True)), "free_codes"),
+        (lambda: fit_scales(quantized(vector(2, 2))), "vector codebooks"),
+        (lambda: fit_scales(quantized(), rounds=0), "rounds must be an integer of 1 or more"),
+        (lambda: loss_aware(quantized(), rounds=-1), "rounds must be an integer of 1 or more"),
+        (lambda: admm(frozen(), [(X, Y)], progress=False), "those of this network are frozen"),
+        (lambda: tuned_by(loss_aware(quantized())), "a network none of whose weights is trained"),
+        (lambda: xnor_scale(torch.rand(4, 3), (3, 1)), r"give \(\) for one scale of all, or \(4, 1\)"),
+        (lambda: xnor_scale(torch.empty(0, 3)), "one weight or more"),
     ],
 )
 def test_what_cannot_be_is_refused(make: Any, part: str) -> None:

@@ -13,6 +13,7 @@ from probq.codebooks.rounding.vectors import Vectors
 from probq.utils.errors import ProbqError
 
 LEAST_SIZE, LARGEST_SIZE = 1e-12, 1e30  # of numbers that are quantized
+LARGEST_OF_VECTORS = 1e18  # which are compared by squares
 LEAST_GAIN = 2.0**-20  # of a normalisation: a dead channel needs a scale and a prior's width all the same
 MOST_NUMBERS = 65536  # of a sample that sets a scale; more change little
 MULTIPLIERS = 16  # integers 16 .. 31: scales 3 % apart from any real one at most, products still within 31 bits
@@ -44,16 +45,16 @@ def thinned(numbers: Tensor) -> Tensor:
     return numbers[torch.linspace(0, count - 1, MOST_NUMBERS, dtype=torch.float64).long()]
 
 
-def check_size(numbers: Tensor) -> None:
+def check_size(numbers: Tensor, largest: float = LARGEST_SIZE) -> None:
     """Raise where numbers are too large for a scale: sums of their products are not finite in float32.
 
     Raises:
         ProbqError: with what to do.
     """
     size = float(numbers.detach().abs().max()) if numbers.numel() else 0.0
-    if size > LARGEST_SIZE:
+    if size > largest:
         raise ProbqError(
-            f"a weight, or what enters a layer, is as large as {size:.3g}, and nothing above {LARGEST_SIZE:.0e} can be "
+            f"a weight, or what enters a layer, is as large as {size:.3g}, and nothing above {largest:.0e} can be "
             "quantized; divide the data by a constant, for example by its largest value"
         )
 

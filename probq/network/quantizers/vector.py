@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from probq.codebooks import Grid, Ladder, VectorCodebook
 from probq.codebooks.rounding.kmeans import weighted_kmeans
-from probq.codebooks.rounding.scales import LEAST_SIZE, check_size, hardware_scale
+from probq.codebooks.rounding.scales import LARGEST_OF_VECTORS, LEAST_SIZE, check_size, hardware_scale
 from probq.codebooks.rounding.vectors import Vectors
 from probq.estimators.gate_gradients import ENTROPY_SAMPLE, Part, random_part
 from probq.network.distributions.codes import Codes
@@ -75,9 +75,10 @@ class VectorQuantizer(WeightQuantizer):
         if not isinstance(book, VectorCodebook):
             super()._calibrate_rung(rung, weight)
             return
-        check_size(weight)
+        check_size(weight, LARGEST_OF_VECTORS)
         axes = [axis for axis, n in enumerate(self.log2_scale.shape[1:]) if n == 1] or None
-        size = weight.square().mean(axes or list(range(weight.dim())), keepdim=bool(axes)).sqrt()
+        squares = weight.double().square()  # which float32 may not hold where weights are small
+        size = squares.mean(axes or list(range(weight.dim())), keepdim=bool(axes)).sqrt().to(weight)
         size = torch.where(size > 0, size, size.max().clamp_min(LEAST_SIZE))
         found = self._clusters(book, weight, size, None)
         reach = torch.stack([part.abs().max() for part in found]).max().clamp_min(LEAST_SIZE).to(size)
@@ -93,7 +94,7 @@ class VectorQuantizer(WeightQuantizer):
         """Return the centres of `sum scale^2 importance (weight / scale - centre)^2` for each table, `[K, d]`."""
         places = (-1, len(self.importance) // book.size, book.size)
         points = (weight / scale).reshape(places)
-        weights = (scale.square() * self.importance.reshape(weight[0].shape)).expand_as(weight).reshape(places)
+        weights = (scale.double().square() * self.importance.reshape(weight[0].shape)).expand_as(weight).reshape(places)
         parts = [slice(None)] if book.tables == 1 else [slice(k, k + 1) for k in range(book.tables)]
         found = []
         for k, part in enumerate(parts):

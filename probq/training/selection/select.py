@@ -127,10 +127,12 @@ def _checked(networks: Any, selector: Any, budget: Any) -> tuple[Assignment, ...
 def _check_limit(limit: float, cheapest: float, selector: float) -> None:
     """Raise unless the cheapest choice keeps the limit."""
     if cheapest + selector > limit:
-        parts = f"{format_number(cheapest, up=True)} and its selector {format_number(selector, up=True)}"
+        parts = format_number(cheapest, up=True)
+        if selector:  # its cost is known
+            parts += f" and its selector {format_number(selector, up=True)}, together"
         raise ProbqError(
-            f"the cheapest network costs {parts}, more than the limit of {format_number(limit)} together; raise the "
-            "budget, or give a narrower network or a smaller selector"
+            f"the cheapest network costs {parts}, more than the limit of {format_number(limit)}; raise the budget, or "
+            "give a narrower network or a smaller selector"
         )
 
 

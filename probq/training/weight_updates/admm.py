@@ -106,7 +106,8 @@ def admm(
         progress: show a progress bar.
 
     Raises:
-        ProbqError: if a width is not fixed, a number is out of range, or the loss is not finite.
+        ProbqError: if a width is not fixed, a number is out of range, all weights are frozen, or the loss is not
+            finite.
 
     Source: as `ADMM`.
 
@@ -123,6 +124,8 @@ def admm(
         raise ProbqError(f"rate is a learning rate above 0, not {rate!r}")
     result, data = copied(q, "admm"), Batches(batches, q.device)
     weights = {name: result.net.get_parameter(name) for name in result.weights}
+    if not any(weight.requires_grad for weight in weights.values()):
+        raise ProbqError("admm trains weights, and those of this network are frozen; call q.net.requires_grad_(True)")
 
     def project(name: str, tensor: Tensor) -> Tensor:
         quantizer = result.weights[name]

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from probq.codebooks.codebook import encode
 from probq.codebooks.rounding.nearest import Levels, nearest_level
+from probq.utils.arguments import check_number
+from probq.utils.errors import ProbqError
 
 ROUNDS = 10
 
@@ -18,6 +20,9 @@ def xnor_scale(weight: Tensor, shape: tuple[int, ...] = ()) -> Tensor:
         weight: real weights.
         shape: what shares a scale, broadcastable to the weight: `()` for all, `[C, 1, ..]` for each output channel.
 
+    Raises:
+        ProbqError: if there are no weights, or the shape is not one that they share.
+
     Source: M. Rastegari, V. Ordonez, J. Redmon, A. Farhadi, 2016, "XNOR-Net: ImageNet Classification Using Binary
     Convolutional Neural Networks".
 
@@ -26,6 +31,17 @@ def xnor_scale(weight: Tensor, shape: tuple[int, ...] = ()) -> Tensor:
         tensor([[2.0000],
                 [0.5000]])
     """
+    if not isinstance(weight, Tensor) or not weight.numel():
+        raise ProbqError("xnor_scale takes a tensor of one weight or more")
+    try:
+        shared = torch.broadcast_shapes(shape, weight.shape) == weight.shape
+    except (RuntimeError, TypeError):
+        shared = False
+    if not shared:
+        raise ProbqError(
+            f"weights of shape {tuple(weight.shape)} do not share scales of shape {shape!r}; give () for one scale of "
+            f"all, or {(len(weight), *[1] * (weight.dim() - 1)) if weight.dim() else ()} for one of each channel"
+        )
     return weight.abs().sum_to_size(shape) / torch.ones_like(weight).sum_to_size(shape)
 
 
@@ -42,7 +58,7 @@ def weighted_scale(
         curvature: `d`, positive, shaped as the weight; those of Adam for the loss-aware methods, or ones.
         levels: what the `b` may be, as in `Codes`.
         scale: where `a` begins, positive; its shape is what shares one.
-        rounds: number of both turns.
+        rounds: number of both turns, 1 or more.
 
     Source: L. Hou, Q. Yao, J. T. Kwok, 2017, "Loss-aware Binarization of Deep Networks"; L. Hou, J. T. Kwok, 2018,
     "Loss-aware Weight Quantization of Deep Networks".
@@ -53,6 +69,7 @@ def weighted_scale(
         >>> weighted_scale(w, torch.ones(3), ternary(), torch.tensor(0.5))
         (tensor(1.), tensor([ 1., -1.,  0.]))
     """
+    check_number("rounds", rounds, 1)
     shape = scale.shape
     for _ in range(rounds):
         codes = nearest_level(weight / scale, levels)
@@ -71,7 +88,7 @@ def weighted_levels(weight: Tensor, curvature: Tensor, levels: Tensor, rounds: i
         weight: real weights in units of their scale.
         curvature: `d`, positive, shaped as the weight.
         levels: where they begin, ascending, `[K]`.
-        rounds: number of both turns.
+        rounds: number of both turns, 1 or more.
 
     Source: S. P. Lloyd, 1982, "Least Squares Quantization in PCM"; D. Zhang, J. Yang, D. Ye, G. Hua, 2018, "LQ-Nets:
     Learned Quantization for Highly Accurate and Compact Deep Neural Networks" (levels and codes by turns).
@@ -80,6 +97,7 @@ def weighted_levels(weight: Tensor, curvature: Tensor, levels: Tensor, rounds: i
         >>> weighted_levels(torch.tensor([0.0, 1.0, 5.0, 7.0]), torch.ones(4), torch.tensor([0.0, 4.0]))
         tensor([0.5000, 6.0000])
     """
+    check_number("rounds", rounds, 1)
     w, d = weight.reshape(-1), curvature.reshape(-1)
     for _ in range(rounds):
         codes = encode(w, levels)

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from probq.network.quantized.quantized import Quantized
 from probq.training.weight_updates.quantizers import check, set_scale
+from probq.utils.arguments import check_number
+from probq.utils.errors import ProbqError
 
 
 class LossAware(torch.optim.Adam):
@@ -36,7 +38,17 @@ class LossAware(torch.optim.Adam):
         self.q, self.rounds = q, rounds
 
     def step(self, closure: Any = None) -> Any:
-        """Take a step, and set the scales."""
+        """Take a step, and set the scales.
+
+        Raises:
+            ProbqError: if the parameters are of another network.
+        """
+        trained = {id(parameter) for group in self.param_groups for parameter in group["params"]}
+        if not any(id(self.q.net.get_parameter(name)) in trained for name in self.q.weights):
+            raise ProbqError(
+                "loss_aware was given a network none of whose weights is trained; give it the one that is fitted, "
+                "whose weights are not frozen"
+            )
         loss = super().step(closure)
         for name, quantizer in self.q.weights.items():
             weight = self.q.net.get_parameter(name)
@@ -60,7 +72,8 @@ def loss_aware(q: Quantized, rounds: int = 1, **options: Any) -> Callable[..., L
         options: of `torch.optim.Adam`.
 
     Raises:
-        ProbqError: if a width is not fixed, or a weight has codes that do not follow from real weights.
+        ProbqError: if a width is not fixed, a weight has codes that do not follow from real weights, or, in the fit, it
+            trains no weight of this network.
 
     Example:
         >>> import probq
@@ -69,4 +82,5 @@ def loss_aware(q: Quantized, rounds: int = 1, **options: Any) -> Callable[..., L
         >>> history = probq.fit(q, [batch], epochs=2, optimizer=loss_aware(q), progress=False)
     """
     check(q, "loss_aware")
+    check_number("rounds", rounds, 1)
     return partial(LossAware, q=q, rounds=rounds, **options)

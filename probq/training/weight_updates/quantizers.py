@@ -59,7 +59,7 @@ def fit_levels(q: Quantized, rounds: int = ROUNDS) -> Quantized:
     result, found = copied(q, "fit_levels"), False
     for name, quantizer in result.weights.items():
         rung = int(quantizer.probs().argmax(-1).reshape(-1)[0])
-        if quantizer.ladder.rungs[rung].learned and not quantizer.ladder.rungs[rung].needs_row:
+        if quantizer.ladder.rungs[rung].learned:
             found = True
             _set_levels(quantizer, rung, result.net.get_parameter(name).detach(), rounds)
     if not found:
@@ -87,8 +87,7 @@ def check(q: Quantized, function: str) -> None:
         raise ProbqError(f"{function} takes a network whose widths are fixed: q.at(q.mode(budget))")
     for name, quantizer in q.weights.items():
         shared = tuple(quantizer.log2_scale.shape[1:])
-        rows = any(rung.needs_row for rung in quantizer.ladder.rungs)
-        if quantizer.free_codes or rows or quantizer.gates not in ((), shared):
+        if quantizer.free_codes or quantizer.ladder.has_vectors or quantizer.gates not in ((), shared):
             raise ProbqError(
                 f"{function} sets scales for real weights and their nearest codes, which {name} has not; use a plan "
                 'without free_codes=True, vector codebooks and gates="weight"'
