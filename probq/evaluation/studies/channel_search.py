@@ -13,6 +13,7 @@ from tqdm import tqdm
 from probq import cost as costs
 from probq.codebooks.ladder import ladder
 from probq.cost.budget import Budget
+from probq.evaluation.studies.network_choices import check_bops_limit
 from probq.network.channels.groups import ChannelGroup, channel_groups
 from probq.network.channels.resize import narrow, widen
 from probq.network.quantize import quantize
@@ -93,8 +94,7 @@ def search_channels(
     check_number("bits", bits, 1)
     if not is_count(rounds, 1) or bits > ENDS:
         raise ProbqError(f"a search for channels has 1 round or more and 1 to {ENDS} bits, not {rounds!r} and {bits!r}")
-    if budget.cost is not costs.bops:
-        raise ProbqError("a search for channels has a limit on BOPs: give Budget(percent=...) or Budget(limit=...)")
+    check_bops_limit(budget, "channels")
     limit = budget.absolute(layers(net, example))
     pruned = Budget(limit=limit, cost=costs.pruned_bops)
     data = batches if hasattr(batches, "__len__") else list(batches)

@@ -21,6 +21,16 @@ from probq.utils.arguments import is_real
 from probq.utils.errors import ProbqError
 from probq.utils.numbers import format_number
 
+
+def check_bops_limit(budget: Any, what: str) -> None:
+    """Raise unless a budget is one limit on BOPs, of a search for `what`."""
+    if not isinstance(budget, Budget) or budget.cost is not bops or budget.probability is not None:
+        raise ProbqError(
+            f"a search for {what} has a limit on BOPs: give one Budget(percent=...) or Budget(limit=...) without cost "
+            f"and probability, not {budget!r:.120}"
+        )
+
+
 Counts = Mapping[str, tuple[int, ...]]  # numbers of channels to choose from, by the name of a layer
 TRIES = 2  # for each random network
 

@@ -11,11 +11,10 @@ import numpy as np
 from torch import nn
 from tqdm import tqdm
 
-from probq import cost as costs
 from probq.cost.budget import Budget
 from probq.decisions.widths import fix_widths
 from probq.evaluation.diagnostics.held_out import validate
-from probq.evaluation.studies.network_choices import NetworkSpace, network_space, resized
+from probq.evaluation.studies.network_choices import NetworkSpace, check_bops_limit, network_space, resized
 from probq.network.quantize import quantize
 from probq.network.quantized.quantized import Quantized
 from probq.network.quantizers.plan import Planner
@@ -137,8 +136,7 @@ def search_networks(
         True
     """
     check_number("networks", networks, FEWEST)
-    if budget.cost is not costs.bops:
-        raise ProbqError("a search for networks has a limit on BOPs: give Budget(percent=...) or Budget(limit=...)")
+    check_bops_limit(budget, "networks")
     space = network_space(quantize(net, example, plan), net, example, factors, budget)
     data, held = (given if hasattr(given, "__len__") else list(given) for given in (batches, validation))
     best: dict[float, Quantized] = {}

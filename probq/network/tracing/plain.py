@@ -58,6 +58,8 @@ def in_single_precision(tensor: Tensor) -> Tensor:
 
 def check_kind(net: nn.Module) -> None:
     """Raise for networks whose layers or weights are out of reach, and say what to give instead."""
+    if not isinstance(net, nn.Module):
+        raise ProbqError(f"a network is a torch.nn.Module, not {type(net).__name__}")
     for name, module in net.named_modules():
         where = f"{name} ({type(module).__name__})" if name else f"the network ({type(module).__name__})"
         if isinstance(module, torch.jit.ScriptModule):

@@ -79,6 +79,9 @@ BAD: tuple[tuple[dict[str, Any], str], ...] = (
     ({"bits": 9}, "1 to 8 bits, not 3 and 9"),
     ({"rounds": 0}, "1 round or more"),
     ({"budget": Budget(limit=5, cost=cost.storage)}, "a limit on BOPs"),
+    ({"budget": Budget(percent=5, probability=0.9)}, "a limit on BOPs.*without cost and probability"),
+    ({"budget": [Budget(percent=5)]}, "a limit on BOPs.*give one Budget"),
+    ({"budget": None}, "a limit on BOPs.*not None"),
     ({"budget": Budget(limit=10)}, "one channel in each layer at 4 bits costs more than the limit of 10 BOPs"),
 )
 

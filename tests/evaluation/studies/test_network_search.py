@@ -131,6 +131,9 @@ BAD: tuple[tuple[dict[str, Any], str], ...] = (
     ({"factors": (0.5, -1)}, "factors are positive numbers"),
     ({"plan": Plan(ladder(0, 2), gates="channel")}, "one width for each tensor"),
     ({"budget": Budget(limit=5, cost=cost.storage)}, "a limit on BOPs"),
+    ({"budget": Budget(percent=5, probability=0.9)}, "a limit on BOPs.*without cost and probability"),
+    ({"budget": [Budget(percent=5)]}, "a limit on BOPs.*give one Budget"),
+    ({"budget": None}, "a limit on BOPs.*not None"),
     ({"budget": Budget(limit=10)}, "the smallest network costs .* more than the limit of 10"),
 )
 

@@ -180,3 +180,8 @@ def test_networks_of_half_precision_are_float32_in_the_copy(dtype: torch.dtype) 
     assert {p.dtype for p in q.parameters()} == {torch.float32}
     assert {p.dtype for p in net.parameters()} == {dtype}
     assert torch.equal(q(x.float()), probq.quantize(net.float(), x.float())(x.float()))
+
+
+def test_what_is_no_network_is_told() -> None:
+    with pytest.raises(ProbqError, match=r"a network is a torch\.nn\.Module, not str"):
+        probq.layers("net", torch.rand(2, 3))  # type: ignore[arg-type]
