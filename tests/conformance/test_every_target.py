@@ -77,8 +77,8 @@ NO_MATMUL, NO_LOOP, LOOP = "QONNX has no matmul", "QONNX has no loop", "loop has
 # Why targets refuse, for shift and dyadic; "" where they compute the same integers. C and ONNX refuse none.
 REFUSED = {
     "mobilenet v2": {"qonnx": (SHIFTS, SHIFTS), "memory": (ADD, ADD)},
-    "resnet": {"qonnx": (NO_PAD, NO_PAD), "memory": (ADD, ADD)},
-    "resnet, padded shortcut": {"qonnx": (NO_PAD, NO_PAD), "memory": (ADD, ADD)},
+    "resnet": {"qonnx": (SHIFTS, SHIFTS), "memory": (ADD, ADD)},
+    "resnet, padded shortcut": {"qonnx": (NO_SLICE, NO_SLICE), "memory": (ADD, ADD)},
     "one-dimensional": {"qonnx": (NO_TABLE, NO_TABLE), "memory": (SUM_POOL, SUM_POOL)},
     "autoencoder, upsampled": {"qonnx": (NO_REPEAT, NO_REPEAT), "memory": ("", "")},
     "autoencoder, transposed": {"qonnx": (NO_TABLE, NO_TABLE), "memory": (TRANSPOSED, TRANSPOSED)},
