@@ -93,13 +93,12 @@ def _kept(q: Quantized, x: tuple[Any, ...], y: Any) -> int:
     held = {tensor.untyped_storage().data_ptr() for tensor in (*q.parameters(), *q.buffers(), *tensors_in((x, y)))}
     found: dict[int, Any] = {}  # storages, which must live until all are counted
 
-    def pack(tensor: Tensor) -> Tensor:
+    def pack(tensor: Tensor) -> None:  # a tensor given back would hold its own graph, which nothing frees then
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in held:
             found[storage.data_ptr()] = storage
-        return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda nothing: nothing):
         Objective(q, len(y), 1)(x, y)
     return sum(storage.nbytes() for storage in found.values())
 

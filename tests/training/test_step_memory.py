@@ -1,6 +1,8 @@
 """The memory of a step as estimated, by hand and as torch's profiler has found it."""
 
+import gc
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -81,3 +83,14 @@ def test_free_memory_is_the_least_that_is_told(tmp_path: Path) -> None:
     assert module._free_of_group(str(tmp_path)) is None
     assert module._free_of_group(str(tmp_path / "absent")) is None
     assert module.free_memory(torch.device("meta")) is None
+
+
+def test_nothing_of_the_estimate_stays_in_memory() -> None:
+    seen: list[Any] = []
+    net = nn.Sequential(nn.Linear(3, 5), nn.Sigmoid(), nn.Linear(5, 2))  # autograd keeps what the second one returns
+    q = probq.quantize(net, torch.rand(8, 3))
+    q.net[1].register_forward_hook(lambda module, args, output: seen.append(weakref.ref(output)))
+    probq.step_memory(q, (torch.rand(8, 3), torch.arange(8) % 2))
+    gc.collect()
+    assert seen
+    assert all(ref() is None for ref in seen)

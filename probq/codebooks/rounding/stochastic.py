@@ -68,14 +68,16 @@ class _TwoNearest(torch.autograd.Function):
             level = level.mul_(step)
         level = level.add_(start)
         flat, total = a.reshape(-1), softplus_sum(a, p)
-        ctx.save_for_backward(location, scale, spread, a, p, up)
+        ctx.save_for_backward(location, scale, spread, a, up.bool())  # p is that of a, one pass away
         ctx.start, ctx.step, ctx.count, ctx.kind = start, step, count, kind
         ctx.set_materialize_grads(False)
         return level, total - p.reshape(-1).dot(flat), up.reshape(-1).dot(flat) - total
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
-        location, scale, spread, a, p, up = ctx.saved_tensors
+        location, scale, spread, a, up = ctx.saved_tensors
+        p = torch.sigmoid(a)
+        up = up.to(p.dtype)
         of_level, of_entropy, of_log_prob = grads
         whole = isinstance(ctx.step, int) and ctx.step == 1
         weight = torch.zeros_like(p) if of_level is None else of_level if whole else of_level * ctx.step

@@ -20,8 +20,8 @@ class Layout(NamedTuple):
 
     Attributes:
         sizes: how many numbers each weight has, `Q` of them.
-        owner: the weight of each number, `[N]`.
-        row: the scale of each number, among the `S` of one rung of all weights, `[N]`.
+        owner: the weight of each number, int32 `[N]`.
+        row: the scale of each number, among the `S` of one rung of all weights, int32 `[N]`.
         start, step, levels: of the grid of every rung, the last one their number, `[B]`.
         multipliers: see `hardware_scale`.
     """
@@ -72,7 +72,7 @@ class Layout(NamedTuple):
 
     def _places(self, rungs: list[int], scales: int) -> Tensor:
         """Return the place of each number's scale among all of `[B, S]`, `[N]`."""
-        return self.each(torch.arange(len(self.start), device=self.row.device), rungs) * scales + self.row
+        return self.each(torch.arange(len(self.start), dtype=self.row.dtype, device=self.row.device), rungs) * scales + self.row
 
 
 class Drawn(NamedTuple):
@@ -133,14 +133,16 @@ class _DrawnVector(torch.autograd.Function):
         a, p, code, scale = (layout.chosen(every, rungs) for every in (a, p, code, scales))
         up = torch.lt(uniform(p), p).to(p.dtype)
         level = code.add_(up).mul_(layout.each(layout.step, rungs)).add_(layout.each(layout.start, rungs))
-        ctx.save_for_backward(location, spread, spreads, onehots, a, p, up, level, scale, means, divergences)
+        ctx.save_for_backward(location, spread, onehots, a, up.bool(), level, scale, means, divergences)
         ctx.layout, ctx.kind, ctx.rungs, ctx.shape = layout, kind, rungs, log2_scales.shape
         return level * scale, (divergences * onehots).sum()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        location, spread, spreads, onehots, a, p, up, level, scale, means, divergences = ctx.saved_tensors
+        location, spread, onehots, a, up, level, scale, means, divergences = ctx.saved_tensors
         (of_value, of_divergence), layout, rungs = grads, ctx.layout, ctx.rungs
+        p, spreads = a.sigmoid(), spread.index_select(0, layout.owner)  # one pass each, and no memory until here
+        up = up.to(p.dtype)
         start, step, count = layout.grid(rungs)
         of_level, variance = of_value * scale, torch.addcmul(p, p, p, value=-1)
         of_draw = of_level * step * (variance if ctx.kind is LevelGradient.MEAN else (up - p).abs_().mul_(0.5))

@@ -35,17 +35,17 @@ def rounded_weight(location: Tensor, scale: Tensor, grid: Grid | BroadcastGrid) 
 class _RoundedWeight(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, location: Tensor, scale: Tensor, grid: Grid | BroadcastGrid) -> Tensor:
-        u = location / scale
-        level = nearest_level(u, grid)
-        ctx.save_for_backward(u, scale, level)
+        ctx.save_for_backward(location, scale)  # both are there anyway; what is made of them would be two weights more
         ctx.grid = grid
-        return level * scale
+        return nearest_level(location / scale, grid) * scale
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        (gradient,), (u, scale, level), grid = grads, ctx.saved_tensors, ctx.grid
+        (gradient,), (location, scale), grid = grads, ctx.saved_tensors, ctx.grid
+        u = location / scale
         through = inside_levels(gradient, u, grid.start, grid.step, grid.count)
         of_scale = None
         if ctx.needs_input_grad[1]:
-            of_scale = torch.addcmul(gradient * level, through, u, value=-1).sum_to_size(scale.shape)
+            told = gradient * nearest_level(u, grid)
+            of_scale = torch.addcmul(told, through, u, value=-1).sum_to_size(scale.shape)
         return through, of_scale, None

@@ -136,4 +136,5 @@ def _layout(
     owner = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
     fields = torch.tensor([[g.start, g.step, g.count] for g in grids], dtype=torch.get_default_dtype())
     start, step, levels = fields.to(device).unbind(1)
-    return Layout(sizes, owner.to(device), torch.cat(rows).to(device), start, step, levels, multipliers)
+    owner, row = (index.to(device, torch.int32) for index in (owner, torch.cat(rows)))
+    return Layout(sizes, owner, row, start, step, levels, multipliers)
