@@ -72,7 +72,10 @@ class Layout(NamedTuple):
 
     def _places(self, rungs: list[int], scales: int) -> Tensor:
         """Return the place of each number's scale among all of `[B, S]`, `[N]`."""
-        return self.each(torch.arange(len(self.start), dtype=self.row.dtype, device=self.row.device), rungs) * scales + self.row
+        return (
+            self.each(torch.arange(len(self.start), dtype=self.row.dtype, device=self.row.device), rungs) * scales
+            + self.row
+        )
 
 
 class Drawn(NamedTuple):
@@ -123,7 +126,7 @@ class _DrawnVector(torch.autograd.Function):
         layout: Layout,
         kind: LevelGradient,
     ) -> tuple[Tensor, Tensor]:
-        scales, spreads, code, a = layout.laws(location, log2_scales, spread)
+        scales, _, code, a = layout.laws(location, log2_scales, spread)
         p = a.sigmoid()
         entropy = a.clamp_min(0) - torch.maximum(p, 1 - p).log_() - a * p
         entropies = layout.sums(entropy).T
