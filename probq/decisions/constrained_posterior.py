@@ -23,6 +23,7 @@ from probq.decisions.allocation.conditional_sampling import (
 )
 from probq.decisions.allocation.most_probable import check_reachable, most_probable
 from probq.decisions.allocation.problem import Choice, Problem, make_problem
+from probq.decisions.measured_law import measured_laws
 from probq.network.program.program import Program
 from probq.network.tracing.layer import Layer
 from probq.utils.errors import ProbqError
@@ -38,14 +39,13 @@ def width_problem(
     barred: Mapping[str, np.ndarray] | None = None,
     laws: Mapping[str, np.ndarray] | None = None,
 ) -> Problem:
-    """Return the discrete problem of a network's posterior over widths, or of other laws.
+    """Return the discrete problem of the gates of a network, or of other laws of its widths.
 
     Args:
         q: the network.
         cost: a cost that is a sum over layers, or several.
         barred: for some quantizers, the rungs that they must not take, bool `[B]`.
-        laws: log-probabilities of rungs `[B]` that stand in for the posterior's; all gates of a quantizer then count
-            as one.
+        laws: log-probabilities of rungs `[B]` that stand in for the gates'; all gates of a quantizer then count as one.
     """
     ladders = {name: quantizer.ladder for name, quantizer in q.named_quantizers()}
     log_probs = {}
@@ -170,10 +170,12 @@ class ConstrainedPosterior:
 def constrained_posterior(q: Program, budget: Budgets) -> ConstrainedPosterior:
     """Return the discrete problem of a network under a budget, or all of several.
 
+    Where losses of choices were measured, its law is the one learned from these, else that of the gates.
+
     Raises:
         ProbqError: if a limit on the largest layer cannot be kept.
     """
-    found = constrain(q, budgets(budget))
+    found = constrain(q, budgets(budget), laws=measured_laws(q))
     assert found is not None  # it raises otherwise
     return found
 

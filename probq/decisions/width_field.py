@@ -16,6 +16,7 @@ from probq.cost.expectation import CostTables
 from probq.cost.network_cost import as_network_cost
 from probq.decisions.allocation.problem import Choice
 from probq.decisions.constrained_posterior import ConstrainedPosterior, constrain
+from probq.decisions.measured_law import additive_laws
 from probq.network.program.program import Program, check_posterior
 from probq.network.program.width_prior import check_energy, check_nats
 from probq.priors.energies.elimination import Elimination, draws, marginals
@@ -238,9 +239,7 @@ def _limits(q: Program, budget: Budgets) -> list[tuple[CostTables, float]]:
 
 def _additive(q: Program, energy: Energy, budget: Budgets) -> ConstrainedPosterior:
     """Return the law without pairs under the limits, all gates of a tensor on one rung."""
-    laws = {name: np.zeros(len(quantizer.ladder)) for name, quantizer in q.named_sites()}
-    laws |= dict(zip(energy.names, (-row - np.logaddexp.reduce(-row) for row in energy.unary), strict=True))
-    discrete = constrain(q, budgets(budget), laws=laws)
+    discrete = constrain(q, budgets(budget), laws=additive_laws(q, energy))
     assert discrete is not None  # it raises otherwise
     discrete.check()
     return discrete

@@ -13,6 +13,7 @@ from probq import cost as costs
 from probq.cost.budget import Budgets, budgets, one_or_several
 from probq.decisions.assignment import Assignment
 from probq.decisions.constrained_posterior import constrain, constrained_posterior
+from probq.decisions.measured_law import measured_laws
 from probq.decisions.widths import (
     check_widths,
     fixed_by_decision,
@@ -61,9 +62,14 @@ def width_log_prob(q: Program, widths: Mapping[str, Any]) -> float:
         ProbqError: if a width is missing, not on its ladder, or differs from that of a tied quantizer.
     """
     check_widths(q, widths)
-    log_prob, chosen = 0.0, rung_onehots(q, widths)
+    log_prob, chosen, measured = 0.0, rung_onehots(q, widths), measured_laws(q)
     for name, quantizer in q.named_sites():
-        log_probs = quantizer.widths().log_probs if quantizer.fixed is None else quantizer.probs().log()
+        if quantizer.fixed is not None:
+            log_probs = quantizer.probs().log()
+        elif measured is not None:
+            log_probs = torch.as_tensor(measured[name], device=q.device)
+        else:
+            log_probs = quantizer.widths().log_probs
         log_prob += float(log_probs.double()[chosen[name].bool()].sum())
     return log_prob
 
@@ -111,7 +117,7 @@ def sample(q: Program, n: int, budget: Budgets, seed: int | None) -> list[Assign
 
 
 def probability_within(q: Program, budget: Budgets, draws: int | None = None, seed: int = 0) -> float:
-    """Return `P(cost <= limit)` of a draw of widths, 0 or 1 where they are fixed.
+    """Return `P(cost <= limit)` of a draw of widths from the gates, 0 or 1 where they are fixed.
 
     Args:
         q: the network.

@@ -12,7 +12,7 @@ from probq.cost.budget import Budget, Budgets, budgets
 from probq.decisions.allocation.conditional_sampling import conditional_draws
 from probq.decisions.allocation.problem import Problem
 from probq.decisions.assignment import Assignment
-from probq.decisions.constrained_posterior import constrain
+from probq.decisions.constrained_posterior import constrained_posterior
 from probq.decisions.draw_warnings import count_untuned, warn_of_draws, warn_untuned
 from probq.decisions.widths import format_widths, widths_are_fixed
 from probq.decisions.within_budget import mode, sample
@@ -124,8 +124,7 @@ def _sums(q: Quantized, several: tuple[Budget, ...]) -> tuple[Problem, np.ndarra
     kinds = [costs.as_network_cost(b.cost) for b in several]
     if any(kind.limits_each_layer or kind.sees_pruned for kind in kinds):
         raise ProbqError("the members' costs are added up, so an ensemble takes costs that are sums over layers")
-    found = constrain(q, several)
-    assert found is not None  # nothing is barred
+    found = constrained_posterior(q, several)
     return found.problem, found.limits
 
 

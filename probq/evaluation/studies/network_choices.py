@@ -16,7 +16,7 @@ from probq.network.channels.resize import narrow, widen
 from probq.network.quantized.quantized import Quantized
 from probq.network.tracing.module_kinds import channel_axis_of
 from probq.network.tracing.trace import layers
-from probq.training.refinement.space import State, WidthSpace
+from probq.training.refinement.evidence.space import State, WidthSpace
 from probq.utils.arguments import is_real
 from probq.utils.errors import ProbqError
 from probq.utils.numbers import format_number

@@ -20,9 +20,9 @@ from probq.network.quantized.quantized import Quantized
 from probq.network.quantizers.plan import Planner
 from probq.training.fit import fit
 from probq.training.refinement.best_first import BestFirstSearch, Measure
-from probq.training.refinement.evidence import scores
+from probq.training.refinement.evidence.evidence import scores
+from probq.training.refinement.evidence.space import State
 from probq.training.refinement.prediction.choice_process import ChoiceProcess
-from probq.training.refinement.space import State
 from probq.utils.arguments import check_number
 from probq.utils.batches import Batches
 from probq.utils.errors import ProbqError
@@ -192,8 +192,8 @@ def explore(
 class LossPredictor:
     """A predictor tells what losses measured of some networks let expect of others.
 
-    The scores of the losses (`probq.training.refinement.evidence.scores`) have a `ChoiceProcess`, in which the effects
-    of two options have the correlation `exp(-|octaves between them| / 4)`.
+    The scores of the losses, as in `probq.decide`, have a `ChoiceProcess`, in which the effects of two options have the
+    correlation `exp(-|octaves between them| / 4)`.
 
     Args:
         space: of networks.

@@ -22,7 +22,7 @@ from probq.network.program.width_prior import check_energy, listed
 from probq.network.quantized.quantized import Quantized
 from probq.priors.energies.energy import Energy
 from probq.training.refinement.decide import make_search
-from probq.training.refinement.validation_loss import ValidationLoss
+from probq.training.refinement.evidence.validation_loss import ValidationLoss
 from probq.utils.arguments import check_number, is_real
 from probq.utils.batches import Batches
 from probq.utils.errors import ProbqError

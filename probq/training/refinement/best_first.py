@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from tqdm import tqdm
 
+from probq.training.refinement.evidence.space import State, WidthSpace
 from probq.training.refinement.prediction.choice_process import ChoiceProcess
-from probq.training.refinement.space import State, WidthSpace
 
 ENUMERABLE = 20_000
 NOISE = 1e-6

@@ -8,9 +8,9 @@ import numpy as np
 
 from probq.network.quantized.quantized import Quantized
 from probq.training.refinement.best_first import BestFirstSearch
-from probq.training.refinement.evidence import ranked
-from probq.training.refinement.experts import Experts
-from probq.training.refinement.space import State, WidthSpace
+from probq.training.refinement.evidence.evidence import ranked
+from probq.training.refinement.evidence.opinions import Experts
+from probq.training.refinement.evidence.space import State, WidthSpace
 
 
 def find_candidates(q: Quantized, search: BestFirstSearch, number: int, experts: Experts | None = None) -> list[State]:

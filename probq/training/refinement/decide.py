@@ -15,23 +15,22 @@ from probq.cost.budget import Budgets, budgets
 from probq.decisions.allocation.most_probable import most_probable_first
 from probq.decisions.assignment import Assignment
 from probq.decisions.constrained_posterior import ConstrainedPosterior, constrain, constrained_posterior
-from probq.decisions.widths import format_bits, widths_are_fixed
+from probq.decisions.widths import format_bits, format_widths, widths_are_fixed
 from probq.decisions.within_budget import mode, with_widths
 from probq.network.program.constant_outputs import warn_constant
 from probq.network.program.program import check_posterior
 from probq.network.quantized.quantized import Quantized
 from probq.network.quantizers.base import Quantizer
 from probq.training.refinement.best_first import BestFirstSearch, Measure
-from probq.training.refinement.evidence import take_evidence
+from probq.training.refinement.evidence.evidence import take_evidence
+from probq.training.refinement.evidence.space import StateCost, WidthSpace
+from probq.training.refinement.evidence.validation_loss import ValidationLoss
 from probq.training.refinement.favourites import measure_favourites
-from probq.training.refinement.space import State, StateCost, WidthSpace
-from probq.training.refinement.validation_loss import ValidationLoss
 from probq.utils.arguments import check_number
 from probq.utils.batches import Batches
 
 STARTS = 10
 SURVEY, FAVOURITES = 0.4, 0.2  # of the evaluations
-DRAWN, SPENT, LEAST = 400, 0.75, 20  # choices; the least share of a limit that they spend, and their least number
 
 
 def decide(
@@ -161,19 +160,12 @@ def make_search(
     first = [space.state(widths) for widths in starts]
     if laws is not None or space.has_own_gates:
         return BestFirstSearch(space, first, measure, evaluations)
-    survey = _survey(q, space, budget, int(SURVEY * evaluations))
+    survey = [space.state(widths) for widths in drawn_choices(q, budget, int(SURVEY * evaluations))]
     return BestFirstSearch(space, first, measure, evaluations, survey, int(FAVOURITES * evaluations))
 
 
-def spending_states(q: Quantized, space: WidthSpace, budget: Budgets) -> np.ndarray:
-    """Return choices `[N, quantizers]` that spend the budget, always the same; all are drawn if few of them do."""
-    drawn = _survey(q, space, budget, DRAWN)
-    spent = space.fullness(drawn) >= SPENT if space.limits else np.ones(len(drawn), dtype=bool)
-    return np.array(drawn)[spent if spent.sum() >= LEAST else slice(None)]
-
-
-def _survey(q: Quantized, space: WidthSpace, budget: Budgets, number: int) -> list[State]:
-    """Choices drawn uniformly among those within the limits, always the same.
+def drawn_choices(q: Quantized, budget: Budgets, number: int) -> list[dict[str, Any]]:
+    """Return widths drawn uniformly among those within the limits, always the same, one for all gates of a tensor.
 
     What is measured near the best choice alone tells little about all others.
     """
@@ -183,7 +175,7 @@ def _survey(q: Quantized, space: WidthSpace, budget: Budgets, number: int) -> li
     discrete = constrain(q, budgets(budget), laws=flat)
     assert discrete is not None  # it raises otherwise
     drawn = discrete.draws(number, np.random.default_rng(0))
-    return [space.state(discrete.problem.widths(choice)) for choice in drawn]
+    return [format_widths(q, discrete.problem.widths(choice)) for choice in drawn]
 
 
 def _starts(discrete: ConstrainedPosterior) -> list[dict[str, Any]]:

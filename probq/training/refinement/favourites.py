@@ -6,11 +6,12 @@ from tqdm import tqdm
 
 from probq.cost.budget import Budgets, budgets
 from probq.decisions.constrained_posterior import constrain
+from probq.decisions.measured_law import additive_laws
 from probq.network.quantized.quantized import Quantized
 from probq.training.refinement.best_first import BestFirstSearch
-from probq.training.refinement.evidence import laws_of_the_best
-from probq.training.refinement.experts import Experts
-from probq.training.refinement.space import State
+from probq.training.refinement.evidence.evidence import energy_of_choices
+from probq.training.refinement.evidence.opinions import Experts
+from probq.training.refinement.evidence.space import State
 
 
 def measure_favourites(
@@ -49,11 +50,10 @@ def measure_favourites(
 
 
 def _favourite(q: Quantized, search: BestFirstSearch, budget: Budgets, experts: Experts | None) -> State | None:
-    laws = laws_of_the_best(q, search.space, search.losses, budget, experts)
-    if laws is None:
+    energy = energy_of_choices(q, search.space, search.losses, experts)
+    if energy is None:
         return None
-    discrete = constrain(q, budgets(budget), laws={name: law.cpu().numpy() for name, law in laws.items()})
-    if discrete is None:
-        return tuple(int(laws[name].argmax()) for name in search.space.names)
+    discrete = constrain(q, budgets(budget), laws=additive_laws(q, energy))
+    assert discrete is not None  # it raises otherwise
     choice, _ = discrete.most_probable()
     return search.space.state(discrete.problem.widths(choice))

@@ -21,7 +21,7 @@ from probq.decisions.constrained_posterior import width_problem
 from probq.testing import width_states
 from probq.training.refinement.best_first import predict_losses
 from probq.training.refinement.decide import make_search
-from probq.training.refinement.space import State, StateCost, WidthSpace
+from probq.training.refinement.evidence.space import State, StateCost, WidthSpace
 
 XS = torch.rand(40, 4, generator=torch.Generator().manual_seed(1))
 YS = (XS.sum(1) > 2).long() + (XS[:, 0] > 0.5)
@@ -46,12 +46,14 @@ def random_loss(seed: int) -> Callable[[Mapping[str, Any]], float]:
 
 
 def every(q: Quantized) -> list[tuple[float, float, dict[str, int]]]:
-    """Log-probability, BOPs by hand and widths of all choices."""
+    """Log-probability, BOPs by hand and widths of all choices, by gates, or by the energy that was measured."""
     result = []
     for rungs, p in width_states(q):
         bits = {name: q.quantizer(name).ladder.bits[k] for name, k in rungs.items()}
-        result.append((math.log(p), sum(m.macs * bits[m.weight] * bits[m.input or ""] for m in q.layers), bits))
-    return result
+        log_prob = math.log(p) if q.energy is None else -q.energy(bits)
+        result.append((log_prob, sum(m.macs * bits[m.weight] * bits[m.input or ""] for m in q.layers), bits))
+    total = float(np.logaddexp.reduce([log_prob for log_prob, _, _ in result]))
+    return [(log_prob - total, cost, bits) for log_prob, cost, bits in result]
 
 
 @pytest.mark.parametrize("percent", [0.5, 1.0, 3.0, 100.0])

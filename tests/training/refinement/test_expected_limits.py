@@ -18,7 +18,7 @@ import probq
 from probq import Budget, Plan
 from probq import cost as costs
 from probq.codebooks import ladder
-from probq.training.refinement.expected_limits import keep_expected
+from probq.training.refinement.evidence.expected_limits import keep_expected
 from probq.training.svi.budget_constraint import BudgetConstraint
 
 WEIGHTS, INPUTS = ladder(1, 2, 4), ladder(2, 8, signed=False)

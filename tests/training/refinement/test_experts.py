@@ -14,11 +14,14 @@ import probq
 from probq import Budget, Plan
 from probq import cost as costs
 from probq.codebooks import ladder
-from probq.training.refinement import experts as experts_module
-from probq.training.refinement.decide import make_search, spending_states
-from probq.training.refinement.evidence import GUMBEL, laws_of_the_best, measured_effects, ranked, scores
-from probq.training.refinement.experts import Experts, ask_experts, sums
-from probq.training.refinement.space import WidthSpace
+from probq.training.refinement.decide import drawn_states, make_search
+from probq.training.refinement.evidence.evidence import GUMBEL, energy_of_choices, measured_effects, ranked, scores
+from probq.training.refinement.evidence.opinions import Experts, sums
+from probq.training.refinement.evidence.space import WidthSpace
+from probq.training.refinement.experts import criteria
+from probq.training.refinement.experts.ask import ask_experts
+from probq.training.refinement.experts.criteria import ask_criteria
+from probq.utils.batches import Batches
 
 
 def blobs(number: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -39,6 +42,12 @@ def space_of(q: probq.Quantized, budget: Budget | None = None) -> WidthSpace:
     return make_search(q, budget, lambda widths: 0.0, 10).space
 
 
+def asked(q: probq.Quantized, batches: Any, own: WidthSpace, evaluations: int = 10) -> Any:
+    states = drawn_states(q, own, None, 50)
+    held_out = Batches(batches, q.device)
+    return ask_experts(q, batches, held_out, own, states, probq.Rates(), evaluations, progress=False)
+
+
 def states_of(own: WidthSpace) -> np.ndarray:
     return np.array(list(itertools.product(*(range(len(options)) for options in own.options))))
 
@@ -55,9 +64,11 @@ def test_they_are_asked_with_the_weights_of_the_network_and_leave_it_as_it_is() 
     before = {name: tensor.clone() for name, tensor in q.state_dict().items()}
     state = torch.get_rng_state()
     own = space_of(q)
-    found = ask_experts(q, batches, own, 10, progress=False)
+    found = asked(q, batches, own)
+    assert len(found) == 3
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(tensor, before[name]) for name, tensor in q.state_dict().items())
+    found = ask_criteria(q, batches, own, 10, progress=False)
     energies = [probq.criteria.search(q, batches, steps=20, progress=False)]
     energies.append(probq.criteria.limpq(q, batches, steps=2, progress=False))
     for rows, energy in zip(found, energies, strict=True):
@@ -67,11 +78,10 @@ def test_they_are_asked_with_the_weights_of_the_network_and_leave_it_as_it_is() 
 
 def test_there_are_none_where_they_know_nothing() -> None:
     batches = [blobs(64)]
-    for plan in (Plan(weight=ladder(1, 2), gates="channel"), probq.uniform(4, 4)):
-        q = quantized(plan)
-        assert ask_experts(q, batches, space_of(q), 10, progress=False) == []
+    q = quantized(probq.uniform(4, 4))
+    assert asked(q, batches, space_of(q)) == []
     q = quantized(Plan(weight=ladder(0, 2, 4)))  # a rung of one level has no step
-    assert len(ask_experts(q, batches, space_of(q), 10, progress=False)) == 1
+    assert len(ask_criteria(q, batches, space_of(q), 10, progress=False)) == 1
 
 
 def test_each_has_the_spread_of_the_rows_beside_it() -> None:
@@ -104,10 +114,10 @@ def test_the_law_is_that_of_the_mean_of_three_independent_estimates() -> None:
     mean = np.mean([sums(effects.rows, states), *(s * unit / s.std() for s in said)], axis=0)
     expected = np.exp(-mean / (GUMBEL * effects.error / 3**0.5))
     expected /= expected.sum()
-    laws = laws_of_the_best(q, own, losses, None, both)
-    assert laws is not None
-    found = [np.exp(sum(float(laws[n][k]) for n, k in zip(own.names, s, strict=True))) for s in states]
-    assert np.allclose(found, expected, atol=1e-9)
+    energy = energy_of_choices(q, own, losses, both)
+    assert energy is not None
+    found = np.exp([-energy(own.widths(tuple(s))) for s in states])
+    assert np.allclose(found / found.sum(), expected, atol=1e-9)
 
 
 def test_the_order_is_that_of_scores_and_of_what_they_add() -> None:
@@ -128,7 +138,7 @@ def test_spreads_are_over_choices_that_spend_the_budget(percent: float | None) -
     q = quantized()
     budget = None if percent is None else Budget(percent=percent)
     own = space_of(q, budget)
-    states = spending_states(q, own, budget)
+    states = own.spending(drawn_states(q, own, budget, 400))
     assert len(states) >= 20
     if budget is not None:
         spent = [costs.total(q.layers, own.widths(tuple(s))) / budget.absolute(q.layers) for s in states]
@@ -137,16 +147,16 @@ def test_spreads_are_over_choices_that_spend_the_budget(percent: float | None) -
 
 
 def test_a_fit_asks_them_once_after_its_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[int, int]] = []
+    calls: list[tuple[int, int]] = []
 
-    def spy(q: probq.Quantized, batches: Any, own: WidthSpace, evaluations: int, progress: bool) -> Any:
-        asked.append((evaluations, sum(len(y) for _, y in batches)))
-        return ask_experts(q, batches, own, evaluations, progress)
+    def spy(q: probq.Quantized, batches: Any, *others: Any) -> Any:
+        calls.append((others[-2], sum(len(y) for _, y in batches)))
+        return ask_experts(q, batches, *others)
 
     monkeypatch.setattr("probq.training.refinement.refinement.ask_experts", spy)
-    monkeypatch.setattr(experts_module, "SEARCHING", 1.0)
+    monkeypatch.setattr(criteria, "SEARCHING", 1.0)
     q, budget, (x, y) = quantized(), Budget(percent=2.0), blobs(700)
     batches = list(zip(x.split(100), y.split(100), strict=True))
     probq.fit(q, batches, budget, 4, validation=[(x[:64], y[:64])], evaluations=12, seed=0, progress=False)
-    assert asked == [(12, 512)]
+    assert calls == [(12, 512)]
     assert q.mode(budget).cost() <= budget.absolute(q.layers)

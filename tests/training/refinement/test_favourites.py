@@ -15,9 +15,9 @@ from probq import cost as costs
 from probq.codebooks import ladder
 from probq.training.refinement.best_first import BestFirstSearch
 from probq.training.refinement.decide import make_search
-from probq.training.refinement.evidence import laws_of_the_best
+from probq.training.refinement.evidence.evidence import energy_of_choices
+from probq.training.refinement.evidence.space import State
 from probq.training.refinement.favourites import measure_favourites
-from probq.training.refinement.space import State
 
 
 def quantized(gates: str = "tensor") -> probq.Quantized:
@@ -44,13 +44,13 @@ def searched(q: probq.Quantized, budget: Budget | None, seed: int, evaluations: 
 
 def favourite(q: probq.Quantized, search: BestFirstSearch, budget: Budget | None) -> State:
     """Of all choices within the budget the most probable one, by enumeration."""
-    laws = laws_of_the_best(q, search.space, search.losses, budget)
-    assert laws is not None
+    energy = energy_of_choices(q, search.space, search.losses)
+    assert energy is not None
     states = list(itertools.product(*(range(len(options)) for options in search.space.options)))
     if budget is not None:
         limit = budget.absolute(q.layers)
         states = [s for s in states if costs.total(q.layers, search.space.widths(s)) <= limit]
-    return max(states, key=lambda s: sum(float(laws[n][k]) for n, k in zip(search.space.names, s, strict=True)))
+    return min(states, key=lambda s: energy(search.space.widths(s)))
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -1,22 +1,23 @@
-"""Measured losses are evidence about widths: they update the laws of the gates instead of overruling them."""
+"""Measured losses are evidence about widths: they update the law of the widths instead of overruling it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from probq.cost.budget import Budgets, budgets
+from probq.decisions.measured_law import additive_laws
 from probq.network.program.width_prior import rounded_tensors
 from probq.network.quantized.quantized import Quantized
 from probq.priors.energies.energy import OF_CHOICES, Energy
-from probq.training.refinement.expected_limits import keep_expected
-from probq.training.refinement.experts import Experts, sums
+from probq.training.refinement.evidence.expected_limits import keep_expected
+from probq.training.refinement.evidence.opinions import Experts, sums
+from probq.training.refinement.evidence.space import State, WidthSpace
 from probq.training.refinement.prediction.choice_process import ChoiceProcess
-from probq.training.refinement.space import State, WidthSpace
 from probq.training.svi.budget_constraint import BudgetConstraint, enforce_chance
 
 GUMBEL = math.sqrt(6) / math.pi  # scale of a Gumbel law for one unit of standard deviation
@@ -88,7 +89,7 @@ def with_trials(losses: Mapping[State, float], tried: Mapping[State, float]) -> 
 def take_evidence(
     q: Quantized, space: WidthSpace, losses: Mapping[State, float], budget: Budgets, experts: Experts | None = None
 ) -> None:
-    """Give the gates the law under which a choice of widths is the best one, as far as measured losses tell.
+    """Give the widths the law under which a choice of widths is the best one, as far as measured losses tell.
 
     A choice has the score of the sum of its effects and of an error. If errors have a Gumbel law with the standard
     deviation that was found, the choice `w` is the best of all with probability
@@ -97,10 +98,11 @@ def take_evidence(
 
     which is a product over quantizers. Where experts have a say, the effects are the mean of the measured ones and of
     theirs, each with the spread that the measured ones have over choices that spend the budget, and the error falls by
-    the square root of their number, as for independent estimates. The law knows nothing of limits; as it is, it is kept
-    in `q.energy`. The gates take the nearest product whose expected cost keeps each limit, or where a budget promises a
-    chance, they move down until it is kept, as at the end of a search. Networks whose channels or weights have widths
-    of their own keep their laws, as do those of which fewer than four choices were measured.
+    the square root of their number, as for independent estimates. The law knows nothing of limits; minus its logarithm
+    becomes `q.energy`, and decisions and draws are from it, given that limits hold. The gates take the nearest product
+    whose expected cost keeps each limit, or where a budget promises a chance, they move down until it is kept, as at
+    the end of a search. Networks whose channels or weights have widths of their own keep their laws, as do those of
+    which fewer than four choices were measured.
 
     Args:
         q: the network, its widths not fixed.
@@ -115,32 +117,26 @@ def take_evidence(
     Source: J. I. Yellott, 1977, "The Relationship between Luce's Choice Axiom, Thurstone's Theory of Comparative
     Judgment, and the Double Exponential Distribution".
     """
-    rows = _rows_of_the_best(space, losses, experts)
-    if rows is None:
+    energy = energy_of_choices(q, space, losses, experts)
+    if energy is None:
         return
-    q.energy, laws = _energy(q, space, rows), _within_expectation(q, space, rows, budget)
+    q.energy, constraints = energy, [BudgetConstraint(q, own) for own in budgets(budget)]
+    best = {name: torch.as_tensor(law, device=q.device) for name, law in additive_laws(q, energy).items()}
+    kept = keep_expected(q, best, constraints)
     with torch.no_grad():
-        for name, law in laws.items():
+        for name, law in kept.items():
             if len(law) > 1:
                 q.quantizer(name).logits.copy_(chain_logits(law))
-    enforce_chance(q, [BudgetConstraint(q, own) for own in budgets(budget)])
+    enforce_chance(q, constraints)
 
 
-def laws_of_the_best(
-    q: Quantized, space: WidthSpace, losses: Mapping[State, float], budget: Budgets, experts: Experts | None = None
-) -> Mapping[str, torch.Tensor] | None:
-    """Return the law that `take_evidence` gives, before chances: log-probabilities `[B]` for each quantizer, float64.
+def energy_of_choices(
+    q: Quantized, space: WidthSpace, losses: Mapping[State, float], experts: Experts | None = None
+) -> Energy | None:
+    """Return minus the log-probability of being the best choice, as in `take_evidence`, 0 at the widest rungs.
 
-    None if channels or weights have widths of their own, or too little was measured.
+    None if channels or weights have widths of their own, nothing has a choice, or too little was measured.
     """
-    rows = _rows_of_the_best(space, losses, experts)
-    return None if rows is None else _within_expectation(q, space, rows, budget)
-
-
-def _rows_of_the_best(
-    space: WidthSpace, losses: Mapping[State, float], experts: Experts | None
-) -> tuple[np.ndarray, ...] | None:
-    """Return what each option takes off the log-probability of being the best choice, in nats, up to constants."""
     learned = _learned(space, losses)
     if learned is None:
         return None
@@ -149,23 +145,7 @@ def _rows_of_the_best(
     if experts is not None:
         rows = tuple(own + said for own, said in zip(rows, experts.beside(rows), strict=True))
         scale *= math.sqrt(1 + len(experts.opinions))  # the mean of all, and its error
-    return tuple(row / scale for row in rows)
-
-
-def _within_expectation(
-    q: Quantized, space: WidthSpace, rows: Sequence[np.ndarray], budget: Budgets
-) -> Mapping[str, torch.Tensor]:
-    """Return the laws nearest to `exp(-rows)` whose expected costs keep the limits."""
-    best = {
-        name: torch.log_softmax(torch.as_tensor(-row, device=q.device), -1)
-        for name, row in zip(space.names, rows, strict=True)
-    }
-    return keep_expected(q, best, [BudgetConstraint(q, own) for own in budgets(budget)])
-
-
-def _energy(q: Quantized, space: WidthSpace, rows: Sequence[np.ndarray]) -> Energy | None:
-    """Return the rows of quantizers that have a choice, 0 at their widest rung; None if there are none."""
-    free = {name: row - row[-1] for name, row in zip(space.names, rows, strict=True) if len(row) > 1}
+    free = {name: (row - row[-1]) / scale for name, row in zip(space.names, rows, strict=True) if len(row) > 1}
     if not free:
         return None
     widths = tuple(q.quantizer(name).ladder.bits for name in free)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from probq.training.refinement.experts import Rows
-from probq.training.refinement.space import State
+from probq.training.refinement.evidence.opinions import Rows
+from probq.training.refinement.evidence.space import State
 
 
 class Measurements:

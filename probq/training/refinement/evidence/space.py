@@ -14,6 +14,7 @@ from probq.network.tracing.layer import Layer
 
 State: TypeAlias = tuple[int, ...]
 
+SPENT, LEAST = 0.75, 20  # the least share of a limit that choices spend, and their least number
 MOST_STEPS = 4096  # that pay for a rung up, over all rungs up from one state
 
 
@@ -83,6 +84,18 @@ class WidthSpace:
         """For each state the largest share of a limit that is used."""
         shares = [cost(np.array(states)) / limit for cost, limit in self.limits]
         return np.max(shares, axis=0) if shares else np.zeros(len(states))
+
+    def spending(self, states: Sequence[State]) -> np.ndarray:
+        """Return those of some states that spend three quarters of a limit, `[N, quantizers]`; all if few of them do.
+
+        Example:
+            >>> space = WidthSpace(("a",), ((2, 4, 8),), (np.zeros(3),), ())
+            >>> space.spending([(0,), (2,)])
+            array([[0],
+                   [2]])
+        """
+        spent = self.fullness(states) >= SPENT if self.limits else np.ones(len(states), dtype=bool)
+        return np.array(states)[spent if spent.sum() >= LEAST else slice(None)]
 
     def feasible(self) -> Iterator[State]:
         """Every state that keeps the limits."""

@@ -1,0 +1,1 @@
+"""Choices of widths have measured losses, and what these and experts say about them becomes a law."""
