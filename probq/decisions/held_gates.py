@@ -41,3 +41,12 @@ def hold_gates(q: Program, budget: Budgets) -> None:
     for name, quantizer in q.named_sites():
         if any(quantizer is one for one in held) and not np.any(widths[name]):
             quantizer.logits[..., 0] = OPEN
+
+
+def equal_laws(q: Program) -> dict[str, np.ndarray]:
+    """Return equally probable rungs of each quantizer, `[B]`, `-inf` at the first one where its gates are held open."""
+    laws = {name: np.zeros(len(quantizer.ladder)) for name, quantizer in q.named_sites()}
+    for name, quantizer in q.named_sites():
+        if bool((quantizer.logits[..., :1] >= HELD).any()):
+            laws[name][0] = -np.inf
+    return laws

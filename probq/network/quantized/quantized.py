@@ -43,8 +43,8 @@ class Quantized(Program):
         """Return the most probable widths whose cost keeps the budget, and the most probable codes.
 
         Where `fit` had validation batches and measured that other widths do better, it is those it tuned the network
-        for, and those are returned for the budget that it kept; what it measured has updated the laws of the widths,
-        and the assignment's `gap` says by how many nats the most probable ones are still more probable.
+        for, and those are returned for the budget that it kept; what it measured has updated the law of the widths, and
+        the assignment's `gap` says by how many nats the most probable ones are still more probable.
 
         Args:
             budget: the limit, or a list of limits that all hold; by default what was last fitted for, if anything.
@@ -82,7 +82,9 @@ class Quantized(Program):
     def log_prob(self, widths: Mapping[str, Any]) -> float:
         """Return the log-probability of a choice of widths under the posterior in nats, whatever it costs.
 
-        `Assignment.log_prob` is the same number. Where a width is fixed, another one has `-inf`.
+        `Assignment.log_prob` is the same number. The posterior is that of the gates, or where `fit` or `decide` have
+        measured choices, the law that they left: `-q.energy(widths)` up to a constant. Where a width is fixed, another
+        one has `-inf`.
 
         Args:
             widths: bits of every quantizer by name, as in `Assignment.widths`.

@@ -15,6 +15,7 @@ from probq.cost.budget import Budgets, budgets
 from probq.decisions.allocation.most_probable import most_probable_first
 from probq.decisions.assignment import Assignment
 from probq.decisions.constrained_posterior import ConstrainedPosterior, constrain, constrained_posterior
+from probq.decisions.held_gates import equal_laws
 from probq.decisions.widths import format_bits, format_widths, widths_are_fixed
 from probq.decisions.within_budget import mode, with_widths
 from probq.network.program.constant_outputs import warn_constant
@@ -167,12 +168,12 @@ def make_search(
 def drawn_choices(q: Quantized, budget: Budgets, number: int) -> list[dict[str, Any]]:
     """Return widths drawn uniformly among those within the limits, always the same, one for all gates of a tensor.
 
-    What is measured near the best choice alone tells little about all others.
+    What is measured near the best choice alone tells little about all others. Rungs that a search has left out are left
+    out here, too.
     """
     if not number:
         return []
-    flat = {name: np.zeros(len(quantizer.ladder)) for name, quantizer in q.named_sites()}
-    discrete = constrain(q, budgets(budget), laws=flat)
+    discrete = constrain(q, budgets(budget), laws=equal_laws(q))
     assert discrete is not None  # it raises otherwise
     drawn = discrete.draws(number, np.random.default_rng(0))
     return [format_widths(q, discrete.problem.widths(choice)) for choice in drawn]

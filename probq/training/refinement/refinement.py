@@ -73,7 +73,7 @@ class Refinement:
         else:
             measured.load_state_dict(tried["measured"])
         examples = [(x, y) for x, y in first_examples(trainer.data, EXAMPLES, q.device, "fit") if y is not None]
-        own = self._serving_all(q, examples, trainer.updates.rates, len(numbers))
+        own = q if tried else self._serving_all(q, examples, trainer.updates.rates, len(numbers))  # all is measured
         loss, agree = ValidationLoss(own, self.validation, trainer.data, None), trainer.processes.agree
         search = make_search(q, q.budget, lambda widths: agree(loss(widths)), self.evaluations)
         search.record, search.pause = measured.losses, course.pause

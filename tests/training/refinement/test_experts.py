@@ -14,14 +14,12 @@ import probq
 from probq import Budget, Plan
 from probq import cost as costs
 from probq.codebooks import ladder
-from probq.training.refinement.decide import drawn_states, make_search
+from probq.training.refinement.decide import drawn_choices, make_search
 from probq.training.refinement.evidence.evidence import GUMBEL, energy_of_choices, measured_effects, ranked, scores
 from probq.training.refinement.evidence.opinions import Experts, sums
 from probq.training.refinement.evidence.space import WidthSpace
 from probq.training.refinement.experts import criteria
-from probq.training.refinement.experts.ask import ask_experts
 from probq.training.refinement.experts.criteria import ask_criteria
-from probq.utils.batches import Batches
 
 
 def blobs(number: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -42,12 +40,6 @@ def space_of(q: probq.Quantized, budget: Budget | None = None) -> WidthSpace:
     return make_search(q, budget, lambda widths: 0.0, 10).space
 
 
-def asked(q: probq.Quantized, batches: Any, own: WidthSpace, evaluations: int = 10) -> Any:
-    states = drawn_states(q, own, None, 50)
-    held_out = Batches(batches, q.device)
-    return ask_experts(q, batches, held_out, own, states, probq.Rates(), evaluations, progress=False)
-
-
 def states_of(own: WidthSpace) -> np.ndarray:
     return np.array(list(itertools.product(*(range(len(options)) for options in own.options))))
 
@@ -64,11 +56,9 @@ def test_they_are_asked_with_the_weights_of_the_network_and_leave_it_as_it_is() 
     before = {name: tensor.clone() for name, tensor in q.state_dict().items()}
     state = torch.get_rng_state()
     own = space_of(q)
-    found = asked(q, batches, own)
-    assert len(found) == 3
+    found = ask_criteria(q, batches, own, 10, progress=False)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(tensor, before[name]) for name, tensor in q.state_dict().items())
-    found = ask_criteria(q, batches, own, 10, progress=False)
     energies = [probq.criteria.search(q, batches, steps=20, progress=False)]
     energies.append(probq.criteria.limpq(q, batches, steps=2, progress=False))
     for rows, energy in zip(found, energies, strict=True):
@@ -78,8 +68,9 @@ def test_they_are_asked_with_the_weights_of_the_network_and_leave_it_as_it_is() 
 
 def test_there_are_none_where_they_know_nothing() -> None:
     batches = [blobs(64)]
-    q = quantized(probq.uniform(4, 4))
-    assert asked(q, batches, space_of(q)) == []
+    for plan in (Plan(weight=ladder(1, 2), gates="channel"), probq.uniform(4, 4)):
+        q = quantized(plan)
+        assert ask_criteria(q, batches, space_of(q), 10, progress=False) == []
     q = quantized(Plan(weight=ladder(0, 2, 4)))  # a rung of one level has no step
     assert len(ask_criteria(q, batches, space_of(q), 10, progress=False)) == 1
 
@@ -138,7 +129,7 @@ def test_spreads_are_over_choices_that_spend_the_budget(percent: float | None) -
     q = quantized()
     budget = None if percent is None else Budget(percent=percent)
     own = space_of(q, budget)
-    states = own.spending(drawn_states(q, own, budget, 400))
+    states = own.spending([own.state(widths) for widths in drawn_choices(q, budget, 400)])
     assert len(states) >= 20
     if budget is not None:
         spent = [costs.total(q.layers, own.widths(tuple(s))) / budget.absolute(q.layers) for s in states]
@@ -149,11 +140,11 @@ def test_spreads_are_over_choices_that_spend_the_budget(percent: float | None) -
 def test_a_fit_asks_them_once_after_its_search(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[int, int]] = []
 
-    def spy(q: probq.Quantized, batches: Any, *others: Any) -> Any:
-        calls.append((others[-2], sum(len(y) for _, y in batches)))
-        return ask_experts(q, batches, *others)
+    def spy(q: probq.Quantized, batches: Any, own: WidthSpace, evaluations: int, progress: bool) -> Any:
+        calls.append((evaluations, sum(len(y) for _, y in batches)))
+        return ask_criteria(q, batches, own, evaluations, progress)
 
-    monkeypatch.setattr("probq.training.refinement.refinement.ask_experts", spy)
+    monkeypatch.setattr("probq.training.refinement.refinement.ask_criteria", spy)
     monkeypatch.setattr(criteria, "SEARCHING", 1.0)
     q, budget, (x, y) = quantized(), Budget(percent=2.0), blobs(700)
     batches = list(zip(x.split(100), y.split(100), strict=True))

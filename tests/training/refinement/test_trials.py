@@ -14,10 +14,11 @@ from probq import Budget, Plan, ProbqError, Quantized, Rates
 from probq.codebooks import ladder
 from probq.decisions.within_budget import with_widths
 from probq.training.refinement.candidates import find_candidates, uniform_states
-from probq.training.refinement.decide import drawn_states, make_search
+from probq.training.refinement.decide import drawn_choices, make_search
 from probq.training.refinement.evidence.opinions import Experts
 from probq.training.refinement.evidence.validation_loss import ValidationLoss
-from probq.training.refinement.experts.ask import ask_experts
+from probq.training.refinement.experts.criteria import ask_criteria
+from probq.training.refinement.experts.drawn_widths import train_at_drawn_widths
 from probq.training.refinement.favourites import measure_favourites
 from probq.training.refinement.trials import Trials, steps_per_trial
 from probq.training.svi.course import Course
@@ -66,10 +67,11 @@ def test_a_fit_takes_the_best_of_trials_made_by_hand(norm: bool, number: int) ->
     records = list(probq.steps(q, PAIRS, BUDGET, 32, validation=HELD, **options, **HOW))
     only_search(searched, 32)
     held, data = Batches(HELD, q.device), Batches(PAIRS, q.device)
-    search = make_search(searched, BUDGET, ValidationLoss(searched, held, data, None), NETWORKS)
-    states = drawn_states(searched, search.space, BUDGET, 400)
-    opinions = ask_experts(searched, PAIRS, held, search.space, states, HOW["rates"], NETWORKS, progress=False)
-    experts = Experts(opinions, search.space.spending(states))
+    choices = drawn_choices(searched, BUDGET, 400)
+    own = train_at_drawn_widths(searched, PAIRS, drawn_choices(searched, BUDGET, 48), HOW["rates"], progress=False)
+    search = make_search(searched, BUDGET, ValidationLoss(own, held, data, None), NETWORKS)
+    opinions = ask_criteria(own, PAIRS, search.space, NETWORKS, progress=False)
+    experts = Experts(opinions, search.space.spending([search.space.state(w) for w in choices]))
     search.run()
     measure_favourites(searched, search, BUDGET, experts=experts)
     widths = [search.space.widths(state) for state in find_candidates(searched, search, number, experts)]
