@@ -42,7 +42,7 @@ def test_they_serve_all_choices_better_than_before(task: tuple[Any, ...]) -> Non
     trained = train_at_drawn_widths(q, [(x, y)], choices, probq.Rates(weights=3e-2), progress=False)
     assert torch.equal(torch.get_rng_state(), random)
     assert all(torch.equal(tensor, before[name]) for name, tensor in q.state_dict().items())
-    assert all(quantizer.free for _, quantizer in trained.named_quantizers())
+    assert all(quantizer.fixed is None for _, quantizer in trained.named_quantizers())
     loss = [np.mean([cross_entropy(n, widths, x, y) for widths in choices[:20]]) for n in (q, trained)]
     assert loss[1] < 0.85 * loss[0]
 
