@@ -48,10 +48,10 @@ def fit(
         epochs: passes over the data, both phases together.
         validation: like `batches`; evaluated at the mode after each epoch. The widths to tune for are then those of
             `probq.decide`, or in longer fits those that came out best of trials (see `steps`), and `q.mode(budget)`
-            returns them. They are measured with the weights of a copy that is trained for up to a hundred steps at drawn
-            widths. The law of the widths then knows what was measured, and what `probq.criteria.search` and `limpq` say
-            at these weights; `q.energy` has it before any limit. `evaluations=0` takes the most probable widths, and
-            leaves the law as the search learned it.
+            returns them. They are measured with the weights of a copy that is trained for up to a hundred steps at
+            drawn widths. The law of the widths then knows what was measured, and what `probq.criteria.search` and
+            `limpq` say at these weights; `q.energy` has it before any limit. `evaluations=0` takes the most probable
+            widths, and leaves the law as the search learned it.
         progress: show a progress bar.
         checkpoint: a folder, which is a path without a suffix, for checkpoints of all that the fit depends on: the same
             call made again goes on where it was stopped or killed, and its result is the same to the last bit on the
