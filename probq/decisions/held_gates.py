@@ -10,7 +10,9 @@ from probq.decisions.constrained_posterior import constrained_posterior
 from probq.decisions.widths import format_widths
 from probq.network.program.constant_outputs import sites_that_cut
 from probq.network.program.program import Program
-from probq.network.quantizers.base import HELD, OPEN
+from probq.network.quantizers.base import HELD, OPEN, Quantizer
+
+LAST_RESORT = -100.0  # nats; no draw is there if another one keeps the limits
 
 
 @torch.no_grad()
@@ -43,10 +45,15 @@ def hold_gates(q: Program, budget: Budgets) -> None:
             quantizer.logits[..., 0] = OPEN
 
 
+def is_held(quantizer: Quantizer) -> bool:
+    """Return whether the search held the first gate of a quantizer open, and so left its first rung out."""
+    return bool((quantizer.logits[..., :1] >= HELD).any())
+
+
 def equal_laws(q: Program) -> dict[str, np.ndarray]:
-    """Return equally probable rungs of each quantizer, `[B]`, `-inf` at the first one where its gates are held open."""
+    """Return equal log-probabilities of rungs, `[B]`, in nats; one that the search left out is a last resort."""
     laws = {name: np.zeros(len(quantizer.ladder)) for name, quantizer in q.named_sites()}
     for name, quantizer in q.named_sites():
-        if bool((quantizer.logits[..., :1] >= HELD).any()):
-            laws[name][0] = -np.inf
+        if is_held(quantizer):
+            laws[name][0] = LAST_RESORT
     return laws

@@ -50,6 +50,19 @@ def test_a_search_leaves_out_what_would_cut_the_network(rule: probq.rules.Rule) 
     assert all(a.widths["head.weight"] for a in q.sample(50, Budget(percent=1.0), seed=0))
 
 
+def test_what_is_measured_leaves_it_out_as_well() -> None:
+    q, budget, data = network(), Budget(percent=4.0), [(X, Y)]
+    probq.fit(q, data * 4, budget, 4, validation=data, evaluations=20, progress=False, seed=0)
+    assert closed(q) == 0.0
+    assert q.energy is not None
+    assert q.energy.unary[q.energy.names.index("head.weight")][0] == HELD
+    assert q.mode(budget).widths["head.weight"]
+    assert all(a.widths["head.weight"] for a in q.sample(50, budget, seed=0))
+    again = probq.decide(q, budget, data, evaluations=20, progress=False)
+    assert again.widths["head.weight"]
+    assert closed(q) == 0.0
+
+
 def test_the_other_rungs_have_the_law_that_they_have_without_that_one() -> None:
     logits = torch.tensor([0.7, -0.4])
     held = Widths(torch.cat([torch.tensor([HELD]), logits]).requires_grad_())

@@ -15,7 +15,7 @@ from probq.cost.budget import Budgets, budgets
 from probq.decisions.allocation.most_probable import most_probable_first
 from probq.decisions.assignment import Assignment
 from probq.decisions.constrained_posterior import ConstrainedPosterior, constrain, constrained_posterior
-from probq.decisions.held_gates import equal_laws
+from probq.decisions.held_gates import equal_laws, is_held
 from probq.decisions.widths import format_bits, format_widths, widths_are_fixed
 from probq.decisions.within_budget import mode, with_widths
 from probq.network.program.constant_outputs import warn_constant
@@ -158,7 +158,7 @@ def make_search(
     space = WidthSpace(tuple(names), tuple(options), tuple(log_probs), (), q.sites)
     limits = tuple((StateCost(q.layers, b.cost, space), b.absolute(q.layers)) for b in budgets(budget))
     space = replace(space, limits=limits)
-    first = [space.state(widths) for widths in starts]
+    first = [space.state(widths) for widths in starts if space.has(widths)]
     if laws is not None or space.has_own_gates:
         return BestFirstSearch(space, first, measure, evaluations)
     survey = [space.state(widths) for widths in drawn_choices(q, budget, int(SURVEY * evaluations))]
@@ -190,10 +190,14 @@ def _starts(discrete: ConstrainedPosterior) -> list[dict[str, Any]]:
 
 
 def _options(quantizer: Quantizer, best: Any) -> list[np.ndarray]:
-    """Return the rungs of the gates `[G]` in every option: every rung if all share one, else the best shifted."""
+    """Return the rungs of the gates `[G]` in every option: every rung if all share one, else the best shifted.
+
+    A rung that the search has left out is no option where the best choice can do without.
+    """
     count = len(quantizer.ladder)
     if not quantizer.gates:
-        return [np.array([k]) for k in range(count)]
+        left_out = is_held(quantizer) and quantizer.ladder.bits[0] != best
+        return [np.array([k]) for k in range(int(left_out), count)]
     rungs = np.searchsorted(quantizer.ladder.bits, np.asarray(best).reshape(-1))
     shifted = [np.clip(rungs + by, 0, count - 1) for by in range(1 - count, count)]
     return [r for k, r in enumerate(shifted) if k == 0 or not np.array_equal(r, shifted[k - 1])]

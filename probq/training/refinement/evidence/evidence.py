@@ -10,9 +10,11 @@ import numpy as np
 import torch
 
 from probq.cost.budget import Budgets, budgets
+from probq.decisions.held_gates import is_held
 from probq.decisions.measured_law import additive_laws
 from probq.network.program.width_prior import rounded_tensors
 from probq.network.quantized.quantized import Quantized
+from probq.network.quantizers.base import HELD
 from probq.priors.energies.energy import OF_CHOICES, Energy
 from probq.training.refinement.evidence.expected_limits import keep_expected
 from probq.training.refinement.evidence.opinions import Experts, sums
@@ -126,7 +128,10 @@ def take_evidence(
     with torch.no_grad():
         for name, law in kept.items():
             if len(law) > 1:
-                q.quantizer(name).logits.copy_(chain_logits(law))
+                logits, held = q.quantizer(name).logits, is_held(q.quantizer(name))
+                logits.copy_(chain_logits(law))
+                if held:
+                    logits[0] = HELD
     enforce_chance(q, constraints)
 
 
@@ -135,7 +140,8 @@ def energy_of_choices(
 ) -> Energy | None:
     """Return minus the log-probability of being the best choice, as in `take_evidence`, 0 at the widest rungs.
 
-    None if channels or weights have widths of their own, nothing has a choice, or too little was measured.
+    A rung that the search has left out has 1,000 nats. None if channels or weights have widths of their own, nothing
+    has a choice, or too little was measured.
     """
     learned = _learned(space, losses)
     if learned is None:
@@ -145,7 +151,11 @@ def energy_of_choices(
     if experts is not None:
         rows = tuple(own + said for own, said in zip(rows, experts.beside(rows), strict=True))
         scale *= math.sqrt(1 + len(experts.opinions))  # the mean of all, and its error
-    free = {name: (row - row[-1]) / scale for name, row in zip(space.names, rows, strict=True) if len(row) > 1}
+    free = {}
+    for name, row in zip(space.names, rows, strict=True):
+        rungs = len(q.quantizer(name).ladder)
+        if rungs > 1:
+            free[name] = np.concatenate([np.full(rungs - len(row), HELD), (row - row[-1]) / scale])
     if not free:
         return None
     widths = tuple(q.quantizer(name).ladder.bits for name in free)

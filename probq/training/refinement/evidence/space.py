@@ -51,6 +51,11 @@ class WidthSpace:
         own = {n: options[k] for n, options, k in zip(self.names, self.options, state, strict=True)}
         return own | {name: own[site] for name, site in self.sites.items()}
 
+    def has(self, widths: Mapping[str, Any]) -> bool:
+        """Return whether the bits of every quantizer are an option."""
+        pairs = zip(self.names, self.options, strict=True)
+        return all(any(np.array_equal(np.ravel(o), np.ravel(widths[name])) for o in options) for name, options in pairs)
+
     def state(self, widths: Mapping[str, Any]) -> State:
         """Return the state of the bits of every quantizer."""
         return tuple(

@@ -53,10 +53,10 @@ def ask_criteria(
 
 
 def _rows(energy: Energy, space: WidthSpace) -> Rows:
-    """Return an energy of each option; 0 where a quantizer has no choice."""
+    """Return an energy of each option, but for rungs that the space leaves out; 0 where a quantizer has no choice."""
     rows = dict(zip(energy.names, energy.unary, strict=True))
     alone = ([0.0] * len(options) for options in space.options)
-    return [list(map(float, rows.get(name, zero))) for name, zero in zip(space.names, alone, strict=True)]
+    return [list(map(float, rows.get(name, zero)[-len(zero) :])) for name, zero in zip(space.names, alone, strict=True)]
 
 
 def _has_steps(q: Quantized) -> bool:
