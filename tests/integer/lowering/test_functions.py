@@ -64,10 +64,11 @@ def test_integers_are_what_the_network_computes(function, tmp_path):
     assert probq.lower(probq.load(tmp_path / "q.safetensors", net)).sha256() == model.sha256()
 
 
-@pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
-def test_with_wide_codebooks_they_are_nearly_those_of_the_network(function):
-    net = Net(function).eval()
-    wide = probq.Plan(weight=ladder(12), input=ladder(12), network_input=ladder(12), activation=12)
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_with_wide_codebooks_they_are_nearly_those_of_the_network(name):
+    net = Net(FUNCTIONS[name]).eval()
+    bits = 8 if name == "log of sums" else 12  # the difference of fine steps and coarse ones would leave 31 bits
+    wide = probq.Plan(weight=ladder(bits), input=ladder(bits), network_input=ladder(bits), activation=bits)
     model = probq.lower(probq.quantize(net, X, plan=wide))
     exact = net(X).detach().numpy()
     assert np.abs(model(X) * model.output_scale - exact).max() < 0.02 * np.abs(exact).max()
