@@ -106,6 +106,13 @@ def trace_network(net: nn.Module, example: Any) -> Tracing:
         activations={name: (layer, _joined(kept)) for name, (layer, kept) in recorder.activations.items()},
         calls=calls,
     )
+    _add_layers(found, net, recorder, owners, batch)
+    _check_reached(net, args, owners, found)
+    return found
+
+
+def _add_layers(found: Tracing, net: nn.Module, recorder: Recorder, owners: Mapping[str, str], batch: int) -> None:
+    """Add the layers that the example reached, and what it computed outside of them."""
     seen: set[str] = set()
     for name, record in recorder.records.items():
         if isinstance(record.module, Product):
@@ -120,8 +127,6 @@ def trace_network(net: nn.Module, example: Any) -> Tracing:
     found.uncounted = sum(macs for (_, _, module), macs in recorder.stray.items() if module is None) // batch
     if found.uncounted:
         found.notes.append(uncounted_note(found.layers, found.uncounted))
-    _check_reached(net, args, owners, found)
-    return found
 
 
 def uncounted_note(layers: Iterable[Layer], uncounted: int) -> str:

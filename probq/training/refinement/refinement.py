@@ -38,7 +38,7 @@ SPENDING = 400  # choices drawn within the limits, of which those that spend the
 
 @dataclass(frozen=True)
 class Refinement:
-    """A refinement decides between a search and its tuning, by loss on held-out data, which the gates' laws then know.
+    """A refinement decides between a search and its tuning by held-out loss, which the law of widths then knows.
 
     Args:
         validation: held-out batches.
